@@ -1,0 +1,1 @@
+//! The local engine: containers, exec, logs, networks, images behind one API.

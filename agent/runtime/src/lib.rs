@@ -1,0 +1,1 @@
+//! OCI container processes and the shim that holds them.

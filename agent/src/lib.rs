@@ -1,0 +1,1 @@
+//! The node agent: session with the managers, worker, executor.

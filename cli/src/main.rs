@@ -1,0 +1,2 @@
+//! The `pontoon` binary.
+fn main() {}

@@ -1,0 +1,1 @@
+//! The replicated log: raft core, write-ahead log, snapshots, membership, transport.

@@ -1,0 +1,1 @@
+//! Orchestration, allocation and placement as one pure function.

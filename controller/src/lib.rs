@@ -1,0 +1,1 @@
+//! The manager: Control API, dispatcher, CA, writer.

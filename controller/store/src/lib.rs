@@ -1,0 +1,1 @@
+//! Typed tables of the cluster's objects: transactions, changesets, watch, snapshots.

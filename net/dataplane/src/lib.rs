@@ -1,0 +1,1 @@
+//! netd: what the node's network needs while the daemon is away.

@@ -1,0 +1,1 @@
+//! Node certificates, join tokens, TLS configurations with live reload.

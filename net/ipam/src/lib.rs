@@ -1,0 +1,1 @@
+//! Address, VNI and port pools.

@@ -1,0 +1,1 @@
+//! Sandboxes, endpoints, drivers, tunnels, firewall and load balancing.

@@ -1,0 +1,16 @@
+//! Pontoon's wire: the messages and services of `api/v1/*.proto`, generated at build time.
+//!
+//! # Layout
+//! - [`v1`]: everything generated; with the feature `grpc` also the clients and servers.
+//! - [`FILE_DESCRIPTOR_SET`]: the descriptors, for server reflection.
+//!
+//! Called by every other crate. It holds no logic.
+
+/// Version 1 of the API.
+#[allow(missing_docs, clippy::all, clippy::pedantic)]
+pub mod v1 {
+    include!(concat!(env!("OUT_DIR"), "/pontoon.v1.rs"));
+}
+
+/// Encoded `FileDescriptorSet` of all of `api/v1`, for server reflection.
+pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/pontoon.bin"));

@@ -1,0 +1,1 @@
+//! The Fleet of test hosts, suites and benches.
