@@ -1,0 +1,1 @@
+//! The control protocol: JSON lines over `<run dir>/netd.sock`.
