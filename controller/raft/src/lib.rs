@@ -1,1 +1,32 @@
-//! The replicated log: raft core, write-ahead log, snapshots, membership, transport.
+//! The replicated log of the managers: raft, write-ahead log, snapshots, transport, membership.
+//!
+//! # Layout
+//! - [`Raft`]: makes, opens or joins a member; [`RaftHandle`]: propose, read, membership, leadership.
+//! - [`StateMachine`], [`Connector`]: what the controller supplies; [`RaftService`]: the gRPC service it serves.
+//! - `core`: raft without I/O: values in, values out. `log`: its view of the entries in memory.
+//! - `wal`: segments on disk; `snapshot`: snapshot files; `vfs`: the files beneath both.
+//! - `node`: the raft thread and the apply thread; `transport`: streams to the peers.
+//!
+//! # Main path
+//! `propose` → inbox → `core` → (peers and disk at the same time) → quorum → apply thread → answer.
+
+mod config;
+mod connector;
+mod error;
+mod handle;
+mod member;
+mod node;
+mod service;
+mod snapshot;
+mod start;
+mod state_machine;
+
+pub use config::Config;
+pub use connector::{ConnectError, Connector};
+pub use error::{Error, MembershipError, ProposeError, ReadError};
+pub use handle::{RaftHandle, StopReason};
+pub use member::{Leadership, Member, PeerProgress, Role, Status};
+pub use node::MemberChange;
+pub use service::{PeerIdentity, RaftService};
+pub use start::Raft;
+pub use state_machine::{SnapshotWriter, StateMachine};

@@ -1,0 +1,3 @@
+//! Snapshots.
+pub(crate) struct SnapshotMeta;
+pub(crate) struct SnapshotStore;
