@@ -1,1 +1,28 @@
 //! Typed tables of the cluster's objects: transactions, changesets, watch, snapshots.
+//!
+//! # Layout
+//! - [`Snapshot`]: one immutable version of all objects, with indexes; cheap to clone, read without locks;
+//! - [`Tx`]: edits on top of a snapshot, checked for unique names; ends as a [`Changeset`](pontoon_proto::v1::Changeset);
+//! - [`Store`]: the published snapshot, and the bounded ring of what was applied last (watch);
+//! - [`Object`], [`Kind`], [`Event`]: an object of any kind and what happened to it;
+//! - [`codec`]: a snapshot as a byte stream; [`Error`]: why a request was refused.
+//!
+//! The way of data: `Snapshot` → `Tx` → `Changeset` → (log) → `Store::apply` → `Snapshot`. Called by the reconciler and
+//! the controller. Pure: no clock, no randomness, no files, no threads; the same changesets give the same snapshot.
+
+pub mod codec;
+mod error;
+mod find;
+mod object;
+mod snapshot;
+mod store;
+mod tables;
+mod tx;
+
+pub use error::{Error, Result};
+pub use find::task_name;
+pub use object::{Event, Kind, Object};
+pub use snapshot::Snapshot;
+pub use store::{Applied, ApplyOutcome, Resync, Store};
+pub use tables::Id;
+pub use tx::Tx;

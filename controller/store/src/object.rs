@@ -1,0 +1,148 @@
+//! An object of any kind, and what happened to it: what a watch hands out. Objects are shared with the snapshots, so
+//! an event costs a pointer.
+
+use std::fmt;
+use std::sync::Arc;
+
+use pontoon_proto::v1::{self, Cluster, Meta, Network, Node, Service, Task, change};
+
+/// Kind of an object. The order is the order of changes within a changeset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// [`Cluster`]
+    Cluster,
+    /// [`Node`]
+    Node,
+    /// [`Network`]
+    Network,
+    /// [`Service`]
+    Service,
+    /// [`Task`]
+    Task,
+}
+
+impl Kind {
+    /// The kind in lower case: `service`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Cluster => "cluster",
+            Kind::Node => "node",
+            Kind::Network => "network",
+            Kind::Service => "service",
+            Kind::Task => "task",
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// An object of any kind.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Object {
+    /// A cluster.
+    Cluster(Arc<Cluster>),
+    /// A node.
+    Node(Arc<Node>),
+    /// A network.
+    Network(Arc<Network>),
+    /// A service.
+    Service(Arc<Service>),
+    /// A task.
+    Task(Arc<Task>),
+}
+
+impl Object {
+    /// Its kind.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        match self {
+            Object::Cluster(_) => Kind::Cluster,
+            Object::Node(_) => Kind::Node,
+            Object::Network(_) => Kind::Network,
+            Object::Service(_) => Kind::Service,
+            Object::Task(_) => Kind::Task,
+        }
+    }
+
+    /// Its id.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        match self {
+            Object::Cluster(o) => &o.id,
+            Object::Node(o) => &o.id,
+            Object::Network(o) => &o.id,
+            Object::Service(o) => &o.id,
+            Object::Task(o) => &o.id,
+        }
+    }
+
+    /// When it was written.
+    #[must_use]
+    pub fn meta(&self) -> Option<&Meta> {
+        match self {
+            Object::Cluster(o) => o.meta.as_ref(),
+            Object::Node(o) => o.meta.as_ref(),
+            Object::Network(o) => o.meta.as_ref(),
+            Object::Service(o) => o.meta.as_ref(),
+            Object::Task(o) => o.meta.as_ref(),
+        }
+    }
+
+    /// The change that writes it.
+    #[must_use]
+    pub fn to_put(&self) -> v1::Change {
+        let change = match self {
+            Object::Cluster(o) => change::Change::PutCluster(Cluster::clone(o)),
+            Object::Node(o) => change::Change::PutNode(Node::clone(o)),
+            Object::Network(o) => change::Change::PutNetwork(Network::clone(o)),
+            Object::Service(o) => change::Change::PutService(Service::clone(o)),
+            Object::Task(o) => change::Change::PutTask(Task::clone(o)),
+        };
+        v1::Change { change: Some(change) }
+    }
+}
+
+/// The change that deletes an object.
+pub(crate) fn deletion(kind: Kind, id: String) -> v1::Change {
+    let change = match kind {
+        Kind::Cluster => change::Change::DeleteCluster(id),
+        Kind::Node => change::Change::DeleteNode(id),
+        Kind::Network => change::Change::DeleteNetwork(id),
+        Kind::Service => change::Change::DeleteService(id),
+        Kind::Task => change::Change::DeleteTask(id),
+    };
+    v1::Change { change: Some(change) }
+}
+
+/// What happened to an object.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// It was created or changed: as it is now.
+    Put(Object),
+    /// It was deleted: as it was last.
+    Delete(Object),
+}
+
+impl Event {
+    /// The object concerned.
+    #[must_use]
+    pub fn object(&self) -> &Object {
+        match self {
+            Event::Put(object) | Event::Delete(object) => object,
+        }
+    }
+
+    /// The event as a change on the wire.
+    #[must_use]
+    pub fn to_change(&self) -> v1::Change {
+        match self {
+            Event::Put(object) => object.to_put(),
+            Event::Delete(object) => deletion(object.kind(), object.id().to_owned()),
+        }
+    }
+}

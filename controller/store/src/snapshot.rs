@@ -1,0 +1,234 @@
+//! One immutable version of all objects: what everybody reads. Cheap to clone; a reader never blocks the writer and
+//! never sees half a changeset. Made by `Store::apply`; `Tx` reads through one too.
+
+use std::sync::Arc;
+
+use imbl::ordmap::DiffItem;
+use pontoon_proto::v1::{Changeset, Cluster, Meta, Network, Node, Service, Task, change};
+
+use crate::tables::Tables;
+use crate::{Error, Event, Id, Kind, Object, Result};
+
+/// All objects at one version.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Snapshot {
+    pub(crate) version: u64,
+    pub(crate) tables: Tables,
+}
+
+impl Snapshot {
+    /// Number of changesets applied so far.
+    #[must_use]
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// The cluster object (there is one).
+    #[must_use]
+    pub fn cluster(&self) -> Option<&Arc<Cluster>> {
+        self.tables.clusters.get_min().map(|(_, cluster)| cluster)
+    }
+
+    /// The node of this id.
+    #[must_use]
+    pub fn node(&self, id: &str) -> Option<&Arc<Node>> {
+        self.tables.nodes.get(id)
+    }
+
+    /// All nodes, by id.
+    pub fn nodes(&self) -> impl DoubleEndedIterator<Item = &Arc<Node>> {
+        self.tables.nodes.values()
+    }
+
+    /// Number of nodes.
+    #[must_use]
+    pub fn node_count(&self) -> usize {
+        self.tables.nodes.len()
+    }
+
+    /// The network of this id.
+    #[must_use]
+    pub fn network(&self, id: &str) -> Option<&Arc<Network>> {
+        self.tables.networks.get(id)
+    }
+
+    /// All networks, by id.
+    pub fn networks(&self) -> impl DoubleEndedIterator<Item = &Arc<Network>> {
+        self.tables.networks.values()
+    }
+
+    /// The network of this name.
+    #[must_use]
+    pub fn network_by_name(&self, name: &str) -> Option<&Arc<Network>> {
+        self.network(self.tables.network_names.get(name)?)
+    }
+
+    /// The service of this id.
+    #[must_use]
+    pub fn service(&self, id: &str) -> Option<&Arc<Service>> {
+        self.tables.services.get(id)
+    }
+
+    /// All services, by id.
+    pub fn services(&self) -> impl DoubleEndedIterator<Item = &Arc<Service>> {
+        self.tables.services.values()
+    }
+
+    /// The service of this name.
+    #[must_use]
+    pub fn service_by_name(&self, name: &str) -> Option<&Arc<Service>> {
+        self.service(self.tables.service_names.get(name)?)
+    }
+
+    /// The task of this id.
+    #[must_use]
+    pub fn task(&self, id: &str) -> Option<&Arc<Task>> {
+        self.tables.tasks.get(id)
+    }
+
+    /// All tasks, by id.
+    pub fn tasks(&self) -> impl DoubleEndedIterator<Item = &Arc<Task>> {
+        self.tables.tasks.values()
+    }
+
+    /// Number of tasks.
+    #[must_use]
+    pub fn task_count(&self) -> usize {
+        self.tables.tasks.len()
+    }
+
+    /// A service's tasks, by slot and id.
+    pub fn tasks_by_service<'a>(&'a self, service_id: &str) -> impl Iterator<Item = &'a Arc<Task>> {
+        let set = self.tables.tasks_by_service.get(service_id);
+        set.into_iter().flatten().filter_map(|(_, id)| self.task(id))
+    }
+
+    /// Number of a service's tasks, ended ones included.
+    #[must_use]
+    pub fn service_task_count(&self, service_id: &str) -> usize {
+        self.tables
+            .tasks_by_service
+            .get(service_id)
+            .map_or(0, imbl::OrdSet::len)
+    }
+
+    /// A slot's tasks, by id.
+    pub fn tasks_by_slot<'a>(&'a self, service_id: &str, slot: u64) -> impl Iterator<Item = &'a Arc<Task>> {
+        let set = self.tables.tasks_by_service.get(service_id);
+        let first = (slot, Id::from(""));
+        set.into_iter()
+            .flat_map(move |set| set.range(first.clone()..))
+            .take_while(move |(at, _)| *at == slot)
+            .filter_map(|(_, id)| self.task(id))
+    }
+
+    /// A node's tasks, by id.
+    pub fn tasks_by_node<'a>(&'a self, node_id: &str) -> impl Iterator<Item = &'a Arc<Task>> {
+        let set = self.tables.tasks_by_node.get(node_id);
+        set.into_iter().flatten().filter_map(|id| self.task(id))
+    }
+
+    /// An object of any kind.
+    #[must_use]
+    pub fn get(&self, kind: Kind, id: &str) -> Option<Object> {
+        self.tables.get(kind, id)
+    }
+
+    /// Every object, kind by kind.
+    pub fn objects(&self) -> impl Iterator<Item = Object> + '_ {
+        let tables = &self.tables;
+        let clusters = tables.clusters.values().cloned().map(Object::Cluster);
+        let nodes = tables.nodes.values().cloned().map(Object::Node);
+        let networks = tables.networks.values().cloned().map(Object::Network);
+        let services = tables.services.values().cloned().map(Object::Service);
+        let tasks = tables.tasks.values().cloned().map(Object::Task);
+        clusters.chain(nodes).chain(networks).chain(services).chain(tasks)
+    }
+
+    /// What differs from an `older` snapshot, as (before, after), kind by kind and by id. Costs about as much as
+    /// there are differences: parts that both share are skipped.
+    pub fn diff(&self, older: &Snapshot) -> Vec<(Option<Object>, Option<Object>)> {
+        let mut found = Vec::new();
+        macro_rules! compare {
+            ($($table:ident $kind:ident),*) => {$(
+                for item in older.tables.$table.diff(&self.tables.$table) {
+                    found.push(match item {
+                        DiffItem::Add(_, new) => (None, Some(Object::$kind(new.clone()))),
+                        DiffItem::Remove(_, old) => (Some(Object::$kind(old.clone())), None),
+                        DiffItem::Update { old, new } => {
+                            (Some(Object::$kind(old.1.clone())), Some(Object::$kind(new.1.clone())))
+                        }
+                    });
+                }
+            )*};
+        }
+        compare!(clusters Cluster, nodes Node, networks Network, services Service, tasks Task);
+        found
+    }
+
+    /// The next version, with a changeset applied, and what it did. Deterministic; sets each written object's
+    /// [`Meta`] from the new version and the changeset's time.
+    ///
+    /// # Errors
+    /// [`Error::Stale`] if the changeset was made on another version.
+    pub fn apply(&self, changeset: Changeset) -> Result<(Snapshot, Vec<Event>)> {
+        let (base, current) = (changeset.base_version, self.version);
+        if base != current {
+            return Err(Error::Stale { base, current });
+        }
+        let mut next = self.clone();
+        next.version += 1;
+        let stamp = Stamp {
+            version: next.version,
+            at: changeset.at,
+        };
+        let changes = changeset.changes.into_iter().filter_map(|change| change.change);
+        let events = changes
+            .filter_map(|change| stamp.apply(&mut next.tables, change))
+            .collect();
+        Ok((next, events))
+    }
+}
+
+/// What a changeset writes into the objects' [`Meta`].
+struct Stamp {
+    version: u64,
+    at: i64,
+}
+
+impl Stamp {
+    fn meta(&self, old: Option<&Meta>) -> Option<Meta> {
+        let created_at = old.map_or(self.at, |meta| meta.created_at);
+        Some(Meta {
+            version: self.version,
+            created_at,
+            updated_at: self.at,
+        })
+    }
+
+    /// Applies one change; none if it deletes what is not there.
+    fn apply(&self, tables: &mut Tables, change: change::Change) -> Option<Event> {
+        macro_rules! put {
+            ($table:ident, $kind:ident, $object:ident) => {{
+                let mut object = $object;
+                let old = tables.$table.get(object.id.as_str());
+                object.meta = self.meta(old.and_then(|old| old.meta.as_ref()));
+                let object = Object::$kind(Arc::new(object));
+                tables.put(object.clone());
+                Some(Event::Put(object))
+            }};
+        }
+        match change {
+            change::Change::PutCluster(object) => put!(clusters, Cluster, object),
+            change::Change::PutNode(object) => put!(nodes, Node, object),
+            change::Change::PutNetwork(object) => put!(networks, Network, object),
+            change::Change::PutService(object) => put!(services, Service, object),
+            change::Change::PutTask(object) => put!(tasks, Task, object),
+            change::Change::DeleteCluster(id) => tables.delete(Kind::Cluster, &id).map(Event::Delete),
+            change::Change::DeleteNode(id) => tables.delete(Kind::Node, &id).map(Event::Delete),
+            change::Change::DeleteNetwork(id) => tables.delete(Kind::Network, &id).map(Event::Delete),
+            change::Change::DeleteService(id) => tables.delete(Kind::Service, &id).map(Event::Delete),
+            change::Change::DeleteTask(id) => tables.delete(Kind::Task, &id).map(Event::Delete),
+        }
+    }
+}

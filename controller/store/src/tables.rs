@@ -1,0 +1,160 @@
+//! The persistent maps behind a snapshot, and the indexes that follow each write. Used by `Snapshot` and `Tx` only.
+
+use std::sync::Arc;
+
+use imbl::{OrdMap, OrdSet};
+use pontoon_proto::v1::{Cluster, Network, Node, Service, Task};
+
+use crate::{Kind, Object};
+
+/// An object's id as the maps hold it.
+pub type Id = Arc<str>;
+
+/// All objects and the indexes over them. A clone is O(1).
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Tables {
+    pub(crate) clusters: OrdMap<Id, Arc<Cluster>>,
+    pub(crate) nodes: OrdMap<Id, Arc<Node>>,
+    pub(crate) networks: OrdMap<Id, Arc<Network>>,
+    pub(crate) services: OrdMap<Id, Arc<Service>>,
+    pub(crate) tasks: OrdMap<Id, Arc<Task>>,
+    pub(crate) network_names: OrdMap<Id, Id>,
+    pub(crate) service_names: OrdMap<Id, Id>,
+    /// Tasks of a service, in the order of slots.
+    pub(crate) tasks_by_service: OrdMap<Id, OrdSet<(u64, Id)>>,
+    pub(crate) tasks_by_node: OrdMap<Id, OrdSet<Id>>,
+}
+
+/// The name a service goes by.
+pub(crate) fn service_name(service: &Service) -> &str {
+    name(service.spec.as_ref().and_then(|spec| spec.annotations.as_ref()))
+}
+
+/// The name a network goes by.
+pub(crate) fn network_name(network: &Network) -> &str {
+    name(network.spec.as_ref().and_then(|spec| spec.annotations.as_ref()))
+}
+
+fn name(annotations: Option<&pontoon_proto::v1::Annotations>) -> &str {
+    annotations.map_or("", |a| a.name.as_str())
+}
+
+/// Moves a name from `old` to `new`. A name that meanwhile belongs to another object stays with it, so that the order
+/// of the writes in a changeset does not matter.
+fn rename(names: &mut OrdMap<Id, Id>, id: &Id, old: Option<&str>, new: Option<&str>) {
+    if old == new {
+        return;
+    }
+    if let Some(old) = old.filter(|old| names.get(*old) == Some(id)) {
+        names.remove(old);
+    }
+    if let Some(new) = new.filter(|new| !new.is_empty()) {
+        names.insert(new.into(), id.clone());
+    }
+}
+
+fn index<K: Ord + Clone>(map: &mut OrdMap<Id, OrdSet<K>>, group: &str, key: K) {
+    if let Some(set) = map.get_mut(group) {
+        set.insert(key);
+    } else {
+        map.insert(group.into(), OrdSet::unit(key));
+    }
+}
+
+fn unindex<K: Ord + Clone>(map: &mut OrdMap<Id, OrdSet<K>>, group: &str, key: &K) {
+    let Some(set) = map.get_mut(group) else { return };
+    set.remove(key);
+    if set.is_empty() {
+        map.remove(group);
+    }
+}
+
+impl Tables {
+    /// The object of this kind and id.
+    pub(crate) fn get(&self, kind: Kind, id: &str) -> Option<Object> {
+        match kind {
+            Kind::Cluster => self.clusters.get(id).cloned().map(Object::Cluster),
+            Kind::Node => self.nodes.get(id).cloned().map(Object::Node),
+            Kind::Network => self.networks.get(id).cloned().map(Object::Network),
+            Kind::Service => self.services.get(id).cloned().map(Object::Service),
+            Kind::Task => self.tasks.get(id).cloned().map(Object::Task),
+        }
+    }
+
+    /// Writes an object; returns what it replaced.
+    pub(crate) fn put(&mut self, object: Object) -> Option<Object> {
+        let id = Id::from(object.id());
+        match object {
+            Object::Cluster(new) => self.clusters.insert(id, new).map(Object::Cluster),
+            Object::Node(new) => self.nodes.insert(id, new).map(Object::Node),
+            Object::Network(new) => {
+                let old = self.networks.insert(id.clone(), new.clone());
+                let old_name = old.as_deref().map(network_name);
+                rename(&mut self.network_names, &id, old_name, Some(network_name(&new)));
+                old.map(Object::Network)
+            }
+            Object::Service(new) => {
+                let old = self.services.insert(id.clone(), new.clone());
+                let old_name = old.as_deref().map(service_name);
+                rename(&mut self.service_names, &id, old_name, Some(service_name(&new)));
+                old.map(Object::Service)
+            }
+            Object::Task(new) => self.put_task(id, new).map(Object::Task),
+        }
+    }
+
+    fn put_task(&mut self, id: Id, new: Arc<Task>) -> Option<Arc<Task>> {
+        let old = self.tasks.insert(id.clone(), new.clone());
+        let place = |task: &Task| (task.service_id.clone(), task.slot);
+        if old.as_deref().map(place) != Some(place(&new)) {
+            if let Some(old) = &old {
+                unindex(
+                    &mut self.tasks_by_service,
+                    &old.service_id,
+                    &(old.slot, id.clone()),
+                );
+            }
+            index(
+                &mut self.tasks_by_service,
+                &new.service_id,
+                (new.slot, id.clone()),
+            );
+        }
+        let old_node = old.as_ref().map_or("", |task| task.node_id.as_str());
+        if old_node != new.node_id {
+            unindex(&mut self.tasks_by_node, old_node, &id);
+            if !new.node_id.is_empty() {
+                index(&mut self.tasks_by_node, &new.node_id, id);
+            }
+        }
+        old
+    }
+
+    /// Deletes an object; returns it.
+    pub(crate) fn delete(&mut self, kind: Kind, id: &str) -> Option<Object> {
+        match kind {
+            Kind::Cluster => self.clusters.remove(id).map(Object::Cluster),
+            Kind::Node => self.nodes.remove(id).map(Object::Node),
+            Kind::Network => {
+                let (id, old) = self.networks.remove_with_key(id)?;
+                rename(&mut self.network_names, &id, Some(network_name(&old)), None);
+                Some(Object::Network(old))
+            }
+            Kind::Service => {
+                let (id, old) = self.services.remove_with_key(id)?;
+                rename(&mut self.service_names, &id, Some(service_name(&old)), None);
+                Some(Object::Service(old))
+            }
+            Kind::Task => {
+                let (id, old) = self.tasks.remove_with_key(id)?;
+                unindex(
+                    &mut self.tasks_by_service,
+                    &old.service_id,
+                    &(old.slot, id.clone()),
+                );
+                unindex(&mut self.tasks_by_node, &old.node_id, &id);
+                Some(Object::Task(old))
+            }
+        }
+    }
+}
