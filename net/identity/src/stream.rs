@@ -1,0 +1,116 @@
+//! An accepted connection as tonic serves it: TLS stream, who is at the other end, and a way to cut it.
+//!
+//! Made by the listener; tonic puts [`ConnectionInfo`] into the extensions of each request.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tonic::transport::server::Connected;
+
+use crate::connections::{Connections, Registration};
+use crate::peer::PeerIdentity;
+
+/// Who is at the other end of a connection; in the extensions of every request of the cluster port.
+#[derive(Debug, Clone)]
+pub struct ConnectionInfo {
+    /// What the client's certificate says; `None` when it showed none (it may then only call the CA).
+    pub peer: Option<PeerIdentity>,
+    /// Where it comes from.
+    pub remote_addr: SocketAddr,
+}
+
+/// An accepted connection.
+pub struct TlsStream {
+    inner: tokio_rustls::server::TlsStream<TcpStream>,
+    info: ConnectionInfo,
+    cut: Pin<Box<WaitForCancellationFutureOwned>>,
+    _registration: Option<Registration>,
+}
+
+impl TlsStream {
+    pub(crate) fn new(
+        inner: tokio_rustls::server::TlsStream<TcpStream>,
+        info: ConnectionInfo,
+        connections: &Connections,
+    ) -> Self {
+        let token = CancellationToken::new();
+        let registration = info
+            .peer
+            .as_ref()
+            .map(|peer| connections.register(&peer.node_id, token.clone()));
+        Self {
+            inner,
+            info,
+            cut: Box::pin(token.cancelled_owned()),
+            _registration: registration,
+        }
+    }
+
+    /// Who is at the other end.
+    pub fn info(&self) -> &ConnectionInfo {
+        &self.info
+    }
+
+    fn check(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        match self.cut.as_mut().poll(cx) {
+            Poll::Ready(()) => Err(io::Error::new(
+                io::ErrorKind::ConnectionAborted,
+                "the node was removed from the cluster or its role changed",
+            )),
+            Poll::Pending => Ok(()),
+        }
+    }
+}
+
+impl Connected for TlsStream {
+    type ConnectInfo = ConnectionInfo;
+
+    fn connect_info(&self) -> ConnectionInfo {
+        self.info.clone()
+    }
+}
+
+impl AsyncRead for TlsStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.check(cx)?;
+        Pin::new(&mut self.inner).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for TlsStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        self.check(cx)?;
+        Pin::new(&mut self.inner).poll_write(cx, data)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffers: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.check(cx)?;
+        Pin::new(&mut self.inner).poll_write_vectored(cx, buffers)
+    }
+}
