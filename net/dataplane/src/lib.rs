@@ -12,8 +12,10 @@
 //! Called by `pontoon-net` (client) and by the binary's hidden `netd` subcommand.
 
 mod client;
+mod dns;
 mod error;
 mod netd;
+mod netns;
 mod protocol;
 pub mod state;
 
