@@ -1,85 +1,320 @@
-//! [`ImageStore`]: the crate's front door.
+//! [`ImageStore`]: the crate's front door. Owns the store's folder and the order of what happens to it:
+//!
+//! ```text
+//! <root>/            0700
+//!   lock             held while a process has the store open
+//!   images.json      which images and tags exist (see `catalog`)
+//!   blobs/sha256/    content (see `blobs`)
+//!   layers/ rootfs/  unpacked (see `layers`)
+//!   staging/         what is under way; emptied at open
+//! ```
+//!
+//! A commit makes files durable (`syncfs`), then renames blobs, then replaces `images.json`. A crash at any point leaves
+//! the old catalog and files that the next open sweeps away.
 
 use std::{
+    fs::{self, File},
     io::{Read, Write},
-    path::Path,
+    os::unix::fs::{DirBuilderExt, PermissionsExt},
+    path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, RwLock},
 };
 
-use crate::Result;
-use crate::types::*;
+use crate::{
+    ContainerUse, Digest, Error, History, Image, ImageId, ImageSummary, ImportOptions, ListOptions,
+    LoadEvent, Loaded, Reference, RemoveOptions, Removed, Result, Rootfs, RootfsSize, User,
+    blobs::Blobs,
+    catalog::{Catalog, Record, nanos},
+    error::At,
+    import,
+    layers::{Layers, Pin},
+    limits::Limits,
+    list, load, remove, save,
+    spool::Spooled,
+    user,
+};
 
-/// All images of a daemon and the root filesystems made from them. Blocking, `Send + Sync`.
-pub struct ImageStore {}
+/// All images of a daemon and the root filesystems made from them. Blocking; `Send + Sync`; one process at a time.
+pub struct ImageStore {
+    root: PathBuf,
+    pub(crate) limits: Limits,
+    pub(crate) blobs: Blobs,
+    pub(crate) layers: Layers,
+    catalog: RwLock<Catalog>,
+    /// Held by whoever changes the catalog, across the write to disk; readers go on with the old one meanwhile.
+    writing: Mutex<()>,
+    _lock: File,
+}
 
-#[allow(clippy::todo)]
+/// An image that is complete in staging, with its layers unpacked.
+pub(crate) struct Candidate<'s> {
+    pub(crate) id: ImageId,
+    pub(crate) record: Record,
+    /// Configuration, manifest, layer blobs.
+    pub(crate) files: Vec<Spooled>,
+    pub(crate) references: Vec<Reference>,
+    pub(crate) pins: Vec<Pin<'s>>,
+}
+
 impl ImageStore {
-    /// Opens (or makes) the store below `root`.
-    pub fn open(_root: &Path) -> Result<Self> {
-        todo!()
+    /// Opens the store below `root`, making it if it is not there. Sweeps what a crash has left.
+    ///
+    /// # Errors
+    /// [`Error::Locked`] when another process has it open.
+    pub fn open(root: &Path) -> Result<Self> {
+        Self::open_with(root, Limits::default())
     }
-    /// Loads a docker-save archive or an OCI layout.
-    pub fn load(&self, _r: impl Read, _progress: &mut dyn FnMut(LoadEvent)) -> Result<Vec<Loaded>> {
-        todo!()
+
+    /// [`ImageStore::open`] with other bounds for archives.
+    pub fn open_with(root: &Path, limits: Limits) -> Result<Self> {
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(root)
+            .at("cannot make", root)?;
+        // CVE-2021-41089, CVE-2021-41091: set-id files of images must not be reachable by the host's users.
+        fs::set_permissions(root, fs::Permissions::from_mode(0o700)).at("cannot chmod", root)?;
+        let lock = File::create(root.join("lock")).at("cannot open", root.join("lock"))?;
+        lock.try_lock().map_err(|_| Error::Locked(root.into()))?;
+        let staging = root.join("staging");
+        if staging.exists() {
+            fs::remove_dir_all(&staging).at("cannot empty", &staging)?;
+        }
+        fs::create_dir(&staging).at("cannot make", &staging)?;
+        let blobs = Blobs::open(root)?;
+        let mut catalog = Catalog::read(root, &blobs)?;
+        blobs.sweep(&catalog.blobs())?;
+        let layers = Layers::open(root)?;
+        drop_incomplete(&mut catalog, &layers);
+        layers.sweep()?;
+        let (catalog, writing) = (RwLock::new(catalog), Mutex::new(()));
+        Ok(ImageStore {
+            root: root.into(),
+            limits,
+            blobs,
+            layers,
+            catalog,
+            writing,
+            _lock: lock,
+        })
     }
-    /// Makes an image from a flat root filesystem archive.
-    pub fn import(&self, _r: impl Read, _options: &ImportOptions) -> Result<ImageId> {
-        todo!()
+
+    /// Loads the images of a docker-save archive or an OCI layout (tar, plain or compressed).
+    ///
+    /// # Errors
+    /// [`Error::HostileArchive`], [`Error::Corrupt`], [`Error::NotAnArchive`]; after any error the store is as before.
+    pub fn load(&self, r: impl Read, progress: &mut dyn FnMut(LoadEvent)) -> Result<Vec<Loaded>> {
+        load::load(self, r, progress)
     }
-    /// Writes images as one archive.
-    pub fn save(&self, _names: &[String], _w: impl Write) -> Result<()> {
-        todo!()
+
+    /// Makes an image from a flat root filesystem archive (tar, plain or compressed).
+    pub fn import(&self, r: impl Read, options: &ImportOptions) -> Result<ImageId> {
+        import::import(self, r, options)
     }
+
+    /// Writes images as one tar that is an OCI layout and a docker-save archive at once. A name without a tag stands
+    /// for all tags of the repository, an id for the image without tags. Equal images give equal bytes.
+    pub fn save(&self, names: &[String], w: impl Write) -> Result<()> {
+        save::save(self, names, w)
+    }
+
     /// Lists images, newest first.
-    pub fn list(&self, _options: &ListOptions) -> Result<Vec<ImageSummary>> {
-        todo!()
+    pub fn list(&self, options: &ListOptions) -> Result<Vec<ImageSummary>> {
+        list::list(&self.view(), options)
     }
-    /// Finds an image by name, `name@digest`, id or unique id prefix.
-    pub fn get(&self, _name_or_id: &str) -> Result<Image> {
-        todo!()
+
+    /// Finds an image by name, `name:tag`, `name@digest`, id, or unique id prefix.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Ambiguous`], [`Error::InvalidReference`].
+    pub fn get(&self, name_or_id: &str) -> Result<Image> {
+        let catalog = self.read();
+        catalog.image(&catalog.find(name_or_id)?)
     }
-    /// Adds a tag.
-    pub fn tag(&self, _source: &str, _target: &str) -> Result<()> {
-        todo!()
+
+    /// Points the tag `target` at an image; a tag that exists moves.
+    pub fn tag(&self, source: &str, target: &str) -> Result<()> {
+        let target = Reference::parse(target)?.with_default_tag();
+        if target.digest().is_some() {
+            return Err(Error::InvalidArgument(
+                "refusing to create a tag with a digest reference".into(),
+            ));
+        }
+        self.change(|catalog| {
+            let id = catalog.find(source)?;
+            catalog.references.insert(target, id);
+            Ok(())
+        })
     }
-    /// Removes a tag or an image.
+
+    /// Removes a tag, and with the last one the image, by Docker's rules. `in_use` tells which containers were made
+    /// from an image.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] when a container or another tag is in the way.
     pub fn remove(
         &self,
-        _name: &str,
-        _options: &RemoveOptions,
-        _in_use: &dyn Fn(&ImageId) -> Vec<ContainerUse>,
+        name: &str,
+        options: &RemoveOptions,
+        in_use: &dyn Fn(&ImageId) -> Vec<ContainerUse>,
     ) -> Result<Vec<Removed>> {
-        todo!()
+        remove::remove(self, name, options, in_use)
     }
-    /// History, newest first.
-    pub fn history(&self, _name: &str) -> Result<Vec<History>> {
-        todo!()
+
+    /// How an image came about, newest step first.
+    pub fn history(&self, name: &str) -> Result<Vec<History>> {
+        let image = self.get(name)?;
+        Ok(list::history(&image, &self.layers))
     }
-    /// Makes the directories of a container's root filesystem.
-    pub fn prepare_rootfs(&self, _container_id: &str, _image: &Image) -> Result<Rootfs> {
-        todo!()
+
+    /// Makes the directories of a container's root filesystem. Fast: no sync, nothing copied.
+    ///
+    /// # Errors
+    /// [`Error::RootfsExists`]; [`Error::Corrupt`] when the image went away meanwhile.
+    pub fn prepare_rootfs(&self, container_id: &str, image: &Image) -> Result<Rootfs> {
+        self.layers.prepare(container_id, &image.layers)
     }
+
     /// The directories of an existing container's root filesystem.
-    pub fn rootfs(&self, _container_id: &str) -> Result<Rootfs> {
-        todo!()
+    ///
+    /// # Errors
+    /// [`Error::NoRootfs`].
+    pub fn rootfs(&self, container_id: &str) -> Result<Rootfs> {
+        self.layers.rootfs(container_id)
     }
-    /// Ids of all containers that have a root filesystem here.
+
+    /// Ids of all containers that have a root filesystem here, for the sweep at the daemon's start.
     pub fn rootfs_ids(&self) -> Result<Vec<String>> {
-        todo!()
+        self.layers.containers()
     }
+
     /// Removes a container's root filesystem; no error if there is none.
-    pub fn remove_rootfs(&self, _container_id: &str) -> Result<()> {
-        todo!()
+    pub fn remove_rootfs(&self, container_id: &str) -> Result<()> {
+        self.layers.remove_rootfs(container_id)
     }
-    /// Disk use of a container's root filesystem.
-    pub fn rootfs_size(&self, _container_id: &str) -> Result<RootfsSize> {
-        todo!()
+
+    /// Disk use of a container's root filesystem; walks the writable layer.
+    pub fn rootfs_size(&self, container_id: &str) -> Result<RootfsSize> {
+        self.layers.rootfs_size(container_id)
     }
-    /// Resolves `user[:group]` with the container's passwd and group files.
-    pub fn resolve_user(&self, _rootfs: &Rootfs, _user: &str) -> Result<User> {
-        todo!()
+
+    /// Resolves `user[:group]` (names or numbers, empty for root) with the root filesystem's passwd and group files.
+    ///
+    /// # Errors
+    /// [`Error::UnknownUser`], [`Error::InvalidArgument`].
+    pub fn resolve_user(&self, rootfs: &Rootfs, user: &str) -> Result<User> {
+        user::resolve_user(rootfs, user)
     }
-    /// Resolves one group name or number (`--group-add`).
-    pub fn resolve_group(&self, _rootfs: &Rootfs, _group: &str) -> Result<u32> {
-        todo!()
+
+    /// Resolves one group name or number, as `--group-add` gives it.
+    pub fn resolve_group(&self, rootfs: &Rootfs, group: &str) -> Result<u32> {
+        user::resolve_group(rootfs, group)
+    }
+
+    pub(crate) fn staging(&self) -> PathBuf {
+        self.root.join("staging")
+    }
+
+    /// A copy of the catalog as it is now.
+    pub(crate) fn view(&self) -> Catalog {
+        self.read().clone()
+    }
+
+    fn read(&self) -> std::sync::RwLockReadGuard<'_, Catalog> {
+        self.catalog.read().unwrap_or_else(|e| e.into_inner())
+    }
+
+    pub(crate) fn writing(&self) -> MutexGuard<'_, ()> {
+        self.writing.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// Changes the catalog on disk and then in memory; on an error nothing has changed.
+    pub(crate) fn change<T>(&self, change: impl FnOnce(&mut Catalog) -> Result<T>) -> Result<T> {
+        let writing = self.writing();
+        self.change_locked(&writing, change)
+    }
+
+    pub(crate) fn change_locked<T>(
+        &self,
+        _writing: &MutexGuard<'_, ()>,
+        change: impl FnOnce(&mut Catalog) -> Result<T>,
+    ) -> Result<T> {
+        let mut next = self.view();
+        let answer = change(&mut next)?;
+        next.write(&self.root)?;
+        *self.catalog.write().unwrap_or_else(|e| e.into_inner()) = next;
+        Ok(answer)
+    }
+
+    /// Makes complete images visible, all or none.
+    pub(crate) fn commit(&self, candidates: Vec<Candidate<'_>>) -> Result<()> {
+        for candidate in &candidates {
+            self.layers.make_init(candidate.record.layers.last())?;
+        }
+        let root = File::open(&self.root).at("cannot open", &self.root)?;
+        rustix::fs::syncfs(&root).at("cannot sync", &self.root)?;
+        let writing = self.writing();
+        let mut placed = Vec::new();
+        let mut new = Vec::new();
+        let committed = self.place(&candidates, &mut placed).and_then(|()| {
+            self.change_locked(&writing, |catalog| {
+                for c in &candidates {
+                    if !catalog.images.contains_key(&c.id) {
+                        catalog.images.insert(c.id, c.record.clone());
+                        new.push(c.id);
+                    }
+                    catalog
+                        .references
+                        .extend(c.references.iter().map(|r| (r.clone(), c.id)));
+                }
+                Ok(())
+            })
+        });
+        let needed = self.read().blobs();
+        for blob in placed.iter().filter(|b| !needed.contains(b)) {
+            self.blobs.delete(blob)?;
+        }
+        committed?;
+        for candidate in candidates {
+            // Only the first of two candidates of one id hands its layers to the image.
+            if let Some(i) = new.iter().position(|id| *id == candidate.id) {
+                new.swap_remove(i);
+                candidate.pins.into_iter().for_each(Pin::keep);
+            }
+        }
+        Ok(())
+    }
+
+    fn place(&self, candidates: &[Candidate<'_>], placed: &mut Vec<Digest>) -> Result<()> {
+        let known = self.view();
+        for candidate in candidates.iter().filter(|c| !known.images.contains_key(&c.id)) {
+            for file in &candidate.files {
+                if self.blobs.adopt(&file.digest, &file.path)? {
+                    placed.push(file.digest);
+                }
+            }
+        }
+        self.blobs.sync()
     }
 }
+
+/// Images whose unpacked layers are lost can't run: better gone (and loaded again) than failing later.
+fn drop_incomplete(catalog: &mut Catalog, layers: &Layers) {
+    catalog.images.retain(|id, record| match layers.hold(&record.layers) {
+        Ok(()) => true,
+        Err(e) => {
+            tracing::error!(image = %id, error = &e as &dyn std::error::Error, "image is damaged; load it again");
+            false
+        }
+    });
+    let images = &catalog.images;
+    catalog.references.retain(|_, id| images.contains_key(id));
+}
+
+/// Creation time for sorting.
+pub(crate) fn created(record: &Record) -> i64 {
+    nanos(record.config.created.as_deref())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,340 @@
+//! Unpacked layers, one directory per chain id, shared by all images and containers that have it, and the root
+//! filesystems of containers on top.
+//!
+//! ```text
+//! layers/<chain id>/{diff/, init/, meta.json}    a layer comes into being by one rename
+//! rootfs/<container id>/{upper/, work/, chain}   `chain` is a symbolic link whose text is the top chain id
+//! ```
+//!
+//! A layer lives as long as an image, a container or a load in progress (a [`Pin`]) holds it. Two loads of one layer
+//! unpack it once: the second waits for the first.
+
+mod init;
+mod rootfs;
+
+use std::{
+    collections::HashMap,
+    fs, io,
+    path::{Path, PathBuf},
+    sync::{Condvar, Mutex, MutexGuard},
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Digest, Error, Result, error::At, merged::Merged};
+
+/// Stands for the stack of an image without layers.
+const EMPTY: &str = "empty";
+
+/// What is known of a layer besides its files.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Meta {
+    pub(crate) parent: Option<Digest>,
+    pub(crate) diff_id: Digest,
+    /// Bytes of its regular files.
+    pub(crate) size: u64,
+}
+
+struct Layer {
+    holders: usize,
+    /// `None` while it is being unpacked.
+    meta: Option<Meta>,
+}
+
+/// All layers and root filesystems of a store.
+pub(crate) struct Layers {
+    dir: PathBuf,
+    rootfs: PathBuf,
+    staging: PathBuf,
+    table: Mutex<HashMap<Digest, Layer>>,
+    changed: Condvar,
+}
+
+/// Holds a layer; when the last holder lets go, the layer is deleted.
+pub(crate) struct Pin<'a> {
+    layers: &'a Layers,
+    pub(crate) chain: Digest,
+    pub(crate) size: u64,
+}
+
+impl Pin<'_> {
+    /// Hands the hold over to an image.
+    pub(crate) fn keep(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Pin<'_> {
+    fn drop(&mut self) {
+        if let Err(e) = self.layers.release([self.chain]) {
+            tracing::warn!(
+                error = &e as &dyn std::error::Error,
+                "cannot delete an unused layer"
+            );
+        }
+    }
+}
+
+impl Layers {
+    /// Finds the layers below `root`. Images then hold theirs, and [`Layers::sweep`] deletes the rest.
+    pub(crate) fn open(root: &Path) -> Result<Self> {
+        let layers = Layers {
+            dir: root.join("layers"),
+            rootfs: root.join("rootfs"),
+            staging: root.join("staging"),
+            table: Mutex::default(),
+            changed: Condvar::new(),
+        };
+        for dir in [&layers.dir, &layers.rootfs] {
+            fs::create_dir_all(dir).at("cannot make", dir)?;
+        }
+        for entry in fs::read_dir(&layers.dir).at("cannot list", &layers.dir)? {
+            let path = entry.at("cannot list", &layers.dir)?.path();
+            let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+            let meta = fs::read(path.join("meta.json"))
+                .ok()
+                .and_then(|m| serde_json::from_slice(&m).ok());
+            match (Digest::from_hex(name), meta) {
+                (Some(chain), Some(meta)) => {
+                    layers.table().insert(
+                        chain,
+                        Layer {
+                            holders: 0,
+                            meta: Some(meta),
+                        },
+                    );
+                }
+                _ if name == EMPTY => {}
+                _ => layers.discard(&path)?,
+            }
+        }
+        Ok(layers)
+    }
+
+    /// Lets containers hold their layers, then deletes those without a holder.
+    pub(crate) fn sweep(&self) -> Result<()> {
+        self.hold_containers()?;
+        let unused = self
+            .table()
+            .iter()
+            .filter(|(_, l)| l.holders == 0)
+            .map(|(chain, _)| *chain)
+            .collect();
+        self.delete(unused)
+    }
+
+    /// The layer `chain`; if it is not there, `unpack` fills the directory that it gets and says how many bytes. Waits
+    /// while another thread unpacks the same layer. True: it was there.
+    pub(crate) fn acquire(
+        &self,
+        chain: Digest,
+        parent: Option<Digest>,
+        diff_id: Digest,
+        unpack: impl FnOnce(&Path, &Merged) -> Result<u64>,
+    ) -> Result<(Pin<'_>, bool)> {
+        let mut table = self.table();
+        loop {
+            match table.get_mut(&chain) {
+                None => break,
+                Some(Layer {
+                    holders,
+                    meta: Some(meta),
+                }) => {
+                    *holders += 1;
+                    return Ok((
+                        Pin {
+                            layers: self,
+                            chain,
+                            size: meta.size,
+                        },
+                        true,
+                    ));
+                }
+                Some(_) => table = self.changed.wait(table).unwrap_or_else(|e| e.into_inner()),
+            }
+        }
+        table.insert(
+            chain,
+            Layer {
+                holders: 1,
+                meta: None,
+            },
+        );
+        drop(table);
+        let unpacking = Unpacking { layers: self, chain };
+        let meta = self.unpack_in_place(chain, parent, diff_id, unpack)?;
+        let size = meta.size;
+        self.table().insert(
+            chain,
+            Layer {
+                holders: 1,
+                meta: Some(meta),
+            },
+        );
+        drop(unpacking);
+        Ok((
+            Pin {
+                layers: self,
+                chain,
+                size,
+            },
+            false,
+        ))
+    }
+
+    fn unpack_in_place(
+        &self,
+        chain: Digest,
+        parent: Option<Digest>,
+        diff_id: Digest,
+        unpack: impl FnOnce(&Path, &Merged) -> Result<u64>,
+    ) -> Result<Meta> {
+        let staged =
+            tempfile::TempDir::new_in(&self.staging).at("cannot make a directory in", &self.staging)?;
+        let diff = staged.path().join("diff");
+        fs::create_dir(&diff).at("cannot make", &diff)?;
+        let below = self.merged(parent.as_ref())?;
+        let size = unpack(&diff, &below)?;
+        let meta = Meta {
+            parent,
+            diff_id,
+            size,
+        };
+        let file = staged.path().join("meta.json");
+        let text = serde_json::to_vec(&meta).map_err(|source| Error::Json {
+            what: "layer".into(),
+            source,
+        })?;
+        fs::write(&file, text).at("cannot write", &file)?;
+        fs::rename(staged.path(), self.path(&chain)).at("cannot put in place", self.path(&chain))?;
+        Ok(meta)
+    }
+
+    /// Bytes of one layer.
+    pub(crate) fn size(&self, chain: &Digest) -> u64 {
+        self.table()
+            .get(chain)
+            .and_then(|l| l.meta.as_ref())
+            .map_or(0, |m| m.size)
+    }
+
+    /// Adds a holder to each layer of a stack, or to none.
+    pub(crate) fn hold(&self, stack: &[Digest]) -> Result<()> {
+        let mut table = self.table();
+        if let Some(missing) = stack
+            .iter()
+            .find(|c| table.get(c).is_none_or(|l| l.meta.is_none()))
+        {
+            return Err(Error::corrupt(*missing, "the unpacked layer is missing"));
+        }
+        for chain in stack {
+            if let Some(layer) = table.get_mut(chain) {
+                layer.holders += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a holder from each layer; gives (and deletes) those that nobody holds any more.
+    pub(crate) fn release(&self, stack: impl IntoIterator<Item = Digest>) -> Result<Vec<Digest>> {
+        let mut dead = Vec::new();
+        let mut table = self.table();
+        for chain in stack {
+            if let Some(layer) = table.get_mut(&chain) {
+                layer.holders = layer.holders.saturating_sub(1);
+                if layer.holders == 0 {
+                    dead.push(chain);
+                }
+            }
+        }
+        drop(table);
+        self.delete(dead.clone())?;
+        Ok(dead)
+    }
+
+    /// The stack that ends in `top`, bottom first.
+    fn stack(&self, top: Option<&Digest>) -> Result<Vec<Digest>> {
+        let table = self.table();
+        let mut stack = Vec::new();
+        let mut next = top.copied();
+        while let Some(chain) = next {
+            let meta = table.get(&chain).and_then(|l| l.meta.as_ref());
+            let meta = meta.ok_or_else(|| Error::corrupt(chain, "the unpacked layer is missing"))?;
+            stack.push(chain);
+            next = meta.parent;
+        }
+        stack.reverse();
+        Ok(stack)
+    }
+
+    /// A view of the stack that ends in `top`.
+    fn merged(&self, top: Option<&Digest>) -> Result<Merged> {
+        let dirs: Vec<PathBuf> = self
+            .stack(top)?
+            .iter()
+            .rev()
+            .map(|c| self.path(c).join("diff"))
+            .collect();
+        Merged::open(dirs.iter().map(PathBuf::as_path)).at("cannot open a layer in", &self.dir)
+    }
+
+    /// Deletes layers that have no holder: renamed away while the table is locked, so that nobody can take them up.
+    fn delete(&self, chains: Vec<Digest>) -> Result<()> {
+        let mut trash = Vec::new();
+        let mut table = self.table();
+        for chain in chains {
+            if table.get(&chain).is_some_and(|l| l.holders == 0) {
+                table.remove(&chain);
+                trash.push(self.to_trash(&self.path(&chain))?);
+            }
+        }
+        drop(table);
+        trash
+            .into_iter()
+            .flatten()
+            .try_for_each(|t| t.close().at("cannot delete below", &self.staging))
+    }
+
+    fn discard(&self, path: &Path) -> Result<()> {
+        match self.to_trash(path)? {
+            Some(trash) => trash.close().at("cannot delete below", &self.staging),
+            None => Ok(()),
+        }
+    }
+
+    /// Moves a directory into the staging area, from where it goes also after a crash.
+    fn to_trash(&self, path: &Path) -> Result<Option<tempfile::TempDir>> {
+        let trash =
+            tempfile::TempDir::new_in(&self.staging).at("cannot make a directory in", &self.staging)?;
+        match fs::rename(path, trash.path().join("dead")) {
+            Ok(()) => Ok(Some(trash)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e).at("cannot move away", path),
+        }
+    }
+
+    fn path(&self, chain: &Digest) -> PathBuf {
+        self.dir.join(chain.hex())
+    }
+
+    fn table(&self) -> MutexGuard<'_, HashMap<Digest, Layer>> {
+        // A panic under the lock leaves counts at worst too high: layers that stay until the next open.
+        self.table.lock().unwrap_or_else(|e| e.into_inner())
+    }
+}
+
+/// Takes the "being unpacked" mark off again, whatever happens, and wakes those who wait.
+struct Unpacking<'a> {
+    layers: &'a Layers,
+    chain: Digest,
+}
+
+impl Drop for Unpacking<'_> {
+    fn drop(&mut self) {
+        let mut table = self.layers.table();
+        if table.get(&self.chain).is_some_and(|l| l.meta.is_none()) {
+            table.remove(&self.chain);
+        }
+        self.layers.changed.notify_all();
+    }
+}

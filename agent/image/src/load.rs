@@ -1,0 +1,374 @@
+//! `load`: docker-save archives (current, and legacy with `<id>/layer.tar`) and OCI layouts, also both in one.
+//!
+//! The archive is received into staging, understood, each layer unpacked (and its diff id checked) and only then
+//! committed; any error drops the staging directory and the layers' pins, so that nothing stays behind.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io::{BufReader, Read},
+};
+
+use crate::{
+    Digest, Error, ImageConfig, LoadEvent, Loaded, Reference, Result,
+    catalog::Record,
+    decompress::{Compression, Decoder},
+    digest::HashReader,
+    error::At,
+    layers::Pin,
+    limits::Limits,
+    oci::{self, Descriptor, Index, Manifest, Platform, SavedImage},
+    spool::{Spool, Spooled},
+    store::{Candidate, ImageStore},
+    tar_stream::read_failed,
+    unpack,
+};
+
+/// An image as an archive describes it.
+struct Found {
+    config: Spooled,
+    /// The manifest, when the archive has one.
+    manifest: Option<Spooled>,
+    layers: Vec<Spooled>,
+    references: Vec<Reference>,
+}
+
+pub(crate) fn load(
+    store: &ImageStore,
+    stream: impl Read,
+    progress: &mut dyn FnMut(LoadEvent),
+) -> Result<Vec<Loaded>> {
+    let mut spool = Spool::receive(&store.staging(), stream, &store.limits, progress)?;
+    let found = images_of(&spool, &store.limits)?;
+    if found.len() > store.limits.images {
+        return Err(Error::hostile(
+            "manifest.json",
+            format!("more than {} images", store.limits.images),
+        ));
+    }
+    let mut candidates = Vec::new();
+    for image in found {
+        candidates.push(install(store, &mut spool, image, progress)?);
+    }
+    let loaded = candidates
+        .iter()
+        .map(|c| Loaded {
+            id: c.id,
+            references: c.references.clone(),
+        })
+        .collect();
+    store.commit(candidates)?;
+    Ok(loaded)
+}
+
+fn images_of(spool: &Spool, limits: &Limits) -> Result<Vec<Found>> {
+    let saved = match spool.get("manifest.json")? {
+        Some(file) => Some(parse::<Vec<SavedImage>>(
+            "manifest.json",
+            &spool.json("manifest.json", file, limits)?,
+        )?),
+        None => None,
+    };
+    let is_layout = spool.get("oci-layout")?.is_some();
+    match (spool.get("index.json")?, saved) {
+        (Some(index), saved) if is_layout || saved.is_none() => {
+            let index: Index = parse("index.json", &spool.json("index.json", index, limits)?)?;
+            from_index(spool, &index, saved.as_deref().unwrap_or_default(), limits)
+        }
+        (_, Some(saved)) => saved.iter().map(|s| from_saved(spool, s, limits)).collect(),
+        (_, None) => Err(Error::NotAnArchive(
+            "it has neither manifest.json nor index.json; use import for a root filesystem".into(),
+        )),
+    }
+}
+
+fn from_saved(spool: &Spool, saved: &SavedImage, limits: &Limits) -> Result<Found> {
+    let member = |name: &String| {
+        let file = spool
+            .get(name)?
+            .ok_or_else(|| Error::NotAnArchive(format!("it lacks the file {name}")))?;
+        // Files named for their digest must have it: <hex>.json, blobs/sha256/<hex>.
+        let stem = name.rsplit('/').next().unwrap_or(name).trim_end_matches(".json");
+        match Digest::from_hex(stem) {
+            Some(digest) if digest != file.digest => Err(Error::corrupt(
+                digest,
+                format!("the archive's file is {}", file.digest),
+            )),
+            _ => Ok(file.clone()),
+        }
+    };
+    if saved.layers.len() > limits.layers {
+        return Err(Error::hostile(
+            "manifest.json",
+            format!("more than {} layers", limits.layers),
+        ));
+    }
+    Ok(Found {
+        config: member(&saved.config)?,
+        manifest: None,
+        layers: saved.layers.iter().map(member).collect::<Result<_>>()?,
+        references: tags(saved)?,
+    })
+}
+
+fn tags(saved: &SavedImage) -> Result<Vec<Reference>> {
+    let tags = saved.repo_tags.iter().flatten();
+    tags.map(|t| Reference::parse(t).map(Reference::with_default_tag))
+        .collect()
+}
+
+fn from_index(spool: &Spool, index: &Index, saved: &[SavedImage], limits: &Limits) -> Result<Vec<Found>> {
+    let mut images: BTreeMap<Digest, Found> = BTreeMap::new();
+    let mut foreign = None;
+    let mut order = Vec::new();
+    for descriptor in index.manifests.iter().take(limits.images + 1) {
+        let Some(manifest) = choose(spool, descriptor, limits.index_depth, limits)? else {
+            foreign = foreign.or(descriptor.platform.as_ref().map(ToString::to_string));
+            continue;
+        };
+        let digest = manifest.0.digest;
+        if let Some(image) = images.get_mut(&digest) {
+            image.references.extend(name_of(descriptor)?);
+            continue;
+        }
+        let mut image = from_manifest(spool, manifest.0, &manifest.1, limits)?;
+        for s in saved {
+            if spool
+                .get(&s.config)?
+                .is_some_and(|c| c.digest == image.config.digest)
+            {
+                image.references.extend(tags(s)?);
+            }
+        }
+        image.references.extend(name_of(descriptor)?);
+        order.push(digest);
+        images.insert(digest, image);
+    }
+    if images.is_empty() {
+        let found = foreign.unwrap_or_else(|| "no known platform".into());
+        return Err(Error::WrongPlatform {
+            found,
+            wanted: Platform::host().to_string(),
+        });
+    }
+    Ok(order.iter().filter_map(|d| images.remove(d)).collect())
+}
+
+/// The manifest behind a descriptor: itself, or of a nested index the first that runs here.
+fn choose(
+    spool: &Spool,
+    descriptor: &Descriptor,
+    depth: usize,
+    limits: &Limits,
+) -> Result<Option<(Spooled, Manifest)>> {
+    let foreign = descriptor.platform.as_ref().is_some_and(|p| !p.runs_here());
+    if foreign || descriptor.annotations.contains_key(oci::REFERENCE_TYPE) {
+        return Ok(None);
+    }
+    let file = spool.blob(&descriptor.digest)?;
+    let name = descriptor.digest.to_string();
+    if file.size != descriptor.size {
+        return Err(Error::corrupt(
+            descriptor.digest,
+            format!("{} bytes, not {}", file.size, descriptor.size),
+        ));
+    }
+    let text = spool.json(&name, file, limits)?;
+    if ![oci::INDEX, oci::DOCKER_LIST].contains(&descriptor.media_type.as_str()) {
+        return Ok(Some((file.clone(), parse(&name, &text)?)));
+    }
+    if depth == 0 {
+        return Err(Error::hostile(
+            name,
+            format!("image indexes nest deeper than {}", limits.index_depth),
+        ));
+    }
+    let index: Index = parse(&name, &text)?;
+    if index.manifests.len() > limits.images {
+        return Err(Error::hostile(
+            name,
+            format!("more than {} manifests", limits.images),
+        ));
+    }
+    for nested in &index.manifests {
+        if let Some(found) = choose(spool, nested, depth - 1, limits)? {
+            return Ok(Some(found));
+        }
+    }
+    Ok(None)
+}
+
+fn from_manifest(spool: &Spool, file: Spooled, manifest: &Manifest, limits: &Limits) -> Result<Found> {
+    if manifest.layers.len() > limits.layers {
+        return Err(Error::hostile(
+            file.digest.to_string(),
+            format!("more than {} layers", limits.layers),
+        ));
+    }
+    let blob = |d: &Descriptor| {
+        let blob = spool.blob(&d.digest)?;
+        if blob.size != d.size {
+            return Err(Error::corrupt(
+                d.digest,
+                format!("{} bytes, not {}", blob.size, d.size),
+            ));
+        }
+        Ok(blob.clone())
+    };
+    Ok(Found {
+        config: blob(&manifest.config)?,
+        layers: manifest.layers.iter().map(blob).collect::<Result<_>>()?,
+        manifest: Some(file),
+        references: Vec::new(),
+    })
+}
+
+/// The name that an index gives an image: containerd's annotation, or a ref.name that is more than a tag.
+fn name_of(descriptor: &Descriptor) -> Result<Option<Reference>> {
+    let full = descriptor.annotations.get(oci::IMAGE_NAME);
+    let name = full.or_else(|| {
+        descriptor
+            .annotations
+            .get(oci::REF_NAME)
+            .filter(|n| n.contains(['/', ':']))
+    });
+    name.map(|n| Reference::parse(n).map(Reference::with_default_tag))
+        .transpose()
+}
+
+fn parse<T: serde::de::DeserializeOwned>(name: &str, text: &[u8]) -> Result<T> {
+    serde_json::from_slice(text).map_err(|source| Error::Json {
+        what: name.into(),
+        source,
+    })
+}
+
+/// Unpacks an image's layers and makes it ready to commit.
+fn install<'s>(
+    store: &'s ImageStore,
+    spool: &mut Spool,
+    image: Found,
+    progress: &mut dyn FnMut(LoadEvent),
+) -> Result<Candidate<'s>> {
+    let config: ImageConfig = parse(
+        "image configuration",
+        &spool.json("config", &image.config, &store.limits)?,
+    )?;
+    if !config.os.is_empty() && config.os != Platform::host().os {
+        let found = Platform {
+            os: config.os,
+            architecture: config.architecture,
+            variant: config.variant,
+        };
+        return Err(Error::WrongPlatform {
+            found: found.to_string(),
+            wanted: Platform::host().to_string(),
+        });
+    }
+    let diff_ids = &config.rootfs.diff_ids;
+    if diff_ids.len() != image.layers.len() {
+        let reason = format!(
+            "it names {} layers, the archive has {}",
+            diff_ids.len(),
+            image.layers.len()
+        );
+        return Err(Error::corrupt(image.config.digest, reason));
+    }
+    let mut pins: Vec<Pin<'s>> = Vec::new();
+    let mut layers = Vec::new();
+    for (diff_id, blob) in diff_ids.iter().zip(&image.layers) {
+        let (pin, compression) = install_layer(store, pins.last().map(|p| p.chain), diff_id, blob, progress)?;
+        pins.push(pin);
+        layers.push((blob.digest, blob.size, compression));
+    }
+    let manifest = match image.manifest {
+        Some(manifest) => manifest,
+        None => {
+            let manifest = Manifest::new((image.config.digest, image.config.size), &layers);
+            let text = serde_json::to_vec(&manifest).map_err(|source| Error::Json {
+                what: "image manifest".into(),
+                source,
+            })?;
+            spool.store(&mut &text[..], u64::MAX)?
+        }
+    };
+    // Digest references count only where they name this very manifest.
+    let honest = |r: &Reference| r.digest().is_none_or(|d| *d == manifest.digest);
+    let mut references: Vec<Reference> = image.references.into_iter().filter(honest).collect();
+    references.sort();
+    references.dedup();
+    Ok(Candidate {
+        id: image.config.digest,
+        record: Record {
+            manifest: manifest.digest,
+            layers: Record::chains(&config),
+            config: config.into(),
+            blobs: image.layers.iter().map(|l| l.digest).collect(),
+            size: pins.iter().map(|p| p.size).sum(),
+        },
+        files: [image.config, manifest].into_iter().chain(image.layers).collect(),
+        references,
+        pins,
+    })
+}
+
+fn install_layer<'s>(
+    store: &'s ImageStore,
+    parent: Option<Digest>,
+    diff_id: &Digest,
+    blob: &Spooled,
+    progress: &mut dyn FnMut(LoadEvent),
+) -> Result<(Pin<'s>, Compression)> {
+    let chain = Digest::chain(parent.as_ref(), diff_id);
+    let mut compression = None;
+    let (pin, shared) = store.layers.acquire(chain, parent, *diff_id, |dest, below| {
+        progress(LoadEvent::Unpacking {
+            diff_id: *diff_id,
+            bytes: blob.size,
+        });
+        let (mut reader, kind) = layer_reader(blob, &store.limits)?;
+        compression = Some(kind);
+        let size = unpack::unpack(&mut reader, dest, below, &store.limits)?;
+        check(reader, diff_id)?;
+        Ok(size)
+    })?;
+    let compression = match compression {
+        Some(kind) => kind,
+        // The layer was there; that this blob is really that layer must still hold before it is kept under its name.
+        None => {
+            let (mut reader, kind) = layer_reader(blob, &store.limits)?;
+            if blob.digest != *diff_id {
+                std::io::copy(&mut reader, &mut std::io::sink()).map_err(read_failed)?;
+                check(reader, diff_id)?;
+            }
+            kind
+        }
+    };
+    progress(LoadEvent::Unpacked {
+        diff_id: *diff_id,
+        shared,
+    });
+    Ok((pin, compression))
+}
+
+type LayerReader = HashReader<std::io::Take<BufReader<Decoder<File>>>>;
+
+/// The layer's plain archive, hashed on the way and cut off above the limit (its digest is wrong then).
+fn layer_reader(blob: &Spooled, limits: &Limits) -> Result<(LayerReader, Compression)> {
+    let file = File::open(&blob.path).at("cannot read", &blob.path)?;
+    let decoder = Decoder::new(file).map_err(read_failed)?;
+    let compression = decoder.compression();
+    let reader = BufReader::with_capacity(128 << 10, decoder).take(limits.layer_bytes.saturating_mul(2));
+    Ok((HashReader::new(reader), compression))
+}
+
+fn check(reader: LayerReader, diff_id: &Digest) -> Result<()> {
+    let (actual, _) = reader.finish();
+    if actual != *diff_id {
+        return Err(Error::corrupt(
+            *diff_id,
+            format!("the archive's layer is {actual}"),
+        ));
+    }
+    Ok(())
+}
