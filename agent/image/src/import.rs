@@ -104,7 +104,7 @@ fn platform(text: Option<&str>) -> Result<Platform> {
         return Ok(host);
     };
     let parts: Vec<&str> = text.split('/').collect();
-    let plain = |p: &&str| {
+    let plain = |p: &str| {
         !p.is_empty()
             && p.bytes()
                 .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'.')
@@ -115,7 +115,7 @@ fn platform(text: Option<&str>) -> Result<Platform> {
         [os, arch, variant] => (os, arch, Some(variant.to_owned())),
         _ => ("", "", None),
     };
-    if !parts.iter().all(|p| plain(&p)) || os != host.os {
+    if !parts.iter().all(|p| plain(p)) || os != host.os {
         return Err(Error::InvalidArgument(format!(
             "platform {text:?}, expected linux/<arch>[/<variant>]"
         )));

@@ -13,6 +13,7 @@
 //! the old catalog and files that the next open sweeps away.
 
 use std::{
+    collections::btree_map::Entry,
     fs::{self, File},
     io::{Read, Write},
     os::unix::fs::{DirBuilderExt, PermissionsExt},
@@ -259,8 +260,8 @@ impl ImageStore {
         let committed = self.place(&candidates, &mut placed).and_then(|()| {
             self.change_locked(&writing, |catalog| {
                 for c in &candidates {
-                    if !catalog.images.contains_key(&c.id) {
-                        catalog.images.insert(c.id, c.record.clone());
+                    if let Entry::Vacant(slot) = catalog.images.entry(c.id) {
+                        slot.insert(c.record.clone());
                         new.push(c.id);
                     }
                     catalog

@@ -270,7 +270,7 @@ impl<'a> Apply<'a> {
         let found = self
             .find_below(path)?
             .filter(|f| f.kind() == FileType::RegularFile);
-        let Some(found) = found.filter(|_| !self.whiteouts.contains(path)) else {
+        let Some(found) = found.filter(|_| !self.hides(path)) else {
             return Err(Error::hostile(
                 shown,
                 format!("hard link to {}, which does not exist", path.shown()),
@@ -312,7 +312,7 @@ impl<'a> Apply<'a> {
                 let below = self
                     .find_below(&made)?
                     .filter(|f| f.kind() == FileType::Directory);
-                let below = below.filter(|_| !self.whiteouts.contains(&made));
+                let below = below.filter(|_| !self.hides(&made));
                 match below {
                     Some(found) => {
                         self.copy_attrs(&found, &new, shown)?;
@@ -357,6 +357,17 @@ impl<'a> Apply<'a> {
             }
         }
         Ok(())
+    }
+
+    /// This layer has said so far that what lower layers have at `path` is gone.
+    fn hides(&self, path: &RelPath) -> bool {
+        let mut at = path.clone();
+        let mut hidden = self.whiteouts.contains(&at);
+        while !hidden && !at.is_root() {
+            at = at.split().0;
+            hidden = self.opaques.contains(&at) || self.whiteouts.contains(&at);
+        }
+        hidden
     }
 
     fn find_below(&self, path: &RelPath) -> Result<Option<Found>> {

@@ -421,7 +421,6 @@ fn model_apply(tree: &mut Tree, ops: &[Op]) {
                 tree.retain(|p, _| !p.starts_with(&below));
                 if !matches!(tree.get(path), Some(Node::Dir(_))) {
                     tree.remove(path);
-                    model_parents(tree, &below);
                 }
             }
             _ => {}
@@ -438,7 +437,8 @@ fn model_apply(tree: &mut Tree, ops: &[Op]) {
                 model_parents(tree, path);
                 tree.insert(path.clone(), Node::Dir(*mode));
             }
-            _ => {}
+            Op::Opaque(path) => model_parents(tree, &format!("{path}/")),
+            Op::Whiteout(_) => {}
         }
     }
 }
@@ -485,7 +485,13 @@ fn honest_layer() -> impl Strategy<Value = Vec<Op>> {
 
 fn archive(ops: &[Op]) -> Layer {
     let mut layer = Layer::default();
-    for op in ops {
+    // What hides comes first, parents first, as the layer spec recommends and builders do.
+    let mut ops = ops.to_vec();
+    ops.sort_by_key(|op| match op {
+        Op::Whiteout(p) | Op::Opaque(p) => (0, p.clone()),
+        Op::File(..) | Op::Dir(..) => (1, String::new()),
+    });
+    for op in &ops {
         layer = match op {
             Op::File(p, text) => layer.file(p, text),
             Op::Dir(p, mode) => layer.add(p, EntryType::Directory, *mode, "", b""),
