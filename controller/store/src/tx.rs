@@ -77,6 +77,12 @@ impl Tx {
         self.size
     }
 
+    /// Whether this transaction has written or deleted the object.
+    #[must_use]
+    pub fn is_written(&self, kind: Kind, id: &str) -> bool {
+        self.written.contains_key(&(kind, id.into()))
+    }
+
     /// Writes the cluster.
     ///
     /// # Errors

@@ -1,0 +1,167 @@
+//! What a task of one spec version asks of a node, worked out once a version; and what the tasks on a node use. Kept in
+//! the reconciler's state, read by the scheduler and by constraint enforcement.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use pontoon_proto::v1::{Node, Platform, PublishMode, Resources, ServiceSpec};
+use pontoon_store::Id;
+
+use crate::constraint::{self, Constraint};
+use crate::{defaults, versions};
+
+/// What tasks of one spec version ask of a node.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Demand {
+    pub(crate) nano_cpus: i64,
+    pub(crate) memory: i64,
+    /// (protocol, port) published in host mode.
+    pub(crate) host_ports: Vec<(i32, u32)>,
+    pub(crate) constraints: Vec<Constraint>,
+    /// A constraint can't be read (the API refuses such): no node fits.
+    pub(crate) impossible: bool,
+    /// Keys of labels over whose values tasks are spread, outermost first.
+    pub(crate) spread: Vec<String>,
+    pub(crate) platforms: Vec<Platform>,
+    pub(crate) max_replicas: u64,
+}
+
+impl Demand {
+    pub(crate) fn new(spec: &ServiceSpec) -> Self {
+        let task = spec.task.as_ref();
+        let placement = task.and_then(|task| task.placement.as_ref());
+        let reserved = task
+            .and_then(|t| t.resources.as_ref())
+            .and_then(|r| r.reservations.as_ref());
+        let parsed = placement
+            .map_or(&[][..], |p| &p.constraints)
+            .iter()
+            .map(|text| constraint::parse(text));
+        let constraints: Result<Vec<_>, _> = parsed.collect();
+        let host = versions::ports(spec.endpoint.as_ref(), PublishMode::Host);
+        Self {
+            nano_cpus: reserved.map_or(0, |r| r.nano_cpus),
+            memory: reserved.map_or(0, |r| r.memory_bytes),
+            host_ports: host
+                .filter(|p| p.published_port != 0)
+                .map(|p| (p.protocol, p.published_port))
+                .collect(),
+            impossible: constraints.is_err(),
+            constraints: constraints.unwrap_or_default(),
+            spread: placement.map_or_else(Vec::new, |p| {
+                p.preferences
+                    .iter()
+                    .map(|preference| preference.spread_descriptor.clone())
+                    .collect()
+            }),
+            platforms: placement.map_or_else(Vec::new, |p| p.platforms.clone()),
+            max_replicas: placement.map_or(0, |p| p.max_replicas),
+        }
+    }
+
+    /// Whether the node's labels, role and platform suit.
+    pub(crate) fn meets_constraints(&self, node: &Node) -> bool {
+        !self.impossible && constraint::all_match(&self.constraints, node)
+    }
+}
+
+/// What a node offers.
+pub(crate) fn capacity(node: &Node) -> Resources {
+    node.description
+        .as_ref()
+        .and_then(|d| d.resources)
+        .unwrap_or_default()
+}
+
+/// What the tasks on a node use. Sums, kept up as tasks come and go.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Usage {
+    pub(crate) nano_cpus: i64,
+    pub(crate) memory: i64,
+    /// Tasks that are to run.
+    pub(crate) active: usize,
+    /// The same by service.
+    pub(crate) by_service: HashMap<Id, usize>,
+    pub(crate) host_ports: BTreeMap<(i32, u32), usize>,
+    /// Times of failures by service and spec version.
+    failures: HashMap<(Id, u64), Vec<i64>>,
+}
+
+impl Usage {
+    /// Notes a failure at `at`; those that are too old at that time are forgotten.
+    pub(crate) fn fail(&mut self, service: &Id, version: u64, at: i64) {
+        let times = self.failures.entry((service.clone(), version)).or_default();
+        times.retain(|time| at - *time < defaults::FAILURE_WINDOW);
+        times.push(at);
+    }
+
+    /// Failures that count at `now`; fewer than [`defaults::MAX_FAILURES`] count as none.
+    pub(crate) fn failures(&self, service: &Id, version: u64, now: i64) -> usize {
+        let times = self
+            .failures
+            .get(&(service.clone(), version))
+            .map_or(&[][..], Vec::as_slice);
+        let recent = times
+            .iter()
+            .filter(|time| now - **time < defaults::FAILURE_WINDOW)
+            .count();
+        if recent >= defaults::MAX_FAILURES {
+            recent
+        } else {
+            0
+        }
+    }
+
+    /// Tasks of the service that are to run here.
+    pub(crate) fn of_service(&self, service: &Id) -> usize {
+        self.by_service.get(service).copied().unwrap_or(0)
+    }
+}
+
+/// What one task adds to its node's usage.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Share {
+    pub(crate) node: Id,
+    pub(crate) service: Id,
+    pub(crate) demand: Arc<Demand>,
+    /// Counted among the tasks that are to run.
+    pub(crate) active: bool,
+}
+
+impl Share {
+    /// Adds the share to the node's usage.
+    pub(crate) fn add(&self, usage: &mut Usage) {
+        usage.nano_cpus += self.demand.nano_cpus;
+        usage.memory += self.demand.memory;
+        for port in &self.demand.host_ports {
+            *usage.host_ports.entry(*port).or_default() += 1;
+        }
+        if self.active {
+            usage.active += 1;
+            *usage.by_service.entry(self.service.clone()).or_default() += 1;
+        }
+    }
+
+    /// Takes the share out again.
+    pub(crate) fn take(&self, usage: &mut Usage) {
+        usage.nano_cpus -= self.demand.nano_cpus;
+        usage.memory -= self.demand.memory;
+        for port in &self.demand.host_ports {
+            if let Some(count) = usage.host_ports.get_mut(port) {
+                *count -= 1;
+                if *count == 0 {
+                    usage.host_ports.remove(port);
+                }
+            }
+        }
+        if self.active {
+            usage.active -= 1;
+            if let Some(count) = usage.by_service.get_mut(&self.service) {
+                *count -= 1;
+                if *count == 0 {
+                    usage.by_service.remove(&self.service);
+                }
+            }
+        }
+    }
+}

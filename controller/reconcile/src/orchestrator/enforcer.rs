@@ -1,0 +1,150 @@
+//! Nodes that left or no longer suit: tasks on them are replaced at once; tasks of a node that stays down for a day, or
+//! was removed, are given up (ORPHANED), which frees their addresses.
+
+use pontoon_proto::v1::{Availability, Node, NodeState, Service, Task, TaskState};
+use pontoon_store::Id;
+
+use crate::demand::capacity;
+use crate::pass::Pass;
+use crate::state::{is_live, slot_key, state_of};
+use crate::timers::Subject;
+use crate::{defaults, versions};
+
+/// Whether the node is known to be down.
+pub(super) fn is_down(node: &Node) -> bool {
+    node.status
+        .as_ref()
+        .is_some_and(|status| status.state() == NodeState::Down)
+}
+
+/// Whether the task was on a node that exists no more.
+pub(super) fn is_gone(pass: &Pass<'_, '_>, task: &Task) -> bool {
+    !task.node_id.is_empty() && pass.tx.node(&task.node_id).is_none()
+}
+
+/// Why a live task can't stay on its node.
+pub(super) fn misplaced(pass: &mut Pass<'_, '_>, service: &Service, task: &Task) -> Option<&'static str> {
+    if task.node_id.is_empty() {
+        return None;
+    }
+    let Some(node) = pass.tx.node(&task.node_id).cloned() else {
+        return Some("node was removed from the cluster");
+    };
+    if is_down(&node) {
+        return Some("node is down");
+    }
+    let spec = node.spec.as_ref();
+    if spec.is_some_and(|spec| spec.availability() == Availability::Drain) {
+        return Some("node is being drained");
+    }
+    // A task of a spec version that nobody knows any more has no constraints to break.
+    versions::spec_of(Some(service), task.spec_version)?;
+    let demand = pass.state.demand(pass.tx.view(), &service.id, task.spec_version);
+    (!demand.meets_constraints(&node)).then_some("assigned node no longer meets constraints")
+}
+
+/// Gives a task up whose node was removed, or has been down for a day; true if it did.
+pub(super) fn orphan(pass: &mut Pass<'_, '_>, task: &Task) -> bool {
+    let state = state_of(task);
+    if state < TaskState::Assigned || state.is_terminal() {
+        return false;
+    }
+    let since = match pass.tx.node(&task.node_id) {
+        Some(node) if !is_down(node) => return false,
+        Some(node) => Some(node.status.as_ref().map_or(0, |status| status.since)),
+        None => None,
+    };
+    let reason = match since {
+        None => "its node was removed from the cluster",
+        Some(since) if since.saturating_add(defaults::ORPHAN_AFTER) <= pass.now() => {
+            "its node has been down for 24 hours"
+        }
+        Some(_) => {
+            orphan_later(pass, task);
+            return false;
+        }
+    };
+    let (mut task, now) = (task.clone(), pass.now());
+    if task.desired_state() < TaskState::Shutdown {
+        task.set_desired_state(TaskState::Shutdown);
+    }
+    let status = task.status.get_or_insert_default();
+    status.set_state(TaskState::Orphaned);
+    status.timestamp = now;
+    status.message = "given up".to_owned();
+    status.err = reason.to_owned();
+    pass.put_task(task);
+    true
+}
+
+/// Comes back to the task when its node has been down for a day.
+pub(super) fn orphan_later(pass: &mut Pass<'_, '_>, task: &Task) {
+    let Some(node) = pass.tx.node(&task.node_id).filter(|node| is_down(node)) else {
+        return;
+    };
+    let since = node.status.as_ref().map_or(0, |status| status.since);
+    let at = since.saturating_add(defaults::ORPHAN_AFTER);
+    if at > pass.now() {
+        pass.state
+            .timers
+            .set(at, Subject::Node(Id::from(task.node_id.as_str())));
+    }
+}
+
+/// Looks at everything that has to do with a node which changed.
+pub(super) fn node(pass: &mut Pass<'_, '_>, id: &Id) {
+    evict(pass, id);
+    let slots: Vec<_> = pass
+        .tx
+        .tasks_by_node(id)
+        .map(|task| (task.service_id.clone(), slot_key(task)))
+        .collect();
+    for (service, slot) in slots {
+        pass.state.mark_slot(&service.as_str().into(), slot);
+    }
+    let globals: Vec<Id> = pass.state.globals.iter().cloned().collect();
+    for service in globals {
+        pass.state.mark_slot(&service, (0, id.clone()));
+    }
+}
+
+/// Sends tasks away, newest first, until the rest's reservations fit what the node has now.
+fn evict(pass: &mut Pass<'_, '_>, id: &Id) {
+    let Some(node) = pass.tx.node(id).cloned() else {
+        return;
+    };
+    let limits = capacity(&node);
+    let usage = pass.state.usage.entry(id.clone()).or_default();
+    let (mut cpus, mut memory) = (
+        usage.nano_cpus - limits.nano_cpus,
+        usage.memory - limits.memory_bytes,
+    );
+    if cpus <= 0 && memory <= 0 {
+        return;
+    }
+    let mut tasks: Vec<_> = pass.tx.tasks_by_node(id).cloned().collect();
+    tasks.sort_by(|a, b| (super::created_at(b), &b.id).cmp(&(super::created_at(a), &a.id)));
+    // Those that leave already first: they make room without anybody being sent away.
+    let (staying, leaving): (Vec<_>, Vec<_>) = tasks.into_iter().partition(|task| is_live(task));
+    for task in leaving.into_iter().chain(staying) {
+        if (cpus <= 0 && memory <= 0) || !pass.may_run(&task) {
+            continue;
+        }
+        let demand = pass
+            .state
+            .demand(pass.tx.view(), &task.service_id, task.spec_version);
+        let helps = (cpus > 0 && demand.nano_cpus > 0) || (memory > 0 && demand.memory > 0);
+        if !helps {
+            continue;
+        }
+        cpus -= demand.nano_cpus;
+        memory -= demand.memory;
+        if is_live(&task) {
+            let mut task = Task::clone(&task);
+            task.set_desired_state(TaskState::Shutdown);
+            let status = task.status.get_or_insert_default();
+            status.err = "assigned node no longer meets constraints: insufficient resources".to_owned();
+            pass.put_task(task);
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! Global services: one slot a node. A node that comes gets a task at once; one that no longer matches loses it.
+
+use pontoon_proto::v1::{Availability, NodeState, Service, TaskState};
+
+use super::enforcer;
+use crate::pass::Pass;
+use crate::state::is_live;
+use crate::timers::SlotKey;
+
+/// Whether the service is to have a task on the node.
+pub(super) fn wants(pass: &mut Pass<'_, '_>, service: &Service, node_id: &str) -> bool {
+    let Some(node) = pass.tx.node(node_id).cloned() else {
+        return false;
+    };
+    let demand = pass
+        .state
+        .demand(pass.tx.view(), &service.id, service.spec_version);
+    let availability = node
+        .spec
+        .as_ref()
+        .map_or(Availability::Active, |spec| spec.availability());
+    if availability == Availability::Drain || enforcer::is_down(&node) || !demand.meets_constraints(&node) {
+        return false;
+    }
+    // A node that is paused, or not heard of for a moment, keeps what it has but gets nothing new.
+    let state = node
+        .status
+        .as_ref()
+        .map_or(NodeState::Unknown, |status| status.state());
+    if availability == Availability::Active && state == NodeState::Ready {
+        return true;
+    }
+    let tasks = pass.slot_tasks(&service.id, &(0, node_id.into()));
+    tasks.iter().any(|task| is_live(task))
+}
+
+/// Takes the service off a node that it is not to be on.
+pub(super) fn leave(pass: &mut Pass<'_, '_>, service: &Service, slot: &SlotKey) {
+    let gone = pass.tx.node(&slot.1).is_none();
+    let desired = if gone {
+        TaskState::Remove
+    } else {
+        TaskState::Shutdown
+    };
+    for task in pass.slot_tasks(&service.id, slot) {
+        pass.desire(&task, desired);
+    }
+}

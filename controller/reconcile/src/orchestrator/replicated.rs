@@ -1,0 +1,94 @@
+//! How many slots a replicated service has: new ones get the lowest free numbers; those that go are such as don't run,
+//! then such on nodes with most tasks of the service, then the highest numbers.
+
+use std::collections::{BTreeMap, BinaryHeap};
+
+use pontoon_proto::v1::{Service, TaskState, service_spec::Mode};
+use pontoon_store::Id;
+
+use super::{reaper, slot};
+use crate::pass::Pass;
+use crate::state::{is_live, state_of};
+
+/// Number of replicas asked for.
+fn replicas(service: &Service) -> usize {
+    match service.spec.as_ref().and_then(|spec| spec.mode.as_ref()) {
+        Some(Mode::Replicated(mode)) => usize::try_from(mode.replicas).unwrap_or(usize::MAX),
+        // A spec without a mode is a replicated one, with Docker's default.
+        _ => 1,
+    }
+}
+
+/// Makes or retires slots until their number is right; false if the budget ended before.
+pub(super) fn scale(pass: &mut Pass<'_, '_>, service: &Service) -> bool {
+    let id = Id::from(service.id.as_str());
+    let wanted = replicas(service);
+    let occupied = pass
+        .state
+        .services
+        .entry(id.clone())
+        .or_default()
+        .occupied
+        .clone();
+    if occupied.len() > wanted {
+        let surplus: Vec<u64> = occupied.iter().map(|(slot, _)| *slot).collect();
+        for slot in choose(pass, &id, &surplus, occupied.len() - wanted) {
+            if pass.is_full() {
+                return false;
+            }
+            let key = (slot, Id::from(""));
+            reaper::remove_slot(pass, &id, &key);
+            pass.state
+                .services
+                .entry(id.clone())
+                .or_default()
+                .occupied
+                .remove(&key);
+        }
+        return true;
+    }
+    let mut missing = wanted - occupied.len();
+    let mut free = (1..).filter(|slot| !occupied.contains(&(*slot, Id::from(""))));
+    while missing > 0 {
+        if pass.is_full() {
+            return false;
+        }
+        let Some(number) = free.next() else { break };
+        let key = (number, Id::from(""));
+        slot::start(pass, service, &key, 0);
+        pass.state
+            .services
+            .entry(id.clone())
+            .or_default()
+            .occupied
+            .insert(key);
+        missing -= 1;
+    }
+    true
+}
+
+/// The `count` slots that can best be spared.
+fn choose(pass: &Pass<'_, '_>, service_id: &str, slots: &[u64], count: usize) -> Vec<u64> {
+    let mut idle = Vec::new();
+    let mut by_node: BTreeMap<String, Vec<u64>> = BTreeMap::new();
+    for &slot in slots {
+        let mut tasks = pass.tx.tasks_by_slot(service_id, slot);
+        match tasks.find(|task| is_live(task) && state_of(task) == TaskState::Running) {
+            Some(task) => by_node.entry(task.node_id.clone()).or_default().push(slot),
+            None => idle.push(slot),
+        }
+    }
+    let mut chosen: Vec<u64> = idle.into_iter().rev().take(count).collect();
+    let mut nodes: BinaryHeap<(usize, u64, String)> = BinaryHeap::new();
+    for (node, slots) in &by_node {
+        nodes.extend(slots.last().map(|last| (slots.len(), *last, node.clone())));
+    }
+    while chosen.len() < count {
+        let Some((_, slot, node)) = nodes.pop() else { break };
+        chosen.push(slot);
+        let rest = by_node.entry(node.clone()).or_default();
+        rest.pop();
+        nodes.extend(rest.last().map(|last| (rest.len(), *last, node)));
+    }
+    chosen
+}

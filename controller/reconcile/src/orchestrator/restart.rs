@@ -1,0 +1,77 @@
+//! Whether an ended task gets a successor: the restart policy, worked out from the slot's history alone. The reaper
+//! keeps as much history as counting the attempts needs.
+
+use std::sync::Arc;
+
+use pontoon_proto::v1::{RestartCondition, Service, Task, TaskState};
+
+use crate::state::state_of;
+use crate::{defaults, versions};
+
+/// What a slot without a live task needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Next {
+    /// It was given up (scaled down), or never used.
+    Nothing,
+    /// Its last task ended and is not to be restarted.
+    Finished,
+    /// A new task, after this many nanoseconds.
+    Replace { delay: i64 },
+}
+
+/// Whether the task ended by itself, not because it was asked to.
+fn ended_itself(task: &Task) -> bool {
+    matches!(
+        state_of(task),
+        TaskState::Complete | TaskState::Failed | TaskState::Rejected
+    )
+}
+
+fn ended_at(task: &Task) -> i64 {
+    task.status.as_ref().map_or(0, |status| status.timestamp)
+}
+
+/// What a slot without a live task needs; `tasks` are the slot's, oldest first.
+pub(super) fn next(service: &Service, tasks: &[Arc<Task>]) -> Next {
+    let Some(newest) = tasks
+        .last()
+        .filter(|task| task.desired_state() < TaskState::Remove)
+    else {
+        return Next::Nothing;
+    };
+    let spec = versions::spec_of(Some(service), newest.spec_version).or(service.spec.as_ref());
+    let policy = defaults::restart(spec);
+    if !ended_itself(newest) {
+        // Taken away from its node: somewhere else at once, unless it is not to run twice.
+        let once = policy.condition == RestartCondition::None && newest.running_at > 0;
+        return if once {
+            Next::Finished
+        } else {
+            Next::Replace { delay: 0 }
+        };
+    }
+    let wanted = match policy.condition {
+        RestartCondition::Any => true,
+        RestartCondition::OnFailure => state_of(newest) != TaskState::Complete,
+        RestartCondition::None => false,
+    };
+    let limited = policy.max_attempts > 0;
+    if !wanted || (limited && attempts_used(&policy, newest, tasks) >= policy.max_attempts) {
+        return Next::Finished;
+    }
+    Next::Replace {
+        delay: policy.delay.max(0),
+    }
+}
+
+/// Restarts of the newest task's version in this slot (within the window, if the policy has one).
+fn attempts_used(policy: &defaults::Restart, newest: &Task, tasks: &[Arc<Task>]) -> u64 {
+    let same = tasks
+        .iter()
+        .rev()
+        .skip(1)
+        .take_while(|task| task.spec_version == newest.spec_version);
+    let since = ended_at(newest).saturating_sub(policy.window);
+    let counted = same.filter(|task| ended_itself(task) && (policy.window == 0 || ended_at(task) > since));
+    counted.count() as u64
+}

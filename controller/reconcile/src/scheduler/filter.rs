@@ -1,0 +1,134 @@
+//! Which nodes can take a task: SwarmKit's filters in its order. The first that refuses is counted, so that the counts
+//! add up to the number of nodes.
+
+use pontoon_proto::v1::{Availability, Node, NodeState};
+use pontoon_store::Id;
+
+use crate::demand::{Demand, Usage, capacity};
+
+/// A filter; the order is the order in which they are asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Filter {
+    Ready,
+    Resources,
+    Constraints,
+    Platform,
+    HostPorts,
+    MaxReplicas,
+}
+
+const FILTERS: [Filter; 6] = [
+    Filter::Ready,
+    Filter::Resources,
+    Filter::Constraints,
+    Filter::Platform,
+    Filter::HostPorts,
+    Filter::MaxReplicas,
+];
+
+/// How many nodes each filter refused.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Refusals([usize; FILTERS.len()]);
+
+impl Refusals {
+    /// The counts in SwarmKit's words, most frequent first.
+    pub(super) fn explain(&self) -> String {
+        let mut counts: Vec<_> = FILTERS
+            .iter()
+            .zip(self.0)
+            .filter(|(_, count)| *count > 0)
+            .collect();
+        counts.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+        if counts.is_empty() {
+            return "no suitable node".to_owned();
+        }
+        let parts: Vec<String> = counts
+            .into_iter()
+            .map(|(filter, count)| filter.explain(count))
+            .collect();
+        format!("no suitable node ({})", parts.join("; "))
+    }
+}
+
+/// Whether the node can take one more task; the filter that refuses is counted.
+pub(super) fn fits(
+    node: &Node,
+    usage: &Usage,
+    service: &Id,
+    demand: &Demand,
+    refusals: &mut Refusals,
+) -> bool {
+    let refused = FILTERS
+        .iter()
+        .position(|filter| !filter.accepts(node, usage, service, demand));
+    if let Some(at) = refused {
+        refusals.0[at] += 1;
+    }
+    refused.is_none()
+}
+
+/// GOARCH's name of an architecture that uname calls otherwise.
+fn architecture(name: &str) -> &str {
+    match name {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+impl Filter {
+    fn accepts(self, node: &Node, usage: &Usage, service: &Id, demand: &Demand) -> bool {
+        match self {
+            Filter::Ready => {
+                let ready = node
+                    .status
+                    .as_ref()
+                    .is_some_and(|status| status.state() == NodeState::Ready);
+                let spec = node.spec.as_ref();
+                ready && spec.is_none_or(|spec| spec.availability() == Availability::Active)
+            }
+            Filter::Resources => {
+                let limits = capacity(node);
+                let cpu = demand.nano_cpus == 0 || usage.nano_cpus + demand.nano_cpus <= limits.nano_cpus;
+                let memory = demand.memory == 0 || usage.memory + demand.memory <= limits.memory_bytes;
+                cpu && memory
+            }
+            Filter::Constraints => demand.meets_constraints(node),
+            Filter::Platform => {
+                let platform = node.description.as_ref().and_then(|d| d.platform.as_ref());
+                let same = |wanted: &str, has: &str| wanted.is_empty() || wanted == has;
+                demand.platforms.is_empty()
+                    || platform.is_some_and(|has| {
+                        demand.platforms.iter().any(|wanted| {
+                            let arch = architecture(&wanted.architecture);
+                            same(&wanted.os, &has.os) && same(arch, architecture(&has.architecture))
+                        })
+                    })
+            }
+            Filter::HostPorts => !demand
+                .host_ports
+                .iter()
+                .any(|port| usage.host_ports.contains_key(port)),
+            Filter::MaxReplicas => {
+                let limit = usize::try_from(demand.max_replicas).unwrap_or(usize::MAX);
+                limit == 0 || usage.of_service(service) < limit
+            }
+        }
+    }
+
+    fn explain(self, count: usize) -> String {
+        let nodes = if count == 1 {
+            "1 node".to_owned()
+        } else {
+            format!("{count} nodes")
+        };
+        match self {
+            Filter::Ready => format!("{nodes} not available for new tasks"),
+            Filter::Resources => format!("insufficient resources on {nodes}"),
+            Filter::Constraints => format!("scheduling constraints not satisfied on {nodes}"),
+            Filter::Platform => format!("unsupported platform on {nodes}"),
+            Filter::HostPorts => format!("host-mode port already in use on {nodes}"),
+            Filter::MaxReplicas => format!("max replicas per node limit exceeded on {nodes}"),
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! Tasks that wait for a node, grouped by what they ask for.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use pontoon_proto::v1::{Task, TaskState};
+use pontoon_store::Id;
+
+use crate::state::{is_live, state_of};
+
+/// Tasks that wait for a node.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Queue {
+    /// By service and spec version.
+    pub(super) groups: BTreeMap<(Id, u64), BTreeSet<Id>>,
+    /// Those made for one node (global services).
+    pub(super) preassigned: BTreeSet<Id>,
+    /// Somebody is new, or something happened that could help those who were refused.
+    pub(crate) retry: bool,
+}
+
+impl Queue {
+    /// Takes in what became of a task.
+    pub(crate) fn track(&mut self, id: &Id, task: Option<&Task>) {
+        let waits = |task: &&Task| state_of(task) == TaskState::Pending && is_live(task);
+        match task.filter(waits) {
+            Some(task) if task.node_id.is_empty() => {
+                let key = (task.service_id.as_str().into(), task.spec_version);
+                self.retry |= self.groups.entry(key).or_default().insert(id.clone());
+            }
+            Some(_) => self.retry |= self.preassigned.insert(id.clone()),
+            None => self.forget(id, task),
+        }
+    }
+
+    fn forget(&mut self, id: &Id, task: Option<&Task>) {
+        self.preassigned.remove(id);
+        if let Some(task) = task {
+            let key = (task.service_id.as_str().into(), task.spec_version);
+            if let Some(group) = self.groups.get_mut(&key) {
+                group.remove(id);
+                if group.is_empty() {
+                    self.groups.remove(&key);
+                }
+            }
+            return;
+        }
+        // Deleted while it waited: rare, so looking through the groups will do.
+        self.groups.retain(|_, group| {
+            group.remove(id);
+            !group.is_empty()
+        });
+    }
+}

@@ -1,0 +1,271 @@
+//! Caches derived from the objects: what is on each node, which slots must be looked at, which tasks wait for addresses or
+//! for a node. Kept between calls of the reconciler; [`ReconcileState::sync`] compares the objects with those it saw
+//! last, so that a new leader, a dropped transaction or a restart need nothing special: the difference is larger, that is all.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use pontoon_proto::v1::{Cluster, Node, Service, Task, TaskState, service_spec::Mode};
+use pontoon_store::{Id, Object, Snapshot};
+
+use crate::allocator::Allocations;
+use crate::demand::{Demand, Share, Usage};
+use crate::scheduler::Queue;
+use crate::timers::{SlotKey, Timers};
+use crate::{defaults, versions};
+
+/// What the reconciler remembers of a service.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct ServiceState {
+    /// All slots must be looked at, and `occupied` be counted anew.
+    pub(crate) full: bool,
+    /// Slots to look at.
+    pub(crate) dirty: BTreeSet<SlotKey>,
+    /// Slots that have a live task, or one that is not to be restarted.
+    pub(crate) occupied: BTreeSet<SlotKey>,
+    /// Number of tasks by spec version.
+    pub(crate) versions: BTreeMap<u64, usize>,
+    demands: BTreeMap<u64, Arc<Demand>>,
+}
+
+/// What the reconciler remembers from call to call. Holds nothing that the objects don't tell: losing it costs one
+/// slower call. Start with `default()`.
+#[derive(Debug, Clone, Default)]
+pub struct ReconcileState {
+    seen: Snapshot,
+    pub(crate) services: BTreeMap<Id, ServiceState>,
+    pub(crate) globals: BTreeSet<Id>,
+    pub(crate) dirty_services: BTreeSet<Id>,
+    pub(crate) dirty_nodes: BTreeSet<Id>,
+    pub(crate) usage: BTreeMap<Id, Usage>,
+    shares: HashMap<Id, Share>,
+    pub(crate) timers: Timers,
+    pub(crate) alloc: Allocations,
+    pub(crate) queue: Queue,
+}
+
+/// Whether a service is global.
+pub(crate) fn is_global(service: &Service) -> bool {
+    matches!(
+        service.spec.as_ref().and_then(|spec| spec.mode.as_ref()),
+        Some(Mode::Global(_))
+    )
+}
+
+/// The slot that a task belongs to.
+pub(crate) fn slot_key(task: &Task) -> SlotKey {
+    let node = if task.slot == 0 { task.node_id.as_str() } else { "" };
+    (task.slot, node.into())
+}
+
+/// A task's state; a task without a status is new.
+pub(crate) fn state_of(task: &Task) -> TaskState {
+    task.status
+        .as_ref()
+        .map_or(TaskState::New, |status| status.state())
+}
+
+/// Whether the task is to run (or to get ready for it).
+pub(crate) fn is_live(task: &Task) -> bool {
+    task.desired_state() <= TaskState::Running
+}
+
+impl ReconcileState {
+    pub(crate) fn mark_slot(&mut self, service: &Id, slot: SlotKey) {
+        self.services
+            .entry(service.clone())
+            .or_default()
+            .dirty
+            .insert(slot);
+        self.dirty_services.insert(service.clone());
+    }
+
+    pub(crate) fn mark_service(&mut self, service: &Id) {
+        self.services.entry(service.clone()).or_default().full = true;
+        self.dirty_services.insert(service.clone());
+    }
+
+    pub(crate) fn mark_node(&mut self, node: &Id) {
+        self.dirty_nodes.insert(node.clone());
+    }
+
+    /// Whether nothing is left that could be done now.
+    pub(crate) fn is_clean(&self) -> bool {
+        self.dirty_services.is_empty()
+            && self.dirty_nodes.is_empty()
+            && !self.alloc.retry
+            && !self.queue.retry
+    }
+
+    /// Takes in what differs from the objects seen last.
+    pub(crate) fn sync(&mut self, view: &Snapshot) {
+        let diff = view.diff(&self.seen);
+        if diff.is_empty() {
+            return;
+        }
+        self.seen = view.clone();
+        self.alloc.sync(view, &diff);
+        for (old, new) in &diff {
+            match (old, new) {
+                (None, Some(Object::Cluster(_))) | (Some(Object::Cluster(_)), None) => {}
+                (Some(Object::Cluster(old)), Some(Object::Cluster(new))) => self.cluster_changed(old, new),
+                (Some(Object::Node(node)), None) | (None, Some(Object::Node(node))) => {
+                    self.node_changed(node);
+                }
+                (Some(Object::Node(old)), Some(Object::Node(new))) => {
+                    let mut same = Node::clone(old);
+                    same.meta = new.meta;
+                    if &same != new.as_ref() {
+                        self.node_changed(new);
+                    }
+                }
+                (old, Some(Object::Service(new))) => {
+                    let old = old
+                        .as_ref()
+                        .and_then(|o| if let Object::Service(s) = o { Some(s) } else { None });
+                    self.service_changed(old.map(Arc::as_ref), new);
+                }
+                (Some(Object::Service(old)), None) => {
+                    let id = Id::from(old.id.as_str());
+                    self.globals.remove(&id);
+                    self.mark_service(&id);
+                }
+                (old, Some(Object::Task(new))) => {
+                    let old = old
+                        .as_ref()
+                        .and_then(|o| if let Object::Task(t) = o { Some(t) } else { None });
+                    self.task_changed(view, old.map(Arc::as_ref), Some(new));
+                }
+                (Some(Object::Task(old)), None) => self.task_changed(view, Some(old), None),
+                _ => {}
+            }
+        }
+    }
+
+    fn cluster_changed(&mut self, old: &Cluster, new: &Cluster) {
+        if defaults::task_history_limit(Some(old)) != defaults::task_history_limit(Some(new)) {
+            let services: Vec<Id> = self.services.keys().cloned().collect();
+            for service in services {
+                self.mark_service(&service);
+            }
+        }
+    }
+
+    fn node_changed(&mut self, node: &Node) {
+        self.dirty_nodes.insert(node.id.as_str().into());
+        self.queue.retry = true;
+    }
+
+    fn service_changed(&mut self, old: Option<&Service>, new: &Service) {
+        let id = Id::from(new.id.as_str());
+        if is_global(new) {
+            self.globals.insert(id.clone());
+        } else {
+            self.globals.remove(&id);
+        }
+        let relevant = |s: &Service| (s.spec.clone(), s.spec_version, s.update_status.clone());
+        if old.map(relevant) != Some(relevant(new)) {
+            self.mark_service(&id);
+        }
+    }
+
+    fn task_changed(&mut self, view: &Snapshot, old: Option<&Task>, new: Option<&Task>) {
+        let Some(task) = new.or(old) else { return };
+        let (id, service_id) = (Id::from(task.id.as_str()), Id::from(task.service_id.as_str()));
+        let service = view.service(&service_id);
+        let updating = service.is_some_and(|s| defaults::is_updating(s));
+        let state = self.services.entry(service_id.clone()).or_default();
+        if let Some(old) = old
+            && let Some(count) = state.versions.get_mut(&old.spec_version)
+        {
+            *count -= 1;
+            if *count == 0 {
+                state.versions.remove(&old.spec_version);
+                state.demands.remove(&old.spec_version);
+                self.dirty_services.insert(service_id.clone());
+            }
+        }
+        if let Some(new) = new {
+            *state.versions.entry(new.spec_version).or_default() += 1;
+        }
+        if matters(old, new, updating) {
+            self.mark_slot(&service_id, slot_key(task));
+        }
+        if let Some(new) = new
+            && matches!(state_of(new), TaskState::Failed | TaskState::Rejected)
+            && old.is_none_or(|old| !state_of(old).is_terminal())
+        {
+            let at = new.status.as_ref().map_or(0, |status| status.timestamp);
+            let usage = self.usage.entry(new.node_id.as_str().into()).or_default();
+            usage.fail(&service_id, new.spec_version, at);
+        }
+        self.count(view, &id, new);
+        self.alloc.queue(&id, &service_id, new);
+        self.queue.track(&id, new);
+    }
+
+    /// What tasks of this version ask of a node.
+    pub(crate) fn demand(&mut self, view: &Snapshot, service_id: &str, version: u64) -> Arc<Demand> {
+        let state = self.services.entry(service_id.into()).or_default();
+        if let Some(demand) = state.demands.get(&version) {
+            return demand.clone();
+        }
+        let service = view.service(service_id).map(Arc::as_ref);
+        let Some(spec) = versions::spec_of(service, version) else {
+            // A removed service's task that was never seen before: it is about to stop.
+            return Arc::default();
+        };
+        let demand = Arc::new(Demand::new(spec));
+        state.demands.insert(version, demand.clone());
+        demand
+    }
+
+    /// Counts a task as it is now on its node, in place of how it was counted before.
+    pub(crate) fn count(&mut self, view: &Snapshot, id: &Id, task: Option<&Task>) {
+        let placed = |task: &&Task| {
+            let state = state_of(task);
+            !task.node_id.is_empty() && state >= TaskState::Assigned && !state.is_terminal()
+        };
+        let share = task.filter(placed).map(|task| Share {
+            node: task.node_id.as_str().into(),
+            service: task.service_id.as_str().into(),
+            demand: match self.shares.get(id) {
+                Some(share) => share.demand.clone(),
+                None => self.demand(view, &task.service_id, task.spec_version),
+            },
+            active: is_live(task),
+        });
+        let old = self.shares.get(id);
+        if old == share.as_ref() {
+            return;
+        }
+        if let Some(old) = old
+            && let Some(usage) = self.usage.get_mut(&old.node)
+        {
+            old.take(usage);
+            // Something became free: those that found no node may try again.
+            self.queue.retry = true;
+        }
+        match share {
+            Some(share) => {
+                share.add(self.usage.entry(share.node.clone()).or_default());
+                self.shares.insert(id.clone(), share);
+            }
+            None => {
+                self.shares.remove(id);
+            }
+        }
+    }
+}
+
+/// Whether a task's change concerns its slot. That a task goes its way towards RUNNING matters to updates only.
+fn matters(old: Option<&Task>, new: Option<&Task>, updating: bool) -> bool {
+    let (Some(old), Some(new)) = (old, new) else {
+        return true;
+    };
+    let (before, now) = (state_of(old), state_of(new));
+    old.desired_state != new.desired_state
+        || before.is_terminal() != now.is_terminal()
+        || old.start_not_before != new.start_not_before
+        || (updating && before != now)
+}
