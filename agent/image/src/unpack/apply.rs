@@ -144,8 +144,10 @@ impl<'a> Apply<'a> {
     }
 
     /// A whiteout hides what lower layers have; what this layer has itself stays (OCI image spec, layer.md).
+    ///
+    /// Below an opaque directory there is nothing to hide, and overlayfs would list the device as an entry.
     fn finish_whiteout(&mut self, path: &RelPath) -> Result<()> {
-        if self.below_kind(path)?.is_none() {
+        if self.below_kind(path)?.is_none() || self.is_below_opaque(path) {
             return Ok(());
         }
         let shown = path.shown();
@@ -362,12 +364,24 @@ impl<'a> Apply<'a> {
     /// This layer has said so far that what lower layers have at `path` is gone.
     fn hides(&self, path: &RelPath) -> bool {
         let mut at = path.clone();
-        let mut hidden = self.whiteouts.contains(&at);
-        while !hidden && !at.is_root() {
+        while !at.is_root() {
+            if self.whiteouts.contains(&at) {
+                return true;
+            }
             at = at.split().0;
-            hidden = self.opaques.contains(&at) || self.whiteouts.contains(&at);
         }
-        hidden
+        self.is_below_opaque(path)
+    }
+
+    fn is_below_opaque(&self, path: &RelPath) -> bool {
+        let mut at = path.clone();
+        while !at.is_root() {
+            at = at.split().0;
+            if self.opaques.contains(&at) {
+                return true;
+            }
+        }
+        false
     }
 
     fn find_below(&self, path: &RelPath) -> Result<Option<Found>> {
