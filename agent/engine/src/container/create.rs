@@ -1,0 +1,292 @@
+//! `create`: settings and image become a record and a root file system; nothing runs yet.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use pontoon_proto::v1::{
+    self, ContainerNetwork, ContainerSpec, ContainerState, CreateContainerRequest, CreateContainerResponse,
+    HealthState, HostConfig, PortBinding, PortProtocol,
+};
+
+use super::record::Record;
+use super::{Container, merge, validate};
+use crate::config::NATIVE_RUNTIME;
+use crate::engine::{blocking, make_dir};
+use crate::event::ContainerEventKind;
+use crate::undo::Undo;
+use crate::{Engine, Error, Result, id, logs, name};
+
+impl Engine {
+    /// Makes a container; it does not run yet.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`], [`Error::NoSuchImage`], [`Error::NameInUse`], [`Error::NoSuchNetwork`]; nothing is left then.
+    pub async fn create(
+        self: &Arc<Self>,
+        request: CreateContainerRequest,
+    ) -> Result<CreateContainerResponse> {
+        let engine = self.clone();
+        self.whole(async move { engine.create_now(request).await }).await
+    }
+
+    async fn create_now(
+        self: &Arc<Self>,
+        request: CreateContainerRequest,
+    ) -> Result<CreateContainerResponse> {
+        let mut config = request.config.clone().unwrap_or_default();
+        let mut host = request.host.clone().unwrap_or_default();
+        let image = self.find_image(&config.image).await?;
+        merge::merge(&mut config, &image.config.config)?;
+        let warnings = validate::validate(&config, &host)?;
+        self.fill_defaults(&mut host)?;
+        let wanted_networks = self.wanted_networks(&host, &config, &request.networks).await?;
+        let exposed_ports = exposed(&request, &image);
+        let id = id::generate();
+        let mut undo = Undo::default();
+        let name = if request.name.is_empty() {
+            self.containers.reserve_generated(&id)
+        } else {
+            let name = name::validate(&request.name)?;
+            self.containers.reserve(name, &id)?;
+            name.to_owned()
+        };
+        let taken = (self.clone(), name.clone(), id.clone());
+        undo.push("give the name back", async move {
+            let (engine, name, id) = taken;
+            engine.containers.release(&name, &id);
+            Ok::<(), Error>(())
+        });
+        let record = Record {
+            view: Some(self.first_view(&id, name, config, host, &image, exposed_ports)),
+            stdin_once: request.stdin_once,
+            domainname: request.domainname,
+            wanted_networks,
+            ..Record::default()
+        };
+        match self.make(record, image, &mut undo).await {
+            Ok(()) => Ok(CreateContainerResponse { id, warnings }),
+            Err(error) => {
+                undo.run(&id).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// What is made on disk: the folder with the record, and the root file system.
+    async fn make(
+        self: &Arc<Self>,
+        record: Record,
+        image: pontoon_image::Image,
+        undo: &mut Undo,
+    ) -> Result<()> {
+        let id = record.view().id.clone();
+        let dir = self.container_dir(&id);
+        let (images, gone, unmade) = (self.images.clone(), dir.clone(), id.clone());
+        undo.push("remove the container's files", async move {
+            blocking(move || {
+                // Each may be missing: this also runs when making them failed.
+                let _ = std::fs::remove_dir_all(gone);
+                images.remove_rootfs(&unmade).map_err(Error::Image)
+            })
+            .await
+        });
+        let (images, wanted) = (self.images.clone(), id.clone());
+        let container = Arc::new(Container::new(record.clone(), dir.clone(), self.shim_dir(&id)));
+        // Only a container that outlives its end has to survive a power failure right after its creation.
+        let durable = !record.host().auto_remove;
+        blocking(move || {
+            make_dir(&dir)?;
+            images.prepare_rootfs(&wanted, &image).map_err(Error::Image)?;
+            record.save(&dir, durable)
+        })
+        .await?;
+        self.containers.insert(container);
+        self.emit(&id, ContainerEventKind::Created);
+        Ok(())
+    }
+
+    /// Finds an image by name or id.
+    pub(crate) async fn find_image(&self, name: &str) -> Result<pontoon_image::Image> {
+        let (images, name) = (self.images.clone(), name.to_owned());
+        blocking(move || images.get(&name).map_err(|error| Error::image(&name, error))).await
+    }
+
+    fn fill_defaults(&self, host: &mut HostConfig) -> Result<()> {
+        if host.runtime.is_empty() {
+            host.runtime.clone_from(&self.config.default_runtime);
+        }
+        if host.runtime != NATIVE_RUNTIME && !self.config.runtimes.contains_key(&host.runtime) {
+            return Err(Error::Invalid(format!(
+                "unknown or invalid runtime name: {}",
+                host.runtime
+            )));
+        }
+        let log = host.log.get_or_insert_with(|| self.config.log.clone());
+        if log.name.is_empty() {
+            *log = v1::LogDriver {
+                options: std::mem::take(&mut log.options),
+                ..self.config.log.clone()
+            };
+        }
+        logs::driver(log, std::path::Path::new("/"))?;
+        Ok(())
+    }
+
+    /// Which networks it will be in: the mode's, and those listed. Names become ids.
+    async fn wanted_networks(
+        &self,
+        host: &HostConfig,
+        config: &ContainerSpec,
+        listed: &[ContainerNetwork],
+    ) -> Result<Vec<ContainerNetwork>> {
+        if matches!(host.network_mode.as_str(), "none" | "host") {
+            if !listed.is_empty() {
+                return Err(Error::Invalid(
+                    "conflicting options: cannot attach both user-defined and non-user-defined network-modes"
+                        .to_owned(),
+                ));
+            }
+            if host.network_mode == "host" && config.sysctls.keys().any(|name| name.starts_with("net.")) {
+                return Err(Error::Invalid(
+                    "sysctl 'net.*' not allowed in host network mode".to_owned(),
+                ));
+            }
+            return Ok(Vec::new());
+        }
+        let mode = match host.network_mode.as_str() {
+            "" | "default" if listed.is_empty() => "bridge",
+            "" | "default" => "",
+            mode => mode,
+        };
+        let mut wanted = Vec::new();
+        if !mode.is_empty() && !listed.iter().any(|network| network.network == mode) {
+            wanted.push(ContainerNetwork {
+                network: mode.to_owned(),
+                ..ContainerNetwork::default()
+            });
+        }
+        wanted.extend(listed.iter().cloned());
+        for network in &mut wanted {
+            self.resolve_network(network).await?;
+        }
+        Ok(wanted)
+    }
+
+    async fn resolve_network(&self, network: &mut ContainerNetwork) -> Result<()> {
+        let found = self
+            .network
+            .inspect_network(&network.network)
+            .await
+            .map_err(|error| Error::network(format!("look up network {}", network.network), error))?;
+        if !network.ip_address.is_empty() && network.ip_address.parse::<IpAddr>().is_err() {
+            return Err(Error::Invalid(format!(
+                "invalid IPv4 address: {}",
+                network.ip_address
+            )));
+        }
+        super::network::mac(&network.mac_address)?;
+        network.network = found.spec.name;
+        network.network_id = found.spec.id;
+        Ok(())
+    }
+
+    fn first_view(
+        &self,
+        id: &str,
+        name: String,
+        config: ContainerSpec,
+        mut host: HostConfig,
+        image: &pontoon_image::Image,
+        exposed_ports: Vec<String>,
+    ) -> v1::Container {
+        if host.network_mode.is_empty() {
+            "default".clone_into(&mut host.network_mode);
+        }
+        if host.publish_all_ports {
+            publish_all(&mut host, &exposed_ports);
+        }
+        let mut command = config.command.iter().chain(&config.args).cloned();
+        let dir = self.container_dir(id);
+        let file = |name: &str| dir.join(name).display().to_string();
+        let log_path = match host.log.as_ref().is_some_and(|log| log.name == "none") {
+            true => String::new(),
+            false => logs::path(&dir, id).display().to_string(),
+        };
+        let has_check = super::health::is_enabled(&config);
+        v1::Container {
+            id: id.to_owned(),
+            name,
+            created_at: id::now(),
+            image: config.image.clone(),
+            image_id: image.id.to_string(),
+            path: command.next().unwrap_or_default(),
+            args: command.collect(),
+            host: Some(host),
+            state: ContainerState::Created.into(),
+            health: has_check.then(|| v1::Health {
+                state: HealthState::Starting.into(),
+                ..v1::Health::default()
+            }),
+            exposed_ports,
+            log_path,
+            hostname_path: file("hostname"),
+            hosts_path: file("hosts"),
+            resolv_conf_path: file("resolv.conf"),
+            platform: "linux".to_owned(),
+            driver: "overlay2".to_owned(),
+            config: Some(config),
+            ..v1::Container::default()
+        }
+    }
+}
+
+fn exposed(request: &CreateContainerRequest, image: &pontoon_image::Image) -> Vec<String> {
+    let mut ports: Vec<String> = image.config.config.exposed_ports.iter().cloned().collect();
+    ports.extend(request.exposed_ports.iter().cloned());
+    let bound = request.host.iter().flat_map(|host| &host.port_bindings);
+    ports.extend(bound.map(|port| {
+        format!(
+            "{}/{}",
+            port.container_port,
+            super::filter::protocol(port.protocol())
+        )
+    }));
+    for port in &mut ports {
+        if !port.contains('/') {
+            port.push_str("/tcp");
+        }
+    }
+    ports.sort();
+    ports.dedup();
+    ports
+}
+
+fn publish_all(host: &mut HostConfig, exposed: &[String]) {
+    for port in exposed {
+        let Some((number, protocol)) = port.split_once('/') else {
+            continue;
+        };
+        let (Ok(number), Some(protocol)) = (number.parse::<u32>(), parse_protocol(protocol)) else {
+            continue;
+        };
+        let bound = host
+            .port_bindings
+            .iter()
+            .any(|binding| binding.container_port == number && binding.protocol() == protocol);
+        if !bound {
+            host.port_bindings.push(PortBinding {
+                protocol: protocol.into(),
+                container_port: number,
+                ..PortBinding::default()
+            });
+        }
+    }
+}
+
+fn parse_protocol(name: &str) -> Option<PortProtocol> {
+    match name {
+        "tcp" => Some(PortProtocol::Tcp),
+        "udp" => Some(PortProtocol::Udp),
+        _ => None,
+    }
+}

@@ -1,0 +1,277 @@
+//! `stop`, `kill`, `restart`, `pause`, `unpause`, `rename`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pontoon_proto::v1::{ContainerState, StopContainerRequest};
+
+use super::Container;
+use super::record::has_process;
+use crate::event::ContainerEventKind;
+use crate::{Engine, Error, Result, id, name, signal};
+
+/// Time between the stop signal and SIGKILL when nothing else is said.
+const GRACE: Duration = Duration::from_secs(10);
+/// How long SIGKILL may take before the whole cgroup is destroyed from outside.
+const KILL_GRACE: Duration = Duration::from_secs(10);
+
+impl Engine {
+    /// Sends the stop signal, then SIGKILL after the grace period. A container that does not run is left alone.
+    /// When this returns, its ports and addresses are free.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchContainer`], a bad signal, or the shim can't be reached.
+    pub async fn stop(self: &Arc<Self>, request: StopContainerRequest) -> Result<()> {
+        let container = self.containers.find(&request.target)?;
+        let engine = self.clone();
+        self.whole(async move { engine.stop_now(&container, &request).await })
+            .await
+    }
+
+    /// Stops and starts.
+    ///
+    /// # Errors
+    /// As [`Engine::stop`] and [`Engine::start`].
+    pub async fn restart(self: &Arc<Self>, request: StopContainerRequest) -> Result<()> {
+        let container = self.containers.find(&request.target)?;
+        // A container that is removed at its end can't be started again after its stop.
+        if container.read(|record| record.host().auto_remove) {
+            return Err(Error::Conflict(format!(
+                "cannot restart container {}: it is removed when it stops (--rm)",
+                request.target
+            )));
+        }
+        let engine = self.clone();
+        self.whole(async move {
+            engine.stop_now(&container, &request).await?;
+            engine.start(&container.id).await
+        })
+        .await
+    }
+
+    async fn stop_now(self: &Arc<Self>, container: &Container, request: &StopContainerRequest) -> Result<()> {
+        let config = container.read(|record| record.config());
+        let wanted = [request.signal.as_str(), config.stop_signal.as_str()];
+        let number = match wanted.into_iter().find(|name| !name.is_empty()) {
+            Some(name) => signal::parse(name)?,
+            None => signal::TERM,
+        };
+        let grace = match request.timeout {
+            Some(seconds) if seconds < 0 => None,
+            Some(seconds) => Some(Duration::from_secs(u64::from(seconds.unsigned_abs()))),
+            None if config.stop_grace_period > 0 => {
+                Some(Duration::from_nanos(config.stop_grace_period.unsigned_abs()))
+            }
+            None => Some(GRACE),
+        };
+        let _operation = container.operation.lock().await;
+        if let Some(backoff) = container.live().restart.take() {
+            backoff.cancel();
+        }
+        match container.state() {
+            ContainerState::Restarting => container.update(|record| {
+                record.stopped_by_user = true;
+                record.view_mut().set_state(ContainerState::Exited);
+            }),
+            state if has_process(state) => {
+                container.update(|record| record.stopped_by_user = true)?;
+                self.terminate(container, number, grace).await?;
+                self.release(container).await;
+                Ok(())
+            }
+            _ => container.update(|record| record.stopped_by_user = true),
+        }
+    }
+
+    /// Ends the process: a signal, the grace period (`None`: for ever), SIGKILL, then the cgroup as a whole.
+    pub(crate) async fn terminate(
+        &self,
+        container: &Container,
+        number: i32,
+        grace: Option<Duration>,
+    ) -> Result<()> {
+        let mut phase = container.watch();
+        let ended = phase.borrow_and_update().exits;
+        let Ok(shim) = container.shim() else { return Ok(()) };
+        let mut ends = async |limit: Option<Duration>| {
+            let wait = phase.wait_for(|phase| phase.exits > ended || phase.removed);
+            match limit {
+                Some(limit) => tokio::time::timeout(limit, wait).await.is_ok(),
+                None => wait.await.is_ok(),
+            }
+        };
+        self.signal(container, &shim, number).await;
+        if ends(grace).await {
+            return Ok(());
+        }
+        self.signal(container, &shim, signal::KILL).await;
+        if ends(Some(KILL_GRACE)).await {
+            return Ok(());
+        }
+        pontoon_runtime::destroy(&container.run_dir)
+            .await
+            .map_err(|error| Error::runtime(format!("kill container {}", id::short(&container.id)), error))?;
+        ends(None).await;
+        Ok(())
+    }
+
+    /// Sends a signal and thaws a frozen container so that it takes effect. That the process has ended meanwhile is
+    /// no error; that the shim does not answer shows by the process not ending.
+    async fn signal(&self, container: &Container, shim: &pontoon_runtime::ShimClient, number: i32) {
+        if let Err(error) = shim.kill(number, false).await {
+            tracing::debug!(container = container.id, error = error.chain(), "signal not sent");
+        }
+        self.emit(&container.id, ContainerEventKind::Killed { signal: number });
+        if container.state() == ContainerState::Paused
+            && let Err(error) = shim.resume().await
+        {
+            tracing::debug!(container = container.id, error = error.chain(), "could not thaw");
+        }
+    }
+
+    /// Sends a signal, SIGKILL by default; after SIGKILL it waits for the end.
+    ///
+    /// # Errors
+    /// The container does not run, or the signal is unknown.
+    pub async fn kill(self: &Arc<Self>, target: &str, signal_name: &str) -> Result<()> {
+        let container = self.containers.find(target)?;
+        let number = if signal_name.is_empty() {
+            signal::KILL
+        } else {
+            signal::parse(signal_name)?
+        };
+        let engine = self.clone();
+        let target = target.to_owned();
+        self.whole(async move { engine.kill_now(&container, &target, number).await })
+            .await
+    }
+
+    async fn kill_now(&self, container: &Container, target: &str, number: i32) -> Result<()> {
+        let not_running = || {
+            Error::Conflict(format!(
+                "Cannot kill container: {target}: Container {} is not running",
+                container.id
+            ))
+        };
+        if !has_process(container.state()) {
+            return Err(not_running());
+        }
+        let shim = container.shim().map_err(|_| not_running())?;
+        let stop_signal = container.read(|record| record.config().stop_signal);
+        let stops = number == signal::KILL || number == signal::parse(&stop_signal).unwrap_or(signal::TERM);
+        if stops {
+            container.update(|record| record.stopped_by_user = true)?;
+        }
+        if number == signal::KILL {
+            return self.terminate(container, number, Some(KILL_GRACE)).await;
+        }
+        shim.kill(number, false)
+            .await
+            .map_err(|error| Error::runtime(format!("Cannot kill container: {target}"), error))?;
+        self.emit(&container.id, ContainerEventKind::Killed { signal: number });
+        Ok(())
+    }
+
+    /// Freezes a running container.
+    ///
+    /// # Errors
+    /// It does not run, is frozen already, or the kernel refuses.
+    pub async fn pause(self: &Arc<Self>, target: &str) -> Result<()> {
+        let container = self.containers.find(target)?;
+        let engine = self.clone();
+        self.whole(async move {
+            let _operation = container.operation.lock().await;
+            match container.state() {
+                ContainerState::Running => {}
+                ContainerState::Paused => {
+                    return Err(Error::Conflict(format!(
+                        "Container {} is already paused",
+                        container.id
+                    )));
+                }
+                _ => {
+                    return Err(Error::Conflict(format!(
+                        "Container {} is not running",
+                        container.id
+                    )));
+                }
+            }
+            let failed = |error| Error::runtime(format!("Cannot pause container {}", container.id), error);
+            container.shim()?.pause().await.map_err(failed)?;
+            change_running(&container, ContainerState::Paused)?;
+            engine.emit(&container.id, ContainerEventKind::Paused);
+            Ok(())
+        })
+        .await
+    }
+
+    /// Thaws a frozen container.
+    ///
+    /// # Errors
+    /// It is not frozen, or the kernel refuses.
+    pub async fn unpause(self: &Arc<Self>, target: &str) -> Result<()> {
+        let container = self.containers.find(target)?;
+        let engine = self.clone();
+        self.whole(async move {
+            let _operation = container.operation.lock().await;
+            if container.state() != ContainerState::Paused {
+                return Err(Error::Conflict(format!(
+                    "Container {} is not paused",
+                    container.id
+                )));
+            }
+            let failed = |error| Error::runtime(format!("Cannot unpause container {}", container.id), error);
+            container.shim()?.resume().await.map_err(failed)?;
+            change_running(&container, ContainerState::Running)?;
+            engine.emit(&container.id, ContainerEventKind::Unpaused);
+            Ok(())
+        })
+        .await
+    }
+
+    /// Gives a container another name.
+    ///
+    /// # Errors
+    /// The name is bad or taken.
+    pub async fn rename(self: &Arc<Self>, target: &str, new: &str) -> Result<()> {
+        let container = self.containers.find(target)?;
+        if new.is_empty() {
+            return Err(Error::Invalid(
+                "Neither old nor new names may be empty".to_owned(),
+            ));
+        }
+        let new = name::validate(new)?.to_owned();
+        let engine = self.clone();
+        self.whole(async move {
+            let _operation = container.operation.lock().await;
+            let old = container.read(|record| record.view().name.clone());
+            if old == new {
+                return Err(Error::Invalid(
+                    "Renaming a container with the same name as its current name".to_owned(),
+                ));
+            }
+            engine.containers.reserve(&new, &container.id)?;
+            let renamed = container.update(|record| record.view_mut().name.clone_from(&new));
+            if renamed.is_err() {
+                container
+                    .update(|record| record.view_mut().name.clone_from(&old))
+                    .ok();
+                engine.containers.release(&new, &container.id);
+                return renamed;
+            }
+            engine.containers.release(&old, &container.id);
+            engine.emit(&container.id, ContainerEventKind::Renamed { name: new });
+            Ok(())
+        })
+        .await
+    }
+}
+
+/// Sets the state unless the process has ended meanwhile.
+fn change_running(container: &Container, state: ContainerState) -> Result<()> {
+    container.update(|record| {
+        if has_process(record.view().state()) {
+            record.view_mut().set_state(state);
+        }
+    })
+}

@@ -1,0 +1,236 @@
+//! What happens when the engine is opened: records are read, running containers are found again by their shims, ends that
+//! nobody saw are handled, leftovers are removed, restart policies applied. One bad container never stops the engine.
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::sync::Arc;
+
+use pontoon_proto::v1::ContainerState;
+use pontoon_runtime::{ExitRecord, ShimClient, read_exit_record};
+
+use super::record::{Record, has_process};
+use super::{Container, restart, supervise};
+use crate::engine::blocking;
+use crate::error::IoContext;
+use crate::{Engine, Error, Result};
+
+/// What to do with a container that was found, once all of them are known.
+enum Next {
+    /// Nothing.
+    Rest,
+    /// It runs: look after it.
+    Watch(ShimClient),
+    /// It has ended meanwhile.
+    Ended(ExitRecord),
+    /// Its removal was begun, or is due.
+    Remove,
+}
+
+/// Restores all containers.
+pub(crate) async fn run(engine: &Arc<Engine>) -> Result<()> {
+    let mut found = Vec::new();
+    // Folders whose record can't be read keep their root file system: somebody may want to look.
+    let mut unreadable = HashSet::new();
+    for id in names(&engine.config.data_dir.join("engine/containers"))? {
+        match restore(engine, &id).await {
+            Ok(Some(container)) => found.push(container),
+            Ok(None) => {}
+            Err(error) => {
+                tracing::error!(
+                    container = id,
+                    error = error.chain(),
+                    "could not restore a container"
+                );
+                unreadable.insert(id);
+            }
+        }
+    }
+    let mut plans = Vec::new();
+    for container in found {
+        let next = inspect(&container).await;
+        plans.push((container, next));
+    }
+    let live: HashSet<String> = plans
+        .iter()
+        .filter(|(_, next)| matches!(next, Next::Watch(_)))
+        .map(|(container, _)| container.id.clone())
+        .collect();
+    for error in engine.network.reconcile(&live).await {
+        tracing::warn!(%error, "could not reconcile the network");
+    }
+    remove_leftovers(engine, &live, &unreadable).await;
+    for (container, next) in plans {
+        carry_out(engine, container, next);
+    }
+    Ok(())
+}
+
+fn names(dir: &Path) -> Result<Vec<String>> {
+    let entries = std::fs::read_dir(dir).context(|| format!("read {}", dir.display()))?;
+    Ok(entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .collect())
+}
+
+async fn restore(engine: &Arc<Engine>, id: &str) -> Result<Option<Arc<Container>>> {
+    let dir = engine.container_dir(id);
+    let Some(record) = Record::load(&dir)? else {
+        tracing::info!(
+            container = id,
+            "removing what is left of a creation that was cut short"
+        );
+        std::fs::remove_dir_all(&dir).context(|| format!("remove {}", dir.display()))?;
+        return Ok(None);
+    };
+    if record.view().id != id {
+        return Err(Error::Invalid(format!(
+            "the record in {} is of another container",
+            dir.display()
+        )));
+    }
+    let name = record.view().name.clone();
+    engine.containers.reserve(&name, id)?;
+    let container = Arc::new(Container::new(record, dir, engine.shim_dir(id)));
+    engine.containers.insert(container.clone());
+    Ok(Some(container))
+}
+
+/// Finds out what became of a container.
+async fn inspect(container: &Container) -> Next {
+    let state = container.state();
+    let (removing, auto_remove) = container.read(|record| (record.removing, record.host().auto_remove));
+    let dir = &container.run_dir;
+    if has_process(state) {
+        container.live().held = true;
+        match connect(dir).await {
+            Ok(shim) => {
+                container.live().shim = Some(shim.clone());
+                return Next::Watch(shim);
+            }
+            Err(error) => {
+                let exit = match read_exit_record(dir) {
+                    Ok(Some(exit)) => exit,
+                    Ok(None) => {
+                        supervise::unseen(format!("it ended while nobody watched: {}", error.chain()))
+                    }
+                    Err(error) => supervise::unseen(error.chain()),
+                };
+                destroy(&container.id, dir).await;
+                return Next::Ended(exit);
+            }
+        }
+    }
+    if dir.exists() {
+        // A start that was cut short, or an end whose clean-up was.
+        destroy(&container.id, dir).await;
+    }
+    match state {
+        _ if removing => Next::Remove,
+        ContainerState::Exited if auto_remove => Next::Remove,
+        _ => Next::Rest,
+    }
+}
+
+async fn connect(dir: &Path) -> Result<ShimClient, pontoon_runtime::Error> {
+    let shim = ShimClient::connect(dir).await?;
+    match shim.state().await?.status.as_str() {
+        "running" | "paused" => Ok(shim),
+        other => Err(pontoon_runtime::Error::State {
+            state: other.to_owned(),
+            operation: "take over".to_owned(),
+        }),
+    }
+}
+
+async fn destroy(id: &str, dir: &Path) {
+    if let Err(error) = pontoon_runtime::destroy(dir).await {
+        tracing::warn!(
+            container = id,
+            error = error.chain(),
+            "could not clean up after a container"
+        );
+    }
+    let removed = std::fs::remove_dir_all(dir);
+    if let Err(error) = removed
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        tracing::warn!(container = id, %error, "could not remove the shim's folder");
+    }
+}
+
+fn carry_out(engine: &Arc<Engine>, container: Arc<Container>, next: Next) {
+    let tasks = engine.tasks.clone();
+    let engine = engine.clone();
+    match next {
+        Next::Watch(shim) => {
+            tracing::info!(
+                container = container.id,
+                pid = shim.pid(),
+                "found a running container"
+            );
+            supervise::spawn(&engine, &container, shim);
+        }
+        Next::Ended(exit) => {
+            tasks.spawn(supervise::ended_with(engine, container, exit));
+        }
+        Next::Remove => {
+            tasks.spawn(async move { engine.remove_quietly(&container).await });
+        }
+        Next::Rest => {
+            let (wanted, state) = container.read(|record| {
+                let view = record.view();
+                let policy = record.host().restart_policy.unwrap_or_default();
+                let wanted = restart::wanted_at_boot(
+                    policy,
+                    record.stopped_by_user,
+                    view.exit_code,
+                    view.restart_count,
+                );
+                (wanted && view.started_at != 0, view.state())
+            });
+            let restarting = state == ContainerState::Restarting;
+            if restarting && !wanted {
+                container
+                    .update(|record| record.view_mut().set_state(ContainerState::Exited))
+                    .ok();
+            } else if wanted {
+                tasks.spawn(async move {
+                    if let Err(error) = engine.start(&container.id).await {
+                        tracing::warn!(
+                            container = container.id,
+                            error = error.chain(),
+                            "could not start a container again"
+                        );
+                    }
+                });
+            }
+        }
+    }
+}
+
+/// Shims and root file systems that no container owns.
+async fn remove_leftovers(engine: &Arc<Engine>, live: &HashSet<String>, unreadable: &HashSet<String>) {
+    let is_known = |id: &str| engine.containers.find(id).is_ok_and(|c| c.id == id) || unreadable.contains(id);
+    for id in names(&engine.config.run_dir.join("shim")).unwrap_or_default() {
+        if !live.contains(&id) && !unreadable.contains(&id) && !is_known(&id) {
+            tracing::info!(container = id, "removing a shim without a container");
+            destroy(&id, &engine.shim_dir(&id)).await;
+        }
+    }
+    let images = engine.images.clone();
+    let ids = match blocking(move || images.rootfs_ids().map_err(Error::Image)).await {
+        Ok(ids) => ids,
+        Err(error) => {
+            tracing::warn!(error = error.chain(), "could not list root file systems");
+            return;
+        }
+    };
+    for id in ids.into_iter().filter(|id| !is_known(id)) {
+        tracing::info!(container = id, "removing a root file system without a container");
+        let images = engine.images.clone();
+        if let Err(error) = blocking(move || images.remove_rootfs(&id).map_err(Error::Image)).await {
+            tracing::warn!(error = error.chain(), "could not remove a root file system");
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! [`Engine`]: the one owner of containers on this host. It holds the containers, the image store and the network
+//! manager; the operations themselves are in `container`, `stdio`, `logs`, `images`, `networks` and `system`.
+//!
+//! Every operation that changes something runs in a task of its own, so that a client that goes away in the middle
+//! leaves no half-done work behind.
+
+use std::future::Future;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use pontoon_image::ImageStore;
+use pontoon_net::{BridgeConfig, NetworkManager};
+use tokio::sync::broadcast;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::NATIVE_RUNTIME;
+use crate::error::IoContext;
+use crate::event::{ContainerEvent, ContainerEventKind};
+use crate::registry::Registry;
+use crate::{EngineConfig, Error, Result, container, id};
+
+/// Events kept for slow watchers.
+const EVENTS: usize = 1024;
+
+/// The local engine. Made by [`Engine::open`], ended by [`Engine::shutdown`]; containers outlive it.
+pub struct Engine {
+    pub(crate) config: EngineConfig,
+    pub(crate) id: String,
+    pub(crate) containers: Registry,
+    pub(crate) images: Arc<ImageStore>,
+    pub(crate) network: Arc<NetworkManager>,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) stop: CancellationToken,
+    events: broadcast::Sender<ContainerEvent>,
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine")
+            .field("data_dir", &self.config.data_dir)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Engine {
+    /// Opens the engine: finds running containers again, handles what ended meanwhile, removes leftovers, applies
+    /// restart policies (in the background).
+    ///
+    /// # Errors
+    /// The folders, the image store or the network can't be opened. A single bad container is logged and left alone.
+    pub async fn open(config: EngineConfig) -> Result<Arc<Self>> {
+        if config.default_runtime != NATIVE_RUNTIME && !config.runtimes.contains_key(&config.default_runtime)
+        {
+            return Err(Error::Invalid(format!(
+                "specified default runtime '{}' does not exist",
+                config.default_runtime
+            )));
+        }
+        make_dir(&config.data_dir.join("engine/containers"))?;
+        make_dir(&config.run_dir.join("shim"))?;
+        make_dir(&config.run_dir.join("seccomp"))?;
+        if config.exe != Path::new("/proc/self/exe") {
+            pontoon_runtime::set_shim_executable(config.exe.clone());
+        }
+        let image_dir = config.data_dir.join("image");
+        let images = blocking(move || ImageStore::open(&image_dir).map_err(Error::Image));
+        let network = async {
+            NetworkManager::open(network_config(&config))
+                .await
+                .map_err(|e| Error::network("open networks", e))
+        };
+        let (images, network) = tokio::try_join!(images, network)?;
+        let engine = Arc::new(Self {
+            id: engine_id(&config.data_dir)?,
+            config,
+            containers: Registry::default(),
+            images: Arc::new(images),
+            network,
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+            events: broadcast::Sender::new(EVENTS),
+        });
+        container::restore::run(&engine).await?;
+        Ok(engine)
+    }
+
+    /// Stops looking after containers and waits until running operations are done. Containers go on running.
+    pub async fn shutdown(&self) {
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    /// What happens to containers from now on. A receiver that lags loses the oldest.
+    pub fn events(&self) -> broadcast::Receiver<ContainerEvent> {
+        self.events.subscribe()
+    }
+
+    /// The image store; its calls block.
+    pub fn images(&self) -> &Arc<ImageStore> {
+        &self.images
+    }
+
+    /// The network manager.
+    pub fn network(&self) -> &Arc<NetworkManager> {
+        &self.network
+    }
+
+    /// The settings it was opened with.
+    pub fn config(&self) -> &EngineConfig {
+        &self.config
+    }
+
+    /// Random id of this engine, made when its data folder was.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Tells watchers what happened.
+    pub(crate) fn emit(&self, container: &str, kind: ContainerEventKind) {
+        tracing::debug!(container, ?kind, "container event");
+        // An error only says that nobody listens.
+        let _ = self.events.send(ContainerEvent {
+            id: container.to_owned(),
+            kind,
+            time: id::now(),
+        });
+    }
+
+    /// Runs an operation to its end, whatever becomes of the caller.
+    pub(crate) async fn whole<T: Send + 'static>(
+        &self,
+        operation: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Result<T> {
+        if self.stop.is_cancelled() {
+            return Err(Error::ShuttingDown("no operations are accepted"));
+        }
+        match self.tasks.spawn(operation).await {
+            Ok(result) => result,
+            Err(_) => Err(Error::ShuttingDown("the operation was interrupted")),
+        }
+    }
+
+    /// Folder of a container's lasting state.
+    pub(crate) fn container_dir(&self, id: &str) -> PathBuf {
+        self.config.data_dir.join("engine/containers").join(id)
+    }
+
+    /// Folder of a container's shim.
+    pub(crate) fn shim_dir(&self, id: &str) -> PathBuf {
+        self.config.run_dir.join("shim").join(id)
+    }
+}
+
+/// Runs blocking work (files, images) away from the event loop.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or(Err(Error::ShuttingDown("the operation was interrupted")))
+}
+
+/// Makes a folder that only root can look into.
+pub(crate) fn make_dir(path: &Path) -> Result<()> {
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .context(|| format!("create {}", path.display()))
+}
+
+fn network_config(config: &EngineConfig) -> pontoon_net::Config {
+    let mut network = pontoon_net::Config::new(&config.run_dir, &config.data_dir);
+    let bridge = |name: &str| BridgeConfig {
+        name: name.to_owned(),
+        subnet: None,
+        mtu: None,
+    };
+    network.default_bridge = bridge(&config.bridge);
+    network.gateway_bridge = bridge(&config.gateway_bridge);
+    network.data_path_port = config.data_path_port;
+    network.netd = config.dns.then(|| config.exe.clone());
+    network.resolv_conf.clone_from(&config.resolv_conf);
+    network
+}
+
+fn engine_id(data_dir: &Path) -> Result<String> {
+    let path = data_dir.join("engine/id");
+    match std::fs::read_to_string(&path) {
+        Ok(text) if !text.trim().is_empty() => return Ok(text.trim().to_owned()),
+        Ok(_) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(source) => {
+            return Err(Error::Io {
+                what: format!("read {}", path.display()),
+                source,
+            });
+        }
+    }
+    let id = id::generate();
+    std::fs::write(&path, &id).context(|| format!("write {}", path.display()))?;
+    Ok(id)
+}

@@ -1,0 +1,138 @@
+//! `exec`: a further process in a running container.
+
+use std::sync::Arc;
+
+use pontoon_proto::v1::{ContainerState, ExecStart};
+use pontoon_runtime::{ExecProcess, ExecSpec, ShimClient};
+
+use super::{Joined, StdioEvent, StdioInput, StdioSession, carry, channels};
+use crate::container::Container;
+use crate::container::network::hostname;
+use crate::container::start::resolve_user;
+use crate::engine::blocking;
+use crate::{Engine, Error, Result, id, spec};
+
+/// A process that was started in a container.
+pub(crate) struct Started {
+    /// The exec's id.
+    pub id: String,
+    /// The process.
+    pub process: ExecProcess,
+}
+
+impl Engine {
+    /// Starts a further process in a running container. The session's last event is its exit code; a detached one
+    /// has no events.
+    ///
+    /// # Errors
+    /// The container does not run, or [`Error::Start`] with 126 or 127 when the program could not be executed.
+    pub async fn exec(self: &Arc<Self>, start: ExecStart) -> Result<StdioSession> {
+        let container = self.containers.find(&start.target)?;
+        if start.command.is_empty() {
+            return Err(Error::Invalid("No exec command specified".to_owned()));
+        }
+        match container.state() {
+            ContainerState::Running => {}
+            ContainerState::Paused => {
+                return Err(Error::Conflict(format!(
+                    "Container {} is paused, unpause the container before exec",
+                    start.target
+                )));
+            }
+            ContainerState::Restarting => {
+                return Err(Error::Conflict(format!(
+                    "Container {} is restarting, wait until the container is running",
+                    start.target
+                )));
+            }
+            _ => return Err(Error::NotRunning(container.id.clone())),
+        }
+        let shim = container.shim()?;
+        let Started { id, mut process } = self.exec_process(&container, &shim, &start).await?;
+        let (output, from_process, to_process, input) = channels();
+        let session = StdioSession {
+            id: id.clone(),
+            output: from_process,
+            input: to_process,
+        };
+        if start.detach {
+            return Ok(session);
+        }
+        if let Some(size) = start.size {
+            let resize = StdioInput::Resize {
+                rows: u16::try_from(size.rows).unwrap_or(u16::MAX),
+                columns: u16::try_from(size.columns).unwrap_or(u16::MAX),
+            };
+            // The channel is new: it has room.
+            session.input.try_send(resize).ok();
+        }
+        tokio::spawn(async move {
+            if let Some(attachment) = process.attachment.take() {
+                carry(Joined { shim, attachment }, Some(&id), &output, input).await;
+            }
+            let end = tokio::select! {
+                code = process.wait() => code,
+                () = output.closed() => return,
+            };
+            let event = end
+                .map(StdioEvent::Exit)
+                .map_err(|error| Error::runtime(format!("wait for exec {id}"), error));
+            // Nobody listens any more: then nobody wants to know.
+            output.send(event).await.ok();
+        });
+        Ok(session)
+    }
+
+    /// Starts a process as `exec` and health checks do.
+    pub(crate) async fn exec_process(
+        self: &Arc<Self>,
+        container: &Container,
+        shim: &ShimClient,
+        start: &ExecStart,
+    ) -> Result<Started> {
+        let record = container.record();
+        let config = record.config();
+        let user = if start.user.is_empty() {
+            config.user.clone()
+        } else {
+            start.user.clone()
+        };
+        let (images, owner) = (self.images.clone(), container.id.clone());
+        // Groups belong to the container's own user.
+        let groups = if start.user.is_empty() {
+            config.groups.clone()
+        } else {
+            Vec::new()
+        };
+        let user = blocking(move || {
+            let rootfs = images.rootfs(&owner).map_err(Error::Image)?;
+            resolve_user(&images, &rootfs, &user, &groups)
+        })
+        .await?;
+        let process = spec::process::exec(
+            &spec::Inputs {
+                config: &config,
+                host: &record.host(),
+                user: &user,
+                dir: &container.dir,
+                rootfs: &container.run_dir,
+                netns: None,
+                hostname: &hostname(&record),
+                domainname: &record.domainname,
+                cgroup: self.cgroup(&container.id),
+            },
+            start,
+        )?;
+        let id = id::generate();
+        let wanted = ExecSpec {
+            id: id.clone(),
+            process,
+            tty: start.tty,
+            stdin: start.stdin,
+            detach: start.detach,
+        };
+        let failed = |error| Error::runtime(format!("exec in container {}", id::short(&container.id)), error);
+        let process = shim.exec(wanted).await.map_err(failed)?;
+        Ok(Started { id, process })
+    }
+}
