@@ -1,2 +1,53 @@
-//! The `pontoon` binary.
-fn main() {}
+//! The `pontoon` binary: client, daemon, and the daemon's hidden helpers in one.
+//!
+//! # Layout
+//! - [`cli`]: grammar; [`command`]: the client's commands; [`output`]: what they print; [`stdio`], [`terminal`]: interactive sessions
+//! - [`client`]: the way to a daemon; [`error`]: how commands fail
+//! - [`daemon`]: the parts of a node put together
+//!
+//! `shim`, `init` and `netd` are re-executions of this binary by the daemon. They are dispatched before anything else, as the
+//! shim must stay a process with one thread.
+
+use std::process::ExitCode;
+
+mod cli;
+mod client;
+mod command;
+mod daemon;
+mod error;
+mod output;
+mod stdio;
+mod terminal;
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args_os().skip(1);
+    match (arguments.next().as_deref().and_then(std::ffi::OsStr::to_str), arguments.next()) {
+        (Some("shim"), Some(dir)) => pontoon_runtime::shim_main(&dir),
+        (Some("netd"), Some(dir)) => pontoon_dataplane::netd_main(&dir),
+        _ => client_main(),
+    }
+}
+
+fn client_main() -> ExitCode {
+    let result = cli::parse().and_then(|cli| {
+        let mut builder = if cli.is_daemon() {
+            tokio::runtime::Builder::new_multi_thread()
+        } else {
+            tokio::runtime::Builder::new_current_thread()
+        };
+        let runtime = builder.enable_all().build()?;
+        let outcome = runtime.block_on(cli.run());
+        // A thread that still reads the terminal must not keep the process.
+        runtime.shutdown_background();
+        outcome
+    });
+    match result {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => {
+            if !failure.message.is_empty() {
+                eprintln!("{failure}");
+            }
+            ExitCode::from(failure.code)
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! The command line's grammar at the top: global options, the commands, and Docker's exit statuses for mistakes in usage.
+//!
+//! Docker has each container and image command twice (`pontoon ps`, `pontoon container ls`): both names lead to the same
+//! arguments type, declared beside its implementation in [`crate::command`].
+
+use clap::error::ErrorKind;
+use clap::{ArgAction, Args, Parser, Subcommand};
+
+use crate::command::{self, container, image, network, node, service, stack, swarm, system};
+use crate::daemon;
+use crate::error::{EXIT_ENGINE, Failure, Outcome};
+
+/// A container engine and orchestrator in one binary. `alias docker=pontoon`
+#[derive(Debug, Parser)]
+#[command(name = "pontoon", version, disable_help_flag = true, disable_version_flag = true, disable_help_subcommand = true)]
+#[command(subcommand_required = true, arg_required_else_help = true, infer_long_args = false)]
+pub struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Options before the command.
+#[derive(Args, Debug)]
+pub struct Global {
+    /// Daemon socket to connect to (unix:///path)
+    #[arg(short = 'H', long, value_name = "HOST", env = "PONTOON_HOST", hide_env = true)]
+    pub host: Option<String>,
+    /// Print usage
+    #[arg(long, global = true, action = ArgAction::Help, help = "Print usage")]
+    help: Option<bool>,
+    /// Print version information and quit
+    #[arg(short = 'v', long, action = ArgAction::Version)]
+    version: Option<bool>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the engine (and the node's part in a cluster) on this host
+    Daemon(daemon::Arguments),
+
+    /// Create and run a new container from an image
+    Run(container::run::Arguments),
+    /// Create a new container
+    Create(container::run::CreateArguments),
+    /// Start one or more stopped containers
+    Start(container::start::Arguments),
+    /// Stop one or more running containers
+    Stop(container::signal::StopArguments),
+    /// Restart one or more containers
+    Restart(container::signal::StopArguments),
+    /// Kill one or more running containers
+    Kill(container::signal::KillArguments),
+    /// Pause all processes within one or more containers
+    Pause(container::signal::Targets),
+    /// Unpause all processes within one or more containers
+    Unpause(container::signal::Targets),
+    /// Remove one or more containers
+    Rm(container::remove::Arguments),
+    /// Rename a container
+    Rename(container::remove::RenameArguments),
+    /// Block until one or more containers stop, then print their exit codes
+    Wait(container::signal::Targets),
+    /// List containers
+    Ps(container::list::Arguments),
+    /// Fetch the logs of a container
+    Logs(container::logs::Arguments),
+    /// Execute a command in a running container
+    Exec(container::exec::Arguments),
+    /// Attach local standard input, output, and error streams to a running container
+    Attach(container::exec::AttachArguments),
+    /// List port mappings or a specific mapping for the container
+    Port(container::list::PortArguments),
+    /// Return low-level information on Pontoon objects
+    Inspect(command::inspect::Arguments),
+
+    /// List images
+    Images(image::ListArguments),
+    /// Load an image from a tar archive or STDIN
+    Load(image::LoadArguments),
+    /// Import the contents from a tarball to create a filesystem image
+    Import(image::ImportArguments),
+    /// Save one or more images to a tar archive (streamed to STDOUT by default)
+    Save(image::SaveArguments),
+    /// Remove one or more images
+    Rmi(image::RemoveArguments),
+    /// Create a tag TARGET_IMAGE that refers to SOURCE_IMAGE
+    Tag(image::TagArguments),
+    /// Show the history of an image
+    History(image::HistoryArguments),
+
+    /// Show the Pontoon version information
+    Version(system::VersionArguments),
+    /// Display system-wide information
+    Info(system::InfoArguments),
+
+    /// Manage containers
+    #[command(subcommand)]
+    Container(container::Command),
+    /// Manage images
+    #[command(subcommand)]
+    Image(image::Command),
+    /// Manage networks
+    #[command(subcommand)]
+    Network(network::Command),
+    /// Manage the swarm
+    #[command(subcommand)]
+    Swarm(swarm::Command),
+    /// Manage swarm nodes
+    #[command(subcommand)]
+    Node(node::Command),
+    /// Manage swarm services
+    #[command(subcommand)]
+    Service(service::Command),
+    /// Manage swarm stacks
+    #[command(subcommand)]
+    Stack(stack::Command),
+    /// Manage Pontoon
+    #[command(subcommand)]
+    System(system::Command),
+}
+
+/// Parses the process's arguments.
+///
+/// # Errors
+/// A usage mistake, with Docker's exit status; help and version are an empty failure with status 0, already printed.
+pub fn parse() -> Result<Cli, Failure> {
+    Cli::try_parse().map_err(|error| match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            let _ = error.print();
+            Failure::silent(0)
+        }
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            let _ = error.print();
+            Failure::silent(1)
+        }
+        kind => {
+            let text = error.render().to_string();
+            let text = text.strip_prefix("error: ").unwrap_or(&text).trim_end().to_owned();
+            let code = match kind {
+                ErrorKind::InvalidSubcommand | ErrorKind::MissingRequiredArgument | ErrorKind::TooFewValues => 1,
+                _ => EXIT_ENGINE,
+            };
+            Failure { code, message: text }
+        }
+    })
+}
+
+impl Cli {
+    /// True for `daemon`, which wants a runtime with several threads.
+    pub fn is_daemon(&self) -> bool {
+        matches!(self.command, Command::Daemon(_))
+    }
+
+    /// Runs the command.
+    ///
+    /// # Errors
+    /// The command's failure.
+    pub async fn run(self) -> Outcome {
+        let host = self.global.host.as_deref();
+        match self.command {
+            Command::Daemon(arguments) => daemon::run(arguments).await,
+            Command::Run(arguments) => container::run::run(host, arguments).await,
+            Command::Create(arguments) => container::run::create(host, arguments).await,
+            Command::Start(arguments) => container::start::run(host, arguments).await,
+            Command::Stop(arguments) => container::signal::stop(host, arguments).await,
+            Command::Restart(arguments) => container::signal::restart(host, arguments).await,
+            Command::Kill(arguments) => container::signal::kill(host, arguments).await,
+            Command::Pause(arguments) => container::signal::pause(host, arguments).await,
+            Command::Unpause(arguments) => container::signal::unpause(host, arguments).await,
+            Command::Rm(arguments) => container::remove::run(host, arguments).await,
+            Command::Rename(arguments) => container::remove::rename(host, arguments).await,
+            Command::Wait(arguments) => container::signal::wait(host, arguments).await,
+            Command::Ps(arguments) => container::list::run(host, arguments).await,
+            Command::Logs(arguments) => container::logs::run(host, arguments).await,
+            Command::Exec(arguments) => container::exec::run(host, arguments).await,
+            Command::Attach(arguments) => container::exec::attach(host, arguments).await,
+            Command::Port(arguments) => container::list::port(host, arguments).await,
+            Command::Inspect(arguments) => command::inspect::run(host, arguments).await,
+            Command::Images(arguments) => image::list(host, arguments).await,
+            Command::Load(arguments) => image::load(host, arguments).await,
+            Command::Import(arguments) => image::import(host, arguments).await,
+            Command::Save(arguments) => image::save(host, arguments).await,
+            Command::Rmi(arguments) => image::remove(host, arguments).await,
+            Command::Tag(arguments) => image::tag(host, arguments).await,
+            Command::History(arguments) => image::history(host, arguments).await,
+            Command::Version(arguments) => system::version(host, arguments).await,
+            Command::Info(arguments) => system::info(host, arguments).await,
+            Command::Container(command) => container::dispatch(host, command).await,
+            Command::Image(command) => image::dispatch(host, command).await,
+            Command::Network(command) => network::dispatch(host, command).await,
+            Command::Swarm(command) => swarm::dispatch(host, command).await,
+            Command::Node(command) => node::dispatch(host, command).await,
+            Command::Service(command) => service::dispatch(host, command).await,
+            Command::Stack(command) => stack::dispatch(host, command).await,
+            Command::System(command) => system::dispatch(host, command).await,
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! `logs`.
+
+use clap::Args;
+use pontoon_proto::v1::LogsRequest;
+use tokio::io::AsyncWriteExt;
+
+use crate::client::Client;
+use crate::error::{Failure, Outcome};
+use crate::output::human;
+
+/// `logs [OPTIONS] CONTAINER`
+#[derive(Args, Debug)]
+pub struct Arguments {
+    /// Follow log output
+    #[arg(short = 'f', long)]
+    follow: bool,
+    /// Show logs since timestamp (e.g. "2013-01-02T13:23:37Z") or relative (e.g. "42m" for 42 minutes)
+    #[arg(long, value_name = "string", value_parser = human::parse_time)]
+    since: Option<i64>,
+    /// Number of lines to show from the end of the logs
+    #[arg(short = 'n', long, value_name = "string", default_value = "all", allow_hyphen_values = true)]
+    tail: String,
+    /// Show timestamps
+    #[arg(short = 't', long)]
+    timestamps: bool,
+    /// Show logs before a timestamp (e.g. "2013-01-02T13:23:37Z") or relative (e.g. "42m" for 42 minutes)
+    #[arg(long, value_name = "string", value_parser = human::parse_time)]
+    until: Option<i64>,
+    /// The container
+    container: String,
+}
+
+/// Reads `--tail`: "all" (or a negative number) is no limit.
+///
+/// # Errors
+/// Quotes a text that is no number.
+pub fn parse_tail(text: &str) -> Result<Option<u64>, Failure> {
+    if text == "all" {
+        return Ok(None);
+    }
+    match text.parse::<i64>() {
+        Ok(lines) => Ok(u64::try_from(lines).ok()),
+        Err(_) => Err(Failure::new(format!("invalid value {text:?} for --tail: use a number of lines, or all"))),
+    }
+}
+
+/// Runs `logs`.
+///
+/// # Errors
+/// The daemon's.
+pub async fn run(host: Option<&str>, arguments: Arguments) -> Outcome {
+    let request = LogsRequest {
+        target: arguments.container,
+        follow: arguments.follow,
+        stdout: true,
+        stderr: true,
+        tail: parse_tail(&arguments.tail)?,
+        since: arguments.since.unwrap_or(0),
+        until: arguments.until.unwrap_or(0),
+    };
+    let client = Client::connect(host).await?;
+    let mut entries = client.engine().logs(request).await?.into_inner();
+    let (mut stdout, mut stderr) = (tokio::io::stdout(), tokio::io::stderr());
+    while let Some(entry) = entries.message().await? {
+        let mut line = Vec::with_capacity(entry.line.len() + 32);
+        if arguments.timestamps {
+            line.extend_from_slice(human::rfc3339(entry.timestamp).as_bytes());
+            line.push(b' ');
+        }
+        line.extend_from_slice(&entry.line);
+        if entry.stream == 2 {
+            stderr.write_all(&line).await?;
+            stderr.flush().await?;
+        } else {
+            stdout.write_all(&line).await?;
+            stdout.flush().await?;
+        }
+    }
+    Ok(0)
+}

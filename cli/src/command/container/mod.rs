@@ -1,0 +1,86 @@
+//! Container commands, under their own names and under `container`.
+//!
+//! # Layout
+//! - [`options`]: the flags that `run` and `create` share, [`config`]: those flags to a request
+//! - [`run`], [`start`], [`exec`] (with attach), [`signal`] (stop, kill, wait, …), [`remove`], [`list`], [`logs`]
+
+pub mod config;
+pub mod exec;
+pub mod list;
+pub mod logs;
+pub mod options;
+pub mod remove;
+pub mod run;
+pub mod signal;
+pub mod start;
+
+use clap::Subcommand;
+
+use crate::error::Outcome;
+
+/// `pontoon container …`
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Create and run a new container from an image
+    Run(run::Arguments),
+    /// Create a new container
+    Create(run::CreateArguments),
+    /// Start one or more stopped containers
+    Start(start::Arguments),
+    /// Stop one or more running containers
+    Stop(signal::StopArguments),
+    /// Restart one or more containers
+    Restart(signal::StopArguments),
+    /// Kill one or more running containers
+    Kill(signal::KillArguments),
+    /// Pause all processes within one or more containers
+    Pause(signal::Targets),
+    /// Unpause all processes within one or more containers
+    Unpause(signal::Targets),
+    /// Remove one or more containers
+    #[command(visible_alias = "remove")]
+    Rm(remove::Arguments),
+    /// Rename a container
+    Rename(remove::RenameArguments),
+    /// Block until one or more containers stop, then print their exit codes
+    Wait(signal::Targets),
+    /// List containers
+    #[command(visible_aliases = ["list", "ps"])]
+    Ls(list::Arguments),
+    /// Fetch the logs of a container
+    Logs(logs::Arguments),
+    /// Execute a command in a running container
+    Exec(exec::Arguments),
+    /// Attach local standard input, output, and error streams to a running container
+    Attach(exec::AttachArguments),
+    /// List port mappings or a specific mapping for the container
+    Port(list::PortArguments),
+    /// Display detailed information on one or more containers
+    Inspect(super::inspect::KindArguments),
+}
+
+/// Runs a `container` command.
+///
+/// # Errors
+/// The command's.
+pub async fn dispatch(host: Option<&str>, command: Command) -> Outcome {
+    match command {
+        Command::Run(arguments) => run::run(host, arguments).await,
+        Command::Create(arguments) => run::create(host, arguments).await,
+        Command::Start(arguments) => start::run(host, arguments).await,
+        Command::Stop(arguments) => signal::stop(host, arguments).await,
+        Command::Restart(arguments) => signal::restart(host, arguments).await,
+        Command::Kill(arguments) => signal::kill(host, arguments).await,
+        Command::Pause(arguments) => signal::pause(host, arguments).await,
+        Command::Unpause(arguments) => signal::unpause(host, arguments).await,
+        Command::Rm(arguments) => remove::run(host, arguments).await,
+        Command::Rename(arguments) => remove::rename(host, arguments).await,
+        Command::Wait(arguments) => signal::wait(host, arguments).await,
+        Command::Ls(arguments) => list::run(host, arguments).await,
+        Command::Logs(arguments) => logs::run(host, arguments).await,
+        Command::Exec(arguments) => exec::run(host, arguments).await,
+        Command::Attach(arguments) => exec::attach(host, arguments).await,
+        Command::Port(arguments) => list::port(host, arguments).await,
+        Command::Inspect(arguments) => super::inspect::one_kind(host, super::inspect::Kind::Container, arguments).await,
+    }
+}

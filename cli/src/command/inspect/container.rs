@@ -1,0 +1,179 @@
+//! Docker's JSON of a container.
+
+use pontoon_proto::v1::{
+    Container, ContainerState, HealthConfig, HealthState, HostConfig, MountType, PortBinding, PortProtocol,
+    RestartPolicyName,
+};
+use serde_json::{Map, Value, json};
+
+use crate::command::container::list::state_name;
+use crate::output::human;
+
+/// A list, or null when it is empty, as Go shows a nil slice.
+pub fn list(items: &[String]) -> Value {
+    if items.is_empty() { Value::Null } else { json!(items) }
+}
+
+/// Docker's sets: an object with empty objects; null when empty.
+pub fn key_set(items: &[String]) -> Value {
+    if items.is_empty() { Value::Null } else { items.iter().map(|item| (item.clone(), json!({}))).collect() }
+}
+
+/// A health check's settings.
+pub fn health_json(health: &HealthConfig) -> Value {
+    json!({
+        "Test": health.test, "Interval": health.interval, "Timeout": health.timeout, "StartPeriod": health.start_period,
+        "StartInterval": health.start_interval, "Retries": health.retries,
+    })
+}
+
+/// The object as `container inspect` shows it.
+pub fn container_json(container: &Container, size: bool) -> Value {
+    let config = container.config.clone().unwrap_or_default();
+    let host = container.host.clone().unwrap_or_default();
+    let mut value = json!({
+        "Id": container.id,
+        "Created": human::rfc3339(container.created_at),
+        "Path": container.path,
+        "Args": container.args,
+        "State": state(container),
+        "Image": container.image_id,
+        "ResolvConfPath": container.resolv_conf_path,
+        "HostnamePath": container.hostname_path,
+        "HostsPath": container.hosts_path,
+        "LogPath": container.log_path,
+        "Name": format!("/{}", container.name),
+        "RestartCount": container.restart_count,
+        "Driver": container.driver,
+        "Platform": "linux",
+        "HostConfig": host_json(&host, &config),
+        "Mounts": config.mounts.iter().map(|mount| json!({
+            "Type": if mount.r#type() == MountType::Bind { "bind" } else { "tmpfs" },
+            "Source": mount.source, "Destination": mount.target, "Mode": "", "RW": !mount.read_only,
+            "Propagation": if mount.propagation.is_empty() { "rprivate" } else { &mount.propagation },
+        })).collect::<Vec<_>>(),
+        "Config": {
+            "Hostname": config.hostname, "Domainname": "", "User": config.user,
+            "AttachStdin": false, "AttachStdout": false, "AttachStderr": false,
+            "ExposedPorts": key_set(&container.exposed_ports), "Tty": config.tty, "OpenStdin": config.open_stdin,
+            "StdinOnce": false, "Env": config.env, "Cmd": list(&config.args), "Image": container.image, "Volumes": null,
+            "WorkingDir": config.dir, "Entrypoint": list(&config.command), "Labels": config.labels,
+            "StopSignal": config.stop_signal, "Healthcheck": config.healthcheck.as_ref().map(health_json),
+            "StopTimeout": (config.stop_grace_period > 0).then_some(config.stop_grace_period / 1_000_000_000),
+        },
+        "NetworkSettings": network_settings(container),
+    });
+    if size {
+        value["SizeRw"] = container.size_rw.into();
+        value["SizeRootFs"] = container.size_root_fs.into();
+    }
+    value
+}
+
+fn state(container: &Container) -> Value {
+    let is = |state| container.state() == state;
+    let mut value = json!({
+        "Status": state_name(container.state()),
+        "Running": is(ContainerState::Running) || is(ContainerState::Paused) || is(ContainerState::Restarting),
+        "Paused": is(ContainerState::Paused),
+        "Restarting": is(ContainerState::Restarting),
+        "OOMKilled": container.oom_killed,
+        "Dead": is(ContainerState::Dead),
+        "Pid": container.pid,
+        "ExitCode": container.exit_code,
+        "Error": container.error,
+        "StartedAt": human::rfc3339(container.started_at),
+        "FinishedAt": human::rfc3339(container.finished_at),
+    });
+    if let Some(health) = container.health.as_ref().filter(|health| health.state() != HealthState::None) {
+        value["Health"] = json!({
+            "Status": match health.state() {
+                HealthState::None => "none",
+                HealthState::Starting => "starting",
+                HealthState::Healthy => "healthy",
+                HealthState::Unhealthy => "unhealthy",
+            },
+            "FailingStreak": health.failing_streak,
+            "Log": health.log.iter().map(|result| json!({
+                "Start": human::rfc3339(result.start), "End": human::rfc3339(result.end),
+                "ExitCode": result.exit_code, "Output": result.output,
+            })).collect::<Vec<_>>(),
+        });
+    }
+    value
+}
+
+fn host_json(host: &HostConfig, config: &pontoon_proto::v1::ContainerSpec) -> Value {
+    let resources = host.resources.unwrap_or_default();
+    let restart = host.restart_policy.unwrap_or_default();
+    let restart_name = match restart.name() {
+        RestartPolicyName::No => "no",
+        RestartPolicyName::OnFailure => "on-failure",
+        RestartPolicyName::Always => "always",
+        RestartPolicyName::UnlessStopped => "unless-stopped",
+    };
+    let log = host.log.clone().unwrap_or_default();
+    let dns = config.dns.clone().unwrap_or_default();
+    json!({
+        "NetworkMode": host.network_mode, "PortBindings": port_map(&host.port_bindings, &[]),
+        "RestartPolicy": { "Name": restart_name, "MaximumRetryCount": restart.maximum_retry_count },
+        "AutoRemove": host.auto_remove, "PublishAllPorts": host.publish_all_ports,
+        "LogConfig": { "Type": log.name, "Config": log.options },
+        "NanoCpus": resources.nano_cpus, "Memory": resources.memory_bytes, "PidsLimit": resources.pids,
+        "MemoryReservation": host.memory_reservation, "MemorySwap": host.memory_swap, "CpuShares": host.cpu_shares,
+        "CpuPeriod": host.cpu_period, "CpuQuota": host.cpu_quota, "CpusetCpus": host.cpuset_cpus,
+        "CpusetMems": host.cpuset_mems, "Privileged": host.privileged, "ReadonlyRootfs": config.read_only,
+        "SecurityOpt": list(&host.security_opt), "PidMode": host.pid_mode, "IpcMode": host.ipc_mode,
+        "UTSMode": host.uts_mode, "ShmSize": host.shm_size, "Runtime": host.runtime, "OomScoreAdj": host.oom_score_adj,
+        "Init": config.init, "CapAdd": list(&config.cap_add), "CapDrop": list(&config.cap_drop),
+        "GroupAdd": list(&config.groups), "ExtraHosts": list(&config.hosts), "Dns": dns.nameservers,
+        "DnsSearch": dns.search, "DnsOptions": dns.options, "Sysctls": config.sysctls,
+        "Ulimits": config.ulimits.iter().map(|ulimit| json!({
+            "Name": ulimit.name, "Soft": ulimit.soft, "Hard": ulimit.hard,
+        })).collect::<Vec<_>>(),
+    })
+}
+
+fn port_key(port: &PortBinding) -> String {
+    let protocol = match port.protocol() {
+        PortProtocol::Tcp => "tcp",
+        PortProtocol::Udp => "udp",
+    };
+    format!("{}/{protocol}", port.container_port)
+}
+
+fn port_map(bindings: &[PortBinding], exposed: &[String]) -> Value {
+    let mut map: Map<String, Value> = exposed.iter().map(|port| (port.clone(), Value::Null)).collect();
+    for binding in bindings {
+        let host_port = if binding.host_port == 0 { String::new() } else { binding.host_port.to_string() };
+        let entry = json!({ "HostIp": binding.host_ip, "HostPort": host_port });
+        match map.entry(port_key(binding)).or_insert(Value::Null) {
+            Value::Array(bindings) => bindings.push(entry),
+            slot => *slot = json!([entry]),
+        }
+    }
+    Value::Object(map)
+}
+
+fn network_settings(container: &Container) -> Value {
+    let networks: Map<String, Value> = container
+        .networks
+        .iter()
+        .map(|network| {
+            let value = json!({
+                "NetworkID": network.network_id, "EndpointID": network.endpoint_id, "Gateway": network.gateway,
+                "IPAddress": network.ip_address, "IPPrefixLen": network.ip_prefix_len, "MacAddress": network.mac_address,
+                "Aliases": list(&network.aliases),
+            });
+            (network.network.clone(), value)
+        })
+        .collect();
+    let bridge = container.networks.iter().find(|network| network.network == "bridge").cloned().unwrap_or_default();
+    json!({
+        "SandboxKey": container.sandbox_key,
+        "Ports": port_map(&container.ports, &container.exposed_ports),
+        "Gateway": bridge.gateway, "IPAddress": bridge.ip_address, "IPPrefixLen": bridge.ip_prefix_len,
+        "MacAddress": bridge.mac_address,
+        "Networks": networks,
+    })
+}

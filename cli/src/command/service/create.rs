@@ -1,0 +1,148 @@
+//! `service create`.
+
+use clap::{Args, ValueEnum};
+use pontoon_proto::v1::{
+    Annotations, CreateServiceRequest, GlobalMode, Placement, ReplicatedMode, ServiceSpec, TaskSpec, UpdateConfig,
+    service_spec::Mode,
+};
+
+use super::options::ServiceOptions;
+use super::progress::{self, Waiting};
+use super::spec;
+use crate::client::Client;
+use crate::command::container::config::{environment, label, mount, pair};
+use crate::error::{Failure, Outcome};
+use crate::output::listing;
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum ModeFlag {
+    #[default]
+    Replicated,
+    Global,
+}
+
+/// `service create [OPTIONS] IMAGE [COMMAND] [ARG...]`
+#[derive(Args, Debug)]
+pub struct Arguments {
+    #[command(flatten)]
+    options: ServiceOptions,
+    /// Placement constraints
+    #[arg(long, value_name = "list")]
+    constraint: Vec<String>,
+    /// Container labels
+    #[arg(long, value_name = "list")]
+    container_label: Vec<String>,
+    /// Set custom DNS servers
+    #[arg(long, value_name = "list")]
+    dns: Vec<String>,
+    /// Set DNS options
+    #[arg(long, value_name = "list")]
+    dns_option: Vec<String>,
+    /// Set custom DNS search domains
+    #[arg(long, value_name = "list")]
+    dns_search: Vec<String>,
+    /// Set environment variables
+    #[arg(short = 'e', long, value_name = "list")]
+    env: Vec<String>,
+    /// Read in a file of environment variables
+    #[arg(long, value_name = "list")]
+    env_file: Vec<std::path::PathBuf>,
+    /// Set one or more supplementary user groups for the container
+    #[arg(long, value_name = "list")]
+    group: Vec<String>,
+    /// Set one or more custom host-to-IP mappings (host:ip)
+    #[arg(long, value_name = "list")]
+    host: Vec<String>,
+    /// Service labels
+    #[arg(short = 'l', long, value_name = "list")]
+    label: Vec<String>,
+    /// Service mode ("replicated", "global")
+    #[arg(long, value_name = "string", value_enum, default_value_t)]
+    mode: ModeFlag,
+    /// Attach a filesystem mount to the service
+    #[arg(long, value_name = "mount")]
+    mount: Vec<String>,
+    /// Service name
+    #[arg(long, value_name = "string", default_value = "", hide_default_value = true)]
+    name: String,
+    /// Network attachments
+    #[arg(long, value_name = "network")]
+    network: Vec<String>,
+    /// Add a placement preference
+    #[arg(long, value_name = "pref")]
+    placement_pref: Vec<String>,
+    /// Publish a port as a node port
+    #[arg(short = 'p', long, value_name = "port")]
+    publish: Vec<String>,
+    /// Sysctl options
+    #[arg(long, value_name = "list")]
+    sysctl: Vec<String>,
+    /// The image, then the command's arguments
+    #[arg(required = true, trailing_var_arg = true, value_names = ["IMAGE", "COMMAND"])]
+    image_and_args: Vec<String>,
+}
+
+/// Runs `service create`.
+///
+/// # Errors
+/// A flag whose value is no good, the daemon's, or that the service did not converge.
+pub async fn run(client: &Client, arguments: Arguments) -> Outcome {
+    let (detach, quiet) = (arguments.options.detach, arguments.options.quiet);
+    let spec = service_spec(&arguments)?;
+    let service = client.control().create_service(CreateServiceRequest { spec: Some(spec) }).await?.into_inner();
+    listing::write(&format!("{}\n", service.id));
+    if detach {
+        return Ok(0);
+    }
+    let name = service.spec.and_then(|spec| spec.annotations).unwrap_or_default().name;
+    progress::wait(client, &[Waiting { id: service.id, name }], quiet).await
+}
+
+fn service_spec(arguments: &Arguments) -> Result<ServiceSpec, Failure> {
+    let Some((image, args)) = arguments.image_and_args.split_first() else {
+        return Err(Failure::new("requires at least 1 argument: IMAGE"));
+    };
+    let mode = match arguments.mode {
+        ModeFlag::Replicated => Mode::Replicated(ReplicatedMode { replicas: 1 }),
+        ModeFlag::Global => Mode::Global(GlobalMode {}),
+    };
+    let mut made = ServiceSpec {
+        annotations: Some(Annotations {
+            name: arguments.name.clone(),
+            labels: arguments.label.iter().map(|text| label(text)).collect(),
+        }),
+        mode: Some(mode),
+        task: Some(TaskSpec {
+            networks: arguments.network.iter().map(|text| spec::network(text)).collect::<Result<_, _>>()?,
+            placement: Some(Placement {
+                constraints: arguments.constraint.clone(),
+                preferences: arguments.placement_pref.iter().map(|text| spec::preference(text)).collect::<Result<_, _>>()?,
+                ..Default::default()
+            }),
+            ..Default::default()
+        }),
+        update: Some(UpdateConfig { parallelism: 1, ..Default::default() }),
+        rollback: Some(UpdateConfig { parallelism: 1, ..Default::default() }),
+        ..Default::default()
+    };
+    spec::apply(&arguments.options, &mut made)?;
+    let ports = arguments.publish.iter().map(|text| spec::published(text)).collect::<Result<Vec<_>, _>>()?.concat();
+    made.endpoint.get_or_insert_default().ports = ports;
+    let container = made.task.get_or_insert_default().container.get_or_insert_default();
+    container.image.clone_from(image);
+    container.args = args.to_vec();
+    container.env = environment(&arguments.env_file, &arguments.env)?;
+    container.labels = arguments.container_label.iter().map(|text| label(text)).collect();
+    container.groups.clone_from(&arguments.group);
+    container.hosts.clone_from(&arguments.host);
+    container.mounts = arguments.mount.iter().map(|text| mount(text)).collect::<Result<_, _>>()?;
+    container.sysctls = arguments.sysctl.iter().map(|text| pair("sysctl", text)).collect::<Result<_, _>>()?;
+    if !arguments.dns.is_empty() || !arguments.dns_option.is_empty() || !arguments.dns_search.is_empty() {
+        container.dns = Some(pontoon_proto::v1::DnsConfig {
+            nameservers: arguments.dns.clone(),
+            search: arguments.dns_search.clone(),
+            options: arguments.dns_option.clone(),
+        });
+    }
+    Ok(made)
+}

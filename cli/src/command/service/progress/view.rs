@@ -1,0 +1,182 @@
+//! How far one service is, worked out from the service and its tasks. Called by [`super`] after each change.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use pontoon_proto::v1::{Service, Task, TaskState, UpdateState, service_spec::Mode};
+
+/// Where a service stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Standing {
+    /// Tasks are on their way.
+    #[default]
+    Working,
+    /// All tasks run.
+    Complete,
+    /// Every missing task is refused by every node, with the reason.
+    Unplaceable(String),
+    /// An update ended badly, with the reason.
+    Failed(String),
+}
+
+/// What is shown of a service.
+#[derive(Debug, Default)]
+pub struct View {
+    pub standing: Standing,
+    /// How long a complete standing must last.
+    pub monitor: Duration,
+    /// A line for each slot or node.
+    pub slots: Vec<String>,
+    running: u64,
+    wanted: u64,
+    note: String,
+}
+
+const BAR: [(TaskState, &str); 8] = [
+    (TaskState::New, "new       [=====>                                             ]"),
+    (TaskState::Pending, "pending   [===========>                                       ]"),
+    (TaskState::Assigned, "assigned  [=================>                                 ]"),
+    (TaskState::Accepted, "accepted  [=======================>                           ]"),
+    (TaskState::Preparing, "preparing [=============================>                     ]"),
+    (TaskState::Ready, "ready     [===================================>               ]"),
+    (TaskState::Starting, "starting  [=========================================>         ]"),
+    (TaskState::Running, "running   [==================================================>]"),
+];
+
+impl View {
+    /// Looks at a service and all of its tasks.
+    pub fn of(service: &Service, tasks: &[&Task]) -> Self {
+        let spec = service.spec.as_ref();
+        let monitor = spec.and_then(|spec| spec.update).and_then(|update| update.monitor).unwrap_or(5_000_000_000);
+        let current: Vec<&Task> = tasks
+            .iter()
+            .filter(|task| task.desired_state() <= TaskState::Running && task.spec_version == service.spec_version)
+            .copied()
+            .collect();
+        let outdated = tasks
+            .iter()
+            .filter(|task| task.desired_state() <= TaskState::Running && task.spec_version != service.spec_version)
+            .count();
+        let mut places: BTreeMap<(u64, &str), &Task> = BTreeMap::new();
+        for task in &current {
+            let key = if task.slot > 0 { (task.slot, "") } else { (0, task.node_id.as_str()) };
+            let better = |other: &&Task| other.status.as_ref().map(|s| s.state) > task.status.as_ref().map(|s| s.state);
+            if !places.get(&key).is_some_and(better) {
+                places.insert(key, task);
+            }
+        }
+        let wanted = match spec.and_then(|spec| spec.mode.as_ref()) {
+            Some(Mode::Replicated(mode)) => mode.replicas,
+            _ => places.len() as u64,
+        };
+        let is_running = |task: &&&Task| state(task) == TaskState::Running && task.desired_state() == TaskState::Running;
+        let running = places.values().filter(is_running).count() as u64;
+        let mut view = Self {
+            standing: Standing::Working,
+            monitor: Duration::from_nanos(u64::try_from(monitor).unwrap_or(0)),
+            slots: places.values().map(|task| slot_line(task, wanted)).collect(),
+            running,
+            wanted,
+            note: service.allocation_error.clone(),
+        };
+        let surplus = places.len() as u64 > wanted;
+        view.standing = view.judge(service, &places.into_values().collect::<Vec<_>>(), outdated > 0 || surplus);
+        view
+    }
+
+    fn judge(&mut self, service: &Service, places: &[&Task], unsettled: bool) -> Standing {
+        let update = service.update_status.clone().unwrap_or_default();
+        match update.state() {
+            UpdateState::Paused | UpdateState::RollbackPaused => {
+                return Standing::Failed(format!("update paused: {}", update.message));
+            }
+            UpdateState::RollbackStarted => self.note = format!("rolling back: {}", update.message),
+            UpdateState::RollbackCompleted if self.running == self.wanted && !update.message.is_empty() => {
+                let asked_for = update.message.contains("manually");
+                if !asked_for {
+                    return Standing::Failed(format!("rolled back: {}", update.message));
+                }
+            }
+            _ => {}
+        }
+        let updating = matches!(update.state(), UpdateState::Updating | UpdateState::RollbackStarted);
+        if self.running == self.wanted && !unsettled && !updating {
+            return Standing::Complete;
+        }
+        let missing: Vec<_> = places.iter().filter(|task| state(task) != TaskState::Running).collect();
+        let error = |task: &Task| task.status.as_ref().map(|status| status.err.clone()).unwrap_or_default();
+        if let Some(first) = missing.iter().map(|task| error(task)).find(|error| !error.is_empty()) {
+            self.note = first;
+        }
+        let refused = |task: &&&Task| state(task) <= TaskState::Pending && !error(task).is_empty();
+        if !missing.is_empty() && missing.iter().all(refused) {
+            return Standing::Unplaceable(format!(
+                "{} of {} tasks can't be placed: {}",
+                missing.len(),
+                self.wanted,
+                self.note
+            ));
+        }
+        Standing::Working
+    }
+
+    /// One line: how many tasks run, and what stands in the way.
+    pub fn summary(&self) -> String {
+        let note = if self.note.is_empty() { String::new() } else { format!(" ({})", self.note) };
+        format!("overall progress: {} out of {} tasks{note}", self.running, self.wanted)
+    }
+}
+
+fn state(task: &Task) -> TaskState {
+    task.status.as_ref().map_or(TaskState::New, |status| status.state())
+}
+
+fn slot_line(task: &Task, wanted: u64) -> String {
+    let place = if task.slot > 0 { format!("{}/{wanted}", task.slot) } else { task.node_id.chars().take(12).collect() };
+    let bar = BAR.iter().find(|(at, _)| *at == state(task)).map_or(state(task).name(), |(_, bar)| bar);
+    let error = task.status.as_ref().map(|status| status.err.as_str()).unwrap_or_default();
+    if error.is_empty() || state(task) == TaskState::Running { format!("{place}: {bar}") } else { format!("{place}: {error}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use pontoon_proto::v1::{ReplicatedMode, ServiceSpec, TaskStatus, UpdateStatus};
+
+    use super::*;
+
+    fn service(replicas: u64) -> Service {
+        let mode = Some(Mode::Replicated(ReplicatedMode { replicas }));
+        Service { id: "s".into(), spec_version: 2, spec: Some(ServiceSpec { mode, ..Default::default() }), ..Default::default() }
+    }
+
+    fn task(slot: u64, state: TaskState, spec_version: u64, err: &str) -> Task {
+        let status = Some(TaskStatus { state: state.into(), err: err.into(), ..Default::default() });
+        Task { slot, spec_version, status, desired_state: TaskState::Running.into(), ..Default::default() }
+    }
+
+    fn standing(service: &Service, tasks: &[Task]) -> Standing {
+        View::of(service, &tasks.iter().collect::<Vec<_>>()).standing
+    }
+
+    #[test]
+    fn complete_only_when_all_run_the_newest_spec() {
+        let two = service(2);
+        let running = |slot| task(slot, TaskState::Running, 2, "");
+        assert_eq!(standing(&two, &[running(1)]), Standing::Working);
+        assert_eq!(standing(&two, &[running(1), task(2, TaskState::Starting, 2, "")]), Standing::Working);
+        assert_eq!(standing(&two, &[running(1), running(2)]), Standing::Complete);
+        assert_eq!(standing(&two, &[running(1), running(2), task(1, TaskState::Running, 1, "")]), Standing::Working);
+        assert_eq!(standing(&service(0), &[]), Standing::Complete);
+        assert_eq!(standing(&service(1), &[running(1), running(2)]), Standing::Working);
+    }
+
+    #[test]
+    fn reasons_are_told() {
+        let refused = task(1, TaskState::Pending, 2, "no suitable node (x)");
+        assert!(matches!(standing(&service(1), std::slice::from_ref(&refused)), Standing::Unplaceable(reason) if reason.contains("(x)")));
+        let mut paused = service(1);
+        paused.update_status =
+            Some(UpdateStatus { state: UpdateState::Paused.into(), message: "task failed".into(), ..Default::default() });
+        assert!(matches!(standing(&paused, &[refused]), Standing::Failed(reason) if reason.contains("task failed")));
+    }
+}

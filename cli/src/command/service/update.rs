@@ -1,0 +1,296 @@
+//! `service update`, `service scale`, `service rollback`.
+
+use clap::Args;
+use pontoon_proto::v1::{GetRequest, Service, ServiceSpec, UpdateServiceRequest, service_spec::Mode};
+
+use super::options::ServiceOptions;
+use super::progress::{self, Waiting};
+use super::spec;
+use crate::client::Client;
+use crate::command::container::config::{environment, label, mount, pair};
+use crate::error::{Failure, Outcome};
+use crate::output::listing;
+
+/// `service update [OPTIONS] SERVICE`
+#[derive(Args, Debug)]
+pub struct Arguments {
+    #[command(flatten)]
+    options: ServiceOptions,
+    /// Service command args
+    #[arg(long, value_name = "command")]
+    args: Option<String>,
+    /// Add or update a placement constraint
+    #[arg(long, value_name = "list")]
+    constraint_add: Vec<String>,
+    /// Remove a constraint
+    #[arg(long, value_name = "list")]
+    constraint_rm: Vec<String>,
+    /// Add or update a container label
+    #[arg(long, value_name = "list")]
+    container_label_add: Vec<String>,
+    /// Remove a container label by its key
+    #[arg(long, value_name = "list")]
+    container_label_rm: Vec<String>,
+    /// Add or update an environment variable
+    #[arg(long, value_name = "list")]
+    env_add: Vec<String>,
+    /// Remove an environment variable
+    #[arg(long, value_name = "list")]
+    env_rm: Vec<String>,
+    /// Force update even if no changes require it
+    #[arg(long)]
+    force: bool,
+    /// Add a custom host-to-IP mapping (host:ip)
+    #[arg(long, value_name = "list")]
+    host_add: Vec<String>,
+    /// Remove a custom host-to-IP mapping (host:ip)
+    #[arg(long, value_name = "list")]
+    host_rm: Vec<String>,
+    /// Service image tag
+    #[arg(long, value_name = "string")]
+    image: Option<String>,
+    /// Add or update a service label
+    #[arg(long, value_name = "list")]
+    label_add: Vec<String>,
+    /// Remove a label by its key
+    #[arg(long, value_name = "list")]
+    label_rm: Vec<String>,
+    /// Add or update a mount on a service
+    #[arg(long, value_name = "mount")]
+    mount_add: Vec<String>,
+    /// Remove a mount by its target path
+    #[arg(long, value_name = "list")]
+    mount_rm: Vec<String>,
+    /// Add a network
+    #[arg(long, value_name = "network")]
+    network_add: Vec<String>,
+    /// Remove a network
+    #[arg(long, value_name = "list")]
+    network_rm: Vec<String>,
+    /// Add a placement preference
+    #[arg(long, value_name = "pref")]
+    placement_pref_add: Vec<String>,
+    /// Remove a placement preference
+    #[arg(long, value_name = "pref")]
+    placement_pref_rm: Vec<String>,
+    /// Add or update a published port
+    #[arg(long, value_name = "port")]
+    publish_add: Vec<String>,
+    /// Remove a published port by its target port
+    #[arg(long, value_name = "port")]
+    publish_rm: Vec<String>,
+    /// Rollback to previous specification
+    #[arg(long)]
+    rollback: bool,
+    /// Add or update a Sysctl option
+    #[arg(long, value_name = "list")]
+    sysctl_add: Vec<String>,
+    /// Remove a Sysctl option
+    #[arg(long, value_name = "list")]
+    sysctl_rm: Vec<String>,
+    /// The service
+    service: String,
+}
+
+/// `service scale SERVICE=REPLICAS [SERVICE=REPLICAS...]`
+#[derive(Args, Debug)]
+pub struct ScaleArguments {
+    /// Exit immediately instead of waiting for the service to converge
+    #[arg(short = 'd', long)]
+    detach: bool,
+    /// Services and their numbers of tasks
+    #[arg(required = true, value_name = "SERVICE=REPLICAS")]
+    scales: Vec<String>,
+}
+
+/// `service rollback [OPTIONS] SERVICE`
+#[derive(Args, Debug)]
+pub struct RollbackArguments {
+    /// Exit immediately instead of waiting for the service to converge
+    #[arg(short = 'd', long)]
+    detach: bool,
+    /// Suppress progress output
+    #[arg(short = 'q', long)]
+    quiet: bool,
+    /// The service
+    service: String,
+}
+
+async fn get(client: &Client, target: &str) -> Result<Service, Failure> {
+    Ok(client.control().get_service(GetRequest { target: target.to_owned() }).await?.into_inner())
+}
+
+fn request(service: &Service, spec: Option<ServiceSpec>) -> UpdateServiceRequest {
+    UpdateServiceRequest {
+        target: service.id.clone(),
+        version: service.meta.unwrap_or_default().version,
+        rollback: spec.is_none(),
+        spec,
+    }
+}
+
+/// Runs `service update`.
+///
+/// # Errors
+/// A flag whose value is no good, the daemon's, or that the update was paused or rolled back.
+pub async fn run(client: &Client, arguments: Arguments) -> Outcome {
+    let service = get(client, &arguments.service).await?;
+    let spec = if arguments.rollback {
+        None
+    } else {
+        let mut spec = service.spec.clone().unwrap_or_default();
+        spec::apply(&arguments.options, &mut spec)?;
+        change_lists(&arguments, &mut spec, client).await?;
+        Some(spec)
+    };
+    client.control().update_service(request(&service, spec)).await?;
+    listing::write(&format!("{}\n", arguments.service));
+    if arguments.options.detach {
+        return Ok(0);
+    }
+    progress::wait(client, &[Waiting { id: service.id, name: arguments.service }], arguments.options.quiet).await
+}
+
+/// Applies the `-add` and `-rm` pairs.
+async fn change_lists(arguments: &Arguments, spec: &mut ServiceSpec, client: &Client) -> Result<(), Failure> {
+    let annotations = spec.annotations.get_or_insert_default();
+    annotations.labels.retain(|key, _| !arguments.label_rm.contains(key));
+    annotations.labels.extend(arguments.label_add.iter().map(|text| label(text)));
+    let placement = spec::placement(spec);
+    placement.constraints.retain(|constraint| !arguments.constraint_rm.contains(constraint));
+    for constraint in &arguments.constraint_add {
+        if !placement.constraints.contains(constraint) {
+            placement.constraints.push(constraint.clone());
+        }
+    }
+    for text in &arguments.placement_pref_rm {
+        let gone = spec::preference(text)?;
+        placement.preferences.retain(|preference| *preference != gone);
+    }
+    for text in &arguments.placement_pref_add {
+        placement.preferences.push(spec::preference(text)?);
+    }
+    change_container(arguments, spec)?;
+    change_ports(arguments, spec)?;
+    let task = spec.task.get_or_insert_default();
+    for name in &arguments.network_rm {
+        let network = client.control().get_network(GetRequest { target: name.clone() }).await?.into_inner();
+        task.networks.retain(|attachment| attachment.target != network.id);
+    }
+    for text in &arguments.network_add {
+        let mut attachment = spec::network(text)?;
+        attachment.target = client.control().get_network(GetRequest { target: attachment.target }).await?.into_inner().id;
+        task.networks.retain(|existing| existing.target != attachment.target);
+        task.networks.push(attachment);
+    }
+    if arguments.force {
+        task.force_update += 1;
+    }
+    Ok(())
+}
+
+fn change_container(arguments: &Arguments, spec: &mut ServiceSpec) -> Result<(), Failure> {
+    let container = spec.task.get_or_insert_default().container.get_or_insert_default();
+    if let Some(image) = &arguments.image {
+        container.image.clone_from(image);
+    }
+    if let Some(args) = &arguments.args {
+        container.args = spec::words(args)?;
+    }
+    container.labels.retain(|key, _| !arguments.container_label_rm.contains(key));
+    container.labels.extend(arguments.container_label_add.iter().map(|text| label(text)));
+    let name = |variable: &str| variable.split('=').next().unwrap_or_default().to_owned();
+    let none: [&std::path::Path; 0] = [];
+    let added = environment(&none, &arguments.env_add)?;
+    container.env.retain(|variable| {
+        let name_of = name(variable);
+        !arguments.env_rm.contains(&name_of) && !added.iter().any(|new| name(new) == name_of)
+    });
+    container.env.extend(added);
+    container.hosts.retain(|host| !arguments.host_rm.contains(host));
+    container.hosts.extend(arguments.host_add.iter().cloned());
+    container.mounts.retain(|mount| !arguments.mount_rm.contains(&mount.target));
+    for text in &arguments.mount_add {
+        let new = mount(text)?;
+        container.mounts.retain(|mount| mount.target != new.target);
+        container.mounts.push(new);
+    }
+    container.sysctls.retain(|key, _| !arguments.sysctl_rm.contains(key));
+    for text in &arguments.sysctl_add {
+        let (key, value) = pair("sysctl-add", text)?;
+        container.sysctls.insert(key, value);
+    }
+    Ok(())
+}
+
+fn change_ports(arguments: &Arguments, spec: &mut ServiceSpec) -> Result<(), Failure> {
+    let endpoint = spec.endpoint.get_or_insert_default();
+    for text in &arguments.publish_rm {
+        let target = text.split('/').next().and_then(|port| port.parse::<u32>().ok());
+        let target = target.ok_or_else(|| Failure::new(format!("invalid --publish-rm {text:?}: use the target port")))?;
+        endpoint.ports.retain(|port| port.target_port != target);
+    }
+    for text in &arguments.publish_add {
+        for new in spec::published(text)? {
+            endpoint.ports.retain(|port| (port.target_port, port.protocol) != (new.target_port, new.protocol));
+            endpoint.ports.push(new);
+        }
+    }
+    Ok(())
+}
+
+/// Runs `service rollback`.
+///
+/// # Errors
+/// The daemon's, or that the rollback was paused.
+pub async fn rollback(client: &Client, arguments: RollbackArguments) -> Outcome {
+    let service = get(client, &arguments.service).await?;
+    client.control().update_service(request(&service, None)).await?;
+    listing::write(&format!("{}\n", arguments.service));
+    if arguments.detach {
+        return Ok(0);
+    }
+    progress::wait(client, &[Waiting { id: service.id, name: arguments.service }], arguments.quiet).await
+}
+
+/// Runs `service scale`.
+///
+/// # Errors
+/// A malformed argument, the daemon's (one line a service), or that a service did not converge.
+pub async fn scale(client: &Client, arguments: ScaleArguments) -> Outcome {
+    let mut wishes = Vec::new();
+    for text in &arguments.scales {
+        let (name, replicas) = text
+            .split_once('=')
+            .ok_or_else(|| Failure::new(format!("invalid scale specifier {text:?}: use SERVICE=REPLICAS")))?;
+        let replicas: u64 = replicas
+            .parse()
+            .map_err(|_| Failure::new(format!("invalid replicas value {replicas:?} for {name}: use a whole number")))?;
+        wishes.push((name, replicas));
+    }
+    let (mut scaled, mut failures) = (Vec::new(), Vec::new());
+    for (name, replicas) in wishes {
+        match scale_one(client, name, replicas).await {
+            Ok(id) => {
+                listing::write(&format!("{name} scaled to {replicas}\n"));
+                scaled.push(Waiting { id, name: name.to_owned() });
+            }
+            Err(failure) => failures.push(format!("{name}: {}", failure.message)),
+        }
+    }
+    if !arguments.detach && !scaled.is_empty() {
+        progress::wait(client, &scaled, false).await?;
+    }
+    if failures.is_empty() { Ok(0) } else { Err(Failure::new(failures.join("\n"))) }
+}
+
+async fn scale_one(client: &Client, name: &str, replicas: u64) -> Result<String, Failure> {
+    let service = get(client, name).await?;
+    let mut spec = service.spec.clone().unwrap_or_default();
+    match &mut spec.mode {
+        Some(Mode::Replicated(mode)) => mode.replicas = replicas,
+        _ => return Err(Failure::new("scale can only be used with replicated mode")),
+    }
+    client.control().update_service(request(&service, Some(spec))).await?;
+    Ok(service.id)
+}

@@ -1,0 +1,90 @@
+//! How a command fails: one message for stderr and an exit status, Docker's where Docker has one.
+//!
+//! Every command returns [`Failure`]; `main` prints it. gRPC statuses become messages here and nowhere else.
+
+use std::fmt;
+
+/// Exit status when `run`, `create` or `exec` failed before the container's process did.
+pub const EXIT_ENGINE: u8 = 125;
+
+/// A command's failure.
+#[derive(Debug)]
+pub struct Failure {
+    /// The process's exit status.
+    pub code: u8,
+    /// Without "Error: " and newline; empty when everything has been said.
+    pub message: String,
+}
+
+/// Result of a command: its exit status.
+pub type Outcome = Result<u8, Failure>;
+
+impl Failure {
+    /// A failure with exit status 1.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self { code: 1, message: message.into() }
+    }
+
+    /// A failure that says nothing more: the exit status of a container's process.
+    pub fn silent(code: u8) -> Self {
+        Self { code, message: String::new() }
+    }
+
+    /// The same failure with another exit status.
+    #[must_use]
+    pub fn with_code(mut self, code: u8) -> Self {
+        self.code = code;
+        self
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl From<tonic::Status> for Failure {
+    fn from(status: tonic::Status) -> Self {
+        let message = status.message();
+        let text = if status.code() == tonic::Code::Unimplemented && message.is_empty() {
+            "the daemon does not know this request: is it older than this client?".to_owned()
+        } else if message.is_empty() {
+            format!("the daemon answered: {}", status.code())
+        } else {
+            format!("Error response from daemon: {message}")
+        };
+        Self::new(text)
+    }
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Self::new(format!("{error:#}"))
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        Self::new(error.to_string())
+    }
+}
+
+/// Runs `each` on every target, prints what it returns, and goes on after failures: Docker's way for `rm a b c`.
+///
+/// # Errors
+/// A failure with all messages, one a line, when any target failed.
+pub async fn for_each_target<F, Fut>(targets: &[String], mut each: F) -> Outcome
+where
+    F: FnMut(String) -> Fut,
+    Fut: Future<Output = Result<String, Failure>>,
+{
+    let mut failures = Vec::new();
+    for target in targets {
+        match each(target.clone()).await {
+            Ok(line) => println!("{line}"),
+            Err(failure) => failures.push(failure.message),
+        }
+    }
+    if failures.is_empty() { Ok(0) } else { Err(Failure::new(failures.join("\n"))) }
+}

@@ -1,0 +1,149 @@
+//! Go's text templates, as far as Docker's `--format` uses them: fields, pipelines, `if`, `range`, `with`, variables, and
+//! Docker's functions. A template is parsed once ([`Template::parse`]) and run on JSON values ([`Template::render`]).
+//!
+//! # Layout
+//! - [`parse`]: text to nodes.
+//! - [`functions`]: `json`, `join`, `printf`, comparisons, …
+
+mod functions;
+mod parse;
+
+use std::collections::HashMap;
+
+use serde_json::Value;
+
+pub use parse::Template;
+use parse::{Expression, Node, Pipeline};
+
+impl Template {
+    /// Runs the template on a value.
+    ///
+    /// # Errors
+    /// A message in the manner of Go's, for a field that is not there or a function's bad argument.
+    pub fn render(&self, data: &Value) -> Result<String, String> {
+        let mut run = Run { root: data, variables: HashMap::new(), out: String::new() };
+        run.nodes(&self.nodes, data).map_err(|reason| format!("template: {reason}"))?;
+        Ok(run.out)
+    }
+}
+
+struct Run<'a> {
+    root: &'a Value,
+    variables: HashMap<String, Value>,
+    out: String,
+}
+
+impl Run<'_> {
+    fn nodes(&mut self, nodes: &[Node], dot: &Value) -> Result<(), String> {
+        for node in nodes {
+            match node {
+                Node::Text(text) => self.out.push_str(text),
+                Node::Print(pipeline) => {
+                    let value = self.pipeline(pipeline, dot)?;
+                    if pipeline.variable.is_none() {
+                        self.out.push_str(&functions::print(&value));
+                    }
+                }
+                Node::If { condition, then, otherwise } => {
+                    let value = self.pipeline(condition, dot)?;
+                    self.nodes(if functions::truth(&value) { then } else { otherwise }, dot)?;
+                }
+                Node::With { value, then, otherwise } => {
+                    let value = self.pipeline(value, dot)?;
+                    if functions::truth(&value) {
+                        self.nodes(then, &value)?;
+                    } else {
+                        self.nodes(otherwise, dot)?;
+                    }
+                }
+                Node::Range { key, over, body, otherwise } => self.range((key.as_deref(), over), body, otherwise, dot)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn range(
+        &mut self,
+        (key, over): (Option<&str>, &Pipeline),
+        body: &[Node],
+        otherwise: &[Node],
+        dot: &Value,
+    ) -> Result<(), String> {
+        let items: Vec<(Value, Value)> = match self.pipeline(over, dot)? {
+            Value::Array(items) => items.into_iter().enumerate().map(|(at, item)| (Value::from(at), item)).collect(),
+            Value::Object(fields) => fields.into_iter().map(|(name, item)| (Value::from(name), item)).collect(),
+            Value::Null => Vec::new(),
+            other => return Err(format!("range can't iterate over {other}")),
+        };
+        if items.is_empty() {
+            return self.nodes(otherwise, dot);
+        }
+        for (name, item) in items {
+            if let Some(variable) = key {
+                self.variables.insert(variable.to_owned(), name);
+            }
+            if let Some(variable) = &over.variable {
+                self.variables.insert(variable.clone(), item.clone());
+            }
+            self.nodes(body, &item)?;
+        }
+        Ok(())
+    }
+
+    fn pipeline(&mut self, pipeline: &Pipeline, dot: &Value) -> Result<Value, String> {
+        let mut piped: Option<Value> = None;
+        for command in &pipeline.commands {
+            piped = Some(self.command(command, dot, piped)?);
+        }
+        let value = piped.unwrap_or(Value::Null);
+        if let Some(variable) = &pipeline.variable {
+            self.variables.insert(variable.clone(), value.clone());
+        }
+        Ok(value)
+    }
+
+    /// One command: a function with arguments (the piped value comes last), or a lone operand.
+    fn command(&mut self, words: &[Expression], dot: &Value, piped: Option<Value>) -> Result<Value, String> {
+        let Some((first, rest)) = words.split_first() else {
+            return Err("missing value for command".to_owned());
+        };
+        if let Expression::Function(name) = first {
+            let mut arguments = rest.iter().map(|word| self.operand(word, dot)).collect::<Result<Vec<_>, _>>()?;
+            arguments.extend(piped);
+            return functions::call(name, &arguments);
+        }
+        if !rest.is_empty() || piped.is_some() {
+            return Err(format!("can't give argument to non-function {first}"));
+        }
+        self.operand(first, dot)
+    }
+
+    fn operand(&mut self, word: &Expression, dot: &Value) -> Result<Value, String> {
+        match word {
+            Expression::Literal(value) => Ok(value.clone()),
+            Expression::Field(path) => walk(dot, path),
+            Expression::Variable(name, path) if name.is_empty() => walk(self.root, path),
+            Expression::Variable(name, path) => {
+                let value = self.variables.get(name).ok_or_else(|| format!("undefined variable \"${name}\""))?;
+                walk(&value.clone(), path)
+            }
+            Expression::Group(inner, path) => walk(&self.pipeline(inner, dot)?, path),
+            Expression::Function(name) => functions::call(name, &[]),
+        }
+    }
+}
+
+fn walk(from: &Value, path: &[String]) -> Result<Value, String> {
+    let mut at = from;
+    for name in path {
+        at = match at {
+            Value::Object(fields) => fields.get(name).ok_or_else(|| format!("can't evaluate field {name}: there is no such field"))?,
+            Value::Null => return Ok(Value::Null),
+            _ => return Err(format!("can't evaluate field {name}: the value has no fields")),
+        };
+    }
+    Ok(at.clone())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,47 @@
+use serde_json::json;
+
+use super::Template;
+
+fn render(template: &str) -> Result<String, String> {
+    let data = json!({
+        "ID": "abc", "Names": ["a", "b"], "State": {"Running": true, "Pid": 7},
+        "Labels": {"x": "1", "y": "2"}, "Empty": "", "None": null,
+    });
+    Template::parse(template)?.render(&data)
+}
+
+#[test]
+fn templates_render_as_in_go() {
+    let cases = [
+        ("plain", "plain"),
+        ("{{.ID}}", "abc"),
+        ("{{ .State.Pid }}/{{.State.Running}}", "7/true"),
+        ("{{json .Names}}", r#"["a","b"]"#),
+        ("{{.Names}}", "[a b]"),
+        (r#"{{join .Names ", "}}"#, "a, b"),
+        ("{{upper .ID}} {{.ID | upper | lower}}", "ABC abc"),
+        (r#"{{index .Labels "x"}}{{index .Names 1}}{{index .Labels "none"}}"#, "1b"),
+        ("{{range .Names}}<{{.}}>{{end}}", "<a><b>"),
+        ("{{range $k, $v := .Labels}}{{$k}}={{$v}} {{end}}", "x=1 y=2 "),
+        ("{{range $i, $n := .Names}}{{if $i}},{{end}}{{$n}}{{end}}", "a,b"),
+        ("{{if .Empty}}no{{else if .ID}}yes{{else}}never{{end}}", "yes"),
+        ("{{with .State}}{{.Pid}}{{$.ID}}{{end}}", "7abc"),
+        (r#"{{if eq .ID "abc" "d"}}same{{end}}"#, "same"),
+        ("{{if and .ID (not .Empty)}}both{{end}}", "both"),
+        ("a {{- .ID -}} b", "aabcb"),
+        (r#"{{printf "%-5s|%q|%d" .ID .ID .State.Pid}}"#, r#"abc  |"abc"|7"#),
+        (r#"{{$x := .ID}}{{$x}}"#, "abc"),
+        ("{{len .Names}}{{/* comment */}}", "2"),
+        ("{{.None}}", "<no value>"),
+    ];
+    for (template, expected) in cases {
+        assert_eq!(render(template).as_deref(), Ok(expected), "{template}");
+    }
+}
+
+#[test]
+fn mistakes_are_errors() {
+    for template in ["{{.Nope}}", "{{nope}}", "{{.ID", "{{if .ID}}", "{{end}}", "{{.ID.Deep}}", "{{}}", "{{\"open}}"] {
+        assert!(render(template).is_err(), "{template}");
+    }
+}
