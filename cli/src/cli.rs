@@ -12,8 +12,18 @@ use crate::error::{EXIT_ENGINE, Failure, Outcome};
 
 /// A container engine and orchestrator in one binary. `alias docker=pontoon`
 #[derive(Debug, Parser)]
-#[command(name = "pontoon", version, disable_help_flag = true, disable_version_flag = true, disable_help_subcommand = true)]
-#[command(subcommand_required = true, arg_required_else_help = true, infer_long_args = false)]
+#[command(
+    name = "pontoon",
+    version,
+    disable_help_flag = true,
+    disable_version_flag = true,
+    disable_help_subcommand = true
+)]
+#[command(
+    subcommand_required = true,
+    arg_required_else_help = true,
+    infer_long_args = false
+)]
 pub struct Cli {
     #[command(flatten)]
     global: Global,
@@ -137,9 +147,15 @@ pub fn parse() -> Result<Cli, Failure> {
         }
         kind => {
             let text = error.render().to_string();
-            let text = text.strip_prefix("error: ").unwrap_or(&text).trim_end().to_owned();
+            let text = text
+                .strip_prefix("error: ")
+                .unwrap_or(&text)
+                .trim_end()
+                .to_owned();
             let code = match kind {
-                ErrorKind::InvalidSubcommand | ErrorKind::MissingRequiredArgument | ErrorKind::TooFewValues => 1,
+                ErrorKind::InvalidSubcommand
+                | ErrorKind::MissingRequiredArgument
+                | ErrorKind::TooFewValues => 1,
                 _ => EXIT_ENGINE,
             };
             Failure { code, message: text }

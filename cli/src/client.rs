@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use hyper_util::rt::TokioIo;
-use pontoon_proto::v1::{control_client::ControlClient, engine_client::EngineClient, swarm_client::SwarmClient};
+use pontoon_proto::v1::{
+    control_client::ControlClient, engine_client::EngineClient, swarm_client::SwarmClient,
+};
 use tonic::transport::{Channel, Endpoint};
 
 use crate::error::Failure;
@@ -74,7 +76,9 @@ fn socket_path(host: Option<&str>) -> Result<PathBuf, Failure> {
     };
     match host.strip_prefix("unix://") {
         Some(path) if path.starts_with('/') => Ok(Path::new(path).to_owned()),
-        Some(_) => Err(Failure::new(format!("invalid host {host:?}: unix:// needs an absolute path"))),
+        Some(_) => Err(Failure::new(format!(
+            "invalid host {host:?}: unix:// needs an absolute path"
+        ))),
         None => Err(Failure::new(format!(
             "invalid host {host:?}: this version connects to unix:///path/to/pontoon.sock only"
         ))),
@@ -89,8 +93,21 @@ mod tests {
     fn hosts() {
         assert_eq!(socket_path(None).unwrap(), PathBuf::from(DEFAULT_SOCKET));
         assert_eq!(socket_path(Some("")).unwrap(), PathBuf::from(DEFAULT_SOCKET));
-        assert_eq!(socket_path(Some("unix:///a/b.sock")).unwrap(), PathBuf::from("/a/b.sock"));
-        assert!(socket_path(Some("unix://a")).unwrap_err().message.contains("absolute"));
-        assert!(socket_path(Some("tcp://1.2.3.4:2377")).unwrap_err().message.contains("unix://"));
+        assert_eq!(
+            socket_path(Some("unix:///a/b.sock")).unwrap(),
+            PathBuf::from("/a/b.sock")
+        );
+        assert!(
+            socket_path(Some("unix://a"))
+                .unwrap_err()
+                .message
+                .contains("absolute")
+        );
+        assert!(
+            socket_path(Some("tcp://1.2.3.4:2377"))
+                .unwrap_err()
+                .message
+                .contains("unix://")
+        );
     }
 }

@@ -22,12 +22,18 @@ pub type Outcome = Result<u8, Failure>;
 impl Failure {
     /// A failure with exit status 1.
     pub fn new(message: impl Into<String>) -> Self {
-        Self { code: 1, message: message.into() }
+        Self {
+            code: 1,
+            message: message.into(),
+        }
     }
 
     /// A failure that says nothing more: the exit status of a container's process.
     pub fn silent(code: u8) -> Self {
-        Self { code, message: String::new() }
+        Self {
+            code,
+            message: String::new(),
+        }
     }
 
     /// The same failure with another exit status.
@@ -86,5 +92,9 @@ where
             Err(failure) => failures.push(failure.message),
         }
     }
-    if failures.is_empty() { Ok(0) } else { Err(Failure::new(failures.join("\n"))) }
+    if failures.is_empty() {
+        Ok(0)
+    } else {
+        Err(Failure::new(failures.join("\n")))
+    }
 }

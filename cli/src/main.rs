@@ -21,7 +21,10 @@ mod terminal;
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1);
-    match (arguments.next().as_deref().and_then(std::ffi::OsStr::to_str), arguments.next()) {
+    match (
+        arguments.next().as_deref().and_then(std::ffi::OsStr::to_str),
+        arguments.next(),
+    ) {
         (Some("shim"), Some(dir)) => pontoon_runtime::shim_main(&dir),
         (Some("netd"), Some(dir)) => pontoon_dataplane::netd_main(&dir),
         _ => client_main(),

@@ -96,7 +96,11 @@ async fn read_stdin(mut keys: DetachKeys, tty: bool, to: mpsc::Sender<Option<Inp
             }
             Ok(count) => &buffer[..count],
         };
-        let data = if tty { keys.filter(typed) } else { Some(typed.to_vec()) };
+        let data = if tty {
+            keys.filter(typed)
+        } else {
+            Some(typed.to_vec())
+        };
         let Some(data) = data else {
             let _ = to.send(None).await;
             return;
@@ -108,10 +112,15 @@ async fn read_stdin(mut keys: DetachKeys, tty: bool, to: mpsc::Sender<Option<Inp
 }
 
 async fn watch_size(to: mpsc::Sender<Option<Input>>) {
-    let Ok(mut changes) = signal(SignalKind::window_change()) else { return };
+    let Ok(mut changes) = signal(SignalKind::window_change()) else {
+        return;
+    };
     loop {
         if let Some((rows, columns)) = terminal::size() {
-            let size = TerminalSize { rows: rows.into(), columns: columns.into() };
+            let size = TerminalSize {
+                rows: rows.into(),
+                columns: columns.into(),
+            };
             if to.send(Some(Input::Resize(size))).await.is_err() {
                 return;
             }

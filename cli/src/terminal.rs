@@ -16,7 +16,9 @@ pub fn is_interactive() -> bool {
 pub fn size() -> Option<(u16, u16)> {
     let stdout = std::io::stdout();
     let stdin = std::io::stdin();
-    let size = tcgetwinsize(stdout.as_fd()).or_else(|_| tcgetwinsize(stdin.as_fd())).ok()?;
+    let size = tcgetwinsize(stdout.as_fd())
+        .or_else(|_| tcgetwinsize(stdin.as_fd()))
+        .ok()?;
     (size.ws_row > 0 && size.ws_col > 0).then_some((size.ws_row, size.ws_col))
 }
 
@@ -37,7 +39,8 @@ impl RawMode {
         let before = tcgetattr(fd).map_err(|_| Failure::new("the input device is not a TTY"))?;
         let mut raw = before.clone();
         raw.make_raw();
-        tcsetattr(fd, OptionalActions::Now, &raw).map_err(|e| Failure::new(format!("set terminal to raw mode: {e}")))?;
+        tcsetattr(fd, OptionalActions::Now, &raw)
+            .map_err(|e| Failure::new(format!("set terminal to raw mode: {e}")))?;
         Ok(Self { before })
     }
 }
@@ -71,10 +74,18 @@ impl DetachKeys {
                 (Some(name), _) => match name.as_bytes() {
                     [letter @ b'a'..=b'z'] => letter - b'a' + 1,
                     [sign @ (b'@' | b'[' | b'\\' | b']' | b'^' | b'_')] => sign & 0x1f,
-                    _ => return Err(format!("invalid detach keys ({text}): unknown character: '{item}'")),
+                    _ => {
+                        return Err(format!(
+                            "invalid detach keys ({text}): unknown character: '{item}'"
+                        ));
+                    }
                 },
                 (None, [letter]) => *letter,
-                _ => return Err(format!("invalid detach keys ({text}): unknown character: '{item}'")),
+                _ => {
+                    return Err(format!(
+                        "invalid detach keys ({text}): unknown character: '{item}'"
+                    ));
+                }
             };
             keys.push(key);
         }
@@ -117,6 +128,9 @@ mod tests {
         assert_eq!(keys.filter(b"\x11"), None);
         assert!(DetachKeys::parse("ctrl-?").is_err());
         assert!(DetachKeys::parse("word").is_err());
-        assert_eq!(DetachKeys::parse("").unwrap().filter(b"\x10\x11"), Some(b"\x10\x11".to_vec()));
+        assert_eq!(
+            DetachKeys::parse("").unwrap().filter(b"\x10\x11"),
+            Some(b"\x10\x11".to_vec())
+        );
     }
 }

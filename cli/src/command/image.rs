@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use pontoon_proto::v1::{
-    ImageRequest, ImportImageRequest, ImportOptions, ListImagesRequest, LoadImagesRequest, RemoveImageRequest,
-    SaveImagesRequest, TagImageRequest, load_images_response::Event, removed_image::What,
+    ImageRequest, ImportImageRequest, ImportOptions, ListImagesRequest, LoadImagesRequest,
+    RemoveImageRequest, SaveImagesRequest, TagImageRequest, load_images_response::Event, removed_image::What,
 };
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
@@ -58,7 +58,9 @@ pub async fn dispatch(host: Option<&str>, command: Command) -> Outcome {
         Command::Rm(arguments) => remove(host, arguments).await,
         Command::Tag(arguments) => tag(host, arguments).await,
         Command::History(arguments) => history(host, arguments).await,
-        Command::Inspect(arguments) => super::inspect::one_kind(host, super::inspect::Kind::Image, arguments).await,
+        Command::Inspect(arguments) => {
+            super::inspect::one_kind(host, super::inspect::Kind::Image, arguments).await
+        }
     }
 }
 
@@ -100,16 +102,36 @@ pub async fn list(host: Option<&str>, arguments: ListArguments) -> Outcome {
         reference: arguments.reference.unwrap_or_default(),
         filters: filters(&arguments.filter)?,
     };
-    let images = Client::connect(host).await?.engine().list_images(request).await?.into_inner().images;
+    let images = Client::connect(host)
+        .await?
+        .engine()
+        .list_images(request)
+        .await?
+        .into_inner()
+        .images;
     let mut rows = Vec::new();
     for image in &images {
-        let shown_id = if arguments.no_trunc { image.id.as_str() } else { human::short_id(&image.id) };
+        let shown_id = if arguments.no_trunc {
+            image.id.as_str()
+        } else {
+            human::short_id(&image.id)
+        };
         let none = vec!["<none>:<none>".to_owned()];
-        let tags = if image.repo_tags.is_empty() { &none } else { &image.repo_tags };
+        let tags = if image.repo_tags.is_empty() {
+            &none
+        } else {
+            &image.repo_tags
+        };
         for tag in tags {
             let (repository, tag) = tag.rsplit_once(':').unwrap_or((tag, "<none>"));
-            let digest = image.repo_digests.iter().filter_map(|digest| digest.split_once('@'));
-            let digest = digest.filter(|(name, _)| *name == repository).map(|(_, digest)| digest).next();
+            let digest = image
+                .repo_digests
+                .iter()
+                .filter_map(|digest| digest.split_once('@'));
+            let digest = digest
+                .filter(|(name, _)| *name == repository)
+                .map(|(_, digest)| digest)
+                .next();
             rows.push(json!({
                 "ID": shown_id, "Repository": repository, "Tag": tag, "Digest": digest.unwrap_or("<none>"),
                 "CreatedSince": if image.created_at == 0 { "N/A".to_owned() } else { human::ago(image.created_at) },
@@ -166,8 +188,15 @@ pub async fn load(host: Option<&str>, arguments: LoadArguments) -> Outcome {
             }
             Some(Event::Progress(progress)) if show_progress => {
                 let (current, total) = (human::size(progress.current), human::size(progress.total));
-                let end = if progress.current >= progress.total { "\n" } else { "" };
-                eprint!("\r\x1b[K{}: Loading layer {current}/{total}{end}", human::short_id(&progress.layer));
+                let end = if progress.current >= progress.total {
+                    "\n"
+                } else {
+                    ""
+                };
+                eprint!(
+                    "\r\x1b[K{}: Loading layer {current}/{total}{end}",
+                    human::short_id(&progress.layer)
+                );
             }
             Some(Event::Progress(_)) | None => {}
         }
@@ -179,11 +208,13 @@ async fn open_archive(path: Option<&PathBuf>) -> Result<Box<dyn AsyncRead + Send
     match path {
         Some(path) => {
             let file = tokio::fs::File::open(path).await;
-            Ok(Box::new(file.map_err(|error| Failure::new(format!("open {}: {error}", path.display())))?))
+            Ok(Box::new(file.map_err(|error| {
+                Failure::new(format!("open {}: {error}", path.display()))
+            })?))
         }
-        None if std::io::stdin().is_terminal() => {
-            Err(Failure::new("requested load from stdin, but stdin is empty: name a file, or redirect one"))
-        }
+        None if std::io::stdin().is_terminal() => Err(Failure::new(
+            "requested load from stdin, but stdin is empty: name a file, or redirect one",
+        )),
         None => Ok(Box::new(tokio::io::stdin())),
     }
 }
@@ -217,7 +248,13 @@ pub struct ImportArguments {
     #[arg(short = 'c', long, value_name = "list")]
     change: Vec<String>,
     /// Set commit message for imported image
-    #[arg(short = 'm', long, value_name = "string", default_value = "", hide_default_value = true)]
+    #[arg(
+        short = 'm',
+        long,
+        value_name = "string",
+        default_value = "",
+        hide_default_value = true
+    )]
     message: String,
     /// Set platform if server is multi-platform capable
     #[arg(long, value_name = "string", default_value = "", hide_default_value = true)]
@@ -235,7 +272,9 @@ pub struct ImportArguments {
 /// When the file can't be read, or the daemon's.
 pub async fn import(host: Option<&str>, arguments: ImportArguments) -> Outcome {
     if arguments.file.starts_with("http://") || arguments.file.starts_with("https://") {
-        return Err(Failure::new("this version imports files and STDIN: fetch the URL first and give its file"));
+        return Err(Failure::new(
+            "this version imports files and STDIN: fetch the URL first and give its file",
+        ));
     }
     let path = (arguments.file != "-").then(|| PathBuf::from(&arguments.file));
     let archive = open_archive(path.as_ref()).await?;
@@ -246,7 +285,10 @@ pub async fn import(host: Option<&str>, arguments: ImportArguments) -> Outcome {
         platform: arguments.platform,
     };
     let client = Client::connect(host).await?;
-    let first = tokio_stream::once(ImportImageRequest { options: Some(options), data: bytes::Bytes::new() });
+    let first = tokio_stream::once(ImportImageRequest {
+        options: Some(options),
+        data: bytes::Bytes::new(),
+    });
     let rest = chunks(archive, |data| ImportImageRequest { options: None, data });
     let requests = tokio_stream::StreamExt::chain(first, rest);
     let imported = client.engine().import_image(requests).await?.into_inner();
@@ -271,10 +313,18 @@ pub struct SaveArguments {
 /// When stdout is a terminal and no file is named, or the daemon's; a partly written file is removed.
 pub async fn save(host: Option<&str>, arguments: SaveArguments) -> Outcome {
     if arguments.output.is_none() && std::io::stdout().is_terminal() {
-        return Err(Failure::new("cowardly refusing to save to a terminal. Use the -o flag or redirect"));
+        return Err(Failure::new(
+            "cowardly refusing to save to a terminal. Use the -o flag or redirect",
+        ));
     }
     let client = Client::connect(host).await?;
-    let mut data = client.engine().save_images(SaveImagesRequest { names: arguments.images }).await?.into_inner();
+    let mut data = client
+        .engine()
+        .save_images(SaveImagesRequest {
+            names: arguments.images,
+        })
+        .await?
+        .into_inner();
     let Some(path) = arguments.output else {
         let mut stdout = tokio::io::stdout();
         while let Some(chunk) = data.message().await? {
@@ -322,7 +372,11 @@ pub async fn remove(host: Option<&str>, arguments: RemoveArguments) -> Outcome {
     let client = Client::connect(host).await?;
     let mut failures = Vec::new();
     for target in arguments.images {
-        let request = RemoveImageRequest { target, force: arguments.force, no_prune: arguments.no_prune };
+        let request = RemoveImageRequest {
+            target,
+            force: arguments.force,
+            no_prune: arguments.no_prune,
+        };
         match client.engine().remove_image(request).await {
             Ok(response) => {
                 for removed in response.into_inner().removed {
@@ -336,7 +390,11 @@ pub async fn remove(host: Option<&str>, arguments: RemoveArguments) -> Outcome {
             Err(status) => failures.push(Failure::from(status).message),
         }
     }
-    if failures.is_empty() { Ok(0) } else { Err(Failure::new(failures.join("\n"))) }
+    if failures.is_empty() {
+        Ok(0)
+    } else {
+        Err(Failure::new(failures.join("\n")))
+    }
 }
 
 /// `tag SOURCE_IMAGE[:TAG] TARGET_IMAGE[:TAG]`
@@ -355,7 +413,10 @@ pub struct TagArguments {
 /// # Errors
 /// The daemon's.
 pub async fn tag(host: Option<&str>, arguments: TagArguments) -> Outcome {
-    let request = TagImageRequest { source: arguments.source, target: arguments.target };
+    let request = TagImageRequest {
+        source: arguments.source,
+        target: arguments.target,
+    };
     Client::connect(host).await?.engine().tag_image(request).await?;
     Ok(0)
 }
@@ -386,7 +447,14 @@ pub struct HistoryArguments {
 /// A malformed template, or the daemon's.
 pub async fn history(host: Option<&str>, arguments: HistoryArguments) -> Outcome {
     let client = Client::connect(host).await?;
-    let entries = client.engine().image_history(ImageRequest { target: arguments.image }).await?.into_inner().entries;
+    let entries = client
+        .engine()
+        .image_history(ImageRequest {
+            target: arguments.image,
+        })
+        .await?
+        .into_inner()
+        .entries;
     let rows: Vec<Value> = entries
         .iter()
         .map(|entry| {
@@ -414,6 +482,11 @@ pub async fn history(host: Option<&str>, arguments: HistoryArguments) -> Outcome
         ("COMMENT", "Comment"),
     ];
     let quiet = arguments.quiet.then_some("{{.ID}}");
-    listing::print(quiet.or(arguments.format.as_deref()), columns, &[("CREATED AT", "CreatedAt")], &rows)?;
+    listing::print(
+        quiet.or(arguments.format.as_deref()),
+        columns,
+        &[("CREATED AT", "CreatedAt")],
+        &rows,
+    )?;
     Ok(0)
 }

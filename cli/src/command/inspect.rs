@@ -16,7 +16,7 @@ use crate::client::Client;
 use crate::error::{Failure, Outcome};
 use crate::output::listing;
 
-pub use cluster::{availability_name, node_json, reachability_name, role_name, service_json, update_state_name};
+pub use cluster::{availability_name, node_json, reachability_name, service_json, update_state_name};
 
 /// Kinds of objects that can be inspected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -35,7 +35,14 @@ pub enum Kind {
     Task,
 }
 
-const ORDER: [Kind; 6] = [Kind::Container, Kind::Image, Kind::Network, Kind::Node, Kind::Service, Kind::Task];
+const ORDER: [Kind; 6] = [
+    Kind::Container,
+    Kind::Image,
+    Kind::Network,
+    Kind::Node,
+    Kind::Service,
+    Kind::Task,
+];
 
 /// `inspect [OPTIONS] NAME|ID [NAME|ID...]`
 #[derive(Args, Debug)]
@@ -75,7 +82,14 @@ pub async fn run(host: Option<&str>, arguments: Arguments) -> Outcome {
         return Err(Failure::new("\"size\" is not supported for this type"));
     }
     let kinds = arguments.r#type.map_or(ORDER.to_vec(), |kind| vec![kind]);
-    print_all(&client, &kinds, arguments.format.as_deref(), &arguments.names, arguments.size).await
+    print_all(
+        &client,
+        &kinds,
+        arguments.format.as_deref(),
+        &arguments.names,
+        arguments.size,
+    )
+    .await
 }
 
 /// Runs `KIND inspect`.
@@ -84,10 +98,23 @@ pub async fn run(host: Option<&str>, arguments: Arguments) -> Outcome {
 /// Names each object that was not found; what was found is printed first.
 pub async fn one_kind(host: Option<&str>, kind: Kind, arguments: KindArguments) -> Outcome {
     let client = Client::connect(host).await?;
-    print_all(&client, &[kind], arguments.format.as_deref(), &arguments.names, false).await
+    print_all(
+        &client,
+        &[kind],
+        arguments.format.as_deref(),
+        &arguments.names,
+        false,
+    )
+    .await
 }
 
-async fn print_all(client: &Client, kinds: &[Kind], format: Option<&str>, names: &[String], size: bool) -> Outcome {
+async fn print_all(
+    client: &Client,
+    kinds: &[Kind],
+    format: Option<&str>,
+    names: &[String],
+    size: bool,
+) -> Outcome {
     let mut found = Vec::new();
     let mut failures = Vec::new();
     for name in names {
@@ -98,7 +125,8 @@ async fn print_all(client: &Client, kinds: &[Kind], format: Option<&str>, names:
     }
     match format {
         None | Some("") => {
-            let text = serde_json::to_string_pretty(&Value::Array(found)).map_err(|e| Failure::new(e.to_string()))?;
+            let text = serde_json::to_string_pretty(&Value::Array(found))
+                .map_err(|e| Failure::new(e.to_string()))?;
             listing::write(&format!("{}\n", text.replace("  ", "    ")));
         }
         Some(format) => {
@@ -107,7 +135,11 @@ async fn print_all(client: &Client, kinds: &[Kind], format: Option<&str>, names:
             }
         }
     }
-    if failures.is_empty() { Ok(0) } else { Err(Failure::new(failures.join("\n"))) }
+    if failures.is_empty() {
+        Ok(0)
+    } else {
+        Err(Failure::new(failures.join("\n")))
+    }
 }
 
 async fn find(client: &Client, kinds: &[Kind], name: &str, size: bool) -> Result<Value, Failure> {
@@ -118,7 +150,10 @@ async fn find(client: &Client, kinds: &[Kind], name: &str, size: bool) -> Result
             // Not here, or not a manager: the name may stand for an object of another kind.
             Err(status)
                 if kinds.len() > 1
-                    && matches!(status.code(), tonic::Code::NotFound | tonic::Code::Unavailable | tonic::Code::FailedPrecondition) => {}
+                    && matches!(
+                        status.code(),
+                        tonic::Code::NotFound | tonic::Code::Unavailable | tonic::Code::FailedPrecondition
+                    ) => {}
             Err(status) => last = Some(Failure::from(status)),
         }
     }
@@ -129,28 +164,74 @@ async fn get(client: &Client, kind: Kind, name: &str, size: bool) -> Result<Valu
     let target = name.to_owned();
     Ok(match kind {
         Kind::Container => {
-            let found = client.engine().inspect_container(ContainerRequest { target }).await?.into_inner();
+            let found = client
+                .engine()
+                .inspect_container(ContainerRequest { target })
+                .await?
+                .into_inner();
             container::container_json(&found, size)
         }
-        Kind::Image => image::image_json(&client.engine().inspect_image(ImageRequest { target }).await?.into_inner()),
-        Kind::Network => match client.engine().inspect_network(NetworkRequest { target: target.clone() }).await {
+        Kind::Image => image::image_json(
+            &client
+                .engine()
+                .inspect_image(ImageRequest { target })
+                .await?
+                .into_inner(),
+        ),
+        Kind::Network => match client
+            .engine()
+            .inspect_network(NetworkRequest {
+                target: target.clone(),
+            })
+            .await
+        {
             Ok(found) => cluster::local_network_json(&found.into_inner()),
             Err(status) if status.code() == tonic::Code::NotFound => {
-                let found = client.control().get_network(GetRequest { target }).await.map_err(|_| status)?;
+                let found = client
+                    .control()
+                    .get_network(GetRequest { target })
+                    .await
+                    .map_err(|_| status)?;
                 cluster::network_json(&found.into_inner())
             }
             Err(status) => return Err(status),
         },
         Kind::Node => {
-            let target = if name == "self" { own_node(client).await? } else { target };
-            node_json(&client.control().get_node(GetRequest { target }).await?.into_inner())
+            let target = if name == "self" {
+                own_node(client).await?
+            } else {
+                target
+            };
+            node_json(
+                &client
+                    .control()
+                    .get_node(GetRequest { target })
+                    .await?
+                    .into_inner(),
+            )
         }
-        Kind::Service => service_json(&client.control().get_service(GetRequest { target }).await?.into_inner()),
-        Kind::Task => cluster::task_json(&client.control().get_task(GetRequest { target }).await?.into_inner()),
+        Kind::Service => service_json(
+            &client
+                .control()
+                .get_service(GetRequest { target })
+                .await?
+                .into_inner(),
+        ),
+        Kind::Task => cluster::task_json(
+            &client
+                .control()
+                .get_task(GetRequest { target })
+                .await?
+                .into_inner(),
+        ),
     })
 }
 
 async fn own_node(client: &Client) -> Result<String, tonic::Status> {
-    let status = client.swarm().status(pontoon_proto::v1::SwarmStatusRequest {}).await?.into_inner();
+    let status = client
+        .swarm()
+        .status(pontoon_proto::v1::SwarmStatusRequest {})
+        .await?
+        .into_inner();
     Ok(status.node_id)
 }

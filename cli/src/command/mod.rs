@@ -19,23 +19,14 @@ pub fn filters(
 ) -> Result<std::collections::HashMap<String, pontoon_proto::v1::FilterValues>, crate::error::Failure> {
     let mut filters = std::collections::HashMap::<String, pontoon_proto::v1::FilterValues>::new();
     for option in options {
-        let (key, value) = option
-            .split_once('=')
-            .ok_or_else(|| crate::error::Failure::new(format!("bad format of filter {option:?} (expected name=value)")))?;
-        filters.entry(key.trim().to_lowercase()).or_default().values.push(value.trim().to_owned());
+        let (key, value) = option.split_once('=').ok_or_else(|| {
+            crate::error::Failure::new(format!("bad format of filter {option:?} (expected name=value)"))
+        })?;
+        filters
+            .entry(key.trim().to_lowercase())
+            .or_default()
+            .values
+            .push(value.trim().to_owned());
     }
     Ok(filters)
-}
-
-/// Asks on the terminal before something is destroyed.
-///
-/// # Errors
-/// When stdin can't be read.
-pub fn confirm(warning: &str) -> std::io::Result<bool> {
-    use std::io::Write;
-    print!("WARNING! {warning}\nAre you sure you want to continue? [y/N] ");
-    std::io::stdout().flush()?;
-    let mut answer = String::new();
-    std::io::stdin().read_line(&mut answer)?;
-    Ok(answer.trim().eq_ignore_ascii_case("y"))
 }

@@ -4,8 +4,8 @@
 
 use clap::{Args, Subcommand};
 use pontoon_proto::v1::{
-    Annotations, CreateClusterNetworkRequest, CreateNetworkRequest, GetRequest, IpamConfig, ListNetworksRequest, ListRequest,
-    NetworkRequest, NetworkSpec,
+    Annotations, CreateClusterNetworkRequest, CreateNetworkRequest, GetRequest, IpamConfig,
+    ListNetworksRequest, ListRequest, NetworkRequest, NetworkSpec,
 };
 use serde_json::{Value, json};
 
@@ -13,8 +13,8 @@ use super::container::config::{label, pair};
 use super::filters;
 use crate::client::Client;
 use crate::error::{Failure, Outcome, for_each_target};
-use crate::output::listing::{self, Column};
 use crate::output::human;
+use crate::output::listing::{self, Column};
 
 /// `pontoon network …`
 #[derive(Debug, Subcommand)]
@@ -102,7 +102,9 @@ pub async fn dispatch(host: Option<&str>, command: Command) -> Outcome {
     match command {
         Command::Create(arguments) => create(host, arguments).await,
         Command::Ls(arguments) => list(host, arguments).await,
-        Command::Inspect(arguments) => super::inspect::one_kind(host, super::inspect::Kind::Network, arguments).await,
+        Command::Inspect(arguments) => {
+            super::inspect::one_kind(host, super::inspect::Kind::Network, arguments).await
+        }
         Command::Rm(arguments) => remove(host, arguments).await,
     }
 }
@@ -110,7 +112,9 @@ pub async fn dispatch(host: Option<&str>, command: Command) -> Outcome {
 fn ipam(arguments: &CreateArguments) -> Result<Vec<IpamConfig>, Failure> {
     let within = |flag: &str, values: &[String]| {
         if values.len() > arguments.subnet.len() {
-            return Err(Failure::new(format!("every {flag} needs a --subnet that it belongs to")));
+            return Err(Failure::new(format!(
+                "every {flag} needs a --subnet that it belongs to"
+            )));
         }
         Ok(())
     };
@@ -132,11 +136,18 @@ fn ipam(arguments: &CreateArguments) -> Result<Vec<IpamConfig>, Failure> {
 async fn create(host: Option<&str>, arguments: CreateArguments) -> Outcome {
     let ipam = ipam(&arguments)?;
     let labels = arguments.label.iter().map(|text| label(text)).collect();
-    let options = arguments.options.iter().map(|text| pair("opt", text)).collect::<Result<_, _>>()?;
+    let options = arguments
+        .options
+        .iter()
+        .map(|text| pair("opt", text))
+        .collect::<Result<_, _>>()?;
     let client = Client::connect(host).await?;
     let id = if arguments.driver == "overlay" {
         let spec = NetworkSpec {
-            annotations: Some(Annotations { name: arguments.name, labels }),
+            annotations: Some(Annotations {
+                name: arguments.name,
+                labels,
+            }),
             driver: arguments.driver,
             driver_opts: options,
             ipam,
@@ -145,11 +156,22 @@ async fn create(host: Option<&str>, arguments: CreateArguments) -> Outcome {
             ingress: arguments.ingress,
             enable_ipv6: false,
         };
-        client.control().create_network(CreateClusterNetworkRequest { spec: Some(spec) }).await?.into_inner().id
+        client
+            .control()
+            .create_network(CreateClusterNetworkRequest { spec: Some(spec) })
+            .await?
+            .into_inner()
+            .id
     } else {
         if arguments.ingress || arguments.attachable {
-            let flag = if arguments.ingress { "--ingress" } else { "--attachable" };
-            return Err(Failure::new(format!("{flag} needs the overlay driver: add -d overlay")));
+            let flag = if arguments.ingress {
+                "--ingress"
+            } else {
+                "--attachable"
+            };
+            return Err(Failure::new(format!(
+                "{flag} needs the overlay driver: add -d overlay"
+            )));
         }
         let request = CreateNetworkRequest {
             name: arguments.name,
@@ -172,10 +194,26 @@ async fn create(host: Option<&str>, arguments: CreateArguments) -> Outcome {
 async fn list(host: Option<&str>, arguments: ListArguments) -> Outcome {
     let client = Client::connect(host).await?;
     let filters = filters(&arguments.filter)?;
-    let local = client.engine().list_networks(ListNetworksRequest { filters: filters.clone() }).await?.into_inner().networks;
+    let local = client
+        .engine()
+        .list_networks(ListNetworksRequest {
+            filters: filters.clone(),
+        })
+        .await?
+        .into_inner()
+        .networks;
     let mut rows: Vec<Value> = local
         .iter()
-        .map(|network| row(&network.id, &network.name, &network.driver, &network.scope, network.internal, arguments.no_trunc))
+        .map(|network| {
+            row(
+                &network.id,
+                &network.name,
+                &network.driver,
+                &network.scope,
+                network.internal,
+                arguments.no_trunc,
+            )
+        })
         .collect();
     // On a manager, the cluster's networks that have not reached this host yet are shown as well.
     if let Ok(response) = client.control().list_networks(ListRequest::default()).await {
@@ -195,20 +233,40 @@ async fn list(host: Option<&str>, arguments: ListArguments) -> Outcome {
                     "type" => any(&|value| value == "custom"),
                     "label" => any(&|value| {
                         let (key, wanted) = label(value);
-                        annotations.labels.get(&key).is_some_and(|has| wanted.is_empty() || *has == wanted)
+                        annotations
+                            .labels
+                            .get(&key)
+                            .is_some_and(|has| wanted.is_empty() || *has == wanted)
                     }),
                     _ => false,
                 }
             });
             if matches {
-                rows.push(row(&network.id, &annotations.name, &spec.driver, "swarm", spec.internal, arguments.no_trunc));
+                rows.push(row(
+                    &network.id,
+                    &annotations.name,
+                    &spec.driver,
+                    "swarm",
+                    spec.internal,
+                    arguments.no_trunc,
+                ));
             }
         }
     }
     rows.sort_by(|a, b| a["Name"].as_str().cmp(&b["Name"].as_str()));
-    let columns: &[Column] = &[("NETWORK ID", "ID"), ("NAME", "Name"), ("DRIVER", "Driver"), ("SCOPE", "Scope")];
+    let columns: &[Column] = &[
+        ("NETWORK ID", "ID"),
+        ("NAME", "Name"),
+        ("DRIVER", "Driver"),
+        ("SCOPE", "Scope"),
+    ];
     let quiet = arguments.quiet.then_some("{{.ID}}");
-    listing::print(quiet.or(arguments.format.as_deref()), columns, &[("INTERNAL", "Internal")], &rows)?;
+    listing::print(
+        quiet.or(arguments.format.as_deref()),
+        columns,
+        &[("INTERNAL", "Internal")],
+        &rows,
+    )?;
     Ok(0)
 }
 
@@ -224,14 +282,21 @@ async fn remove(host: Option<&str>, arguments: RemoveArguments) -> Outcome {
     for_each_target(&arguments.networks, |target| {
         let client = client.clone();
         async move {
-            let request = NetworkRequest { target: target.clone() };
+            let request = NetworkRequest {
+                target: target.clone(),
+            };
             let local = client.engine().inspect_network(request.clone()).await;
             let is_swarm = match &local {
                 Ok(found) => found.get_ref().scope == "swarm",
                 Err(status) => status.code() == tonic::Code::NotFound,
             };
             let removed = if is_swarm {
-                let removed = client.control().remove_network(GetRequest { target: target.clone() }).await;
+                let removed = client
+                    .control()
+                    .remove_network(GetRequest {
+                        target: target.clone(),
+                    })
+                    .await;
                 // Without a cluster the engine's answer, that there is no such network, is the better one.
                 match (removed, local) {
                     (Err(status), Err(missing)) if status.code() != tonic::Code::NotFound => Err(missing),

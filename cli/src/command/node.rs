@@ -2,7 +2,8 @@
 
 use clap::{Args, Subcommand, ValueEnum};
 use pontoon_proto::v1::{
-    GetRequest, ListRequest, ListTasksRequest, Node, NodeRole, RemoveNodeRequest, SwarmStatusRequest, UpdateNodeRequest,
+    GetRequest, ListRequest, ListTasksRequest, Node, NodeRole, RemoveNodeRequest, SwarmStatusRequest,
+    UpdateNodeRequest,
 };
 use serde_json::{Value, json};
 
@@ -118,7 +119,11 @@ pub struct UpdateArguments {
 /// # Errors
 /// The daemon's.
 pub async fn dispatch(host: Option<&str>, command: Command) -> Outcome {
-    if let Command::Inspect(InspectArguments { shared, pretty: false }) = command {
+    if let Command::Inspect(InspectArguments {
+        shared,
+        pretty: false,
+    }) = command
+    {
         return super::inspect::one_kind(host, super::inspect::Kind::Node, shared).await;
     }
     let client = Client::connect(host).await?;
@@ -132,7 +137,10 @@ pub async fn dispatch(host: Option<&str>, command: Command) -> Outcome {
             for_each_target(&arguments.nodes, |target| {
                 let client = client.clone();
                 async move {
-                    let request = RemoveNodeRequest { target: target.clone(), force: arguments.force };
+                    let request = RemoveNodeRequest {
+                        target: target.clone(),
+                        force: arguments.force,
+                    };
                     client.control().remove_node(request).await?;
                     Ok(target)
                 }
@@ -148,22 +156,44 @@ async fn resolve(client: &Client, target: &str) -> Result<String, Failure> {
     if target != "self" {
         return Ok(target.to_owned());
     }
-    Ok(client.swarm().status(SwarmStatusRequest {}).await?.into_inner().node_id)
+    Ok(client
+        .swarm()
+        .status(SwarmStatusRequest {})
+        .await?
+        .into_inner()
+        .node_id)
 }
 
 async fn set_role(client: &Client, nodes: &[String], role: NodeRole) -> Outcome {
     for_each_target(nodes, |name| {
         let client = client.clone();
         async move {
-            let node = client.control().get_node(GetRequest { target: resolve(&client, &name).await? }).await?.into_inner();
+            let node = client
+                .control()
+                .get_node(GetRequest {
+                    target: resolve(&client, &name).await?,
+                })
+                .await?
+                .into_inner();
             let mut spec = node.spec.clone().unwrap_or_default();
-            let word = if role == NodeRole::Manager { "manager" } else { "worker" };
+            let word = if role == NodeRole::Manager {
+                "manager"
+            } else {
+                "worker"
+            };
             if spec.role() == role {
                 return Ok(format!("Node {name} is already a {word}."));
             }
             spec.set_role(role);
             let version = node.meta.unwrap_or_default().version;
-            client.control().update_node(UpdateNodeRequest { target: node.id, version, spec: Some(spec) }).await?;
+            client
+                .control()
+                .update_node(UpdateNodeRequest {
+                    target: node.id,
+                    version,
+                    spec: Some(spec),
+                })
+                .await?;
             Ok(match role {
                 NodeRole::Manager => format!("Node {name} promoted to a manager in the swarm."),
                 NodeRole::Worker => format!("Manager {name} demoted in the swarm."),
@@ -174,7 +204,13 @@ async fn set_role(client: &Client, nodes: &[String], role: NodeRole) -> Outcome 
 }
 
 async fn update(client: &Client, arguments: UpdateArguments) -> Outcome {
-    let node = client.control().get_node(GetRequest { target: resolve(client, &arguments.node).await? }).await?.into_inner();
+    let node = client
+        .control()
+        .get_node(GetRequest {
+            target: resolve(client, &arguments.node).await?,
+        })
+        .await?
+        .into_inner();
     let mut spec = node.spec.clone().unwrap_or_default();
     if let Some(availability) = arguments.availability {
         spec.set_availability(availability.into());
@@ -193,7 +229,14 @@ async fn update(client: &Client, arguments: UpdateArguments) -> Outcome {
     }
     labels.extend(arguments.label_add.iter().map(|text| label(text)));
     let version = node.meta.unwrap_or_default().version;
-    client.control().update_node(UpdateNodeRequest { target: node.id, version, spec: Some(spec) }).await?;
+    client
+        .control()
+        .update_node(UpdateNodeRequest {
+            target: node.id,
+            version,
+            spec: Some(spec),
+        })
+        .await?;
     listing::write(&format!("{}\n", arguments.node));
     Ok(0)
 }
@@ -213,24 +256,45 @@ async fn list(client: &Client, arguments: ListArguments) -> Outcome {
             "role" => request.roles.push(match value {
                 "manager" => NodeRole::Manager.into(),
                 "worker" => NodeRole::Worker.into(),
-                other => return Err(Failure::new(format!("invalid filter 'role={other}': use manager or worker"))),
+                other => {
+                    return Err(Failure::new(format!(
+                        "invalid filter 'role={other}': use manager or worker"
+                    )));
+                }
             }),
             "membership" if value == "accepted" => {}
             other => {
-                return Err(Failure::new(format!("invalid filter '{other}': use id, name, label, engine.label or role")));
+                return Err(Failure::new(format!(
+                    "invalid filter '{other}': use id, name, label, engine.label or role"
+                )));
             }
         }
     }
-    let own = client.swarm().status(SwarmStatusRequest {}).await?.into_inner().node_id;
+    let own = client
+        .swarm()
+        .status(SwarmStatusRequest {})
+        .await?
+        .into_inner()
+        .node_id;
     let nodes = client.control().list_nodes(request).await?.into_inner().nodes;
     let has_engine_labels = |node: &Node| {
-        let labels = node.description.as_ref().and_then(|description| description.engine.as_ref()).map(|engine| &engine.labels);
+        let labels = node
+            .description
+            .as_ref()
+            .and_then(|description| description.engine.as_ref())
+            .map(|engine| &engine.labels);
         node_labels.iter().all(|wanted| {
             let (key, value) = label(wanted);
-            labels.and_then(|labels| labels.get(&key)).is_some_and(|has| value.is_empty() || *has == value)
+            labels
+                .and_then(|labels| labels.get(&key))
+                .is_some_and(|has| value.is_empty() || *has == value)
         })
     };
-    let mut rows: Vec<Value> = nodes.iter().filter(|node| has_engine_labels(node)).map(|node| row(node, &own)).collect();
+    let mut rows: Vec<Value> = nodes
+        .iter()
+        .filter(|node| has_engine_labels(node))
+        .map(|node| row(node, &own))
+        .collect();
     rows.sort_by(|a, b| a["Hostname"].as_str().cmp(&b["Hostname"].as_str()));
     let columns: &[Column] = &[
         ("ID", "MarkedID"),
@@ -241,7 +305,12 @@ async fn list(client: &Client, arguments: ListArguments) -> Outcome {
         ("ENGINE VERSION", "EngineVersion"),
     ];
     let quiet = arguments.quiet.then_some("{{.ID}}");
-    listing::print(quiet.or(arguments.format.as_deref()), columns, &[("ID", "ID"), ("SELF", "Self")], &rows)?;
+    listing::print(
+        quiet.or(arguments.format.as_deref()),
+        columns,
+        &[("ID", "ID"), ("SELF", "Self")],
+        &rows,
+    )?;
     Ok(0)
 }
 
@@ -259,12 +328,19 @@ fn manager_status(node: &Node) -> &'static str {
 
 fn capitalized(word: &str) -> String {
     let mut letters = word.chars();
-    letters.next().map(|first| first.to_uppercase().chain(letters).collect()).unwrap_or_default()
+    letters
+        .next()
+        .map(|first| first.to_uppercase().chain(letters).collect())
+        .unwrap_or_default()
 }
 
 fn row(node: &Node, own: &str) -> Value {
     let description = node.description.clone().unwrap_or_default();
-    let marked = if node.id == own { format!("{} *", node.id) } else { node.id.clone() };
+    let marked = if node.id == own {
+        format!("{} *", node.id)
+    } else {
+        node.id.clone()
+    };
     json!({
         "ID": node.id, "MarkedID": marked, "Self": node.id == own,
         "Hostname": description.hostname,
@@ -277,25 +353,55 @@ fn row(node: &Node, own: &str) -> Value {
 }
 
 async fn ps(client: &Client, arguments: PsArguments) -> Outcome {
-    let names = if arguments.nodes.is_empty() { vec!["self".to_owned()] } else { arguments.nodes };
+    let names = if arguments.nodes.is_empty() {
+        vec!["self".to_owned()]
+    } else {
+        arguments.nodes
+    };
     let mut nodes = Vec::new();
     for name in &names {
-        let node = client.control().get_node(GetRequest { target: resolve(client, name).await? }).await?.into_inner();
+        let node = client
+            .control()
+            .get_node(GetRequest {
+                target: resolve(client, name).await?,
+            })
+            .await?
+            .into_inner();
         nodes.push(node.id);
     }
-    tasks::print(client, ListTasksRequest { nodes, ..Default::default() }, &arguments.listing).await
+    tasks::print(
+        client,
+        ListTasksRequest {
+            nodes,
+            ..Default::default()
+        },
+        &arguments.listing,
+    )
+    .await
 }
 
 async fn pretty(client: &Client, names: &[String]) -> Outcome {
     for name in names {
-        let node = client.control().get_node(GetRequest { target: resolve(client, name).await? }).await?.into_inner();
+        let node = client
+            .control()
+            .get_node(GetRequest {
+                target: resolve(client, name).await?,
+            })
+            .await?
+            .into_inner();
         let spec = node.spec.clone().unwrap_or_default();
         let description = node.description.clone().unwrap_or_default();
         let platform = description.platform.clone().unwrap_or_default();
         let resources = description.resources.unwrap_or_default();
         let status = node.status.clone().unwrap_or_default();
         let mut text = format!("ID:\t\t\t{}\n", node.id);
-        let mut labels: Vec<_> = spec.annotations.clone().unwrap_or_default().labels.into_iter().collect();
+        let mut labels: Vec<_> = spec
+            .annotations
+            .clone()
+            .unwrap_or_default()
+            .labels
+            .into_iter()
+            .collect();
         labels.sort();
         if !labels.is_empty() {
             text.push_str("Labels:\n");
@@ -304,17 +410,35 @@ async fn pretty(client: &Client, names: &[String]) -> Outcome {
             }
         }
         text.push_str(&format!("Hostname:              \t{}\n", description.hostname));
-        text.push_str(&format!("Status:\n State:\t\t\t{}\n", capitalized(status.state().name())));
-        text.push_str(&format!(" Availability:         \t{}\n", capitalized(availability_name(spec.availability()))));
+        text.push_str(&format!(
+            "Status:\n State:\t\t\t{}\n",
+            capitalized(status.state().name())
+        ));
+        text.push_str(&format!(
+            " Availability:         \t{}\n",
+            capitalized(availability_name(spec.availability()))
+        ));
         text.push_str(&format!(" Address:\t\t{}\n", status.addr));
         if let Some(manager) = &node.manager_status {
             text.push_str(&format!("Manager Status:\n Address:\t\t{}\n", manager.addr));
-            text.push_str(&format!(" Raft Status:\t\t{}\n", capitalized(reachability_name(manager.reachability()))));
-            text.push_str(&format!(" Leader:\t\t{}\n", if manager.leader { "Yes" } else { "No" }));
+            text.push_str(&format!(
+                " Raft Status:\t\t{}\n",
+                capitalized(reachability_name(manager.reachability()))
+            ));
+            text.push_str(&format!(
+                " Leader:\t\t{}\n",
+                if manager.leader { "Yes" } else { "No" }
+            ));
         }
-        text.push_str(&format!("Platform:\n Operating System:\t{}\n Architecture:\t\t{}\n", platform.os, platform.architecture));
+        text.push_str(&format!(
+            "Platform:\n Operating System:\t{}\n Architecture:\t\t{}\n",
+            platform.os, platform.architecture
+        ));
         let memory = crate::output::human::binary_size(resources.memory_bytes);
-        text.push_str(&format!("Resources:\n CPUs:\t\t\t{}\n Memory:\t\t{memory}\n", resources.nano_cpus / 1_000_000_000));
+        text.push_str(&format!(
+            "Resources:\n CPUs:\t\t\t{}\n Memory:\t\t{memory}\n",
+            resources.nano_cpus / 1_000_000_000
+        ));
         let version = description.engine.unwrap_or_default().engine_version;
         text.push_str(&format!("Engine Version:\t\t{version}\n"));
         listing::write(&text);

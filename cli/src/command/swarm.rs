@@ -136,7 +136,12 @@ pub async fn dispatch(host: Option<&str>, command: Command) -> Outcome {
         Command::Init(arguments) => init(&client, arguments).await,
         Command::Join(arguments) => join(&client, arguments).await,
         Command::Leave(arguments) => {
-            client.swarm().leave(SwarmLeaveRequest { force: arguments.force }).await?;
+            client
+                .swarm()
+                .leave(SwarmLeaveRequest {
+                    force: arguments.force,
+                })
+                .await?;
             listing::write("Node left the swarm.\n");
             Ok(0)
         }
@@ -176,7 +181,11 @@ async fn join(client: &Client, arguments: JoinArguments) -> Outcome {
         availability: Availability::from(arguments.availability).into(),
     };
     let joined = client.swarm().join(request).await?.into_inner();
-    let role = if joined.role() == NodeRole::Manager { "manager" } else { "worker" };
+    let role = if joined.role() == NodeRole::Manager {
+        "manager"
+    } else {
+        "worker"
+    };
     listing::write(&format!("This node joined a swarm as a {role}.\n"));
     Ok(0)
 }
@@ -187,17 +196,32 @@ async fn join_token(client: &Client, arguments: &JoinTokenArguments) -> Outcome 
         TokenRole::Manager => (NodeRole::Manager, "manager"),
     };
     let tokens = if arguments.rotate {
-        client.control().rotate_join_token(RotateJoinTokenRequest { role: role.into() }).await?.into_inner()
+        client
+            .control()
+            .rotate_join_token(RotateJoinTokenRequest { role: role.into() })
+            .await?
+            .into_inner()
     } else {
-        client.control().get_join_tokens(GetJoinTokensRequest {}).await?.into_inner()
+        client
+            .control()
+            .get_join_tokens(GetJoinTokensRequest {})
+            .await?
+            .into_inner()
     };
-    let token = if role == NodeRole::Worker { tokens.worker } else { tokens.manager };
+    let token = if role == NodeRole::Worker {
+        tokens.worker
+    } else {
+        tokens.manager
+    };
     if arguments.quiet {
         listing::write(&format!("{token}\n"));
         return Ok(0);
     }
     let status = client.swarm().status(SwarmStatusRequest {}).await?.into_inner();
-    let addr = status.remote_managers.first().ok_or_else(|| Failure::new("the node knows no manager's address yet"))?;
+    let addr = status
+        .remote_managers
+        .first()
+        .ok_or_else(|| Failure::new("the node knows no manager's address yet"))?;
     if arguments.rotate {
         listing::write(&format!("Successfully rotated {name} join token.\n\n"));
     }

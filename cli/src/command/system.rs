@@ -49,7 +49,9 @@ pub struct InfoArguments {
 pub fn print_formatted(format: &str, value: &Value) -> Result<(), Failure> {
     let text = match format {
         "json" => value.to_string(),
-        template => Template::parse(template).and_then(|template| template.render(value)).map_err(Failure::new)?,
+        template => Template::parse(template)
+            .and_then(|template| template.render(value))
+            .map_err(Failure::new)?,
     };
     listing::write(&format!("{text}\n"));
     Ok(())
@@ -65,7 +67,11 @@ pub async fn version(host: Option<&str>, arguments: VersionArguments) -> Outcome
         "Os": std::env::consts::OS, "Arch": human_arch(std::env::consts::ARCH),
     });
     let answered = match Client::connect(host).await {
-        Ok(connection) => connection.engine().version(VersionRequest {}).await.map_err(Failure::from),
+        Ok(connection) => connection
+            .engine()
+            .version(VersionRequest {})
+            .await
+            .map_err(Failure::from),
         Err(failure) => Err(failure),
     };
     let (server, failure) = match answered {
@@ -83,14 +89,29 @@ pub async fn version(host: Option<&str>, arguments: VersionArguments) -> Outcome
         print_formatted(format, &json!({ "Client": client, "Server": server }))?;
     } else {
         let mut text = String::from("Client: Pontoon\n");
-        let mut lines = |title: &str, value: &Value| text.push_str(&format!(" {title:<18}{}\n", value.as_str().unwrap_or_default()));
+        let mut lines = |title: &str, value: &Value| {
+            text.push_str(&format!(" {title:<18}{}\n", value.as_str().unwrap_or_default()))
+        };
         lines("Version:", &client["Version"]);
         lines("API version:", &client["APIVersion"]);
-        lines("OS/Arch:", &Value::from(format!("{}/{}", std::env::consts::OS, human_arch(std::env::consts::ARCH))));
+        lines(
+            "OS/Arch:",
+            &Value::from(format!(
+                "{}/{}",
+                std::env::consts::OS,
+                human_arch(std::env::consts::ARCH)
+            )),
+        );
         if !server.is_null() {
-            let platform = format!("{}/{}", server["Os"].as_str().unwrap_or_default(), server["Arch"].as_str().unwrap_or_default());
+            let platform = format!(
+                "{}/{}",
+                server["Os"].as_str().unwrap_or_default(),
+                server["Arch"].as_str().unwrap_or_default()
+            );
             text.push_str("\nServer: Pontoon Engine\n");
-            let mut lines = |title: &str, value: &Value| text.push_str(&format!(" {title:<18}{}\n", value.as_str().unwrap_or_default()));
+            let mut lines = |title: &str, value: &Value| {
+                text.push_str(&format!(" {title:<18}{}\n", value.as_str().unwrap_or_default()))
+            };
             lines("Version:", &server["Version"]);
             lines("API version:", &server["ApiVersion"]);
             lines("OS/Arch:", &Value::from(platform));
@@ -144,8 +165,13 @@ pub async fn info(host: Option<&str>, arguments: InfoArguments) -> Outcome {
         print_formatted(format, &value)?;
         return Ok(0);
     }
-    let mut text = format!("Client: Pontoon\n Version:    {}\n\nServer:\n", env!("CARGO_PKG_VERSION"));
-    let mut line = |indent: usize, name: &str, shown: String| text.push_str(&format!("{}{name}: {shown}\n", " ".repeat(indent)));
+    let mut text = format!(
+        "Client: Pontoon\n Version:    {}\n\nServer:\n",
+        env!("CARGO_PKG_VERSION")
+    );
+    let mut line = |indent: usize, name: &str, shown: String| {
+        text.push_str(&format!("{}{name}: {shown}\n", " ".repeat(indent)))
+    };
     line(1, "Containers", info.containers.to_string());
     line(2, "Running", info.containers_running.to_string());
     line(2, "Paused", info.containers_paused.to_string());

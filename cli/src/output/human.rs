@@ -54,9 +54,17 @@ fn scaled(mut value: f64, base: f64, units: &[&str]) -> String {
 
 /// Like C's `%.{digits}g` for values of at least one.
 fn significant(value: f64, digits: usize) -> String {
-    let whole = if value >= 1.0 { value.log10() as usize + 1 } else { 1 };
+    let whole = if value >= 1.0 {
+        value.log10() as usize + 1
+    } else {
+        1
+    };
     let text = format!("{:.*}", digits.saturating_sub(whole), value);
-    if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
+    if text.contains('.') {
+        text.trim_end_matches('0').trim_end_matches('.').to_owned()
+    } else {
+        text
+    }
 }
 
 /// The twelve digits of an id that people use, without `sha256:`.
@@ -70,13 +78,19 @@ pub fn rfc3339(at: i64) -> String {
     if at == 0 {
         return "0001-01-01T00:00:00Z".to_owned();
     }
-    Timestamp::from_nanosecond(i128::from(at)).map(|at| format!("{at:.9}")).unwrap_or_default()
+    Timestamp::from_nanosecond(i128::from(at))
+        .map(|at| format!("{at:.9}"))
+        .unwrap_or_default()
 }
 
 /// A time as `docker ps --format '{{.CreatedAt}}'`: "2026-11-22 12:00:00 +0000 UTC".
 pub fn local_time(at: i64) -> String {
     Timestamp::from_nanosecond(i128::from(at))
-        .map(|at| at.to_zoned(TimeZone::UTC).strftime("%Y-%m-%d %H:%M:%S +0000 UTC").to_string())
+        .map(|at| {
+            at.to_zoned(TimeZone::UTC)
+                .strftime("%Y-%m-%d %H:%M:%S +0000 UTC")
+                .to_string()
+        })
         .unwrap_or_default()
 }
 
@@ -85,7 +99,8 @@ pub fn local_time(at: i64) -> String {
 /// # Errors
 /// A message that quotes the text.
 pub fn parse_duration(text: &str) -> Result<i64, String> {
-    let bad = || format!("invalid duration {text:?}: use a number with a unit, such as 500ms, 10s, 1m30s or 2h");
+    let bad =
+        || format!("invalid duration {text:?}: use a number with a unit, such as 500ms, 10s, 1m30s or 2h");
     let mut rest = text.trim();
     if rest == "0" {
         return Ok(0);
@@ -95,7 +110,9 @@ pub fn parse_duration(text: &str) -> Result<i64, String> {
     }
     let mut total = 0.0;
     while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(bad)?;
+        let digits = rest
+            .find(|c: char| !c.is_ascii_digit() && c != '.')
+            .ok_or_else(bad)?;
         let value: f64 = rest[..digits].parse().map_err(|_| bad())?;
         rest = &rest[digits..];
         let end = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
@@ -111,7 +128,11 @@ pub fn parse_duration(text: &str) -> Result<i64, String> {
         total += value * scale;
         rest = &rest[end..];
     }
-    if total > i64::MAX as f64 { Err(bad()) } else { Ok(total as i64) }
+    if total > i64::MAX as f64 {
+        Err(bad())
+    } else {
+        Ok(total as i64)
+    }
 }
 
 /// Reads sizes as Docker does: "64m", "1.5g", "512", "10MB", "1GiB"; units are powers of 1024.
@@ -121,7 +142,9 @@ pub fn parse_duration(text: &str) -> Result<i64, String> {
 pub fn parse_size(text: &str) -> Result<i64, String> {
     let bad = || format!("invalid size: '{text}' (use a number with b, k, m or g, such as 512m)");
     let lower = text.trim().to_ascii_lowercase();
-    let end = lower.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(lower.len());
+    let end = lower
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(lower.len());
     let value: f64 = lower[..end].parse().map_err(|_| bad())?;
     let shift = match lower[end..].trim().trim_end_matches('b').trim_end_matches('i') {
         "" => 0,
@@ -133,7 +156,11 @@ pub fn parse_size(text: &str) -> Result<i64, String> {
         _ => return Err(bad()),
     };
     let bytes = value * (1u64 << shift) as f64;
-    if bytes > i64::MAX as f64 { Err(bad()) } else { Ok(bytes as i64) }
+    if bytes > i64::MAX as f64 {
+        Err(bad())
+    } else {
+        Ok(bytes as i64)
+    }
 }
 
 /// Reads a point in time: RFC 3339, a date, Unix seconds (with fraction), or a Go duration before now.
@@ -141,10 +168,8 @@ pub fn parse_size(text: &str) -> Result<i64, String> {
 /// # Errors
 /// A message that quotes the text.
 pub fn parse_time(text: &str) -> Result<i64, String> {
-    if let Ok(ago) = parse_duration(text) {
-        if text != "0" {
-            return Ok(now() - ago);
-        }
+    if let Some(ago) = parse_duration(text).ok().filter(|_| text != "0") {
+        return Ok(now() - ago);
     }
     if let Ok(seconds) = text.parse::<f64>() {
         return Ok((seconds * 1e9) as i64);
@@ -168,8 +193,10 @@ pub fn parse_time(text: &str) -> Result<i64, String> {
 /// A message that quotes the text.
 pub fn parse_cpus(text: &str) -> Result<i64, String> {
     match text.parse::<f64>() {
-        Ok(cpus) if cpus.is_finite() && cpus >= 0.0 && cpus < 1e6 => Ok((cpus * 1e9).round() as i64),
-        _ => Err(format!("invalid number of CPUs {text:?}: use a number such as 0.5 or 2")),
+        Ok(cpus) if (0.0..1e6).contains(&cpus) => Ok((cpus * 1e9).round() as i64),
+        _ => Err(format!(
+            "invalid number of CPUs {text:?}: use a number such as 0.5 or 2"
+        )),
     }
 }
 
@@ -214,7 +241,10 @@ mod tests {
         assert!(parse_cpus("-1").is_err());
         assert_eq!(parse_time("1700000000"), Ok(1_700_000_000 * SECOND));
         assert_eq!(parse_time("2023-11-14T22:13:20Z"), Ok(1_700_000_000 * SECOND));
-        assert_eq!(rfc3339(1_700_000_000 * SECOND + 5), "2023-11-14T22:13:20.000000005Z");
+        assert_eq!(
+            rfc3339(1_700_000_000 * SECOND + 5),
+            "2023-11-14T22:13:20.000000005Z"
+        );
         assert_eq!(short_id("sha256:0123456789abcdef"), "0123456789ab");
     }
 }

@@ -19,7 +19,12 @@ const MINIMUM: usize = 10;
 ///
 /// # Errors
 /// When the template is malformed or names a field that rows don't have.
-pub fn print(format: Option<&str>, columns: &[Column], headings: &[Column], rows: &[Value]) -> Result<(), Failure> {
+pub fn print(
+    format: Option<&str>,
+    columns: &[Column],
+    headings: &[Column],
+    rows: &[Value],
+) -> Result<(), Failure> {
     let text = render(format, columns, headings, rows)?;
     write(&text);
     Ok(())
@@ -33,13 +38,28 @@ pub fn write(text: &str) {
     }
 }
 
-fn render(format: Option<&str>, columns: &[Column], headings: &[Column], rows: &[Value]) -> Result<String, Failure> {
+fn render(
+    format: Option<&str>,
+    columns: &[Column],
+    headings: &[Column],
+    rows: &[Value],
+) -> Result<String, Failure> {
     let format = format.map(unescape);
     match format.as_deref().map(str::trim) {
         None | Some("" | "table") => {
-            let mut lines = vec![columns.iter().map(|(heading, _)| (*heading).to_owned()).collect::<Vec<_>>()];
+            let mut lines = vec![
+                columns
+                    .iter()
+                    .map(|(heading, _)| (*heading).to_owned())
+                    .collect::<Vec<_>>(),
+            ];
             for row in rows {
-                lines.push(columns.iter().map(|(_, field)| row[*field].as_str().unwrap_or_default().to_owned()).collect());
+                lines.push(
+                    columns
+                        .iter()
+                        .map(|(_, field)| row[*field].as_str().unwrap_or_default().to_owned())
+                        .collect(),
+                );
             }
             Ok(align(&lines))
         }
@@ -54,9 +74,14 @@ fn render(format: Option<&str>, columns: &[Column], headings: &[Column], rows: &
         Some(format) => match format.strip_prefix("table ") {
             Some(template) => {
                 let template = Template::parse(template).map_err(Failure::new)?;
-                let heading = headings.iter().chain(columns).map(|(heading, field)| ((*field).to_owned(), Value::from(*heading)));
+                let heading = headings
+                    .iter()
+                    .chain(columns)
+                    .map(|(heading, field)| ((*field).to_owned(), Value::from(*heading)));
                 let heading: serde_json::Map<_, _> = heading.collect();
-                let mut lines = vec![cells(&template.render(&Value::Object(heading)).map_err(Failure::new)?)];
+                let mut lines = vec![cells(
+                    &template.render(&Value::Object(heading)).map_err(Failure::new)?,
+                )];
                 for row in rows {
                     lines.push(cells(&template.render(row).map_err(Failure::new)?));
                 }
@@ -86,7 +111,12 @@ fn cells(line: &str) -> Vec<String> {
 fn align(lines: &[Vec<String>]) -> String {
     let columns = lines.iter().map(Vec::len).max().unwrap_or(0);
     let width = |at: usize| {
-        let longest = lines.iter().filter_map(|line| line.get(at)).map(|cell| cell.chars().count()).max().unwrap_or(0);
+        let longest = lines
+            .iter()
+            .filter_map(|line| line.get(at))
+            .map(|cell| cell.chars().count())
+            .max()
+            .unwrap_or(0);
         (longest + GAP).max(MINIMUM)
     };
     let widths: Vec<usize> = (0..columns).map(width).collect();
@@ -113,11 +143,20 @@ mod tests {
     #[test]
     fn forms() {
         let columns: &[Column] = &[("ID", "ID"), ("NAME", "Name")];
-        let rows = [json!({"ID": "1", "Name": "a", "Extra": "x"}), json!({"ID": "22222222222", "Name": "b", "Extra": "y"})];
+        let rows = [
+            json!({"ID": "1", "Name": "a", "Extra": "x"}),
+            json!({"ID": "22222222222", "Name": "b", "Extra": "y"}),
+        ];
         let form = |format| render(format, columns, &[("EXTRA", "Extra")], &rows);
-        assert_eq!(form(None).unwrap(), "ID            NAME\n1             a\n22222222222   b\n");
+        assert_eq!(
+            form(None).unwrap(),
+            "ID            NAME\n1             a\n22222222222   b\n"
+        );
         assert_eq!(form(Some("{{.Name}}={{.Extra}}")).unwrap(), "a=x\nb=y\n");
-        assert_eq!(form(Some(r"table {{.Name}}\t{{.Extra}}")).unwrap(), "NAME      EXTRA\na         x\nb         y\n");
+        assert_eq!(
+            form(Some(r"table {{.Name}}\t{{.Extra}}")).unwrap(),
+            "NAME      EXTRA\na         x\nb         y\n"
+        );
         assert!(form(Some("json")).unwrap().starts_with('{'));
         assert!(form(Some("{{.Nope}}")).is_err());
     }

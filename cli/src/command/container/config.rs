@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use pontoon_proto::v1::{
-    ContainerNetwork, ContainerRestartPolicy, ContainerSpec, CreateContainerRequest, DnsConfig, HealthConfig, HostConfig,
-    LogDriver, Mount, MountType, PortBinding, PortProtocol, Resources, RestartPolicyName, Ulimit,
+    ContainerNetwork, ContainerRestartPolicy, ContainerSpec, CreateContainerRequest, DnsConfig, HealthConfig,
+    HostConfig, LogDriver, Mount, MountType, PortBinding, PortProtocol, Resources, RestartPolicyName, Ulimit,
 };
 
 use super::options::ContainerOptions;
@@ -16,7 +16,11 @@ use crate::output::human;
 ///
 /// # Errors
 /// The first flag whose value is no good, with the value.
-pub fn request(options: &ContainerOptions, image: &str, args: &[String]) -> Result<CreateContainerRequest, Failure> {
+pub fn request(
+    options: &ContainerOptions,
+    image: &str,
+    args: &[String],
+) -> Result<CreateContainerRequest, Failure> {
     let config = ContainerSpec {
         image: image.to_owned(),
         labels: labels(options)?,
@@ -31,16 +35,30 @@ pub fn request(options: &ContainerOptions, image: &str, args: &[String]) -> Resu
         open_stdin: options.interactive,
         read_only: options.read_only,
         stop_signal: options.stop_signal.clone(),
-        stop_grace_period: options.stop_timeout.map_or(0, |seconds| i64::from(seconds) * 1_000_000_000),
+        stop_grace_period: options
+            .stop_timeout
+            .map_or(0, |seconds| i64::from(seconds) * 1_000_000_000),
         healthcheck: health(options)?,
         mounts: mounts(options)?,
         init: options.init,
         cap_add: options.cap_add.clone(),
         cap_drop: options.cap_drop.clone(),
-        ulimits: options.ulimit.iter().map(|text| ulimit(text)).collect::<Result<_, _>>()?,
-        sysctls: options.sysctl.iter().map(|text| pair("sysctl", text)).collect::<Result<_, _>>()?,
+        ulimits: options
+            .ulimit
+            .iter()
+            .map(|text| ulimit(text))
+            .collect::<Result<_, _>>()?,
+        sysctls: options
+            .sysctl
+            .iter()
+            .map(|text| pair("sysctl", text))
+            .collect::<Result<_, _>>()?,
         dns: dns(options),
-        hosts: options.add_host.iter().map(|text| extra_host(text)).collect::<Result<_, _>>()?,
+        hosts: options
+            .add_host
+            .iter()
+            .map(|text| extra_host(text))
+            .collect::<Result<_, _>>()?,
     };
     let attach_stdin = options.interactive && (options.attach.is_empty() || attaches(options, "stdin"));
     Ok(CreateContainerRequest {
@@ -48,7 +66,12 @@ pub fn request(options: &ContainerOptions, image: &str, args: &[String]) -> Resu
         config: Some(config),
         host: Some(host_config(options)?),
         networks: networks(options)?,
-        exposed_ports: options.expose.iter().map(|text| exposed(text)).collect::<Result<Vec<_>, _>>()?.concat(),
+        exposed_ports: options
+            .expose
+            .iter()
+            .map(|text| exposed(text))
+            .collect::<Result<Vec<_>, _>>()?
+            .concat(),
         attach_stdin,
         stdin_once: attach_stdin,
         domainname: options.domainname.clone(),
@@ -57,7 +80,10 @@ pub fn request(options: &ContainerOptions, image: &str, args: &[String]) -> Resu
 
 /// Whether `-a NAME` was given.
 pub fn attaches(options: &ContainerOptions, stream: &str) -> bool {
-    options.attach.iter().any(|name| name.eq_ignore_ascii_case(stream))
+    options
+        .attach
+        .iter()
+        .any(|name| name.eq_ignore_ascii_case(stream))
 }
 
 fn host_config(options: &ContainerOptions) -> Result<HostConfig, Failure> {
@@ -67,19 +93,37 @@ fn host_config(options: &ContainerOptions) -> Result<HostConfig, Failure> {
         Some(text) => human::parse_size(text).map_err(Failure::new)?,
     };
     if options.cpus.is_some() && (options.cpu_period != 0 || options.cpu_quota != 0) {
-        return Err(Failure::new("conflicting options: --cpus and --cpu-period or --cpu-quota can't be used together"));
+        return Err(Failure::new(
+            "conflicting options: --cpus and --cpu-period or --cpu-quota can't be used together",
+        ));
     }
     if options.rm && options.restart != "no" {
-        return Err(Failure::new("conflicting options: cannot specify both --restart and --rm"));
+        return Err(Failure::new(
+            "conflicting options: cannot specify both --restart and --rm",
+        ));
     }
     Ok(HostConfig {
-        network_mode: options.network.first().map_or("bridge".to_owned(), |network| network_name(network)),
-        port_bindings: options.publish.iter().map(|text| publish(text)).collect::<Result<Vec<_>, _>>()?.concat(),
+        network_mode: options
+            .network
+            .first()
+            .map_or("bridge".to_owned(), |network| network_name(network)),
+        port_bindings: options
+            .publish
+            .iter()
+            .map(|text| publish(text))
+            .collect::<Result<Vec<_>, _>>()?
+            .concat(),
         publish_all_ports: options.publish_all,
         restart_policy: Some(restart_policy(&options.restart)?),
         auto_remove: options.rm,
         resources: Some(Resources {
-            nano_cpus: options.cpus.as_deref().map(human::parse_cpus).transpose().map_err(Failure::new)?.unwrap_or(0),
+            nano_cpus: options
+                .cpus
+                .as_deref()
+                .map(human::parse_cpus)
+                .transpose()
+                .map_err(Failure::new)?
+                .unwrap_or(0),
             memory_bytes: options.memory.unwrap_or(0),
             pids: options.pids_limit,
         }),
@@ -91,14 +135,22 @@ fn host_config(options: &ContainerOptions) -> Result<HostConfig, Failure> {
         cpuset_cpus: options.cpuset_cpus.clone(),
         cpuset_mems: options.cpuset_mems.clone(),
         privileged: options.privileged,
-        security_opt: options.security_opt.iter().map(|text| security_option(text)).collect::<Result<_, _>>()?,
+        security_opt: options
+            .security_opt
+            .iter()
+            .map(|text| security_option(text))
+            .collect::<Result<_, _>>()?,
         pid_mode: host_or_own("pid", &options.pid)?,
         ipc_mode: host_or_own("ipc", &options.ipc)?,
         uts_mode: host_or_own("uts", &options.uts)?,
         shm_size: options.shm_size.unwrap_or(0),
         log: Some(LogDriver {
             name: options.log_driver.clone(),
-            options: options.log_opt.iter().map(|text| pair("log-opt", text)).collect::<Result<_, _>>()?,
+            options: options
+                .log_opt
+                .iter()
+                .map(|text| pair("log-opt", text))
+                .collect::<Result<_, _>>()?,
         }),
         runtime: options.runtime.clone(),
         oom_score_adj: options.oom_score_adj,
@@ -109,7 +161,9 @@ fn host_or_own(flag: &str, mode: &str) -> Result<String, Failure> {
     match mode {
         "" | "private" => Ok(String::new()),
         "host" => Ok("host".to_owned()),
-        other => Err(Failure::new(format!("--{flag}: invalid mode {other:?}: this version knows \"host\" and \"private\""))),
+        other => Err(Failure::new(format!(
+            "--{flag}: invalid mode {other:?}: this version knows \"host\" and \"private\""
+        ))),
     }
 }
 
@@ -138,13 +192,20 @@ fn network_name(network: &str) -> String {
 fn networks(options: &ContainerOptions) -> Result<Vec<ContainerNetwork>, Failure> {
     let mut networks = Vec::new();
     for (at, network) in options.network.iter().enumerate() {
-        let mut wish = ContainerNetwork { network: network_name(network), ..Default::default() };
+        let mut wish = ContainerNetwork {
+            network: network_name(network),
+            ..Default::default()
+        };
         for part in network.split(',').filter(|part| part.contains('=')) {
             match part.split_once('=') {
                 Some(("name", _)) => {}
                 Some(("alias", alias)) => wish.aliases.push(alias.to_owned()),
                 Some(("ip", ip)) => wish.ip_address = ip.to_owned(),
-                _ => return Err(Failure::new(format!("invalid field in --network {network:?}: {part}"))),
+                _ => {
+                    return Err(Failure::new(format!(
+                        "invalid field in --network {network:?}: {part}"
+                    )));
+                }
             }
         }
         if at == 0 {
@@ -154,23 +215,35 @@ fn networks(options: &ContainerOptions) -> Result<Vec<ContainerNetwork>, Failure
         networks.push(wish);
     }
     let special = |name: &str| matches!(name, "host" | "none" | "bridge" | "default");
-    if networks.len() > 1 && networks.iter().any(|network| matches!(network.network.as_str(), "host" | "none")) {
-        return Err(Failure::new("conflicting options: cannot attach both user-defined and non-user-defined network-modes"));
+    if networks.len() > 1
+        && networks
+            .iter()
+            .any(|network| matches!(network.network.as_str(), "host" | "none"))
+    {
+        return Err(Failure::new(
+            "conflicting options: cannot attach both user-defined and non-user-defined network-modes",
+        ));
     }
     if !options.network_alias.is_empty() && networks.first().is_none_or(|network| special(&network.network)) {
-        return Err(Failure::new("network-scoped alias is supported only for containers in user defined networks"));
+        return Err(Failure::new(
+            "network-scoped alias is supported only for containers in user defined networks",
+        ));
     }
     if options.ip.is_some() && networks.first().is_none_or(|network| special(&network.network)) {
-        return Err(Failure::new("user specified IP address is supported on user defined networks only"));
+        return Err(Failure::new(
+            "user specified IP address is supported on user defined networks only",
+        ));
     }
     Ok(networks)
 }
 
 fn dns(options: &ContainerOptions) -> Option<DnsConfig> {
-    (!options.dns.is_empty() || !options.dns_search.is_empty() || !options.dns_option.is_empty()).then(|| DnsConfig {
-        nameservers: options.dns.clone(),
-        search: options.dns_search.clone(),
-        options: options.dns_option.clone(),
+    (!options.dns.is_empty() || !options.dns_search.is_empty() || !options.dns_option.is_empty()).then(|| {
+        DnsConfig {
+            nameservers: options.dns.clone(),
+            search: options.dns_search.clone(),
+            options: options.dns_option.clone(),
+        }
     })
 }
 
@@ -179,7 +252,9 @@ fn extra_host(text: &str) -> Result<String, Failure> {
         Some((name, address)) if !name.is_empty() && address.parse::<std::net::IpAddr>().is_ok() => {
             Ok(format!("{name}:{address}"))
         }
-        _ => Err(Failure::new(format!("bad format for add-host: {text:?} (use name:address)"))),
+        _ => Err(Failure::new(format!(
+            "bad format for add-host: {text:?} (use name:address)"
+        ))),
     }
 }
 
@@ -187,7 +262,9 @@ fn workdir(dir: &str) -> Result<String, Failure> {
     if dir.is_empty() || dir.starts_with('/') {
         Ok(dir.to_owned())
     } else {
-        Err(Failure::new(format!("the working directory '{dir}' is invalid, it needs to be an absolute path")))
+        Err(Failure::new(format!(
+            "the working directory '{dir}' is invalid, it needs to be an absolute path"
+        )))
     }
 }
 
@@ -218,9 +295,15 @@ fn labels(options: &ContainerOptions) -> Result<HashMap<String, String>, Failure
 }
 
 fn lines(path: &Path) -> Result<Vec<String>, Failure> {
-    let text = std::fs::read_to_string(path).map_err(|error| Failure::new(format!("open {}: {error}", path.display())))?;
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| Failure::new(format!("open {}: {error}", path.display())))?;
     let meaningful = |line: &&str| !line.is_empty() && !line.starts_with('#');
-    Ok(text.lines().map(str::trim_start).filter(meaningful).map(str::to_owned).collect())
+    Ok(text
+        .lines()
+        .map(str::trim_start)
+        .filter(meaningful)
+        .map(str::to_owned)
+        .collect())
 }
 
 /// Environment from files, then from flags; a name alone takes the client's value, and is left out when there is none.
@@ -239,7 +322,11 @@ pub fn environment(files: &[impl AsRef<Path>], flags: &[String]) -> Result<Vec<S
             Some(("", _)) => return Err(Failure::new(format!("invalid environment variable: {variable}"))),
             Some(_) => environment.push(variable),
             None if variable.is_empty() => return Err(Failure::new("invalid environment variable: \"\"")),
-            None => environment.extend(std::env::var(&variable).ok().map(|value| format!("{variable}={value}"))),
+            None => environment.extend(
+                std::env::var(&variable)
+                    .ok()
+                    .map(|value| format!("{variable}={value}")),
+            ),
         }
     }
     Ok(environment)
@@ -256,10 +343,17 @@ fn health(options: &ContainerOptions) -> Result<Option<HealthConfig>, Failure> {
         if any {
             return Err(Failure::new("--no-healthcheck conflicts with --health-* options"));
         }
-        return Ok(Some(HealthConfig { test: vec!["NONE".to_owned()], ..Default::default() }));
+        return Ok(Some(HealthConfig {
+            test: vec!["NONE".to_owned()],
+            ..Default::default()
+        }));
     }
     Ok(any.then(|| HealthConfig {
-        test: options.health_cmd.iter().flat_map(|command| ["CMD-SHELL".to_owned(), command.clone()]).collect(),
+        test: options
+            .health_cmd
+            .iter()
+            .flat_map(|command| ["CMD-SHELL".to_owned(), command.clone()])
+            .collect(),
         interval: options.health_interval.unwrap_or(0),
         timeout: options.health_timeout.unwrap_or(0),
         start_period: options.health_start_period.unwrap_or(0),
@@ -269,7 +363,9 @@ fn health(options: &ContainerOptions) -> Result<Option<HealthConfig>, Failure> {
 }
 
 fn restart_policy(text: &str) -> Result<ContainerRestartPolicy, Failure> {
-    let (name, count) = text.split_once(':').map_or((text, None), |(name, count)| (name, Some(count)));
+    let (name, count) = text
+        .split_once(':')
+        .map_or((text, None), |(name, count)| (name, Some(count)));
     let name = match name {
         "" | "no" => RestartPolicyName::No,
         "always" => RestartPolicyName::Always,
@@ -284,13 +380,18 @@ fn restart_policy(text: &str) -> Result<ContainerRestartPolicy, Failure> {
     let maximum_retry_count = match count {
         None => 0,
         Some(_) if name != RestartPolicyName::OnFailure => {
-            return Err(Failure::new("invalid restart policy: maximum retry count can only be used with 'on-failure'"));
+            return Err(Failure::new(
+                "invalid restart policy: maximum retry count can only be used with 'on-failure'",
+            ));
         }
-        Some(count) => count
-            .parse()
-            .map_err(|_| Failure::new("invalid restart policy format: maximum retry count must be an integer"))?,
+        Some(count) => count.parse().map_err(|_| {
+            Failure::new("invalid restart policy format: maximum retry count must be an integer")
+        })?,
     };
-    Ok(ContainerRestartPolicy { name: name.into(), maximum_retry_count })
+    Ok(ContainerRestartPolicy {
+        name: name.into(),
+        maximum_retry_count,
+    })
 }
 
 fn ulimit(text: &str) -> Result<Ulimit, Failure> {
@@ -300,9 +401,15 @@ fn ulimit(text: &str) -> Result<Ulimit, Failure> {
     let soft = soft.parse().map_err(|_| bad())?;
     let hard = hard.parse().map_err(|_| bad())?;
     if hard != -1 && (soft > hard || soft == -1) {
-        return Err(Failure::new(format!("ulimit soft limit must be less than or equal to hard limit: {soft} > {hard}")));
+        return Err(Failure::new(format!(
+            "ulimit soft limit must be less than or equal to hard limit: {soft} > {hard}"
+        )));
     }
-    Ok(Ulimit { name: name.to_owned(), soft, hard })
+    Ok(Ulimit {
+        name: name.to_owned(),
+        soft,
+        hard,
+    })
 }
 
 /// A range of ports: "80" or "80-90".
@@ -323,9 +430,9 @@ fn protocol(text: &str) -> Option<PortProtocol> {
 fn exposed(text: &str) -> Result<Vec<String>, Failure> {
     let (ports, proto) = text.split_once('/').unwrap_or((text, "tcp"));
     match (port_range(ports), protocol(proto)) {
-        (Some((first, last)), Some(_)) => {
-            Ok((first..=last).map(|port| format!("{port}/{}", proto.to_ascii_lowercase())).collect())
-        }
+        (Some((first, last)), Some(_)) => Ok((first..=last)
+            .map(|port| format!("{port}/{}", proto.to_ascii_lowercase()))
+            .collect()),
         _ => Err(Failure::new(format!("invalid range format for --expose: {text}"))),
     }
 }
@@ -337,7 +444,9 @@ pub(crate) fn publish(text: &str) -> Result<Vec<PortBinding>, Failure> {
     let protocol = protocol(proto).ok_or_else(|| bad("the protocol must be tcp or udp"))?;
     let (address, ports) = match body.strip_prefix('[') {
         Some(rest) => {
-            let (ip, ports) = rest.split_once("]:").ok_or_else(|| bad("an IPv6 address is written [address]:port:port"))?;
+            let (ip, ports) = rest
+                .split_once("]:")
+                .ok_or_else(|| bad("an IPv6 address is written [address]:port:port"))?;
             (ip, ports)
         }
         None if body.matches(':').count() == 2 => body.split_once(':').unwrap_or(("", body)),
@@ -346,12 +455,16 @@ pub(crate) fn publish(text: &str) -> Result<Vec<PortBinding>, Failure> {
     if !address.is_empty() && address.parse::<std::net::IpAddr>().is_err() {
         return Err(bad(&format!("{address:?} is not an IP address")));
     }
-    let (host, container) = ports.rsplit_once(':').map_or((None, ports), |(host, container)| (Some(host), container));
-    let (first, last) = port_range(container).ok_or_else(|| bad("ports are numbers from 1 to 65535, or ranges of them"))?;
+    let (host, container) = ports
+        .rsplit_once(':')
+        .map_or((None, ports), |(host, container)| (Some(host), container));
+    let (first, last) =
+        port_range(container).ok_or_else(|| bad("ports are numbers from 1 to 65535, or ranges of them"))?;
     let host = match host {
         None | Some("") => None,
         Some(host) => {
-            let range = port_range(host).ok_or_else(|| bad("ports are numbers from 1 to 65535, or ranges of them"))?;
+            let range = port_range(host)
+                .ok_or_else(|| bad("ports are numbers from 1 to 65535, or ranges of them"))?;
             if range.1 - range.0 != last - first {
                 return Err(bad("the host's and the container's ranges differ in length"));
             }
@@ -380,7 +493,10 @@ fn mounts(options: &ContainerOptions) -> Result<Vec<Mount>, Failure> {
         mounts.push(tmpfs(text)?);
     }
     if let Some(mount) = mounts.iter().find(|mount| !mount.target.starts_with('/')) {
-        return Err(Failure::new(format!("invalid mount path: '{}' mount path must be absolute", mount.target)));
+        return Err(Failure::new(format!(
+            "invalid mount path: '{}' mount path must be absolute",
+            mount.target
+        )));
     }
     Ok(mounts)
 }
@@ -397,13 +513,28 @@ fn volume(text: &str) -> Result<Mount, Failure> {
         }
     };
     let source = std::path::absolute(source).map_err(|error| Failure::new(format!("{source}: {error}")))?;
-    let mut mount = Mount { source: source.display().to_string(), target: target.to_owned(), ..Default::default() };
-    for option in parts.next().unwrap_or("").split(',').filter(|option| !option.is_empty()) {
+    let mut mount = Mount {
+        source: source.display().to_string(),
+        target: target.to_owned(),
+        ..Default::default()
+    };
+    for option in parts
+        .next()
+        .unwrap_or("")
+        .split(',')
+        .filter(|option| !option.is_empty())
+    {
         match option {
             "ro" => mount.read_only = true,
             "rw" => {}
-            "private" | "rprivate" | "shared" | "rshared" | "slave" | "rslave" => mount.propagation = option.to_owned(),
-            other => return Err(Failure::new(format!("invalid volume specification: '{text}': unknown mode: {other}"))),
+            "private" | "rprivate" | "shared" | "rshared" | "slave" | "rslave" => {
+                mount.propagation = option.to_owned()
+            }
+            other => {
+                return Err(Failure::new(format!(
+                    "invalid volume specification: '{text}': unknown mode: {other}"
+                )));
+            }
         }
     }
     Ok(mount)
@@ -415,7 +546,9 @@ pub(crate) fn mount(text: &str) -> Result<Mount, Failure> {
     let mut mount = Mount::default();
     let mut kind = None;
     for field in text.split(',') {
-        let (key, value) = field.split_once('=').map_or((field, None), |(key, value)| (key, Some(value)));
+        let (key, value) = field
+            .split_once('=')
+            .map_or((field, None), |(key, value)| (key, Some(value)));
         let needed = || value.ok_or_else(|| bad(format!("invalid field '{field}' must be a key=value pair")));
         match key {
             "type" => kind = Some(needed()?),
@@ -425,19 +558,26 @@ pub(crate) fn mount(text: &str) -> Result<Mount, Failure> {
             "bind-propagation" => mount.propagation = needed()?.to_owned(),
             "tmpfs-size" => mount.tmpfs_size = human::parse_size(needed()?).map_err(bad)?,
             "tmpfs-mode" => {
-                mount.tmpfs_mode = u32::from_str_radix(needed()?, 8).map_err(|_| bad(format!("invalid mode in '{field}'")))?;
+                mount.tmpfs_mode = u32::from_str_radix(needed()?, 8)
+                    .map_err(|_| bad(format!("invalid mode in '{field}'")))?;
             }
             _ => return Err(bad(format!("unexpected key '{key}' in '{field}'"))),
         }
     }
     match kind {
-        Some("bind") if mount.source.is_empty() => return Err(bad("source is required for type=bind".to_owned())),
+        Some("bind") if mount.source.is_empty() => {
+            return Err(bad("source is required for type=bind".to_owned()));
+        }
         Some("bind") => {}
-        Some("tmpfs") if !mount.source.is_empty() => return Err(bad("type=tmpfs takes no source".to_owned())),
+        Some("tmpfs") if !mount.source.is_empty() => {
+            return Err(bad("type=tmpfs takes no source".to_owned()));
+        }
         Some("tmpfs") => mount.r#type = MountType::Tmpfs.into(),
         other => {
             let kind = other.unwrap_or("volume");
-            return Err(bad(format!("this version mounts type=bind and type=tmpfs, not type={kind}")));
+            return Err(bad(format!(
+                "this version mounts type=bind and type=tmpfs, not type={kind}"
+            )));
         }
     }
     if mount.target.is_empty() {
@@ -449,7 +589,11 @@ pub(crate) fn mount(text: &str) -> Result<Mount, Failure> {
 /// `--tmpfs TARGET[:size=…,mode=…]`
 fn tmpfs(text: &str) -> Result<Mount, Failure> {
     let (target, rest) = text.split_once(':').unwrap_or((text, ""));
-    let mut mount = Mount { r#type: MountType::Tmpfs.into(), target: target.to_owned(), ..Default::default() };
+    let mut mount = Mount {
+        r#type: MountType::Tmpfs.into(),
+        target: target.to_owned(),
+        ..Default::default()
+    };
     for option in rest.split(',').filter(|option| !option.is_empty()) {
         match option.split_once('=').unwrap_or((option, "")) {
             ("size", size) => mount.tmpfs_size = human::parse_size(size).map_err(Failure::new)?,
@@ -460,7 +604,9 @@ fn tmpfs(text: &str) -> Result<Mount, Failure> {
             ("ro", "") => mount.read_only = true,
             ("rw", "") => {}
             _ => {
-                return Err(Failure::new(format!("invalid tmpfs option {option:?}: this version knows size, mode, ro and rw")));
+                return Err(Failure::new(format!(
+                    "invalid tmpfs option {option:?}: this version knows size, mode, ro and rw"
+                )));
             }
         }
     }

@@ -4,8 +4,8 @@ use std::io::IsTerminal;
 
 use clap::Args;
 use pontoon_proto::v1::{
-    AttachRequest, AttachStart, ContainerRequest, ExecRequest, ExecStart, KillContainerRequest, StdioResponse, TerminalSize,
-    attach_request, exec_request, stdio_response::Response,
+    AttachRequest, AttachStart, ContainerRequest, ExecRequest, ExecStart, KillContainerRequest,
+    StdioResponse, TerminalSize, attach_request, exec_request, stdio_response::Response,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -45,10 +45,22 @@ pub struct Arguments {
     #[arg(short = 't', long)]
     tty: bool,
     /// Username or UID (format: "<name|uid>[:<group|gid>]")
-    #[arg(short = 'u', long, value_name = "string", default_value = "", hide_default_value = true)]
+    #[arg(
+        short = 'u',
+        long,
+        value_name = "string",
+        default_value = "",
+        hide_default_value = true
+    )]
     user: String,
     /// Working directory inside the container
-    #[arg(short = 'w', long, value_name = "string", default_value = "", hide_default_value = true)]
+    #[arg(
+        short = 'w',
+        long,
+        value_name = "string",
+        default_value = "",
+        hide_default_value = true
+    )]
     workdir: String,
     /// The container, then the command and its arguments
     #[arg(required = true, trailing_var_arg = true, value_names = ["CONTAINER", "COMMAND"])]
@@ -77,11 +89,15 @@ pub struct AttachArguments {
 /// # Errors
 /// Status 126 or 127 when the command can't be started, 1 for what the daemon refuses, else the command's own.
 pub async fn run(host: Option<&str>, arguments: Arguments) -> Outcome {
-    let Some((container, command)) = arguments.container_and_command.split_first().filter(|(_, command)| !command.is_empty())
+    let Some((container, command)) = arguments
+        .container_and_command
+        .split_first()
+        .filter(|(_, command)| !command.is_empty())
     else {
         return Err(Failure::new("requires at least 2 arguments: CONTAINER COMMAND"));
     };
-    let keys = DetachKeys::parse(&arguments.detach_keys).map_err(|e| Failure::new(e).with_code(EXIT_ENGINE))?;
+    let keys =
+        DetachKeys::parse(&arguments.detach_keys).map_err(|e| Failure::new(e).with_code(EXIT_ENGINE))?;
     let interactive = arguments.interactive && !arguments.detach;
     if arguments.tty && interactive && !std::io::stdin().is_terminal() {
         return Err(Failure::new("the input device is not a TTY"));
@@ -96,18 +112,39 @@ pub async fn run(host: Option<&str>, arguments: Arguments) -> Outcome {
         user: arguments.user,
         dir: arguments.workdir,
         privileged: arguments.privileged,
-        size: terminal::size().map(|(rows, columns)| TerminalSize { rows: rows.into(), columns: columns.into() }),
+        size: terminal::size().map(|(rows, columns)| TerminalSize {
+            rows: rows.into(),
+            columns: columns.into(),
+        }),
     };
     let client = Client::connect(host).await?;
     let (requests, receiver) = mpsc::channel(QUEUE);
-    let send = |request| ExecRequest { request: Some(request) };
-    requests.send(send(exec_request::Request::Start(start))).await.map_err(|_| Failure::new("exec was cancelled"))?;
-    let answered = client.engine().exec(ReceiverStream::new(receiver)).await.map_err(exec_failure)?;
+    let send = |request| ExecRequest {
+        request: Some(request),
+    };
+    requests
+        .send(send(exec_request::Request::Start(start)))
+        .await
+        .map_err(|_| Failure::new("exec was cancelled"))?;
+    let answered = client
+        .engine()
+        .exec(ReceiverStream::new(receiver))
+        .await
+        .map_err(exec_failure)?;
     let mut responses = answered.into_inner();
-    if first_response(&mut responses).await.map_err(exec_failure)?.is_none() || arguments.detach {
+    if first_response(&mut responses)
+        .await
+        .map_err(exec_failure)?
+        .is_none()
+        || arguments.detach
+    {
         return Ok(0);
     }
-    let _raw = if arguments.tty && interactive { Some(terminal::RawMode::enter()?) } else { None };
+    let _raw = if arguments.tty && interactive {
+        Some(terminal::RawMode::enter()?)
+    } else {
+        None
+    };
     let options = stdio::Options {
         stdin: interactive,
         tty: arguments.tty && interactive,
@@ -160,7 +197,9 @@ where
 async fn first_response(responses: &mut Streaming<StdioResponse>) -> Result<Option<String>, tonic::Status> {
     match responses.message().await?.and_then(|response| response.response) {
         Some(Response::Attached(id)) => Ok(Some(id)),
-        Some(_) => Err(tonic::Status::internal("the daemon sent output before it said that it is attached")),
+        Some(_) => Err(tonic::Status::internal(
+            "the daemon sent output before it said that it is attached",
+        )),
         None => Ok(None),
     }
 }
@@ -170,25 +209,56 @@ async fn first_response(responses: &mut Streaming<StdioResponse>) -> Result<Opti
 /// # Errors
 /// When the container is not running, or the daemon's.
 pub async fn attach(host: Option<&str>, arguments: AttachArguments) -> Outcome {
-    let keys = DetachKeys::parse(&arguments.detach_keys).map_err(|e| Failure::new(e).with_code(EXIT_ENGINE))?;
+    let keys =
+        DetachKeys::parse(&arguments.detach_keys).map_err(|e| Failure::new(e).with_code(EXIT_ENGINE))?;
     let client = Client::connect(host).await?;
-    let container = client.engine().inspect_container(ContainerRequest { target: arguments.container }).await?.into_inner();
+    let container = client
+        .engine()
+        .inspect_container(ContainerRequest {
+            target: arguments.container,
+        })
+        .await?
+        .into_inner();
     match container.state() {
         pontoon_proto::v1::ContainerState::Running => {}
         pontoon_proto::v1::ContainerState::Paused => {
-            return Err(Failure::new("You cannot attach to a paused container, unpause it first"));
+            return Err(Failure::new(
+                "You cannot attach to a paused container, unpause it first",
+            ));
         }
-        _ => return Err(Failure::new("You cannot attach to a stopped container, start it first")),
+        _ => {
+            return Err(Failure::new(
+                "You cannot attach to a stopped container, start it first",
+            ));
+        }
     }
     let config = container.config.unwrap_or_default();
     let stdin = config.open_stdin && !arguments.no_stdin;
     if config.tty && stdin && !std::io::stdin().is_terminal() {
         return Err(Failure::new("the input device is not a TTY"));
     }
-    let start = AttachStart { target: container.id.clone(), stdin, stdout: true, stderr: true, logs: false };
+    let start = AttachStart {
+        target: container.id.clone(),
+        stdin,
+        stdout: true,
+        stderr: true,
+        logs: false,
+    };
     let session = open_attach(&client, start).await?;
-    let _raw = if config.tty && stdin { Some(terminal::RawMode::enter()?) } else { None };
-    super::run::finish(&client, &container.id, session, config.tty, arguments.sig_proxy && !config.tty, keys).await
+    let _raw = if config.tty && stdin {
+        Some(terminal::RawMode::enter()?)
+    } else {
+        None
+    };
+    super::run::finish(
+        &client,
+        &container.id,
+        session,
+        config.tty,
+        arguments.sig_proxy && !config.tty,
+        keys,
+    )
+    .await
 }
 
 /// Streams of a container that are connected, with nothing forwarded yet.
@@ -206,11 +276,24 @@ pub struct AttachSession {
 pub async fn open_attach(client: &Client, start: AttachStart) -> Result<AttachSession, Failure> {
     let stdin = start.stdin;
     let (requests, receiver) = mpsc::channel(QUEUE);
-    let request = AttachRequest { request: Some(attach_request::Request::Start(start)) };
-    requests.send(request).await.map_err(|_| Failure::new("attach was cancelled"))?;
-    let mut responses = client.engine().attach(ReceiverStream::new(receiver)).await?.into_inner();
+    let request = AttachRequest {
+        request: Some(attach_request::Request::Start(start)),
+    };
+    requests
+        .send(request)
+        .await
+        .map_err(|_| Failure::new("attach was cancelled"))?;
+    let mut responses = client
+        .engine()
+        .attach(ReceiverStream::new(receiver))
+        .await?
+        .into_inner();
     first_response(&mut responses).await?;
-    Ok(AttachSession { stdin, requests, responses })
+    Ok(AttachSession {
+        stdin,
+        requests,
+        responses,
+    })
 }
 
 impl AttachSession {
@@ -227,7 +310,12 @@ impl AttachSession {
         detach_keys: DetachKeys,
     ) -> Result<End, Failure> {
         let has_terminal = tty && std::io::stdout().is_terminal();
-        let options = stdio::Options { stdin: self.stdin, tty: has_terminal, proxy_signals, detach_keys };
+        let options = stdio::Options {
+            stdin: self.stdin,
+            tty: has_terminal,
+            proxy_signals,
+            detach_keys,
+        };
         let (client, id) = (client.clone(), id.to_owned());
         let detached = forward(options, self.requests, move |input| {
             let request = match input {
@@ -237,14 +325,19 @@ impl AttachSession {
                 Input::Signal(name) => {
                     let (client, target) = (client.clone(), id.clone());
                     tokio::spawn(async move {
-                        let request = KillContainerRequest { target, signal: name.to_owned() };
+                        let request = KillContainerRequest {
+                            target,
+                            signal: name.to_owned(),
+                        };
                         // The container may have ended meanwhile; then there is nobody to signal.
                         let _ = client.engine().kill_container(request).await;
                     });
                     return None;
                 }
             };
-            Some(AttachRequest { request: Some(request) })
+            Some(AttachRequest {
+                request: Some(request),
+            })
         });
         stdio::copy_output(self.responses, detached).await
     }

@@ -2,7 +2,8 @@
 
 use clap::Args;
 use pontoon_proto::v1::{
-    Container, ContainerRequest, ContainerState, HealthState, ListContainersRequest, PortBinding, PortProtocol,
+    Container, ContainerRequest, ContainerState, HealthState, ListContainersRequest, PortBinding,
+    PortProtocol,
 };
 use serde_json::{Value, json};
 
@@ -76,7 +77,11 @@ const OTHER_HEADINGS: &[Column] = &[
 /// # Errors
 /// A malformed filter or template, or the daemon's.
 pub async fn run(host: Option<&str>, arguments: Arguments) -> Outcome {
-    let last = if arguments.latest { 1 } else { arguments.last.and_then(|n| u32::try_from(n).ok()).unwrap_or(0) };
+    let last = if arguments.latest {
+        1
+    } else {
+        arguments.last.and_then(|n| u32::try_from(n).ok()).unwrap_or(0)
+    };
     let request = ListContainersRequest {
         all: arguments.all,
         last,
@@ -84,22 +89,41 @@ pub async fn run(host: Option<&str>, arguments: Arguments) -> Outcome {
         size: arguments.size,
     };
     let client = Client::connect(host).await?;
-    let containers = client.engine().list_containers(request).await?.into_inner().containers;
-    let rows: Vec<Value> = containers.iter().map(|container| row(container, arguments.no_trunc)).collect();
+    let containers = client
+        .engine()
+        .list_containers(request)
+        .await?
+        .into_inner()
+        .containers;
+    let rows: Vec<Value> = containers
+        .iter()
+        .map(|container| row(container, arguments.no_trunc))
+        .collect();
     let quiet = arguments.quiet.then_some("{{.ID}}");
     let mut columns = COLUMNS.to_vec();
     if arguments.size {
         columns.push(SIZE);
     }
-    listing::print(quiet.or(arguments.format.as_deref()), &columns, OTHER_HEADINGS, &rows)?;
+    listing::print(
+        quiet.or(arguments.format.as_deref()),
+        &columns,
+        OTHER_HEADINGS,
+        &rows,
+    )?;
     Ok(0)
 }
 
 fn row(container: &Container, full: bool) -> Value {
     let config = container.config.clone().unwrap_or_default();
-    let mut labels: Vec<_> = config.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let mut labels: Vec<_> = config
+        .labels
+        .iter()
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect();
     labels.sort();
-    let command = [std::slice::from_ref(&container.path), &container.args].concat().join(" ");
+    let command = [std::slice::from_ref(&container.path), &container.args]
+        .concat()
+        .join(" ");
     let command = if full || command.chars().count() <= 20 {
         command
     } else {
@@ -109,8 +133,17 @@ fn row(container: &Container, full: bool) -> Value {
         Some(id) if !full => human::short_id(id),
         _ => &container.image,
     };
-    let networks: Vec<_> = container.networks.iter().map(|network| network.network.as_str()).collect();
-    let mounts: Vec<_> = config.mounts.iter().map(|mount| mount.source.as_str()).filter(|source| !source.is_empty()).collect();
+    let networks: Vec<_> = container
+        .networks
+        .iter()
+        .map(|network| network.network.as_str())
+        .collect();
+    let mounts: Vec<_> = config
+        .mounts
+        .iter()
+        .map(|mount| mount.source.as_str())
+        .filter(|source| !source.is_empty())
+        .collect();
     json!({
         "ID": if full { &container.id } else { human::short_id(&container.id) },
         "Image": image,
@@ -170,20 +203,44 @@ fn protocol(port: &PortBinding) -> &'static str {
 }
 
 fn host_ip(port: &PortBinding) -> &str {
-    if port.host_ip.is_empty() { "0.0.0.0" } else { &port.host_ip }
+    if port.host_ip.is_empty() {
+        "0.0.0.0"
+    } else {
+        &port.host_ip
+    }
 }
 
 fn ports(container: &Container) -> String {
     let mut shown: Vec<String> = container
         .ports
         .iter()
-        .map(|port| format!("{}:{}->{}/{}", host_ip(port), port.host_port, port.container_port, protocol(port)))
+        .map(|port| {
+            format!(
+                "{}:{}->{}/{}",
+                host_ip(port),
+                port.host_port,
+                port.container_port,
+                protocol(port)
+            )
+        })
         .collect();
     let is_published = |exposed: &String| {
-        container.ports.iter().any(|port| format!("{}/{}", port.container_port, protocol(port)) == **exposed)
+        container
+            .ports
+            .iter()
+            .any(|port| format!("{}/{}", port.container_port, protocol(port)) == **exposed)
     };
-    if matches!(container.state(), ContainerState::Running | ContainerState::Paused) {
-        shown.extend(container.exposed_ports.iter().filter(|exposed| !is_published(exposed)).cloned());
+    if matches!(
+        container.state(),
+        ContainerState::Running | ContainerState::Paused
+    ) {
+        shown.extend(
+            container
+                .exposed_ports
+                .iter()
+                .filter(|exposed| !is_published(exposed))
+                .cloned(),
+        );
     }
     shown.join(", ")
 }
@@ -194,8 +251,20 @@ fn ports(container: &Container) -> String {
 /// When the port is not published, or the daemon's.
 pub async fn port(host: Option<&str>, arguments: PortArguments) -> Outcome {
     let client = Client::connect(host).await?;
-    let container = client.engine().inspect_container(ContainerRequest { target: arguments.container }).await?.into_inner();
-    let wanted = arguments.port.map(|port| if port.contains('/') { port } else { format!("{port}/tcp") });
+    let container = client
+        .engine()
+        .inspect_container(ContainerRequest {
+            target: arguments.container,
+        })
+        .await?
+        .into_inner();
+    let wanted = arguments.port.map(|port| {
+        if port.contains('/') {
+            port
+        } else {
+            format!("{port}/tcp")
+        }
+    });
     let mut found = false;
     for port in &container.ports {
         let inside = format!("{}/{}", port.container_port, protocol(port));
@@ -210,9 +279,10 @@ pub async fn port(host: Option<&str>, arguments: PortArguments) -> Outcome {
         }
     }
     match wanted {
-        Some(wanted) if !found => {
-            Err(Failure::new(format!("No public port '{wanted}' published for {}", container.name)))
-        }
+        Some(wanted) if !found => Err(Failure::new(format!(
+            "No public port '{wanted}' published for {}",
+            container.name
+        ))),
         _ => Ok(0),
     }
 }

@@ -18,7 +18,13 @@ pub struct Arguments {
     #[arg(long, value_name = "string", value_parser = human::parse_time)]
     since: Option<i64>,
     /// Number of lines to show from the end of the logs
-    #[arg(short = 'n', long, value_name = "string", default_value = "all", allow_hyphen_values = true)]
+    #[arg(
+        short = 'n',
+        long,
+        value_name = "string",
+        default_value = "all",
+        allow_hyphen_values = true
+    )]
     tail: String,
     /// Show timestamps
     #[arg(short = 't', long)]
@@ -40,7 +46,9 @@ pub fn parse_tail(text: &str) -> Result<Option<u64>, Failure> {
     }
     match text.parse::<i64>() {
         Ok(lines) => Ok(u64::try_from(lines).ok()),
-        Err(_) => Err(Failure::new(format!("invalid value {text:?} for --tail: use a number of lines, or all"))),
+        Err(_) => Err(Failure::new(format!(
+            "invalid value {text:?} for --tail: use a number of lines, or all"
+        ))),
     }
 }
 

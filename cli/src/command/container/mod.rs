@@ -81,6 +81,8 @@ pub async fn dispatch(host: Option<&str>, command: Command) -> Outcome {
         Command::Exec(arguments) => exec::run(host, arguments).await,
         Command::Attach(arguments) => exec::attach(host, arguments).await,
         Command::Port(arguments) => list::port(host, arguments).await,
-        Command::Inspect(arguments) => super::inspect::one_kind(host, super::inspect::Kind::Container, arguments).await,
+        Command::Inspect(arguments) => {
+            super::inspect::one_kind(host, super::inspect::Kind::Container, arguments).await
+        }
     }
 }

@@ -84,7 +84,13 @@ pub struct ContainerOptions {
     #[arg(long, value_name = "duration", value_parser = crate::output::human::parse_duration)]
     pub health_timeout: Option<i64>,
     /// Container host name
-    #[arg(short = 'h', long, value_name = "string", default_value = "", hide_default_value = true)]
+    #[arg(
+        short = 'h',
+        long,
+        value_name = "string",
+        default_value = "",
+        hide_default_value = true
+    )]
     pub hostname: String,
     /// Run an init inside the container that forwards signals and reaps processes
     #[arg(long)]
@@ -189,7 +195,13 @@ pub struct ContainerOptions {
     #[arg(long, value_name = "ulimit")]
     pub ulimit: Vec<String>,
     /// Username or UID (format: <name|uid>[:<group|gid>])
-    #[arg(short = 'u', long, value_name = "string", default_value = "", hide_default_value = true)]
+    #[arg(
+        short = 'u',
+        long,
+        value_name = "string",
+        default_value = "",
+        hide_default_value = true
+    )]
     pub user: String,
     /// UTS namespace to use
     #[arg(long, value_name = "string", default_value = "", hide_default_value = true)]
@@ -198,6 +210,12 @@ pub struct ContainerOptions {
     #[arg(short = 'v', long, value_name = "list")]
     pub volume: Vec<String>,
     /// Working directory inside the container
-    #[arg(short = 'w', long, value_name = "string", default_value = "", hide_default_value = true)]
+    #[arg(
+        short = 'w',
+        long,
+        value_name = "string",
+        default_value = "",
+        hide_default_value = true
+    )]
     pub workdir: String,
 }

@@ -39,7 +39,14 @@ pub async fn run(host: Option<&str>, arguments: Arguments) -> Outcome {
         let client = client.clone();
         let (force, volumes) = (arguments.force, arguments.volumes);
         async move {
-            client.engine().remove_container(RemoveContainerRequest { target: target.clone(), force, volumes }).await?;
+            client
+                .engine()
+                .remove_container(RemoveContainerRequest {
+                    target: target.clone(),
+                    force,
+                    volumes,
+                })
+                .await?;
             Ok(target)
         }
     })
@@ -52,7 +59,10 @@ pub async fn run(host: Option<&str>, arguments: Arguments) -> Outcome {
 /// The daemon's.
 pub async fn rename(host: Option<&str>, arguments: RenameArguments) -> Outcome {
     let client = Client::connect(host).await?;
-    let request = RenameContainerRequest { target: arguments.container, name: arguments.new_name };
+    let request = RenameContainerRequest {
+        target: arguments.container,
+        name: arguments.new_name,
+    };
     client.engine().rename_container(request).await?;
     Ok(0)
 }

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 use pontoon_proto::v1::{
-    AttachStart, ContainerRequest, CreateContainerRequest, RemoveContainerRequest, WaitCondition, WaitContainerRequest,
+    AttachStart, ContainerRequest, CreateContainerRequest, RemoveContainerRequest, WaitCondition,
+    WaitContainerRequest,
 };
 
 use super::config;
@@ -66,16 +67,24 @@ pub async fn create(host: Option<&str>, arguments: CreateArguments) -> Outcome {
 pub async fn run(host: Option<&str>, arguments: Arguments) -> Outcome {
     let options = &arguments.options;
     let request = request(options, &arguments.image_and_command)?;
-    let keys = DetachKeys::parse(&arguments.detach_keys).map_err(|e| Failure::new(e).with_code(EXIT_ENGINE))?;
+    let keys =
+        DetachKeys::parse(&arguments.detach_keys).map_err(|e| Failure::new(e).with_code(EXIT_ENGINE))?;
     if arguments.detach && !options.attach.is_empty() {
-        return Err(Failure::new("conflicting options: cannot specify both --attach and --detach").with_code(EXIT_ENGINE));
+        return Err(
+            Failure::new("conflicting options: cannot specify both --attach and --detach")
+                .with_code(EXIT_ENGINE),
+        );
     }
     let interactive = options.interactive && !arguments.detach;
     if options.tty && interactive && !std::io::stdin().is_terminal() {
         return Err(Failure::new("the input device is not a TTY"));
     }
-    let client = Client::connect(host).await.map_err(|e| e.with_code(EXIT_ENGINE))?;
-    let id = create_container(&client, request, options.cidfile.as_ref()).await.map_err(|e| e.with_code(EXIT_ENGINE))?;
+    let client = Client::connect(host)
+        .await
+        .map_err(|e| e.with_code(EXIT_ENGINE))?;
+    let id = create_container(&client, request, options.cidfile.as_ref())
+        .await
+        .map_err(|e| e.with_code(EXIT_ENGINE))?;
     if arguments.detach {
         start(&client, &id, options.rm).await?;
         listing::write(&format!("{id}\n"));
@@ -100,7 +109,15 @@ pub async fn run(host: Option<&str>, arguments: Arguments) -> Outcome {
         None
     };
     start(&client, &id, options.rm).await?;
-    finish(&client, &id, session, options.tty, arguments.sig_proxy && !options.tty, keys).await
+    finish(
+        &client,
+        &id,
+        session,
+        options.tty,
+        arguments.sig_proxy && !options.tty,
+        keys,
+    )
+    .await
 }
 
 /// Follows an attached container to its end and returns its exit status.
@@ -120,7 +137,10 @@ pub(super) async fn finish(
         End::Finished(Some(code)) => Ok(exit_status(code)),
         End::Finished(None) => {
             let condition = WaitCondition::NotRunning.into();
-            let wait = WaitContainerRequest { target: id.to_owned(), condition };
+            let wait = WaitContainerRequest {
+                target: id.to_owned(),
+                condition,
+            };
             let answer = client.engine().wait_container(wait).await?.into_inner();
             Ok(exit_status(answer.exit_code))
         }
@@ -132,7 +152,10 @@ pub(super) fn exit_status(code: i32) -> u8 {
     (code & 0xff) as u8
 }
 
-fn request(options: &ContainerOptions, image_and_command: &[String]) -> Result<CreateContainerRequest, Failure> {
+fn request(
+    options: &ContainerOptions,
+    image_and_command: &[String],
+) -> Result<CreateContainerRequest, Failure> {
     let Some((image, command)) = image_and_command.split_first() else {
         return Err(Failure::new("requires at least 1 argument: IMAGE"));
     };
@@ -150,17 +173,25 @@ async fn create_container(
             path.display()
         )));
     }
-    let image = request.config.as_ref().map(|config| config.image.clone()).unwrap_or_default();
-    let created = client.engine().create_container(request).await.map_err(|status| {
-        if status.code() == tonic::Code::NotFound && status.message().contains("No such image") {
-            Failure::new(format!(
-                "Unable to find image '{image}' locally, and this version does not pull from registries: \
+    let image = request
+        .config
+        .as_ref()
+        .map(|config| config.image.clone())
+        .unwrap_or_default();
+    let created = client
+        .engine()
+        .create_container(request)
+        .await
+        .map_err(|status| {
+            if status.code() == tonic::Code::NotFound && status.message().contains("No such image") {
+                Failure::new(format!(
+                    "Unable to find image '{image}' locally, and this version does not pull from registries: \
                  load it first (pontoon load -i FILE, or pontoon import)"
-            ))
-        } else {
-            status.into()
-        }
-    })?;
+                ))
+            } else {
+                status.into()
+            }
+        })?;
     let created = created.into_inner();
     for warning in &created.warnings {
         eprintln!("WARNING: {warning}");
@@ -174,10 +205,19 @@ async fn create_container(
 
 /// Starts a new container; one that is to be removed at its end is removed when it can't be started at all.
 async fn start(client: &Client, id: &str, remove: bool) -> Result<(), Failure> {
-    let started = client.engine().start_container(ContainerRequest { target: id.to_owned() }).await;
+    let started = client
+        .engine()
+        .start_container(ContainerRequest {
+            target: id.to_owned(),
+        })
+        .await;
     let Err(status) = started else { return Ok(()) };
     if remove {
-        let request = RemoveContainerRequest { target: id.to_owned(), force: true, volumes: true };
+        let request = RemoveContainerRequest {
+            target: id.to_owned(),
+            force: true,
+            volumes: true,
+        };
         // It may have been removed by the daemon already.
         let _ = client.engine().remove_container(request).await;
     }
@@ -188,7 +228,11 @@ async fn start(client: &Client, id: &str, remove: bool) -> Result<(), Failure> {
 /// Docker's exit status for a start that failed: 127 command not found, 126 can't be executed, 125 the rest.
 pub(super) fn start_failure_status(message: &str) -> u8 {
     let any = |texts: &[&str]| texts.iter().any(|text| message.contains(text));
-    if any(&["executable file not found", "no such file or directory", "system cannot find the file specified"]) {
+    if any(&[
+        "executable file not found",
+        "no such file or directory",
+        "system cannot find the file specified",
+    ]) {
         127
     } else if any(&["permission denied", "is a directory", "exec format error"]) {
         126

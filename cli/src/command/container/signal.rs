@@ -20,10 +20,22 @@ pub struct Targets {
 #[derive(Args, Debug)]
 pub struct StopArguments {
     /// Signal to send to the container
-    #[arg(short = 's', long, value_name = "string", default_value = "", hide_default_value = true)]
+    #[arg(
+        short = 's',
+        long,
+        value_name = "string",
+        default_value = "",
+        hide_default_value = true
+    )]
     signal: String,
     /// Seconds to wait before killing the container
-    #[arg(short = 't', long, visible_alias = "time", value_name = "int", allow_hyphen_values = true)]
+    #[arg(
+        short = 't',
+        long,
+        visible_alias = "time",
+        value_name = "int",
+        allow_hyphen_values = true
+    )]
     timeout: Option<i32>,
     /// Containers, by name or id
     #[arg(required = true, value_name = "CONTAINER")]
@@ -34,7 +46,13 @@ pub struct StopArguments {
 #[derive(Args, Debug)]
 pub struct KillArguments {
     /// Signal to send to the container
-    #[arg(short = 's', long, value_name = "string", default_value = "", hide_default_value = true)]
+    #[arg(
+        short = 's',
+        long,
+        value_name = "string",
+        default_value = "",
+        hide_default_value = true
+    )]
     signal: String,
     /// Containers, by name or id
     #[arg(required = true, value_name = "CONTAINER")]
@@ -47,11 +65,22 @@ pub struct KillArguments {
 /// The daemon's, one line a container.
 pub async fn stop(host: Option<&str>, arguments: StopArguments) -> Outcome {
     let client = Client::connect(host).await?;
-    let StopArguments { signal, timeout, containers } = arguments;
+    let StopArguments {
+        signal,
+        timeout,
+        containers,
+    } = arguments;
     for_each_target(&containers, |target| {
         let (client, signal) = (client.clone(), signal.clone());
         async move {
-            client.engine().stop_container(StopContainerRequest { target: target.clone(), timeout, signal }).await?;
+            client
+                .engine()
+                .stop_container(StopContainerRequest {
+                    target: target.clone(),
+                    timeout,
+                    signal,
+                })
+                .await?;
             Ok(target)
         }
     })
@@ -64,11 +93,22 @@ pub async fn stop(host: Option<&str>, arguments: StopArguments) -> Outcome {
 /// The daemon's, one line a container.
 pub async fn restart(host: Option<&str>, arguments: StopArguments) -> Outcome {
     let client = Client::connect(host).await?;
-    let StopArguments { signal, timeout, containers } = arguments;
+    let StopArguments {
+        signal,
+        timeout,
+        containers,
+    } = arguments;
     for_each_target(&containers, |target| {
         let (client, signal) = (client.clone(), signal.clone());
         async move {
-            client.engine().restart_container(StopContainerRequest { target: target.clone(), timeout, signal }).await?;
+            client
+                .engine()
+                .restart_container(StopContainerRequest {
+                    target: target.clone(),
+                    timeout,
+                    signal,
+                })
+                .await?;
             Ok(target)
         }
     })
@@ -84,7 +124,13 @@ pub async fn kill(host: Option<&str>, arguments: KillArguments) -> Outcome {
     for_each_target(&arguments.containers, |target| {
         let (client, signal) = (client.clone(), arguments.signal.clone());
         async move {
-            client.engine().kill_container(KillContainerRequest { target: target.clone(), signal }).await?;
+            client
+                .engine()
+                .kill_container(KillContainerRequest {
+                    target: target.clone(),
+                    signal,
+                })
+                .await?;
             Ok(target)
         }
     })
@@ -100,7 +146,12 @@ pub async fn pause(host: Option<&str>, arguments: Targets) -> Outcome {
     for_each_target(&arguments.containers, |target| {
         let client = client.clone();
         async move {
-            client.engine().pause_container(ContainerRequest { target: target.clone() }).await?;
+            client
+                .engine()
+                .pause_container(ContainerRequest {
+                    target: target.clone(),
+                })
+                .await?;
             Ok(target)
         }
     })
@@ -116,7 +167,12 @@ pub async fn unpause(host: Option<&str>, arguments: Targets) -> Outcome {
     for_each_target(&arguments.containers, |target| {
         let client = client.clone();
         async move {
-            client.engine().unpause_container(ContainerRequest { target: target.clone() }).await?;
+            client
+                .engine()
+                .unpause_container(ContainerRequest {
+                    target: target.clone(),
+                })
+                .await?;
             Ok(target)
         }
     })
@@ -132,8 +188,17 @@ pub async fn wait(host: Option<&str>, arguments: Targets) -> Outcome {
     for_each_target(&arguments.containers, |target| {
         let client = client.clone();
         async move {
-            let request = WaitContainerRequest { target, condition: WaitCondition::NotRunning.into() };
-            Ok(client.engine().wait_container(request).await?.into_inner().exit_code.to_string())
+            let request = WaitContainerRequest {
+                target,
+                condition: WaitCondition::NotRunning.into(),
+            };
+            Ok(client
+                .engine()
+                .wait_container(request)
+                .await?
+                .into_inner()
+                .exit_code
+                .to_string())
         }
     })
     .await

@@ -36,23 +36,52 @@ pub async fn run(host: Option<&str>, arguments: Arguments) -> Outcome {
         return for_each_target(&arguments.containers, |target| {
             let client = client.clone();
             async move {
-                client.engine().start_container(ContainerRequest { target: target.clone() }).await?;
+                client
+                    .engine()
+                    .start_container(ContainerRequest {
+                        target: target.clone(),
+                    })
+                    .await?;
                 Ok(target)
             }
         })
         .await;
     }
     let [target] = arguments.containers.as_slice() else {
-        return Err(Failure::new("you cannot start and attach multiple containers at once"));
+        return Err(Failure::new(
+            "you cannot start and attach multiple containers at once",
+        ));
     };
-    let keys = DetachKeys::parse(&arguments.detach_keys).map_err(|e| Failure::new(e).with_code(EXIT_ENGINE))?;
-    let container = client.engine().inspect_container(ContainerRequest { target: target.clone() }).await?.into_inner();
+    let keys =
+        DetachKeys::parse(&arguments.detach_keys).map_err(|e| Failure::new(e).with_code(EXIT_ENGINE))?;
+    let container = client
+        .engine()
+        .inspect_container(ContainerRequest {
+            target: target.clone(),
+        })
+        .await?
+        .into_inner();
     let config = container.config.unwrap_or_default();
     let stdin = arguments.interactive && config.open_stdin;
-    let attach = AttachStart { target: container.id.clone(), stdin, stdout: true, stderr: true, logs: false };
+    let attach = AttachStart {
+        target: container.id.clone(),
+        stdin,
+        stdout: true,
+        stderr: true,
+        logs: false,
+    };
     let session = open_attach(&client, attach).await?;
-    let _raw = if config.tty && stdin && terminal::is_interactive() { Some(terminal::RawMode::enter()?) } else { None };
-    let started = client.engine().start_container(ContainerRequest { target: container.id.clone() }).await;
+    let _raw = if config.tty && stdin && terminal::is_interactive() {
+        Some(terminal::RawMode::enter()?)
+    } else {
+        None
+    };
+    let started = client
+        .engine()
+        .start_container(ContainerRequest {
+            target: container.id.clone(),
+        })
+        .await;
     if let Err(status) = started {
         let code = start_failure_status(status.message());
         return Err(Failure::from(status).with_code(if code == EXIT_ENGINE { 1 } else { code }));

@@ -1,9 +1,9 @@
 //! Docker's JSON of the cluster's objects: nodes, services, tasks, networks.
 
 use pontoon_proto::v1::{
-    Availability, EndpointMode, IpamConfig, LocalNetwork, Meta, Network, Node, NodeRole, PortConfig, PortProtocol,
-    PublishMode, Reachability, Resources, RestartCondition, Service, ServiceSpec, Task, UpdateConfig, UpdateFailureAction,
-    UpdateOrder, UpdateState, service_spec::Mode,
+    Availability, EndpointMode, IpamConfig, LocalNetwork, Meta, Network, Node, NodeRole, PortConfig,
+    PortProtocol, PublishMode, Reachability, Resources, RestartCondition, Service, ServiceSpec, Task,
+    UpdateConfig, UpdateFailureAction, UpdateOrder, UpdateState, service_spec::Mode,
 };
 use serde_json::{Value, json};
 
@@ -87,9 +87,11 @@ fn port_json(port: &PortConfig) -> Value {
 fn resources_json(resources: Option<&Resources>) -> Value {
     let resources = resources.copied().unwrap_or_default();
     let mut value = json!({});
-    for (name, amount) in
-        [("NanoCPUs", resources.nano_cpus), ("MemoryBytes", resources.memory_bytes), ("Pids", resources.pids)]
-    {
+    for (name, amount) in [
+        ("NanoCPUs", resources.nano_cpus),
+        ("MemoryBytes", resources.memory_bytes),
+        ("Pids", resources.pids),
+    ] {
         if amount != 0 {
             value[name] = amount.into();
         }
@@ -211,7 +213,11 @@ pub fn service_json(service: &Service) -> Value {
     if let Some(previous) = &service.previous_spec {
         value["PreviousSpec"] = spec_json(previous);
     }
-    if let Some(update) = service.update_status.as_ref().filter(|update| update.state() != UpdateState::None) {
+    if let Some(update) = service
+        .update_status
+        .as_ref()
+        .filter(|update| update.state() != UpdateState::None)
+    {
         value["UpdateStatus"] = json!({
             "State": update_state_name(update.state()), "StartedAt": human::rfc3339(update.started_at),
             "CompletedAt": human::rfc3339(update.completed_at), "Message": update.message,
@@ -266,7 +272,10 @@ pub fn network_json(network: &Network) -> Value {
     let annotations = spec.annotations.clone().unwrap_or_default();
     let mut options = spec.driver_opts.clone();
     if network.vni != 0 {
-        options.insert("com.docker.network.driver.overlay.vxlanid_list".to_owned(), network.vni.to_string());
+        options.insert(
+            "com.docker.network.driver.overlay.vxlanid_list".to_owned(),
+            network.vni.to_string(),
+        );
     }
     json!({
         "Name": annotations.name, "Id": network.id, "Created": human::rfc3339(network.meta.unwrap_or_default().created_at),

@@ -11,12 +11,20 @@ use crate::output::human;
 
 /// A list, or null when it is empty, as Go shows a nil slice.
 pub fn list(items: &[String]) -> Value {
-    if items.is_empty() { Value::Null } else { json!(items) }
+    if items.is_empty() {
+        Value::Null
+    } else {
+        json!(items)
+    }
 }
 
 /// Docker's sets: an object with empty objects; null when empty.
 pub fn key_set(items: &[String]) -> Value {
-    if items.is_empty() { Value::Null } else { items.iter().map(|item| (item.clone(), json!({}))).collect() }
+    if items.is_empty() {
+        Value::Null
+    } else {
+        items.iter().map(|item| (item.clone(), json!({}))).collect()
+    }
 }
 
 /// A health check's settings.
@@ -85,7 +93,11 @@ fn state(container: &Container) -> Value {
         "StartedAt": human::rfc3339(container.started_at),
         "FinishedAt": human::rfc3339(container.finished_at),
     });
-    if let Some(health) = container.health.as_ref().filter(|health| health.state() != HealthState::None) {
+    if let Some(health) = container
+        .health
+        .as_ref()
+        .filter(|health| health.state() != HealthState::None)
+    {
         value["Health"] = json!({
             "Status": match health.state() {
                 HealthState::None => "none",
@@ -145,7 +157,11 @@ fn port_key(port: &PortBinding) -> String {
 fn port_map(bindings: &[PortBinding], exposed: &[String]) -> Value {
     let mut map: Map<String, Value> = exposed.iter().map(|port| (port.clone(), Value::Null)).collect();
     for binding in bindings {
-        let host_port = if binding.host_port == 0 { String::new() } else { binding.host_port.to_string() };
+        let host_port = if binding.host_port == 0 {
+            String::new()
+        } else {
+            binding.host_port.to_string()
+        };
         let entry = json!({ "HostIp": binding.host_ip, "HostPort": host_port });
         match map.entry(port_key(binding)).or_insert(Value::Null) {
             Value::Array(bindings) => bindings.push(entry),
@@ -168,7 +184,12 @@ fn network_settings(container: &Container) -> Value {
             (network.network.clone(), value)
         })
         .collect();
-    let bridge = container.networks.iter().find(|network| network.network == "bridge").cloned().unwrap_or_default();
+    let bridge = container
+        .networks
+        .iter()
+        .find(|network| network.network == "bridge")
+        .cloned()
+        .unwrap_or_default();
     json!({
         "SandboxKey": container.sandbox_key,
         "Ports": port_map(&container.ports, &container.exposed_ports),

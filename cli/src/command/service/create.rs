@@ -2,8 +2,8 @@
 
 use clap::{Args, ValueEnum};
 use pontoon_proto::v1::{
-    Annotations, CreateServiceRequest, GlobalMode, Placement, ReplicatedMode, ServiceSpec, TaskSpec, UpdateConfig,
-    service_spec::Mode,
+    Annotations, CreateServiceRequest, GlobalMode, Placement, ReplicatedMode, ServiceSpec, TaskSpec,
+    UpdateConfig, service_spec::Mode,
 };
 
 use super::options::ServiceOptions;
@@ -89,12 +89,20 @@ pub struct Arguments {
 pub async fn run(client: &Client, arguments: Arguments) -> Outcome {
     let (detach, quiet) = (arguments.options.detach, arguments.options.quiet);
     let spec = service_spec(&arguments)?;
-    let service = client.control().create_service(CreateServiceRequest { spec: Some(spec) }).await?.into_inner();
+    let service = client
+        .control()
+        .create_service(CreateServiceRequest { spec: Some(spec) })
+        .await?
+        .into_inner();
     listing::write(&format!("{}\n", service.id));
     if detach {
         return Ok(0);
     }
-    let name = service.spec.and_then(|spec| spec.annotations).unwrap_or_default().name;
+    let name = service
+        .spec
+        .and_then(|spec| spec.annotations)
+        .unwrap_or_default()
+        .name;
     progress::wait(client, &[Waiting { id: service.id, name }], quiet).await
 }
 
@@ -113,30 +121,61 @@ fn service_spec(arguments: &Arguments) -> Result<ServiceSpec, Failure> {
         }),
         mode: Some(mode),
         task: Some(TaskSpec {
-            networks: arguments.network.iter().map(|text| spec::network(text)).collect::<Result<_, _>>()?,
+            networks: arguments
+                .network
+                .iter()
+                .map(|text| spec::network(text))
+                .collect::<Result<_, _>>()?,
             placement: Some(Placement {
                 constraints: arguments.constraint.clone(),
-                preferences: arguments.placement_pref.iter().map(|text| spec::preference(text)).collect::<Result<_, _>>()?,
+                preferences: arguments
+                    .placement_pref
+                    .iter()
+                    .map(|text| spec::preference(text))
+                    .collect::<Result<_, _>>()?,
                 ..Default::default()
             }),
             ..Default::default()
         }),
-        update: Some(UpdateConfig { parallelism: 1, ..Default::default() }),
-        rollback: Some(UpdateConfig { parallelism: 1, ..Default::default() }),
+        update: Some(UpdateConfig {
+            parallelism: 1,
+            ..Default::default()
+        }),
+        rollback: Some(UpdateConfig {
+            parallelism: 1,
+            ..Default::default()
+        }),
         ..Default::default()
     };
     spec::apply(&arguments.options, &mut made)?;
-    let ports = arguments.publish.iter().map(|text| spec::published(text)).collect::<Result<Vec<_>, _>>()?.concat();
+    let ports = arguments
+        .publish
+        .iter()
+        .map(|text| spec::published(text))
+        .collect::<Result<Vec<_>, _>>()?
+        .concat();
     made.endpoint.get_or_insert_default().ports = ports;
-    let container = made.task.get_or_insert_default().container.get_or_insert_default();
+    let container = made
+        .task
+        .get_or_insert_default()
+        .container
+        .get_or_insert_default();
     container.image.clone_from(image);
     container.args = args.to_vec();
     container.env = environment(&arguments.env_file, &arguments.env)?;
     container.labels = arguments.container_label.iter().map(|text| label(text)).collect();
     container.groups.clone_from(&arguments.group);
     container.hosts.clone_from(&arguments.host);
-    container.mounts = arguments.mount.iter().map(|text| mount(text)).collect::<Result<_, _>>()?;
-    container.sysctls = arguments.sysctl.iter().map(|text| pair("sysctl", text)).collect::<Result<_, _>>()?;
+    container.mounts = arguments
+        .mount
+        .iter()
+        .map(|text| mount(text))
+        .collect::<Result<_, _>>()?;
+    container.sysctls = arguments
+        .sysctl
+        .iter()
+        .map(|text| pair("sysctl", text))
+        .collect::<Result<_, _>>()?;
     if !arguments.dns.is_empty() || !arguments.dns_option.is_empty() || !arguments.dns_search.is_empty() {
         container.dns = Some(pontoon_proto::v1::DnsConfig {
             nameservers: arguments.dns.clone(),

@@ -1,7 +1,9 @@
 //! `service ls` and `service rm`, and the rows of `stack services`.
 
 use clap::Args;
-use pontoon_proto::v1::{GetRequest, ListRequest, PortProtocol, PublishMode, ServiceStatus, service_spec::Mode};
+use pontoon_proto::v1::{
+    GetRequest, ListRequest, PortProtocol, PublishMode, ServiceStatus, service_spec::Mode,
+};
 use serde_json::{Value, json};
 
 use crate::client::Client;
@@ -60,7 +62,11 @@ pub async fn run(client: &Client, arguments: Arguments) -> Outcome {
 ///
 /// # Errors
 /// A malformed filter or template, or the daemon's.
-pub async fn print(client: &Client, mut request: ListRequest, options: &ListingOptions) -> Result<usize, Failure> {
+pub async fn print(
+    client: &Client,
+    mut request: ListRequest,
+    options: &ListingOptions,
+) -> Result<usize, Failure> {
     for filter in &options.filter {
         match filter.split_once('=') {
             Some(("id", id)) => request.ids.push(id.to_owned()),
@@ -74,7 +80,12 @@ pub async fn print(client: &Client, mut request: ListRequest, options: &ListingO
             }
         }
     }
-    let mut services = client.control().list_services(request).await?.into_inner().services;
+    let mut services = client
+        .control()
+        .list_services(request)
+        .await?
+        .into_inner()
+        .services;
     services.sort_by_key(name);
     let rows: Vec<Value> = services.iter().map(row).collect();
     let quiet = options.quiet.then_some("{{.ID}}");
@@ -84,7 +95,9 @@ pub async fn print(client: &Client, mut request: ListRequest, options: &ListingO
 
 fn name(status: &ServiceStatus) -> String {
     let spec = status.service.as_ref().and_then(|service| service.spec.as_ref());
-    spec.and_then(|spec| spec.annotations.as_ref()).map(|annotations| annotations.name.clone()).unwrap_or_default()
+    spec.and_then(|spec| spec.annotations.as_ref())
+        .map(|annotations| annotations.name.clone())
+        .unwrap_or_default()
 }
 
 fn row(status: &ServiceStatus) -> Value {
@@ -92,7 +105,11 @@ fn row(status: &ServiceStatus) -> Value {
     let spec = service.spec.clone().unwrap_or_default();
     let task = spec.task.unwrap_or_default();
     let max_replicas = task.placement.unwrap_or_default().max_replicas;
-    let limit = if max_replicas > 0 { format!(" (max {max_replicas} per node)") } else { String::new() };
+    let limit = if max_replicas > 0 {
+        format!(" (max {max_replicas} per node)")
+    } else {
+        String::new()
+    };
     let image = task.container.unwrap_or_default().image;
     let ports: Vec<_> = service
         .endpoint
@@ -101,7 +118,11 @@ fn row(status: &ServiceStatus) -> Value {
         .iter()
         .filter(|port| port.publish_mode() == PublishMode::Ingress)
         .map(|port| {
-            let protocol = if port.protocol() == PortProtocol::Tcp { "tcp" } else { "udp" };
+            let protocol = if port.protocol() == PortProtocol::Tcp {
+                "tcp"
+            } else {
+                "udp"
+            };
             format!("*:{}->{}/{protocol}", port.published_port, port.target_port)
         })
         .collect();
@@ -121,7 +142,12 @@ pub async fn remove(client: &Client, arguments: RemoveArguments) -> Outcome {
     for_each_target(&arguments.services, |target| {
         let client = client.clone();
         async move {
-            client.control().remove_service(GetRequest { target: target.clone() }).await?;
+            client
+                .control()
+                .remove_service(GetRequest {
+                    target: target.clone(),
+                })
+                .await?;
             Ok(target)
         }
     })

@@ -31,7 +31,13 @@ pub struct Arguments {
     #[arg(long, value_name = "string", value_parser = human::parse_time)]
     since: Option<i64>,
     /// Number of lines to show from the end of the logs
-    #[arg(short = 'n', long, value_name = "string", default_value = "all", allow_hyphen_values = true)]
+    #[arg(
+        short = 'n',
+        long,
+        value_name = "string",
+        default_value = "all",
+        allow_hyphen_values = true
+    )]
     tail: String,
     /// Show timestamps
     #[arg(short = 't', long)]
@@ -53,11 +59,20 @@ pub async fn run(client: &Client, arguments: Arguments) -> Outcome {
         since: arguments.since.unwrap_or(0),
         until: 0,
     };
-    let mut entries = client.control().service_logs(ServiceLogsRequest { selector: Some(selector) }).await?.into_inner();
+    let mut entries = client
+        .control()
+        .service_logs(ServiceLogsRequest {
+            selector: Some(selector),
+        })
+        .await?
+        .into_inner();
     let (mut stdout, mut stderr) = (tokio::io::stdout(), tokio::io::stderr());
     while let Some(entry) = entries.message().await? {
         if !entry.warning.is_empty() {
-            eprintln!("warning: incomplete log stream. some logs could not be retrieved: {}", entry.warning);
+            eprintln!(
+                "warning: incomplete log stream. some logs could not be retrieved: {}",
+                entry.warning
+            );
             continue;
         }
         let mut line = prefix(&entry, &arguments).into_bytes();
@@ -77,13 +92,33 @@ pub async fn run(client: &Client, arguments: Arguments) -> Outcome {
 }
 
 fn prefix(entry: &ServiceLogEntry, arguments: &Arguments) -> String {
-    let time = if arguments.timestamps { format!("{} ", human::rfc3339(entry.timestamp)) } else { String::new() };
+    let time = if arguments.timestamps {
+        format!("{} ", human::rfc3339(entry.timestamp))
+    } else {
+        String::new()
+    };
     if arguments.raw {
         return time;
     }
-    let node = if arguments.no_resolve || entry.node_hostname.is_empty() { &entry.node_id } else { &entry.node_hostname };
-    let slot = if entry.slot > 0 { entry.slot.to_string() } else { entry.node_id.clone() };
-    let task = if arguments.no_trunc { entry.task_id.as_str() } else { human::short_id(&entry.task_id) };
-    let task = if arguments.no_task_ids { String::new() } else { format!(".{task}") };
+    let node = if arguments.no_resolve || entry.node_hostname.is_empty() {
+        &entry.node_id
+    } else {
+        &entry.node_hostname
+    };
+    let slot = if entry.slot > 0 {
+        entry.slot.to_string()
+    } else {
+        entry.node_id.clone()
+    };
+    let task = if arguments.no_trunc {
+        entry.task_id.as_str()
+    } else {
+        human::short_id(&entry.task_id)
+    };
+    let task = if arguments.no_task_ids {
+        String::new()
+    } else {
+        format!(".{task}")
+    };
     format!("{time}{}.{slot}{task}@{node}    | ", entry.service_name)
 }

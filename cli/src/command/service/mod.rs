@@ -71,7 +71,11 @@ pub struct PsArguments {
 /// # Errors
 /// The command's.
 pub async fn dispatch(host: Option<&str>, command: Command) -> Outcome {
-    if let Command::Inspect(InspectArguments { shared, pretty: false }) = command {
+    if let Command::Inspect(InspectArguments {
+        shared,
+        pretty: false,
+    }) = command
+    {
         return super::inspect::one_kind(host, super::inspect::Kind::Service, shared).await;
     }
     let client = Client::connect(host).await?;
@@ -86,7 +90,15 @@ pub async fn dispatch(host: Option<&str>, command: Command) -> Outcome {
                 let request = pontoon_proto::v1::GetRequest { target: name.clone() };
                 services.push(client.control().get_service(request).await?.into_inner().id);
             }
-            tasks::print(&client, ListTasksRequest { services, ..Default::default() }, &arguments.listing).await
+            tasks::print(
+                &client,
+                ListTasksRequest {
+                    services,
+                    ..Default::default()
+                },
+                &arguments.listing,
+            )
+            .await
         }
         Command::Rm(arguments) => list::remove(&client, arguments).await,
         Command::Rollback(arguments) => update::rollback(&client, arguments).await,

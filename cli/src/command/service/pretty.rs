@@ -1,8 +1,8 @@
 //! `service inspect --pretty`.
 
 use pontoon_proto::v1::{
-    EndpointMode, GetRequest, PortProtocol, PublishMode, Resources, Service, UpdateConfig, UpdateFailureAction, UpdateOrder,
-    UpdateState, service_spec::Mode,
+    EndpointMode, GetRequest, PortProtocol, PublishMode, Resources, Service, UpdateConfig,
+    UpdateFailureAction, UpdateOrder, UpdateState, service_spec::Mode,
 };
 
 use crate::client::Client;
@@ -16,7 +16,11 @@ use crate::output::{human, listing};
 /// The daemon's.
 pub async fn run(client: &Client, names: &[String]) -> Outcome {
     for (at, name) in names.iter().enumerate() {
-        let service = client.control().get_service(GetRequest { target: name.clone() }).await?.into_inner();
+        let service = client
+            .control()
+            .get_service(GetRequest { target: name.clone() })
+            .await?
+            .into_inner();
         if at > 0 {
             listing::write("\n");
         }
@@ -42,12 +46,22 @@ fn text(service: &Service) -> String {
     match &spec.mode {
         Some(Mode::Global(_)) => out.push_str("Service Mode:\tGlobal\n"),
         Some(Mode::Replicated(mode)) => {
-            out.push_str(&format!("Service Mode:\tReplicated\n Replicas:\t{}\n", mode.replicas));
+            out.push_str(&format!(
+                "Service Mode:\tReplicated\n Replicas:\t{}\n",
+                mode.replicas
+            ));
         }
         None => {}
     }
-    if let Some(update) = service.update_status.as_ref().filter(|update| update.state() != UpdateState::None) {
-        out.push_str(&format!("UpdateStatus:\n State:\t\t{}\n", update_state_name(update.state())));
+    if let Some(update) = service
+        .update_status
+        .as_ref()
+        .filter(|update| update.state() != UpdateState::None)
+    {
+        out.push_str(&format!(
+            "UpdateStatus:\n State:\t\t{}\n",
+            update_state_name(update.state())
+        ));
         out.push_str(&format!(" Started:\t{}\n", human::ago(update.started_at)));
         if update.completed_at != 0 {
             out.push_str(&format!(" Completed:\t{}\n", human::ago(update.completed_at)));
@@ -61,7 +75,10 @@ fn text(service: &Service) -> String {
             out.push_str(&format!(" Constraints:\t[{}]\n", placement.constraints.join(" ")));
         }
         for preference in &placement.preferences {
-            out.push_str(&format!(" Preferences:\tspread={}\n", preference.spread_descriptor));
+            out.push_str(&format!(
+                " Preferences:\tspread={}\n",
+                preference.spread_descriptor
+            ));
         }
     }
     update(&mut out, "UpdateConfig", "update", spec.update.as_ref());
@@ -80,12 +97,19 @@ fn text(service: &Service) -> String {
         resources(&mut out, " Limits", limits.limits.as_ref());
     }
     if !task.networks.is_empty() {
-        let names: Vec<_> = task.networks.iter().map(|network| network.target.as_str()).collect();
+        let names: Vec<_> = task
+            .networks
+            .iter()
+            .map(|network| network.target.as_str())
+            .collect();
         out.push_str(&format!("Networks: {}\n", names.join(" ")));
     }
     let endpoint = service.endpoint.clone().unwrap_or_default();
     let mode = endpoint.spec.clone().unwrap_or_default().mode();
-    out.push_str(&format!("Endpoint Mode:\t{}\n", if mode == EndpointMode::Vip { "vip" } else { "dnsrr" }));
+    out.push_str(&format!(
+        "Endpoint Mode:\t{}\n",
+        if mode == EndpointMode::Vip { "vip" } else { "dnsrr" }
+    ));
     if !endpoint.ports.is_empty() {
         out.push_str("Ports:\n");
     }
@@ -93,9 +117,17 @@ fn text(service: &Service) -> String {
         out.push_str(&format!(
             " PublishedPort = {}\n  Protocol = {}\n  TargetPort = {}\n  PublishMode = {}\n",
             port.published_port,
-            if port.protocol() == PortProtocol::Tcp { "tcp" } else { "udp" },
+            if port.protocol() == PortProtocol::Tcp {
+                "tcp"
+            } else {
+                "udp"
+            },
             port.target_port,
-            if port.publish_mode() == PublishMode::Ingress { "ingress" } else { "host" },
+            if port.publish_mode() == PublishMode::Ingress {
+                "ingress"
+            } else {
+                "host"
+            },
         ));
     }
     out
@@ -108,7 +140,10 @@ fn resources(out: &mut String, title: &str, resources: Option<&Resources>) {
         out.push_str(&format!("  CPU:\t\t{}\n", resources.nano_cpus as f64 / 1e9));
     }
     if resources.memory_bytes != 0 {
-        out.push_str(&format!("  Memory:\t{}\n", human::binary_size(resources.memory_bytes)));
+        out.push_str(&format!(
+            "  Memory:\t{}\n",
+            human::binary_size(resources.memory_bytes)
+        ));
     }
 }
 
@@ -128,6 +163,14 @@ fn update(out: &mut String, title: &str, verb: &str, config: Option<&UpdateConfi
         UpdateOrder::StopFirst => "stop-first",
         UpdateOrder::StartFirst => "start-first",
     };
-    out.push_str(&format!(" On failure:\t{action}\n Monitoring Period: {}\n", seconds(config.monitor.unwrap_or(5_000_000_000))));
-    out.push_str(&format!(" Max failure ratio: {}\n {}{} order:      {order}\n", config.max_failure_ratio, verb[..1].to_uppercase(), &verb[1..]));
+    out.push_str(&format!(
+        " On failure:\t{action}\n Monitoring Period: {}\n",
+        seconds(config.monitor.unwrap_or(5_000_000_000))
+    ));
+    out.push_str(&format!(
+        " Max failure ratio: {}\n {}{} order:      {order}\n",
+        config.max_failure_ratio,
+        verb[..1].to_uppercase(),
+        &verb[1..]
+    ));
 }

@@ -1,9 +1,9 @@
 //! Service flags turned into a `ServiceSpec`: each set flag writes its one place, so that `update` changes nothing else.
 
 use pontoon_proto::v1::{
-    ContainerSpec, EndpointMode, HealthConfig, LogDriver, NetworkAttachmentConfig, Placement, PortConfig, PortProtocol,
-    PublishMode, ReplicatedMode, RestartCondition, ServiceSpec, TaskSpec, UpdateConfig, UpdateFailureAction, UpdateOrder,
-    service_spec::Mode,
+    ContainerSpec, EndpointMode, HealthConfig, LogDriver, NetworkAttachmentConfig, Placement, PortConfig,
+    PortProtocol, PublishMode, ReplicatedMode, RestartCondition, ServiceSpec, TaskSpec, UpdateConfig,
+    UpdateFailureAction, UpdateOrder, service_spec::Mode,
 };
 
 use super::options::{EndpointModeFlag, FailureActionFlag, OrderFlag, RestartConditionFlag, ServiceOptions};
@@ -35,7 +35,9 @@ pub fn apply(options: &ServiceOptions, spec: &mut ServiceSpec) -> Result<(), Fai
     if let Some(replicas) = options.replicas {
         match &mut spec.mode {
             Some(Mode::Replicated(mode)) => mode.replicas = replicas,
-            Some(Mode::Global(_)) => return Err(Failure::new("replicas can only be used with replicated mode")),
+            Some(Mode::Global(_)) => {
+                return Err(Failure::new("replicas can only be used with replicated mode"));
+            }
             mode @ None => *mode = Some(Mode::Replicated(ReplicatedMode { replicas })),
         }
     }
@@ -63,7 +65,9 @@ pub fn apply(options: &ServiceOptions, spec: &mut ServiceSpec) -> Result<(), Fai
         order: options.rollback_order,
     };
     if matches!(rollback.failure_action, Some(FailureActionFlag::Rollback)) {
-        return Err(Failure::new("--rollback-failure-action must be pause or continue"));
+        return Err(Failure::new(
+            "--rollback-failure-action must be pause or continue",
+        ));
     }
     rollback.apply(&mut spec.rollback);
     Ok(())
@@ -98,7 +102,10 @@ fn container(options: &ServiceOptions, container: &mut ContainerSpec) -> Result<
         if health_given {
             return Err(Failure::new("--no-healthcheck conflicts with --health-* options"));
         }
-        container.healthcheck = Some(HealthConfig { test: vec!["NONE".to_owned()], ..Default::default() });
+        container.healthcheck = Some(HealthConfig {
+            test: vec!["NONE".to_owned()],
+            ..Default::default()
+        });
     } else if health_given {
         let health = container.healthcheck.get_or_insert_default();
         if let Some(command) = &options.health_cmd {
@@ -114,15 +121,24 @@ fn container(options: &ServiceOptions, container: &mut ContainerSpec) -> Result<
 }
 
 fn resources(options: &ServiceOptions, task: &mut TaskSpec) {
-    let limits_given = options.limit_cpu.is_some() || options.limit_memory.is_some() || options.limit_pids.is_some();
+    let limits_given =
+        options.limit_cpu.is_some() || options.limit_memory.is_some() || options.limit_pids.is_some();
     if limits_given {
-        let limits = task.resources.get_or_insert_default().limits.get_or_insert_default();
+        let limits = task
+            .resources
+            .get_or_insert_default()
+            .limits
+            .get_or_insert_default();
         limits.nano_cpus = options.limit_cpu.unwrap_or(limits.nano_cpus);
         limits.memory_bytes = options.limit_memory.unwrap_or(limits.memory_bytes);
         limits.pids = options.limit_pids.unwrap_or(limits.pids);
     }
     if options.reserve_cpu.is_some() || options.reserve_memory.is_some() {
-        let reservations = task.resources.get_or_insert_default().reservations.get_or_insert_default();
+        let reservations = task
+            .resources
+            .get_or_insert_default()
+            .reservations
+            .get_or_insert_default();
         reservations.nano_cpus = options.reserve_cpu.unwrap_or(reservations.nano_cpus);
         reservations.memory_bytes = options.reserve_memory.unwrap_or(reservations.memory_bytes);
     }
@@ -169,7 +185,10 @@ impl UpdateFlags {
         if !given {
             return;
         }
-        let config = config.get_or_insert_with(|| UpdateConfig { parallelism: 1, ..Default::default() });
+        let config = config.get_or_insert_with(|| UpdateConfig {
+            parallelism: 1,
+            ..Default::default()
+        });
         config.parallelism = self.parallelism.unwrap_or(config.parallelism);
         config.delay = self.delay.unwrap_or(config.delay);
         config.monitor = self.monitor.or(config.monitor);
@@ -212,7 +231,12 @@ pub fn published(text: &str) -> Result<Vec<PortConfig>, Failure> {
         return Ok(bindings.into_iter().map(config).collect());
     }
     let bad = |why: &str| Failure::new(format!("invalid published port {text:?}: {why}"));
-    let number = |value: &str| value.parse::<u16>().map(u32::from).map_err(|_| bad("ports are numbers from 1 to 65535"));
+    let number = |value: &str| {
+        value
+            .parse::<u16>()
+            .map(u32::from)
+            .map_err(|_| bad("ports are numbers from 1 to 65535"))
+    };
     let mut port = PortConfig::default();
     for field in text.split(',') {
         match field.split_once('=') {
@@ -220,11 +244,21 @@ pub fn published(text: &str) -> Result<Vec<PortConfig>, Failure> {
             Some(("published", value)) => port.published_port = number(value)?,
             Some(("protocol", "tcp")) => port.set_protocol(PortProtocol::Tcp),
             Some(("protocol", "udp")) => port.set_protocol(PortProtocol::Udp),
-            Some(("protocol", other)) => return Err(bad(&format!("invalid protocol value {other}: use tcp or udp"))),
+            Some(("protocol", other)) => {
+                return Err(bad(&format!("invalid protocol value {other}: use tcp or udp")));
+            }
             Some(("mode", "ingress")) => port.set_publish_mode(PublishMode::Ingress),
             Some(("mode", "host")) => port.set_publish_mode(PublishMode::Host),
-            Some(("mode", other)) => return Err(bad(&format!("invalid publish mode value {other}: use ingress or host"))),
-            _ => return Err(bad(&format!("invalid field {field}: use target, published, protocol and mode"))),
+            Some(("mode", other)) => {
+                return Err(bad(&format!(
+                    "invalid publish mode value {other}: use ingress or host"
+                )));
+            }
+            _ => {
+                return Err(bad(&format!(
+                    "invalid field {field}: use target, published, protocol and mode"
+                )));
+            }
         }
     }
     if port.target_port == 0 {
@@ -247,11 +281,17 @@ pub fn network(text: &str) -> Result<NetworkAttachmentConfig, Failure> {
         match field.split_once('=') {
             Some(("name", name)) => network.target = name.to_owned(),
             Some(("alias", alias)) => network.aliases.push(alias.to_owned()),
-            _ => return Err(Failure::new(format!("invalid field in --network {text:?}: {field} (use name and alias)"))),
+            _ => {
+                return Err(Failure::new(format!(
+                    "invalid field in --network {text:?}: {field} (use name and alias)"
+                )));
+            }
         }
     }
     if network.target.is_empty() {
-        return Err(Failure::new(format!("invalid --network {text:?}: name is required")));
+        return Err(Failure::new(format!(
+            "invalid --network {text:?}: name is required"
+        )));
     }
     Ok(network)
 }
@@ -263,15 +303,22 @@ pub fn network(text: &str) -> Result<NetworkAttachmentConfig, Failure> {
 pub fn preference(text: &str) -> Result<pontoon_proto::v1::PlacementPreference, Failure> {
     match text.split_once('=') {
         Some(("spread", descriptor)) if !descriptor.is_empty() => {
-            Ok(pontoon_proto::v1::PlacementPreference { spread_descriptor: descriptor.to_owned() })
+            Ok(pontoon_proto::v1::PlacementPreference {
+                spread_descriptor: descriptor.to_owned(),
+            })
         }
-        _ => Err(Failure::new(format!("invalid placement preference {text:?}: use spread=node.labels.NAME"))),
+        _ => Err(Failure::new(format!(
+            "invalid placement preference {text:?}: use spread=node.labels.NAME"
+        ))),
     }
 }
 
 /// The placement of a spec, made when there is none.
 pub fn placement(spec: &mut ServiceSpec) -> &mut Placement {
-    spec.task.get_or_insert_default().placement.get_or_insert_default()
+    spec.task
+        .get_or_insert_default()
+        .placement
+        .get_or_insert_default()
 }
 
 /// Splits a command line as a shell would: blanks separate, quotes and backslashes keep.
@@ -313,15 +360,27 @@ mod tests {
         let port = &published("8080:80").unwrap()[0];
         assert_eq!((port.published_port, port.target_port), (8080, 80));
         let port = &published("published=53,target=5353,protocol=udp,mode=host").unwrap()[0];
-        assert_eq!((port.protocol(), port.publish_mode()), (PortProtocol::Udp, PublishMode::Host));
-        for bad in ["mode=host", "target=80,mode=x", "target=x", "127.0.0.1:80:80", "target=80,what=1"] {
+        assert_eq!(
+            (port.protocol(), port.publish_mode()),
+            (PortProtocol::Udp, PublishMode::Host)
+        );
+        for bad in [
+            "mode=host",
+            "target=80,mode=x",
+            "target=x",
+            "127.0.0.1:80:80",
+            "target=80,what=1",
+        ] {
             assert!(published(bad).is_err(), "{bad}");
         }
     }
 
     #[test]
     fn command_lines() {
-        assert_eq!(words(r#"sh -c "echo 'a b'" x\ y ''"#).unwrap(), ["sh", "-c", "echo 'a b'", "x y", ""]);
+        assert_eq!(
+            words(r#"sh -c "echo 'a b'" x\ y ''"#).unwrap(),
+            ["sh", "-c", "echo 'a b'", "x y", ""]
+        );
         assert!(words("'open").is_err());
         assert_eq!(network("name=n,alias=a").unwrap().aliases, ["a"]);
         assert!(preference("zone").is_err());

@@ -70,10 +70,24 @@ pub async fn print(client: &Client, mut request: ListTasksRequest, options: &Lis
     let mut tasks = client.control().list_tasks(request).await?.into_inner().tasks;
     let name = |view: &TaskView| name(view, options.no_resolve);
     tasks.retain(|view| names.is_empty() || names.iter().any(|wanted| name(view).starts_with(wanted)));
-    let created = |view: &TaskView| view.task.as_ref().and_then(|task| task.meta).unwrap_or_default().created_at;
+    let created = |view: &TaskView| {
+        view.task
+            .as_ref()
+            .and_then(|task| task.meta)
+            .unwrap_or_default()
+            .created_at
+    };
     let place = |view: &TaskView| {
         let task = view.task.as_ref();
-        (view.service_name.clone(), task.map_or(0, |task| task.slot), if task.is_some_and(|task| task.slot == 0) { name(view) } else { String::new() })
+        (
+            view.service_name.clone(),
+            task.map_or(0, |task| task.slot),
+            if task.is_some_and(|task| task.slot == 0) {
+                name(view)
+            } else {
+                String::new()
+            },
+        )
     };
     tasks.sort_by(|a, b| place(a).cmp(&place(b)).then(created(b).cmp(&created(a))));
     let mut before = None;
@@ -85,7 +99,12 @@ pub async fn print(client: &Client, mut request: ListTasksRequest, options: &Lis
         before = Some(name);
     }
     let quiet = options.quiet.then_some("{{.ID}}");
-    listing::print(quiet.or(options.format.as_deref()), COLUMNS, &[("NAME", "Name")], &rows)?;
+    listing::print(
+        quiet.or(options.format.as_deref()),
+        COLUMNS,
+        &[("NAME", "Name")],
+        &rows,
+    )?;
     Ok(0)
 }
 
@@ -93,12 +112,19 @@ pub async fn print(client: &Client, mut request: ListTasksRequest, options: &Lis
 fn name(view: &TaskView, ids: bool) -> String {
     let task = view.task.clone().unwrap_or_default();
     let service = if ids { &task.service_id } else { &view.service_name };
-    if task.slot > 0 { format!("{service}.{}", task.slot) } else { format!("{service}.{}", task.node_id) }
+    if task.slot > 0 {
+        format!("{service}.{}", task.slot)
+    } else {
+        format!("{service}.{}", task.node_id)
+    }
 }
 
 fn title(word: &str) -> String {
     let mut letters = word.chars();
-    letters.next().map(|first| first.to_uppercase().chain(letters).collect()).unwrap_or_default()
+    letters
+        .next()
+        .map(|first| first.to_uppercase().chain(letters).collect())
+        .unwrap_or_default()
 }
 
 fn row(view: &TaskView, name: &str, older: bool, options: &ListingOptions) -> Value {
@@ -108,17 +134,33 @@ fn row(view: &TaskView, name: &str, older: bool, options: &ListingOptions) -> Va
     if !options.no_trunc && error.chars().count() > ERROR_WIDTH {
         error = error.chars().take(ERROR_WIDTH - 1).chain(['…']).collect();
     }
-    let error = if error.is_empty() { error } else { format!("\"{error}\"") };
-    let image = if options.no_trunc { view.image.as_str() } else { view.image.split('@').next().unwrap_or_default() };
+    let error = if error.is_empty() {
+        error
+    } else {
+        format!("\"{error}\"")
+    };
+    let image = if options.no_trunc {
+        view.image.as_str()
+    } else {
+        view.image.split('@').next().unwrap_or_default()
+    };
     let ports: Vec<_> = status
         .ports
         .iter()
         .map(|port| {
-            let protocol = if port.protocol() == PortProtocol::Tcp { "tcp" } else { "udp" };
+            let protocol = if port.protocol() == PortProtocol::Tcp {
+                "tcp"
+            } else {
+                "udp"
+            };
             format!("*:{}->{}/{protocol}", port.published_port, port.target_port)
         })
         .collect();
-    let node = if options.no_resolve { &task.node_id } else { &view.node_hostname };
+    let node = if options.no_resolve {
+        &task.node_id
+    } else {
+        &view.node_hostname
+    };
     json!({
         "ID": if options.no_trunc { task.id.as_str() } else { human::short_id(&task.id) },
         "Name": name,

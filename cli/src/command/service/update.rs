@@ -117,7 +117,13 @@ pub struct RollbackArguments {
 }
 
 async fn get(client: &Client, target: &str) -> Result<Service, Failure> {
-    Ok(client.control().get_service(GetRequest { target: target.to_owned() }).await?.into_inner())
+    Ok(client
+        .control()
+        .get_service(GetRequest {
+            target: target.to_owned(),
+        })
+        .await?
+        .into_inner())
 }
 
 fn request(service: &Service, spec: Option<ServiceSpec>) -> UpdateServiceRequest {
@@ -148,16 +154,30 @@ pub async fn run(client: &Client, arguments: Arguments) -> Outcome {
     if arguments.options.detach {
         return Ok(0);
     }
-    progress::wait(client, &[Waiting { id: service.id, name: arguments.service }], arguments.options.quiet).await
+    progress::wait(
+        client,
+        &[Waiting {
+            id: service.id,
+            name: arguments.service,
+        }],
+        arguments.options.quiet,
+    )
+    .await
 }
 
 /// Applies the `-add` and `-rm` pairs.
 async fn change_lists(arguments: &Arguments, spec: &mut ServiceSpec, client: &Client) -> Result<(), Failure> {
     let annotations = spec.annotations.get_or_insert_default();
-    annotations.labels.retain(|key, _| !arguments.label_rm.contains(key));
-    annotations.labels.extend(arguments.label_add.iter().map(|text| label(text)));
+    annotations
+        .labels
+        .retain(|key, _| !arguments.label_rm.contains(key));
+    annotations
+        .labels
+        .extend(arguments.label_add.iter().map(|text| label(text)));
     let placement = spec::placement(spec);
-    placement.constraints.retain(|constraint| !arguments.constraint_rm.contains(constraint));
+    placement
+        .constraints
+        .retain(|constraint| !arguments.constraint_rm.contains(constraint));
     for constraint in &arguments.constraint_add {
         if !placement.constraints.contains(constraint) {
             placement.constraints.push(constraint.clone());
@@ -174,13 +194,25 @@ async fn change_lists(arguments: &Arguments, spec: &mut ServiceSpec, client: &Cl
     change_ports(arguments, spec)?;
     let task = spec.task.get_or_insert_default();
     for name in &arguments.network_rm {
-        let network = client.control().get_network(GetRequest { target: name.clone() }).await?.into_inner();
+        let network = client
+            .control()
+            .get_network(GetRequest { target: name.clone() })
+            .await?
+            .into_inner();
         task.networks.retain(|attachment| attachment.target != network.id);
     }
     for text in &arguments.network_add {
         let mut attachment = spec::network(text)?;
-        attachment.target = client.control().get_network(GetRequest { target: attachment.target }).await?.into_inner().id;
-        task.networks.retain(|existing| existing.target != attachment.target);
+        attachment.target = client
+            .control()
+            .get_network(GetRequest {
+                target: attachment.target,
+            })
+            .await?
+            .into_inner()
+            .id;
+        task.networks
+            .retain(|existing| existing.target != attachment.target);
         task.networks.push(attachment);
     }
     if arguments.force {
@@ -190,15 +222,23 @@ async fn change_lists(arguments: &Arguments, spec: &mut ServiceSpec, client: &Cl
 }
 
 fn change_container(arguments: &Arguments, spec: &mut ServiceSpec) -> Result<(), Failure> {
-    let container = spec.task.get_or_insert_default().container.get_or_insert_default();
+    let container = spec
+        .task
+        .get_or_insert_default()
+        .container
+        .get_or_insert_default();
     if let Some(image) = &arguments.image {
         container.image.clone_from(image);
     }
     if let Some(args) = &arguments.args {
         container.args = spec::words(args)?;
     }
-    container.labels.retain(|key, _| !arguments.container_label_rm.contains(key));
-    container.labels.extend(arguments.container_label_add.iter().map(|text| label(text)));
+    container
+        .labels
+        .retain(|key, _| !arguments.container_label_rm.contains(key));
+    container
+        .labels
+        .extend(arguments.container_label_add.iter().map(|text| label(text)));
     let name = |variable: &str| variable.split('=').next().unwrap_or_default().to_owned();
     let none: [&std::path::Path; 0] = [];
     let added = environment(&none, &arguments.env_add)?;
@@ -209,13 +249,17 @@ fn change_container(arguments: &Arguments, spec: &mut ServiceSpec) -> Result<(),
     container.env.extend(added);
     container.hosts.retain(|host| !arguments.host_rm.contains(host));
     container.hosts.extend(arguments.host_add.iter().cloned());
-    container.mounts.retain(|mount| !arguments.mount_rm.contains(&mount.target));
+    container
+        .mounts
+        .retain(|mount| !arguments.mount_rm.contains(&mount.target));
     for text in &arguments.mount_add {
         let new = mount(text)?;
         container.mounts.retain(|mount| mount.target != new.target);
         container.mounts.push(new);
     }
-    container.sysctls.retain(|key, _| !arguments.sysctl_rm.contains(key));
+    container
+        .sysctls
+        .retain(|key, _| !arguments.sysctl_rm.contains(key));
     for text in &arguments.sysctl_add {
         let (key, value) = pair("sysctl-add", text)?;
         container.sysctls.insert(key, value);
@@ -227,12 +271,15 @@ fn change_ports(arguments: &Arguments, spec: &mut ServiceSpec) -> Result<(), Fai
     let endpoint = spec.endpoint.get_or_insert_default();
     for text in &arguments.publish_rm {
         let target = text.split('/').next().and_then(|port| port.parse::<u32>().ok());
-        let target = target.ok_or_else(|| Failure::new(format!("invalid --publish-rm {text:?}: use the target port")))?;
+        let target = target
+            .ok_or_else(|| Failure::new(format!("invalid --publish-rm {text:?}: use the target port")))?;
         endpoint.ports.retain(|port| port.target_port != target);
     }
     for text in &arguments.publish_add {
         for new in spec::published(text)? {
-            endpoint.ports.retain(|port| (port.target_port, port.protocol) != (new.target_port, new.protocol));
+            endpoint
+                .ports
+                .retain(|port| (port.target_port, port.protocol) != (new.target_port, new.protocol));
             endpoint.ports.push(new);
         }
     }
@@ -250,7 +297,15 @@ pub async fn rollback(client: &Client, arguments: RollbackArguments) -> Outcome 
     if arguments.detach {
         return Ok(0);
     }
-    progress::wait(client, &[Waiting { id: service.id, name: arguments.service }], arguments.quiet).await
+    progress::wait(
+        client,
+        &[Waiting {
+            id: service.id,
+            name: arguments.service,
+        }],
+        arguments.quiet,
+    )
+    .await
 }
 
 /// Runs `service scale`.
@@ -263,9 +318,11 @@ pub async fn scale(client: &Client, arguments: ScaleArguments) -> Outcome {
         let (name, replicas) = text
             .split_once('=')
             .ok_or_else(|| Failure::new(format!("invalid scale specifier {text:?}: use SERVICE=REPLICAS")))?;
-        let replicas: u64 = replicas
-            .parse()
-            .map_err(|_| Failure::new(format!("invalid replicas value {replicas:?} for {name}: use a whole number")))?;
+        let replicas: u64 = replicas.parse().map_err(|_| {
+            Failure::new(format!(
+                "invalid replicas value {replicas:?} for {name}: use a whole number"
+            ))
+        })?;
         wishes.push((name, replicas));
     }
     let (mut scaled, mut failures) = (Vec::new(), Vec::new());
@@ -273,7 +330,10 @@ pub async fn scale(client: &Client, arguments: ScaleArguments) -> Outcome {
         match scale_one(client, name, replicas).await {
             Ok(id) => {
                 listing::write(&format!("{name} scaled to {replicas}\n"));
-                scaled.push(Waiting { id, name: name.to_owned() });
+                scaled.push(Waiting {
+                    id,
+                    name: name.to_owned(),
+                });
             }
             Err(failure) => failures.push(format!("{name}: {}", failure.message)),
         }
@@ -281,7 +341,11 @@ pub async fn scale(client: &Client, arguments: ScaleArguments) -> Outcome {
     if !arguments.detach && !scaled.is_empty() {
         progress::wait(client, &scaled, false).await?;
     }
-    if failures.is_empty() { Ok(0) } else { Err(Failure::new(failures.join("\n"))) }
+    if failures.is_empty() {
+        Ok(0)
+    } else {
+        Err(Failure::new(failures.join("\n")))
+    }
 }
 
 async fn scale_one(client: &Client, name: &str, replicas: u64) -> Result<String, Failure> {
@@ -291,6 +355,9 @@ async fn scale_one(client: &Client, name: &str, replicas: u64) -> Result<String,
         Some(Mode::Replicated(mode)) => mode.replicas = replicas,
         _ => return Err(Failure::new("scale can only be used with replicated mode")),
     }
-    client.control().update_service(request(&service, Some(spec))).await?;
+    client
+        .control()
+        .update_service(request(&service, Some(spec)))
+        .await?;
     Ok(service.id)
 }

@@ -5,8 +5,8 @@ use std::cmp::Ordering;
 use serde_json::Value;
 
 const NAMES: &[&str] = &[
-    "json", "join", "lower", "upper", "title", "split", "truncate", "pad", "println", "print", "printf", "len", "index",
-    "eq", "ne", "lt", "le", "gt", "ge", "and", "or", "not",
+    "json", "join", "lower", "upper", "title", "split", "truncate", "pad", "println", "print", "printf",
+    "len", "index", "eq", "ne", "lt", "le", "gt", "ge", "and", "or", "not",
 ];
 
 /// True when templates may call it.
@@ -33,7 +33,10 @@ pub(super) fn print(value: &Value) -> String {
         Value::String(text) => text.clone(),
         Value::Array(items) => format!("[{}]", items.iter().map(print).collect::<Vec<_>>().join(" ")),
         Value::Object(fields) => {
-            let fields: Vec<_> = fields.iter().map(|(name, value)| format!("{name}:{}", print(value))).collect();
+            let fields: Vec<_> = fields
+                .iter()
+                .map(|(name, value)| format!("{name}:{}", print(value)))
+                .collect();
             format!("map[{}]", fields.join(" "))
         }
         other => other.to_string(),
@@ -45,7 +48,9 @@ pub(super) fn call(name: &str, arguments: &[Value]) -> Result<Value, String> {
     let wrong = || format!("wrong arguments for {name}");
     let text = |at: usize| arguments.get(at).map(print).ok_or_else(wrong);
     Ok(match name {
-        "json" => Value::from(serde_json::to_string(arguments.first().ok_or_else(wrong)?).map_err(|e| e.to_string())?),
+        "json" => Value::from(
+            serde_json::to_string(arguments.first().ok_or_else(wrong)?).map_err(|e| e.to_string())?,
+        ),
         "join" => {
             let items = arguments.first().and_then(Value::as_array).ok_or_else(wrong)?;
             Value::from(items.iter().map(print).collect::<Vec<_>>().join(&text(1)?))
@@ -56,12 +61,27 @@ pub(super) fn call(name: &str, arguments: &[Value]) -> Result<Value, String> {
         "split" => text(0)?.split(&text(1)?).map(Value::from).collect(),
         "truncate" => {
             let length = arguments.get(1).and_then(Value::as_u64).ok_or_else(wrong)?;
-            Value::from(text(0)?.chars().take(usize::try_from(length).unwrap_or(usize::MAX)).collect::<String>())
+            Value::from(
+                text(0)?
+                    .chars()
+                    .take(usize::try_from(length).unwrap_or(usize::MAX))
+                    .collect::<String>(),
+            )
         }
         "pad" => {
-            let width = |at: usize| arguments.get(at).and_then(Value::as_u64).map(|width| width.min(1024) as usize).ok_or_else(wrong);
+            let width = |at: usize| {
+                arguments
+                    .get(at)
+                    .and_then(Value::as_u64)
+                    .map(|width| width.min(1024) as usize)
+                    .ok_or_else(wrong)
+            };
             let body = text(0)?;
-            let body = if body.is_empty() { body } else { format!("{}{body}{}", " ".repeat(width(1)?), " ".repeat(width(2)?)) };
+            let body = if body.is_empty() {
+                body
+            } else {
+                format!("{}{body}{}", " ".repeat(width(1)?), " ".repeat(width(2)?))
+            };
             Value::from(body)
         }
         "print" => Value::from(arguments.iter().map(print).collect::<String>()),
@@ -75,8 +95,18 @@ pub(super) fn call(name: &str, arguments: &[Value]) -> Result<Value, String> {
             _ => return Err(wrong()),
         }),
         "index" => index(arguments)?,
-        "and" => arguments.iter().find(|value| !truth(value)).or(arguments.last()).cloned().ok_or_else(wrong)?,
-        "or" => arguments.iter().find(|value| truth(value)).or(arguments.last()).cloned().ok_or_else(wrong)?,
+        "and" => arguments
+            .iter()
+            .find(|value| !truth(value))
+            .or(arguments.last())
+            .cloned()
+            .ok_or_else(wrong)?,
+        "or" => arguments
+            .iter()
+            .find(|value| truth(value))
+            .or(arguments.last())
+            .cloned()
+            .ok_or_else(wrong)?,
         "not" => Value::from(!truth(arguments.first().ok_or_else(wrong)?)),
         _ => compare(name, arguments).ok_or_else(wrong)?.into(),
     })
@@ -112,7 +142,9 @@ fn index(arguments: &[Value]) -> Result<Value, String> {
         at = match (at, key) {
             (Value::Array(items), Value::Number(place)) => {
                 let place = place.as_u64().and_then(|place| usize::try_from(place).ok());
-                place.and_then(|place| items.get(place)).ok_or_else(|| format!("index out of range: {key}"))?
+                place
+                    .and_then(|place| items.get(place))
+                    .ok_or_else(|| format!("index out of range: {key}"))?
             }
             // A missing key is Go's zero value, which prints as nothing for the maps of text that Docker has.
             (Value::Object(fields), Value::String(name)) => match fields.get(name) {
@@ -132,7 +164,9 @@ fn printf(format: &str, arguments: &[Value]) -> Result<String, String> {
     while let Some(start) = rest.find('%') {
         out.push_str(&rest[..start]);
         rest = &rest[start + 1..];
-        let end = rest.find(|c: char| c.is_ascii_alphabetic() || c == '%').ok_or("printf: missing verb")?;
+        let end = rest
+            .find(|c: char| c.is_ascii_alphabetic() || c == '%')
+            .ok_or("printf: missing verb")?;
         let (flags, verb) = (&rest[..end], &rest[end..=end]);
         rest = &rest[end + 1..];
         if verb == "%" {
@@ -142,11 +176,20 @@ fn printf(format: &str, arguments: &[Value]) -> Result<String, String> {
         let value = values.next().ok_or("printf: missing argument")?;
         let text = match verb {
             "q" => format!("{:?}", print(value)),
-            "x" => value.as_u64().map_or_else(|| hex_text(&print(value)), |number| format!("{number:x}")),
+            "x" => value
+                .as_u64()
+                .map_or_else(|| hex_text(&print(value)), |number| format!("{number:x}")),
             "s" | "v" | "d" | "t" | "f" | "g" => print(value),
             other => return Err(format!("printf: unknown verb %{other}")),
         };
-        let width: usize = flags.trim_start_matches('-').split('.').next().unwrap_or("").parse().unwrap_or(0).min(1024);
+        let width: usize = flags
+            .trim_start_matches('-')
+            .split('.')
+            .next()
+            .unwrap_or("")
+            .parse()
+            .unwrap_or(0)
+            .min(1024);
         if flags.starts_with('-') {
             out.push_str(&format!("{text:<width$}"));
         } else {

@@ -21,8 +21,13 @@ impl Template {
     /// # Errors
     /// A message in the manner of Go's, for a field that is not there or a function's bad argument.
     pub fn render(&self, data: &Value) -> Result<String, String> {
-        let mut run = Run { root: data, variables: HashMap::new(), out: String::new() };
-        run.nodes(&self.nodes, data).map_err(|reason| format!("template: {reason}"))?;
+        let mut run = Run {
+            root: data,
+            variables: HashMap::new(),
+            out: String::new(),
+        };
+        run.nodes(&self.nodes, data)
+            .map_err(|reason| format!("template: {reason}"))?;
         Ok(run.out)
     }
 }
@@ -44,11 +49,19 @@ impl Run<'_> {
                         self.out.push_str(&functions::print(&value));
                     }
                 }
-                Node::If { condition, then, otherwise } => {
+                Node::If {
+                    condition,
+                    then,
+                    otherwise,
+                } => {
                     let value = self.pipeline(condition, dot)?;
                     self.nodes(if functions::truth(&value) { then } else { otherwise }, dot)?;
                 }
-                Node::With { value, then, otherwise } => {
+                Node::With {
+                    value,
+                    then,
+                    otherwise,
+                } => {
                     let value = self.pipeline(value, dot)?;
                     if functions::truth(&value) {
                         self.nodes(then, &value)?;
@@ -56,7 +69,12 @@ impl Run<'_> {
                         self.nodes(otherwise, dot)?;
                     }
                 }
-                Node::Range { key, over, body, otherwise } => self.range((key.as_deref(), over), body, otherwise, dot)?,
+                Node::Range {
+                    key,
+                    over,
+                    body,
+                    otherwise,
+                } => self.range((key.as_deref(), over), body, otherwise, dot)?,
             }
         }
         Ok(())
@@ -70,8 +88,15 @@ impl Run<'_> {
         dot: &Value,
     ) -> Result<(), String> {
         let items: Vec<(Value, Value)> = match self.pipeline(over, dot)? {
-            Value::Array(items) => items.into_iter().enumerate().map(|(at, item)| (Value::from(at), item)).collect(),
-            Value::Object(fields) => fields.into_iter().map(|(name, item)| (Value::from(name), item)).collect(),
+            Value::Array(items) => items
+                .into_iter()
+                .enumerate()
+                .map(|(at, item)| (Value::from(at), item))
+                .collect(),
+            Value::Object(fields) => fields
+                .into_iter()
+                .map(|(name, item)| (Value::from(name), item))
+                .collect(),
             Value::Null => Vec::new(),
             other => return Err(format!("range can't iterate over {other}")),
         };
@@ -108,7 +133,10 @@ impl Run<'_> {
             return Err("missing value for command".to_owned());
         };
         if let Expression::Function(name) = first {
-            let mut arguments = rest.iter().map(|word| self.operand(word, dot)).collect::<Result<Vec<_>, _>>()?;
+            let mut arguments = rest
+                .iter()
+                .map(|word| self.operand(word, dot))
+                .collect::<Result<Vec<_>, _>>()?;
             arguments.extend(piped);
             return functions::call(name, &arguments);
         }
@@ -124,7 +152,10 @@ impl Run<'_> {
             Expression::Field(path) => walk(dot, path),
             Expression::Variable(name, path) if name.is_empty() => walk(self.root, path),
             Expression::Variable(name, path) => {
-                let value = self.variables.get(name).ok_or_else(|| format!("undefined variable \"${name}\""))?;
+                let value = self
+                    .variables
+                    .get(name)
+                    .ok_or_else(|| format!("undefined variable \"${name}\""))?;
                 walk(&value.clone(), path)
             }
             Expression::Group(inner, path) => walk(&self.pipeline(inner, dot)?, path),
@@ -137,7 +168,9 @@ fn walk(from: &Value, path: &[String]) -> Result<Value, String> {
     let mut at = from;
     for name in path {
         at = match at {
-            Value::Object(fields) => fields.get(name).ok_or_else(|| format!("can't evaluate field {name}: there is no such field"))?,
+            Value::Object(fields) => fields
+                .get(name)
+                .ok_or_else(|| format!("can't evaluate field {name}: there is no such field"))?,
             Value::Null => return Ok(Value::Null),
             _ => return Err(format!("can't evaluate field {name}: the value has no fields")),
         };

@@ -14,9 +14,22 @@ pub struct Template {
 pub(super) enum Node {
     Text(String),
     Print(Pipeline),
-    If { condition: Pipeline, then: Vec<Node>, otherwise: Vec<Node> },
-    With { value: Pipeline, then: Vec<Node>, otherwise: Vec<Node> },
-    Range { key: Option<String>, over: Pipeline, body: Vec<Node>, otherwise: Vec<Node> },
+    If {
+        condition: Pipeline,
+        then: Vec<Node>,
+        otherwise: Vec<Node>,
+    },
+    With {
+        value: Pipeline,
+        then: Vec<Node>,
+        otherwise: Vec<Node>,
+    },
+    Range {
+        key: Option<String>,
+        over: Pipeline,
+        body: Vec<Node>,
+        otherwise: Vec<Node>,
+    },
 }
 
 /// `$variable := command | command`
@@ -57,7 +70,9 @@ impl Template {
     pub fn parse(text: &str) -> Result<Self, String> {
         let pieces = split(text).map_err(|reason| format!("template parsing error: {reason}"))?;
         let mut parser = Parser { pieces, at: 0 };
-        let (nodes, end) = parser.block().map_err(|reason| format!("template parsing error: {reason}"))?;
+        let (nodes, end) = parser
+            .block()
+            .map_err(|reason| format!("template parsing error: {reason}"))?;
         match end {
             None => Ok(Self { nodes }),
             Some(end) => Err(format!("template parsing error: unexpected {{{{{end}}}}}")),
@@ -115,7 +130,9 @@ fn tokens(text: &str) -> Result<(Vec<Token>, usize), String> {
     let mut at = 0;
     loop {
         let rest = &text[at..];
-        let Some(first) = rest.chars().next() else { return Err("unclosed action".to_owned()) };
+        let Some(first) = rest.chars().next() else {
+            return Err("unclosed action".to_owned());
+        };
         if rest.starts_with("}}") {
             return Ok((tokens, at + 2));
         }
@@ -132,7 +149,10 @@ fn tokens(text: &str) -> Result<(Vec<Token>, usize), String> {
             let (value, used) = quoted(rest, first)?;
             tokens.push(Token::Text(value));
             at += used;
-        } else if let Some(word) = ["|", "(", ")", ":=", "=", ","].iter().find(|word| rest.starts_with(**word)) {
+        } else if let Some(word) = ["|", "(", ")", ":=", "=", ","]
+            .iter()
+            .find(|word| rest.starts_with(**word))
+        {
             tokens.push(Token::Word((*word).to_owned()));
             at += word.len();
         } else {
@@ -216,11 +236,12 @@ impl Parser {
             return Err("missing keyword".to_owned());
         };
         let mut key = None;
-        if let [Token::Word(first), Token::Word(comma), ..] = rest {
-            if keyword == "range" && comma == "," {
-                key = first.strip_prefix('$').map(str::to_owned);
-                rest = &rest[2..];
-            }
+        if let [Token::Word(first), Token::Word(comma), ..] = rest
+            && keyword == "range"
+            && comma == ","
+        {
+            key = first.strip_prefix('$').map(str::to_owned);
+            rest = &rest[2..];
         }
         let head = pipeline(&mut rest)?;
         let (body, end) = self.block()?;
@@ -241,20 +262,33 @@ impl Parser {
             None => return Err(format!("{{{{{keyword}}}}} without {{{{end}}}}")),
         };
         Ok(match keyword.as_str() {
-            "if" => Node::If { condition: head, then: body, otherwise },
-            "with" => Node::With { value: head, then: body, otherwise },
-            _ => Node::Range { key, over: head, body, otherwise },
+            "if" => Node::If {
+                condition: head,
+                then: body,
+                otherwise,
+            },
+            "with" => Node::With {
+                value: head,
+                then: body,
+                otherwise,
+            },
+            _ => Node::Range {
+                key,
+                over: head,
+                body,
+                otherwise,
+            },
         })
     }
 }
 
 fn pipeline(tokens: &mut &[Token]) -> Result<Pipeline, String> {
     let mut variable = None;
-    if let [Token::Word(name), Token::Word(assign), rest @ ..] = *tokens {
-        if let (Some(name), ":=" | "=") = (name.strip_prefix('$'), assign.as_str()) {
-            variable = Some(name.to_owned());
-            *tokens = rest;
-        }
+    if let [Token::Word(name), Token::Word(assign), rest @ ..] = *tokens
+        && let (Some(name), ":=" | "=") = (name.strip_prefix('$'), assign.as_str())
+    {
+        variable = Some(name.to_owned());
+        *tokens = rest;
     }
     let mut commands = vec![Vec::new()];
     while let Some((token, rest)) = tokens.split_first() {
@@ -268,11 +302,12 @@ fn pipeline(tokens: &mut &[Token]) -> Result<Pipeline, String> {
             Token::Word(word) if word == "(" => {
                 let inner = pipeline(tokens)?;
                 let mut path = Vec::new();
-                if let Some((Token::Word(word), rest)) = tokens.split_first() {
-                    if word.starts_with('.') && word.len() > 1 {
-                        path = fields(word);
-                        *tokens = rest;
-                    }
+                if let Some((Token::Word(word), rest)) = tokens.split_first()
+                    && word.starts_with('.')
+                    && word.len() > 1
+                {
+                    path = fields(word);
+                    *tokens = rest;
                 }
                 Expression::Group(inner, path)
             }
@@ -317,5 +352,8 @@ fn operand(word: &str) -> Result<Expression, String> {
 }
 
 fn fields(path: &str) -> Vec<String> {
-    path.split('.').filter(|name| !name.is_empty()).map(str::to_owned).collect()
+    path.split('.')
+        .filter(|name| !name.is_empty())
+        .map(str::to_owned)
+        .collect()
 }

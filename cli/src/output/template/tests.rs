@@ -20,7 +20,10 @@ fn templates_render_as_in_go() {
         ("{{.Names}}", "[a b]"),
         (r#"{{join .Names ", "}}"#, "a, b"),
         ("{{upper .ID}} {{.ID | upper | lower}}", "ABC abc"),
-        (r#"{{index .Labels "x"}}{{index .Names 1}}{{index .Labels "none"}}"#, "1b"),
+        (
+            r#"{{index .Labels "x"}}{{index .Names 1}}{{index .Labels "none"}}"#,
+            "1b",
+        ),
         ("{{range .Names}}<{{.}}>{{end}}", "<a><b>"),
         ("{{range $k, $v := .Labels}}{{$k}}={{$v}} {{end}}", "x=1 y=2 "),
         ("{{range $i, $n := .Names}}{{if $i}},{{end}}{{$n}}{{end}}", "a,b"),
@@ -29,7 +32,10 @@ fn templates_render_as_in_go() {
         (r#"{{if eq .ID "abc" "d"}}same{{end}}"#, "same"),
         ("{{if and .ID (not .Empty)}}both{{end}}", "both"),
         ("a {{- .ID -}} b", "aabcb"),
-        (r#"{{printf "%-5s|%q|%d" .ID .ID .State.Pid}}"#, r#"abc  |"abc"|7"#),
+        (
+            r#"{{printf "%-5s|%q|%d" .ID .ID .State.Pid}}"#,
+            r#"abc  |"abc"|7"#,
+        ),
         (r#"{{$x := .ID}}{{$x}}"#, "abc"),
         ("{{len .Names}}{{/* comment */}}", "2"),
         ("{{.None}}", "<no value>"),
@@ -41,7 +47,16 @@ fn templates_render_as_in_go() {
 
 #[test]
 fn mistakes_are_errors() {
-    for template in ["{{.Nope}}", "{{nope}}", "{{.ID", "{{if .ID}}", "{{end}}", "{{.ID.Deep}}", "{{}}", "{{\"open}}"] {
+    for template in [
+        "{{.Nope}}",
+        "{{nope}}",
+        "{{.ID",
+        "{{if .ID}}",
+        "{{end}}",
+        "{{.ID.Deep}}",
+        "{{}}",
+        "{{\"open}}",
+    ] {
         assert!(render(template).is_err(), "{template}");
     }
 }

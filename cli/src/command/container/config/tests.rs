@@ -2,7 +2,10 @@ use super::*;
 
 fn bindings(text: &str) -> Vec<(String, u32, u32)> {
     let bindings = publish(text).unwrap();
-    bindings.into_iter().map(|binding| (binding.host_ip, binding.host_port, binding.container_port)).collect()
+    bindings
+        .into_iter()
+        .map(|binding| (binding.host_ip, binding.host_port, binding.container_port))
+        .collect()
 }
 
 #[test]
@@ -10,11 +13,26 @@ fn published_ports() {
     let any = String::new;
     assert_eq!(bindings("80"), [(any(), 0, 80)]);
     assert_eq!(bindings("8080:80"), [(any(), 8080, 80)]);
-    assert_eq!(bindings("127.0.0.1:8080:80/udp"), [("127.0.0.1".to_owned(), 8080, 80)]);
+    assert_eq!(
+        bindings("127.0.0.1:8080:80/udp"),
+        [("127.0.0.1".to_owned(), 8080, 80)]
+    );
     assert_eq!(bindings("127.0.0.1::80"), [("127.0.0.1".to_owned(), 0, 80)]);
     assert_eq!(bindings("[::1]:8080:80"), [("::1".to_owned(), 8080, 80)]);
-    assert_eq!(bindings("8000-8001:80-81"), [(any(), 8000, 80), (any(), 8001, 81)]);
-    for bad in ["", "0", "70000", "80:x", "8000-8002:80-81", "1.2.3:80:80", "80/icmp", "90-80"] {
+    assert_eq!(
+        bindings("8000-8001:80-81"),
+        [(any(), 8000, 80), (any(), 8001, 81)]
+    );
+    for bad in [
+        "",
+        "0",
+        "70000",
+        "80:x",
+        "8000-8002:80-81",
+        "1.2.3:80:80",
+        "80/icmp",
+        "90-80",
+    ] {
         assert!(publish(bad).is_err(), "{bad}");
     }
 }
@@ -23,8 +41,17 @@ fn published_ports() {
 fn mounts_and_limits() {
     let bind = mount("type=bind,source=/a,target=/b,readonly").unwrap();
     assert!(bind.read_only && bind.source == "/a" && bind.target == "/b");
-    assert_eq!(mount("type=tmpfs,target=/t,tmpfs-size=1m").unwrap().tmpfs_size, 1 << 20);
-    for bad in ["type=bind,target=/b", "type=volume,source=v,target=/v", "source=a", "type=bind,source=/a", "type=bind,x=1"] {
+    assert_eq!(
+        mount("type=tmpfs,target=/t,tmpfs-size=1m").unwrap().tmpfs_size,
+        1 << 20
+    );
+    for bad in [
+        "type=bind,target=/b",
+        "type=volume,source=v,target=/v",
+        "source=a",
+        "type=bind,source=/a",
+        "type=bind,x=1",
+    ] {
         assert!(mount(bad).is_err(), "{bad}");
     }
     assert!(volume("/a:/b:ro,rshared").unwrap().read_only);
@@ -40,6 +67,14 @@ fn mounts_and_limits() {
 fn environment_takes_names_from_the_client() {
     let none: [&Path; 0] = [];
     let path = std::env::var("PATH").unwrap();
-    let environment = environment(&none, &["A=1".to_owned(), "PATH".to_owned(), "SURELY_NOT_SET_XYZ".to_owned()]).unwrap();
+    let environment = environment(
+        &none,
+        &[
+            "A=1".to_owned(),
+            "PATH".to_owned(),
+            "SURELY_NOT_SET_XYZ".to_owned(),
+        ],
+    )
+    .unwrap();
     assert_eq!(environment, ["A=1".to_owned(), format!("PATH={path}")]);
 }

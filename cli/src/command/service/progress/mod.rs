@@ -76,7 +76,10 @@ impl Objects {
 }
 
 async fn follow(client: &Client, services: &[Waiting], quiet: bool) -> Outcome {
-    let request = WatchRequest { kinds: vec!["service".to_owned(), "task".to_owned()], since: 0 };
+    let request = WatchRequest {
+        kinds: vec!["service".to_owned(), "task".to_owned()],
+        since: 0,
+    };
     let mut changes = client.control().watch(request).await?.into_inner();
     let mut objects = Objects::default();
     let mut display = Display::new(quiet);
@@ -124,7 +127,13 @@ struct Progress {
 
 impl Progress {
     fn new(waiting: Waiting) -> Self {
-        Self { waiting, view: View::default(), seen: false, done: false, deadline: None }
+        Self {
+            waiting,
+            view: View::default(),
+            seen: false,
+            done: false,
+            deadline: None,
+        }
     }
 
     fn advance(&mut self, objects: &Objects) -> Result<(), Failure> {
@@ -133,10 +142,18 @@ impl Progress {
         }
         let name = &self.waiting.name;
         let Some(service) = objects.services.get(&self.waiting.id) else {
-            return if self.seen { Err(Failure::new(format!("service {name} was removed"))) } else { Ok(()) };
+            return if self.seen {
+                Err(Failure::new(format!("service {name} was removed")))
+            } else {
+                Ok(())
+            };
         };
         self.seen = true;
-        let tasks: Vec<&Task> = objects.tasks.values().filter(|task| task.service_id == service.id).collect();
+        let tasks: Vec<&Task> = objects
+            .tasks
+            .values()
+            .filter(|task| task.service_id == service.id)
+            .collect();
         let before = std::mem::replace(&mut self.view, View::of(service, &tasks));
         if self.view.standing != before.standing {
             self.deadline = None;
@@ -175,7 +192,13 @@ struct Display {
 
 impl Display {
     fn new(quiet: bool) -> Self {
-        Self { quiet, terminal: std::io::stdout().is_terminal(), lines: 0, last: Vec::new(), drawn_at: None }
+        Self {
+            quiet,
+            terminal: std::io::stdout().is_terminal(),
+            lines: 0,
+            last: Vec::new(),
+            drawn_at: None,
+        }
     }
 
     fn draw(&mut self, waiting: &[Progress]) {
@@ -185,7 +208,11 @@ impl Display {
         let several = waiting.len() > 1;
         if !self.terminal {
             for (at, progress) in waiting.iter().enumerate() {
-                let prefix = if several { format!("{}: ", progress.waiting.name) } else { String::new() };
+                let prefix = if several {
+                    format!("{}: ", progress.waiting.name)
+                } else {
+                    String::new()
+                };
                 let line = format!("{prefix}{}", progress.view.summary());
                 if progress.seen && self.last.get(at) != Some(&line) {
                     println!("{line}");

@@ -33,34 +33,71 @@ pub struct View {
 }
 
 const BAR: [(TaskState, &str); 8] = [
-    (TaskState::New, "new       [=====>                                             ]"),
-    (TaskState::Pending, "pending   [===========>                                       ]"),
-    (TaskState::Assigned, "assigned  [=================>                                 ]"),
-    (TaskState::Accepted, "accepted  [=======================>                           ]"),
-    (TaskState::Preparing, "preparing [=============================>                     ]"),
-    (TaskState::Ready, "ready     [===================================>               ]"),
-    (TaskState::Starting, "starting  [=========================================>         ]"),
-    (TaskState::Running, "running   [==================================================>]"),
+    (
+        TaskState::New,
+        "new       [=====>                                             ]",
+    ),
+    (
+        TaskState::Pending,
+        "pending   [===========>                                       ]",
+    ),
+    (
+        TaskState::Assigned,
+        "assigned  [=================>                                 ]",
+    ),
+    (
+        TaskState::Accepted,
+        "accepted  [=======================>                           ]",
+    ),
+    (
+        TaskState::Preparing,
+        "preparing [=============================>                     ]",
+    ),
+    (
+        TaskState::Ready,
+        "ready     [===================================>               ]",
+    ),
+    (
+        TaskState::Starting,
+        "starting  [=========================================>         ]",
+    ),
+    (
+        TaskState::Running,
+        "running   [==================================================>]",
+    ),
 ];
 
 impl View {
     /// Looks at a service and all of its tasks.
     pub fn of(service: &Service, tasks: &[&Task]) -> Self {
         let spec = service.spec.as_ref();
-        let monitor = spec.and_then(|spec| spec.update).and_then(|update| update.monitor).unwrap_or(5_000_000_000);
+        let monitor = spec
+            .and_then(|spec| spec.update)
+            .and_then(|update| update.monitor)
+            .unwrap_or(5_000_000_000);
         let current: Vec<&Task> = tasks
             .iter()
-            .filter(|task| task.desired_state() <= TaskState::Running && task.spec_version == service.spec_version)
+            .filter(|task| {
+                task.desired_state() <= TaskState::Running && task.spec_version == service.spec_version
+            })
             .copied()
             .collect();
         let outdated = tasks
             .iter()
-            .filter(|task| task.desired_state() <= TaskState::Running && task.spec_version != service.spec_version)
+            .filter(|task| {
+                task.desired_state() <= TaskState::Running && task.spec_version != service.spec_version
+            })
             .count();
         let mut places: BTreeMap<(u64, &str), &Task> = BTreeMap::new();
         for task in &current {
-            let key = if task.slot > 0 { (task.slot, "") } else { (0, task.node_id.as_str()) };
-            let better = |other: &&Task| other.status.as_ref().map(|s| s.state) > task.status.as_ref().map(|s| s.state);
+            let key = if task.slot > 0 {
+                (task.slot, "")
+            } else {
+                (0, task.node_id.as_str())
+            };
+            let better = |other: &&Task| {
+                other.status.as_ref().map(|s| s.state) > task.status.as_ref().map(|s| s.state)
+            };
             if !places.get(&key).is_some_and(better) {
                 places.insert(key, task);
             }
@@ -69,7 +106,8 @@ impl View {
             Some(Mode::Replicated(mode)) => mode.replicas,
             _ => places.len() as u64,
         };
-        let is_running = |task: &&&Task| state(task) == TaskState::Running && task.desired_state() == TaskState::Running;
+        let is_running =
+            |task: &&&Task| state(task) == TaskState::Running && task.desired_state() == TaskState::Running;
         let running = places.values().filter(is_running).count() as u64;
         let mut view = Self {
             standing: Standing::Working,
@@ -80,7 +118,11 @@ impl View {
             note: service.allocation_error.clone(),
         };
         let surplus = places.len() as u64 > wanted;
-        view.standing = view.judge(service, &places.into_values().collect::<Vec<_>>(), outdated > 0 || surplus);
+        view.standing = view.judge(
+            service,
+            &places.into_values().collect::<Vec<_>>(),
+            outdated > 0 || surplus,
+        );
         view
     }
 
@@ -99,13 +141,28 @@ impl View {
             }
             _ => {}
         }
-        let updating = matches!(update.state(), UpdateState::Updating | UpdateState::RollbackStarted);
+        let updating = matches!(
+            update.state(),
+            UpdateState::Updating | UpdateState::RollbackStarted
+        );
         if self.running == self.wanted && !unsettled && !updating {
             return Standing::Complete;
         }
-        let missing: Vec<_> = places.iter().filter(|task| state(task) != TaskState::Running).collect();
-        let error = |task: &Task| task.status.as_ref().map(|status| status.err.clone()).unwrap_or_default();
-        if let Some(first) = missing.iter().map(|task| error(task)).find(|error| !error.is_empty()) {
+        let missing: Vec<_> = places
+            .iter()
+            .filter(|task| state(task) != TaskState::Running)
+            .collect();
+        let error = |task: &Task| {
+            task.status
+                .as_ref()
+                .map(|status| status.err.clone())
+                .unwrap_or_default()
+        };
+        if let Some(first) = missing
+            .iter()
+            .map(|task| error(task))
+            .find(|error| !error.is_empty())
+        {
             self.note = first;
         }
         let refused = |task: &&&Task| state(task) <= TaskState::Pending && !error(task).is_empty();
@@ -122,20 +179,44 @@ impl View {
 
     /// One line: how many tasks run, and what stands in the way.
     pub fn summary(&self) -> String {
-        let note = if self.note.is_empty() { String::new() } else { format!(" ({})", self.note) };
-        format!("overall progress: {} out of {} tasks{note}", self.running, self.wanted)
+        let note = if self.note.is_empty() {
+            String::new()
+        } else {
+            format!(" ({})", self.note)
+        };
+        format!(
+            "overall progress: {} out of {} tasks{note}",
+            self.running, self.wanted
+        )
     }
 }
 
 fn state(task: &Task) -> TaskState {
-    task.status.as_ref().map_or(TaskState::New, |status| status.state())
+    task.status
+        .as_ref()
+        .map_or(TaskState::New, |status| status.state())
 }
 
 fn slot_line(task: &Task, wanted: u64) -> String {
-    let place = if task.slot > 0 { format!("{}/{wanted}", task.slot) } else { task.node_id.chars().take(12).collect() };
-    let bar = BAR.iter().find(|(at, _)| *at == state(task)).map_or(state(task).name(), |(_, bar)| bar);
-    let error = task.status.as_ref().map(|status| status.err.as_str()).unwrap_or_default();
-    if error.is_empty() || state(task) == TaskState::Running { format!("{place}: {bar}") } else { format!("{place}: {error}") }
+    let place = if task.slot > 0 {
+        format!("{}/{wanted}", task.slot)
+    } else {
+        task.node_id.chars().take(12).collect()
+    };
+    let bar = BAR
+        .iter()
+        .find(|(at, _)| *at == state(task))
+        .map_or(state(task).name(), |(_, bar)| bar);
+    let error = task
+        .status
+        .as_ref()
+        .map(|status| status.err.as_str())
+        .unwrap_or_default();
+    if error.is_empty() || state(task) == TaskState::Running {
+        format!("{place}: {bar}")
+    } else {
+        format!("{place}: {error}")
+    }
 }
 
 #[cfg(test)]
@@ -146,12 +227,30 @@ mod tests {
 
     fn service(replicas: u64) -> Service {
         let mode = Some(Mode::Replicated(ReplicatedMode { replicas }));
-        Service { id: "s".into(), spec_version: 2, spec: Some(ServiceSpec { mode, ..Default::default() }), ..Default::default() }
+        Service {
+            id: "s".into(),
+            spec_version: 2,
+            spec: Some(ServiceSpec {
+                mode,
+                ..Default::default()
+            }),
+            ..Default::default()
+        }
     }
 
     fn task(slot: u64, state: TaskState, spec_version: u64, err: &str) -> Task {
-        let status = Some(TaskStatus { state: state.into(), err: err.into(), ..Default::default() });
-        Task { slot, spec_version, status, desired_state: TaskState::Running.into(), ..Default::default() }
+        let status = Some(TaskStatus {
+            state: state.into(),
+            err: err.into(),
+            ..Default::default()
+        });
+        Task {
+            slot,
+            spec_version,
+            status,
+            desired_state: TaskState::Running.into(),
+            ..Default::default()
+        }
     }
 
     fn standing(service: &Service, tasks: &[Task]) -> Standing {
@@ -163,20 +262,39 @@ mod tests {
         let two = service(2);
         let running = |slot| task(slot, TaskState::Running, 2, "");
         assert_eq!(standing(&two, &[running(1)]), Standing::Working);
-        assert_eq!(standing(&two, &[running(1), task(2, TaskState::Starting, 2, "")]), Standing::Working);
+        assert_eq!(
+            standing(&two, &[running(1), task(2, TaskState::Starting, 2, "")]),
+            Standing::Working
+        );
         assert_eq!(standing(&two, &[running(1), running(2)]), Standing::Complete);
-        assert_eq!(standing(&two, &[running(1), running(2), task(1, TaskState::Running, 1, "")]), Standing::Working);
+        assert_eq!(
+            standing(
+                &two,
+                &[running(1), running(2), task(1, TaskState::Running, 1, "")]
+            ),
+            Standing::Working
+        );
         assert_eq!(standing(&service(0), &[]), Standing::Complete);
-        assert_eq!(standing(&service(1), &[running(1), running(2)]), Standing::Working);
+        assert_eq!(
+            standing(&service(1), &[running(1), running(2)]),
+            Standing::Working
+        );
     }
 
     #[test]
     fn reasons_are_told() {
         let refused = task(1, TaskState::Pending, 2, "no suitable node (x)");
-        assert!(matches!(standing(&service(1), std::slice::from_ref(&refused)), Standing::Unplaceable(reason) if reason.contains("(x)")));
+        assert!(
+            matches!(standing(&service(1), std::slice::from_ref(&refused)), Standing::Unplaceable(reason) if reason.contains("(x)"))
+        );
         let mut paused = service(1);
-        paused.update_status =
-            Some(UpdateStatus { state: UpdateState::Paused.into(), message: "task failed".into(), ..Default::default() });
-        assert!(matches!(standing(&paused, &[refused]), Standing::Failed(reason) if reason.contains("task failed")));
+        paused.update_status = Some(UpdateStatus {
+            state: UpdateState::Paused.into(),
+            message: "task failed".into(),
+            ..Default::default()
+        });
+        assert!(
+            matches!(standing(&paused, &[refused]), Standing::Failed(reason) if reason.contains("task failed"))
+        );
     }
 }
