@@ -5,7 +5,7 @@
 //! - `shim`: the process on the other end: one thread, one poll loop, one container.
 //! - `driver`: how a container is made: our own code (`native`) or an OCI command line (`external`).
 //! - `container`: the inside of the native driver: namespaces, root file system, privileges, execve.
-//! - [`cgroup`], [`seccomp`], [`defaults`]: limits and statistics, filters, Docker's default policy.
+//! - [`cgroup`], `seccomp`, [`defaults`]: limits and statistics, filters, Docker's default policy.
 //!
 //! The main path of a run: `ShimClient::spawn` writes the configuration and starts the shim; the shim
 //! clones the container's init, which builds its world and waits; `start` lets it call execve; at its end
@@ -14,10 +14,16 @@
 pub mod cgroup;
 pub mod client;
 mod config;
+mod container;
 pub mod defaults;
+mod driver;
 mod error;
 mod exit;
+mod init;
 mod protocol;
+mod seccomp;
+mod shim;
+mod sys;
 
 pub use client::{
     AttachOptions, Attachment, ExecProcess, ExecSpec, OutputReader, ShimClient, StdStream, StdinWriter,
@@ -33,13 +39,12 @@ use std::process::ExitCode;
 
 /// Entry point of the hidden subcommand `shim <dir>`. Call it before any thread exists: the shim forks.
 pub fn shim_main(dir: &OsStr) -> ExitCode {
-    let _ = dir;
-    ExitCode::FAILURE
+    shim::main(std::path::Path::new(dir))
 }
 
-/// Entry point of the hidden subcommand `init [--] <argv...>`: pid 1 of a container started with `--init`.
-/// Forwards signals to the one child that it starts, reaps everything, returns the child's status.
-pub fn init_main(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let _ = argv.into_iter();
-    ExitCode::FAILURE
+/// Entry point of the hidden subcommand `init -- <program> <argv...>`: pid 1 of a container started with
+/// `--init`. Takes what follows `init`. Forwards signals to the one child that it starts, reaps everything,
+/// returns the child's status.
+pub fn init_main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    init::main(arguments.into_iter().collect())
 }

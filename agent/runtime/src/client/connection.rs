@@ -1,7 +1,9 @@
 //! One connection to a shim: a call and its reply, after which it may become a stream.
 
+use std::os::fd::AsRawFd;
 use std::path::Path;
 
+use rustix::fs::{Mode, OFlags};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
@@ -18,12 +20,20 @@ pub(super) struct Connection {
 impl Connection {
     /// Connects; [`Error::NotRunning`] if nobody listens.
     pub(super) async fn open(path: &Path) -> Result<Self, Error> {
-        let stream = UnixStream::connect(path)
-            .await
-            .map_err(|source| Error::NotRunning {
-                path: path.display().to_string(),
-                source,
-            })?;
+        let not_running = |source| Error::NotRunning {
+            path: path.display().to_string(),
+            source,
+        };
+        // By the directory's descriptor, for paths that are longer than a socket address.
+        let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
+            return Err(not_running(std::io::ErrorKind::InvalidInput.into()));
+        };
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory = rustix::fs::open(dir, flags, Mode::empty()).map_err(|e| not_running(e.into()))?;
+        let address = Path::new("/proc/self/fd")
+            .join(directory.as_raw_fd().to_string())
+            .join(name);
+        let stream = UnixStream::connect(address).await.map_err(not_running)?;
         Ok(Self { stream })
     }
 

@@ -1,0 +1,306 @@
+//! The steps of a container's process from clone to execve, once for the init and once for those that join.
+//! Runs in the child; reports to the shim over [`Sync`]; never returns.
+
+use std::collections::HashMap;
+use std::ffi::{CString, OsStr};
+use std::fs::File;
+use std::io::Read as _;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
+
+use super::dev::{DevicePlan, Terminal};
+use super::mounts::CgroupView;
+use super::namespaces::Namespaces;
+use super::options::MountPlan;
+use super::plan::ProcessPlan;
+use super::resolve::{Kind, Root};
+use super::sync::{Message, Sync};
+use super::{credentials, dev, lookup, mask, mounts, rootfs, sysctl};
+use crate::config::RootfsMount;
+use crate::error::IoContext;
+use crate::protocol::WireError;
+use crate::{Error, sys};
+
+/// Longest `/etc/passwd` that is searched for a home directory.
+const MAX_PASSWD: u64 = 1 << 20;
+
+/// The three standard streams of a process without a terminal.
+#[derive(Debug)]
+pub(crate) struct Stdio {
+    pub stdin: OwnedFd,
+    pub stdout: OwnedFd,
+    pub stderr: OwnedFd,
+}
+
+/// Everything that a container's init needs to know.
+#[derive(Debug)]
+pub(crate) struct InitPlan {
+    pub process: ProcessPlan,
+    pub namespaces: Namespaces,
+    /// Open `cgroup.procs` files to join by; empty when the clone went into the cgroup.
+    pub cgroup_procs: Vec<OwnedFd>,
+    pub cgroups: CgroupView,
+    pub rootfs: RootfsMount,
+    pub rootfs_path: PathBuf,
+    pub root_read_only: bool,
+    pub root_propagation: Option<String>,
+    pub mounts: Vec<MountPlan>,
+    pub devices: Vec<DevicePlan>,
+    pub masked: Vec<String>,
+    pub read_only: Vec<String>,
+    pub hostname: Option<String>,
+    pub domainname: Option<String>,
+    pub sysctls: HashMap<String, String>,
+    /// Our own binary, to be run as the container's init (`--init`).
+    pub own_binary: Option<OwnedFd>,
+}
+
+/// Everything that a process joining a container needs to know.
+#[derive(Debug)]
+pub(crate) struct JoinPlan {
+    pub process: ProcessPlan,
+    pub cgroup_procs: Vec<OwnedFd>,
+    /// The container's init.
+    pub target: OwnedFd,
+}
+
+/// Body of a container's init.
+pub(crate) fn run_init(plan: &InitPlan, stdio: Option<Stdio>, sync: &Sync) -> ! {
+    let result = build(plan, stdio).and_then(|(warnings, terminal)| {
+        sync.send(&Message::Ready { warnings }, terminal.as_ref())?;
+        drop(terminal);
+        if !sync.wait_go() {
+            // The shim is gone: nobody would ever see this container.
+            sys::process::exit(1);
+        }
+        Ok(())
+    });
+    let result = result.and_then(|()| execute(&plan.process, plan.own_binary.as_ref()));
+    fail(sync, result)
+}
+
+/// Body of a process that joins a running container.
+pub(crate) fn run_join(plan: &JoinPlan, stdio: Option<Stdio>, sync: &Sync) -> ! {
+    let result = join(plan, stdio).and_then(|(warnings, terminal)| {
+        sync.send(&Message::Ready { warnings }, terminal.as_ref())?;
+        drop(terminal);
+        Ok(())
+    });
+    let result = result.and_then(|()| execute(&plan.process, None));
+    fail(sync, result)
+}
+
+fn fail(sync: &Sync, result: Result<(), Error>) -> ! {
+    let error = result
+        .err()
+        .unwrap_or_else(|| Error::Create("execve returned".to_owned()));
+    let code = if let Error::Exec { code, .. } = error {
+        code
+    } else {
+        1
+    };
+    let wire = match &error {
+        Error::Io { .. } => WireError::Create(error.chain()),
+        other => WireError::from_error("create the container", other),
+    };
+    // If even this fails the shim sees the end of the stream and the exit code.
+    let _ = sync.send(&Message::Failed(wire), None);
+    sys::process::exit(code)
+}
+
+type Prepared = (Vec<String>, Option<OwnedFd>);
+
+fn build(plan: &InitPlan, stdio: Option<Stdio>) -> Result<Prepared, Error> {
+    let mut warnings = Vec::new();
+    join_cgroups(&plan.cgroup_procs)?;
+    plan.namespaces.enter()?;
+    rustix::process::setsid().context(|| "setsid")?;
+    sys::process::new_session_keyring()
+        .or_else(no_keyrings)
+        .context(|| "join a new session keyring")?;
+    credentials::before_pivot(&plan.process, &mut warnings)?;
+    rustix::process::umask(Mode::empty());
+
+    let null = mask::open_null()?;
+    let sources = mounts::open_sources(&plan.mounts, &plan.cgroups)?;
+    rootfs::detach_from_host()?;
+    let root = rootfs::mount_root(&plan.rootfs, &plan.rootfs_path)?;
+    mounts::mount_all(&root, sources, plan.cgroups.version)?;
+    if !plan.devices.is_empty() {
+        dev::populate(&root, &plan.devices)?;
+    }
+    let terminal = if plan.process.terminal {
+        let terminal = Terminal::open(&root, plan.process.console_size)?;
+        terminal.mount_console(&root)?;
+        Some(terminal)
+    } else {
+        None
+    };
+    mask::make_read_only(&root, &plan.read_only)?;
+    mask::mask(&root, &plan.masked, &null)?;
+    if plan.process.cwd != Path::new("/") {
+        root.ensure(&super::options::clean(&plan.process.cwd)?, Kind::Directory)?;
+    }
+    if let Some(name) = &plan.hostname {
+        rustix::system::sethostname(name.as_bytes()).context(|| format!("set hostname {name}"))?;
+    }
+    if let Some(name) = &plan.domainname {
+        rustix::system::setdomainname(name.as_bytes()).context(|| format!("set domainname {name}"))?;
+    }
+    sysctl::write(&plan.sysctls)?;
+    rootfs::finish(&root, plan.root_read_only, plan.root_propagation.as_deref())?;
+    rootfs::enter(&root)?;
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+    let master = streams(stdio, terminal, plan.process.uid)?;
+    Ok((warnings, master))
+}
+
+fn join(plan: &JoinPlan, stdio: Option<Stdio>) -> Result<Prepared, Error> {
+    let mut warnings = Vec::new();
+    join_cgroups(&plan.cgroup_procs)?;
+    credentials::before_pivot(&plan.process, &mut warnings)?;
+    // All at once, as they are those of the container's init: new, joined by path or the host's.
+    let all = ThreadNameSpaceType::MOUNT
+        | ThreadNameSpaceType::NETWORK
+        | ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION
+        | ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME
+        | ThreadNameSpaceType::CONTROL_GROUP;
+    move_into_thread_name_spaces(plan.target.as_fd(), all).context(|| "join the container's namespaces")?;
+    rustix::process::setsid().context(|| "setsid")?;
+    sys::process::new_session_keyring()
+        .or_else(no_keyrings)
+        .context(|| "join a new session keyring")?;
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+    let terminal = if plan.process.terminal {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::open("/", flags, Mode::empty()).context(|| "open the container's root")?;
+        Some(Terminal::open(&Root(root), plan.process.console_size)?)
+    } else {
+        None
+    };
+    let master = streams(stdio, terminal, plan.process.uid)?;
+    Ok((warnings, master))
+}
+
+fn join_cgroups(procs: &[OwnedFd]) -> Result<(), Error> {
+    for file in procs {
+        rustix::io::write(file, b"0").context(|| "join the container's cgroup")?;
+    }
+    Ok(())
+}
+
+/// A kernel without keyrings has none to leak.
+fn no_keyrings(error: std::io::Error) -> std::io::Result<()> {
+    if error.raw_os_error() == Some(libc::ENOSYS) {
+        Ok(())
+    } else {
+        Err(error)
+    }
+}
+
+/// Puts the streams at 0, 1 and 2; returns the master of a terminal.
+fn streams(stdio: Option<Stdio>, terminal: Option<Terminal>, uid: u32) -> Result<Option<OwnedFd>, Error> {
+    let place = || -> rustix::io::Result<Option<OwnedFd>> {
+        match (terminal, stdio) {
+            (Some(Terminal { master, slave }), _) => {
+                rustix::process::ioctl_tiocsctty(&slave)?;
+                rustix::stdio::dup2_stdin(&slave)?;
+                rustix::stdio::dup2_stdout(&slave)?;
+                rustix::stdio::dup2_stderr(&slave)?;
+                Ok(Some(master))
+            }
+            (None, Some(stdio)) => {
+                rustix::stdio::dup2_stdin(&stdio.stdin)?;
+                rustix::stdio::dup2_stdout(&stdio.stdout)?;
+                rustix::stdio::dup2_stderr(&stdio.stderr)?;
+                Ok(None)
+            }
+            (None, None) => Ok(None),
+        }
+    };
+    let master = place().context(|| "connect standard streams")?;
+    if uid != 0 {
+        dev::own_stdio(uid);
+    }
+    Ok(master)
+}
+
+/// The last steps, the same for both. Returns only with an error.
+fn execute(plan: &ProcessPlan, own_binary: Option<&OwnedFd>) -> Result<(), Error> {
+    let env = environment(plan);
+    // As root first, for directories that only root may enter; if it may not (NFS), as the user below.
+    let entered = rustix::process::chdir(&plan.cwd);
+    credentials::become_user(plan)?;
+    if entered.is_err() {
+        rustix::process::chdir(&plan.cwd).context(|| format!("chdir to cwd {}", plan.cwd.display()))?;
+    }
+    verify_cwd()?;
+    let program = lookup::program(plan)?;
+    sys::exec::close_on_exec_from(3).context(|| "close descriptors")?;
+    sys::signal::reset_all();
+    credentials::seal(plan)?;
+    let error = match own_binary {
+        Some(binary) => {
+            let argv = [
+                c"docker-init".to_owned(),
+                c"init".to_owned(),
+                c"--".to_owned(),
+                program.clone(),
+            ];
+            let argv: Vec<CString> = argv.into_iter().chain(plan.argv.iter().cloned()).collect();
+            sys::exec::execve_descriptor(binary, &argv, &env)
+        }
+        None => sys::exec::execve(&program, &plan.argv, &env),
+    };
+    Err(lookup::execve_failure(&program, &error))
+}
+
+/// A working directory that lies outside the root would be a way out (CVE-2024-21626): the kernel then
+/// names it "(unreachable)".
+fn verify_cwd() -> Result<(), Error> {
+    let cwd = rustix::process::getcwd(Vec::new()).context(|| "read the working directory")?;
+    if cwd.as_bytes().starts_with(b"/") {
+        return Ok(());
+    }
+    Err(Error::InvalidSpec(
+        "the working directory is outside the container's root".to_owned(),
+    ))
+}
+
+/// The environment with HOME, which programs expect and images leave out.
+fn environment(plan: &ProcessPlan) -> Vec<CString> {
+    let mut env = plan.env.clone();
+    if plan.variable("HOME").is_none_or(<[u8]>::is_empty) {
+        let home = home_of(plan.uid).unwrap_or_else(|| c"/".to_owned());
+        if let Ok(entry) = CString::new([b"HOME=", home.as_bytes()].concat()) {
+            env.retain(|e| !e.to_bytes().starts_with(b"HOME="));
+            env.push(entry);
+        }
+    }
+    env
+}
+
+fn home_of(uid: u32) -> Option<CString> {
+    let mut text = Vec::new();
+    let file = File::open(OsStr::from_bytes(b"/etc/passwd")).ok()?;
+    if !file.metadata().ok()?.is_file() {
+        return None;
+    }
+    file.take(MAX_PASSWD).read_to_end(&mut text).ok()?;
+    let line = text.split(|&b| b == b'\n').find(|line| {
+        let id = line
+            .split(|&b| b == b':')
+            .nth(2)
+            .and_then(|id| std::str::from_utf8(id).ok());
+        id.and_then(|id| id.parse::<u32>().ok()) == Some(uid)
+    })?;
+    let home = line
+        .split(|&b| b == b':')
+        .nth(5)
+        .filter(|home| !home.is_empty())?;
+    CString::new(home).ok()
+}

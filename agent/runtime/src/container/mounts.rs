@@ -1,0 +1,189 @@
+//! The mounts of a container's specification. Sources are opened before the mount namespace leaves the host's
+//! peer groups, so that shared volumes stay shared; targets are descriptors inside the root.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{CWD, FileType, PROC_SUPER_MAGIC, fstatfs};
+use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
+
+use super::options::{MountPlan, Source};
+use super::resolve::{Kind, Root, stat_handle};
+use super::rootfs::new_file_system;
+use crate::Error;
+use crate::cgroup::Version;
+use crate::error::IoContext;
+use crate::sys::mount::{attr, set_attributes};
+
+/// The container's own cgroup directories: name below `/sys/fs/cgroup`, path on the host.
+#[derive(Debug)]
+pub(crate) struct CgroupView {
+    pub version: Version,
+    pub directories: Vec<(String, std::path::PathBuf)>,
+}
+
+/// A mount whose host side is open.
+#[derive(Debug)]
+pub(super) struct OpenMount<'a> {
+    plan: &'a MountPlan,
+    trees: Vec<(String, OwnedFd)>,
+}
+
+/// Attaches a detached mount to a target given by descriptor.
+pub(super) fn attach(tree: impl AsFd, target: impl AsFd) -> rustix::io::Result<()> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    move_mount(tree, "", target, "", flags)
+}
+
+/// A detached copy of the mount at a path of the host.
+fn copy_tree(path: &Path, recursive: bool) -> Result<OwnedFd, Error> {
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    if recursive {
+        flags |= OpenTreeFlags::AT_RECURSIVE;
+    }
+    open_tree(CWD, path, flags).context(|| format!("bind source path {}", path.display()))
+}
+
+/// A detached copy of what a handle opens.
+pub(super) fn copy_handle(handle: impl AsFd, recursive: bool) -> rustix::io::Result<OwnedFd> {
+    let mut flags =
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    if recursive {
+        flags |= OpenTreeFlags::AT_RECURSIVE;
+    }
+    open_tree(handle, "", flags)
+}
+
+/// Opens everything that lies on the host.
+pub(super) fn open_sources<'a>(
+    plans: &'a [MountPlan],
+    cgroups: &CgroupView,
+) -> Result<Vec<OpenMount<'a>>, Error> {
+    plans
+        .iter()
+        .map(|plan| {
+            let trees = match &plan.source {
+                Source::Bind { path, recursive } => vec![(String::new(), copy_tree(path, *recursive)?)],
+                Source::Cgroup => cgroups
+                    .directories
+                    .iter()
+                    .map(|(name, path)| Ok((name.clone(), copy_tree(path, false)?)))
+                    .collect::<Result<_, Error>>()?,
+                Source::FileSystem { .. } => Vec::new(),
+            };
+            Ok(OpenMount { plan, trees })
+        })
+        .collect()
+}
+
+/// Makes all mounts, in the specification's order.
+pub(super) fn mount_all(root: &Root, mounts: Vec<OpenMount<'_>>, version: Version) -> Result<(), Error> {
+    for mount in mounts {
+        let shown = mount.plan.destination.clone();
+        mount_one(root, mount, version).map_err(|error| {
+            Error::Create(format!(
+                "mount {} inside the container: {}",
+                shown.display(),
+                error.chain()
+            ))
+        })?;
+    }
+    Ok(())
+}
+
+fn mount_one(root: &Root, mount: OpenMount<'_>, version: Version) -> Result<(), Error> {
+    let OpenMount { plan, trees } = mount;
+    match &plan.source {
+        Source::Bind { .. } => {
+            for (_, tree) in trees {
+                bind(root, plan, &tree)?;
+            }
+            Ok(())
+        }
+        Source::FileSystem {
+            typ,
+            parameters,
+            name,
+        } => {
+            let tree = new_file_system(typ, name, parameters, plan.set)?;
+            let target = if matches!(typ.as_str(), "proc" | "sysfs") {
+                match root.plain_directory(&plan.destination) {
+                    Err(rustix::io::Errno::NOENT) => root.ensure(&plan.destination, Kind::Directory)?,
+                    result => result.context(|| format!("{typ} needs a plain directory"))?,
+                }
+            } else {
+                root.ensure(&plan.destination, Kind::Directory)?
+            };
+            attach(&tree, target).context(|| "attach")
+        }
+        Source::Cgroup if version == Version::V2 => {
+            let target = root.ensure(&plan.destination, Kind::Directory)?;
+            for (_, tree) in trees {
+                own_attributes(&tree, plan)?;
+                attach(&tree, &target).context(|| "attach the cgroup")?;
+            }
+            Ok(())
+        }
+        Source::Cgroup => mount_cgroup_v1(root, plan, trees),
+    }
+}
+
+fn bind(root: &Root, plan: &MountPlan, tree: &OwnedFd) -> Result<(), Error> {
+    let is_directory = FileType::from_raw_mode(stat_handle(tree).context(|| "stat the source")?.st_mode)
+        == FileType::Directory;
+    let kind = if is_directory { Kind::Directory } else { Kind::File };
+    let target = root.ensure(&plan.destination, kind)?;
+    // A symlink may have led into procfs by another name.
+    let in_proc = fstatfs(&target).is_ok_and(|fs| fs.f_type == PROC_SUPER_MAGIC);
+    if in_proc && !plan.destination.starts_with("/proc") {
+        return Err(Error::InvalidSpec("the target is inside /proc".to_owned()));
+    }
+    own_attributes(tree, plan)?;
+    attach(tree, target).context(|| "attach")
+}
+
+fn own_attributes(tree: &OwnedFd, plan: &MountPlan) -> Result<(), Error> {
+    let (propagation, recursive) = plan.propagation;
+    set_attributes(tree, recursive, 0, 0, propagation).context(|| "set propagation")?;
+    let clear = |set: u64, clear: u64| {
+        if set & attr::ATIME != 0 {
+            clear | attr::ATIME
+        } else {
+            clear
+        }
+    };
+    if plan.set != 0 || plan.clear != 0 {
+        set_attributes(tree, false, plan.set, clear(plan.set, plan.clear), 0)
+            .context(|| "set mount options")?;
+    }
+    if plan.recursive_set != 0 || plan.recursive_clear != 0 {
+        let clear = clear(plan.recursive_set, plan.recursive_clear);
+        set_attributes(tree, true, plan.recursive_set, clear, 0)
+            .context(|| "set mount options recursively")?;
+    }
+    Ok(())
+}
+
+/// A tmpfs with one bind per hierarchy, each the container's own directory: as read-only as the mount asks,
+/// and the release agent of the hierarchy's root is out of reach (CVE-2022-0492).
+fn mount_cgroup_v1(root: &Root, plan: &MountPlan, trees: Vec<(String, OwnedFd)>) -> Result<(), Error> {
+    let parameters = [("mode".to_owned(), Some("755".to_owned()))];
+    let base = new_file_system("tmpfs", "tmpfs", &parameters, plan.set & !attr::RDONLY)?;
+    let target = root.ensure(&plan.destination, Kind::Directory)?;
+    attach(&base, target).context(|| "attach the cgroup tree")?;
+    let inside = Root(base);
+    for (name, tree) in trees {
+        let target = inside.ensure(&Path::new("/").join(&name), Kind::Directory)?;
+        own_attributes(&tree, plan)?;
+        attach(&tree, target).context(|| format!("attach cgroup {name}"))?;
+        // Programs look for each controller of a joint hierarchy under its own name.
+        for single in name.split(',').filter(|single| *single != name) {
+            rustix::fs::symlinkat(name.as_str(), &inside.0, single)
+                .context(|| format!("link cgroup {single}"))?;
+        }
+    }
+    if plan.set & attr::RDONLY != 0 {
+        set_attributes(&inside.0, false, attr::RDONLY, 0, 0).context(|| "make the cgroup tree read-only")?;
+    }
+    Ok(())
+}

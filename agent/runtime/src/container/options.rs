@@ -1,0 +1,201 @@
+//! Mount options: the words of the OCI specification (and of mount(8)) into attributes, propagation and what
+//! is left for the file system.
+
+use std::path::{Component, Path, PathBuf};
+
+use oci_spec::runtime::Mount;
+
+use crate::Error;
+use crate::sys::mount::attr;
+
+/// What is mounted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// A path of the host, with what is mounted below it or without.
+    Bind { path: PathBuf, recursive: bool },
+    /// A new instance of a file system.
+    FileSystem {
+        typ: String,
+        parameters: Vec<(String, Option<String>)>,
+        name: String,
+    },
+    /// The container's own part of the cgroup tree.
+    Cgroup,
+}
+
+/// One mount, ready to be made.
+#[derive(Debug, Clone)]
+pub(crate) struct MountPlan {
+    /// Inside the root, without `..`.
+    pub destination: PathBuf,
+    pub source: Source,
+    /// `MOUNT_ATTR_*` to set and to clear on the mount.
+    pub set: u64,
+    pub clear: u64,
+    /// The same for everything below it too.
+    pub recursive_set: u64,
+    pub recursive_clear: u64,
+    /// `MS_SHARED`, ... and whether for everything below.
+    pub propagation: (u64, bool),
+}
+
+impl MountPlan {
+    /// Translates one mount of the specification.
+    pub(crate) fn new(mount: &Mount) -> Result<Self, Error> {
+        let destination = clean(mount.destination())?;
+        let typ = mount.typ().clone().unwrap_or_default();
+        let mut plan = Self {
+            destination,
+            source: Source::Cgroup,
+            set: 0,
+            clear: 0,
+            recursive_set: 0,
+            recursive_clear: 0,
+            propagation: (libc::MS_PRIVATE, true),
+        };
+        let mut bind = (typ == "bind").then_some(false);
+        let mut parameters = Vec::new();
+        for option in mount.options().iter().flatten() {
+            match option.as_str() {
+                "bind" => bind = bind.or(Some(false)),
+                "rbind" => bind = Some(true),
+                other => plan.option(other, &mut parameters)?,
+            }
+        }
+        let source = mount.source().clone().unwrap_or_default();
+        plan.source = match bind {
+            Some(_) if !source.is_absolute() => {
+                let text = format!("bind source {} must be absolute", source.display());
+                return Err(Error::InvalidSpec(text));
+            }
+            Some(recursive) => Source::Bind {
+                path: source,
+                recursive,
+            },
+            None if typ.is_empty() => {
+                let text = format!(
+                    "mount on {} has neither type nor bind",
+                    mount.destination().display()
+                );
+                return Err(Error::InvalidSpec(text));
+            }
+            None if typ == "cgroup" || typ == "cgroup2" => Source::Cgroup,
+            None => Source::FileSystem {
+                typ,
+                parameters,
+                name: source.display().to_string(),
+            },
+        };
+        if let Source::Bind { .. } = plan.source {
+            check_proc_bind(&plan.destination)?;
+        }
+        Ok(plan)
+    }
+
+    fn option(&mut self, word: &str, parameters: &mut Vec<(String, Option<String>)>) -> Result<(), Error> {
+        if let Some((flag, recursive)) = propagation(word) {
+            self.propagation = (flag, recursive);
+            return Ok(());
+        }
+        if let Some((set, clear)) = attribute(word) {
+            self.set = (self.set & !clear) | set;
+            self.clear = (self.clear & !set) | clear;
+            return Ok(());
+        }
+        if let Some((set, clear)) = word.strip_prefix('r').and_then(attribute) {
+            self.recursive_set |= set;
+            self.recursive_clear |= clear;
+            return Ok(());
+        }
+        match word {
+            // Every instance of devpts is a new one since Linux 4.7.
+            "defaults" | "newinstance" | "private_tmp" => {}
+            "idmap" | "ridmap" => return Err(Error::Unsupported("id-mapped mounts".to_owned())),
+            other => parameters.push(match other.split_once('=') {
+                Some((key, value)) => (key.to_owned(), Some(value.to_owned())),
+                None => (other.to_owned(), None),
+            }),
+        }
+        Ok(())
+    }
+}
+
+fn propagation(word: &str) -> Option<(u64, bool)> {
+    let flag = match word.strip_prefix('r').unwrap_or(word) {
+        "private" => libc::MS_PRIVATE,
+        "shared" => libc::MS_SHARED,
+        "slave" => libc::MS_SLAVE,
+        "unbindable" => libc::MS_UNBINDABLE,
+        _ => return None,
+    };
+    Some((flag, word.starts_with('r')))
+}
+
+/// Attributes that a word sets and clears. Access times are one field of which any change clears the whole.
+fn attribute(word: &str) -> Option<(u64, u64)> {
+    Some(match word {
+        "ro" => (attr::RDONLY, 0),
+        "rw" => (0, attr::RDONLY),
+        "nosuid" => (attr::NOSUID, 0),
+        "suid" => (0, attr::NOSUID),
+        "nodev" => (attr::NODEV, 0),
+        "dev" => (0, attr::NODEV),
+        "noexec" => (attr::NOEXEC, 0),
+        "exec" => (0, attr::NOEXEC),
+        "noatime" => (attr::NOATIME, 0),
+        "strictatime" => (attr::STRICTATIME, 0),
+        "relatime" | "atime" | "norelatime" | "nostrictatime" => (0, attr::ATIME),
+        "nodiratime" => (attr::NODIRATIME, 0),
+        "diratime" => (0, attr::NODIRATIME),
+        _ => return None,
+    })
+}
+
+/// An absolute path without `.` and `..`; what symlinks make of it is decided inside the root.
+pub(super) fn clean(path: &Path) -> Result<PathBuf, Error> {
+    let mut result = PathBuf::from("/");
+    for component in path.components() {
+        match component {
+            Component::Normal(name) => result.push(name),
+            Component::ParentDir => {
+                result.pop();
+            }
+            _ => {}
+        }
+    }
+    if !path.is_absolute() || result == Path::new("/") {
+        return Err(Error::InvalidSpec(format!(
+            "{} is not a path inside the container",
+            path.display()
+        )));
+    }
+    Ok(result)
+}
+
+/// Files of `/proc` that may be replaced (lxcfs and the like). Anything else there would let the container
+/// choose what we and its own tools read as kernel truth.
+const PROC_FILES: &[&str] = &[
+    "cpuinfo",
+    "diskstats",
+    "meminfo",
+    "stat",
+    "swaps",
+    "uptime",
+    "loadavg",
+    "slabinfo",
+    "net/dev",
+    "sys/kernel/ns_last_pid",
+    "sys/crypto/fips_enabled",
+];
+
+fn check_proc_bind(destination: &Path) -> Result<(), Error> {
+    match destination.strip_prefix("/proc") {
+        Ok(rest) if rest.as_os_str().is_empty() => Ok(()),
+        Ok(rest) if PROC_FILES.iter().any(|f| Path::new(f) == rest) => Ok(()),
+        Ok(_) => Err(Error::InvalidSpec(format!(
+            "{} is inside /proc and can't be mounted over",
+            destination.display()
+        ))),
+        Err(_) => Ok(()),
+    }
+}

@@ -1,0 +1,74 @@
+//! Kernel parameters of the container's own namespaces, written through the host's `/proc` while it is still
+//! the root's.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use oci_spec::runtime::LinuxNamespaceType;
+use rustix::fs::{Mode, OFlags, PROC_SUPER_MAGIC, ResolveFlags, fstatfs, openat2};
+
+use super::namespaces::Namespaces;
+use crate::Error;
+use crate::error::IoContext;
+
+/// Parameters of the ipc namespace.
+const IPC: [&str; 8] = [
+    "kernel.msgmax",
+    "kernel.msgmnb",
+    "kernel.msgmni",
+    "kernel.sem",
+    "kernel.shmall",
+    "kernel.shmmax",
+    "kernel.shmmni",
+    "kernel.shm_rmid_forced",
+];
+
+/// Refuses parameters that would change the host, before anything exists.
+pub(crate) fn check(sysctls: &HashMap<String, String>, namespaces: &Namespaces) -> Result<(), Error> {
+    for key in sysctls.keys() {
+        let key = key.replace('/', ".");
+        let needed = if key.starts_with("net.") {
+            LinuxNamespaceType::Network
+        } else if IPC.contains(&key.as_str()) || key.starts_with("fs.mqueue.") {
+            LinuxNamespaceType::Ipc
+        } else if key == "kernel.domainname" {
+            LinuxNamespaceType::Uts
+        } else {
+            return Err(Error::InvalidSpec(format!(
+                "sysctl {key} is not in a separate kernel namespace"
+            )));
+        };
+        if !namespaces.is_private(needed) {
+            let text = format!("sysctl {key} is not allowed with the host's {needed} namespace");
+            return Err(Error::InvalidSpec(text));
+        }
+    }
+    Ok(())
+}
+
+/// Writes them, from inside the new namespaces.
+pub(super) fn write(sysctls: &HashMap<String, String>) -> Result<(), Error> {
+    if sysctls.is_empty() {
+        return Ok(());
+    }
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let proc = rustix::fs::open("/proc", flags, Mode::empty()).context(|| "open /proc")?;
+    if fstatfs(&proc).context(|| "stat /proc")?.f_type != PROC_SUPER_MAGIC {
+        return Err(Error::Create("the host's /proc is not a procfs".to_owned()));
+    }
+    for (key, value) in sysctls {
+        let path = PathBuf::from("sys").join(key.replace('.', "/"));
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+        let what = || format!("set sysctl {key} to {value}");
+        let file = openat2(
+            &proc,
+            &path,
+            OFlags::WRONLY | OFlags::CLOEXEC,
+            Mode::empty(),
+            resolve,
+        )
+        .context(what)?;
+        rustix::io::write(&file, value.as_bytes()).context(what)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,347 @@
+//! Our own OCI runtime: plans in the shim, one clone, the rest in the child (`container::child`).
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Process, Spec};
+use rustix::fs::{Mode, OFlags};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use super::{Created, Driver, Launched, Streams};
+use crate::cgroup::{self, Cgroup};
+use crate::container::child::{self, InitPlan, JoinPlan, Stdio};
+use crate::container::namespaces::Namespaces;
+use crate::container::plan::ProcessPlan;
+use crate::container::sync::{Message, Sync};
+use crate::container::{self};
+use crate::error::IoContext;
+use crate::seccomp::Filter;
+use crate::sys::process::{Forked, fork};
+use crate::{Error, ShimConfig, sys};
+
+/// How long a child may take to get ready.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A container made by this crate.
+pub(super) struct Native {
+    config: ShimConfig,
+    /// Given up after create, but for what exec needs.
+    spec: Option<Spec>,
+    cgroup: Cgroup,
+    filter: Option<Filter>,
+    default_no_new_privileges: bool,
+    init: Option<OwnedFd>,
+    sync: Option<Sync>,
+}
+
+impl Native {
+    pub(super) fn new(config: &ShimConfig, spec: Spec, cgroup: Cgroup) -> Self {
+        Self {
+            config: config.clone(),
+            spec: Some(spec),
+            cgroup,
+            filter: None,
+            default_no_new_privileges: false,
+            init: None,
+            sync: None,
+        }
+    }
+
+    fn plan(&mut self, spec: &Spec) -> Result<InitPlan, Error> {
+        refuse_unsupported(spec)?;
+        let linux = spec
+            .linux()
+            .as_ref()
+            .ok_or_else(|| Error::InvalidSpec("linux is missing".to_owned()))?;
+        let process = spec
+            .process()
+            .as_ref()
+            .ok_or_else(|| Error::InvalidSpec("process is missing".to_owned()))?;
+        self.filter = linux
+            .seccomp()
+            .as_ref()
+            .map(|s| Filter::of(s, &self.config.seccomp_cache))
+            .transpose()?;
+        self.default_no_new_privileges = process.no_new_privileges().unwrap_or(false);
+        let namespaces = Namespaces::new(linux.namespaces().as_deref().unwrap_or_default())?;
+        let sysctls = linux.sysctl().clone().unwrap_or_default();
+        container::check_sysctls(&sysctls, &namespaces)?;
+        let uts = namespaces.is_private(LinuxNamespaceType::Uts);
+        if spec.hostname().as_ref().is_some_and(|h| !h.is_empty()) && !uts {
+            return Err(Error::InvalidSpec(
+                "a hostname needs a private uts namespace".to_owned(),
+            ));
+        }
+        let mounts = container::plan_mounts(spec.mounts().as_deref().unwrap_or_default())?;
+        let devices = container::plan_devices(linux.devices().as_deref().unwrap_or_default(), &mounts)?;
+        let own_binary = if self.config.init {
+            let flags = OFlags::PATH | OFlags::CLOEXEC;
+            let binary = rustix::fs::open("/proc/self/exe", flags, Mode::empty());
+            Some(binary.context(|| "open our own binary")?)
+        } else {
+            None
+        };
+        Ok(InitPlan {
+            process: ProcessPlan::new(process, self.filter.clone())?,
+            namespaces,
+            cgroup_procs: Vec::new(),
+            cgroups: container::cgroup_view(&self.cgroup),
+            rootfs: self.config.rootfs.clone(),
+            rootfs_path: self.config.rootfs_path.clone(),
+            root_read_only: spec.root().as_ref().and_then(|r| r.readonly()).unwrap_or(false),
+            root_propagation: linux.rootfs_propagation().clone(),
+            mounts,
+            devices,
+            masked: linux.masked_paths().clone().unwrap_or_default(),
+            read_only: linux.readonly_paths().clone().unwrap_or_default(),
+            hostname: spec.hostname().clone().filter(|h| !h.is_empty()),
+            domainname: spec.domainname().clone().filter(|d| !d.is_empty()),
+            sysctls,
+            own_binary,
+        })
+    }
+
+    fn create_in_cgroup(&mut self, plan: &mut InitPlan, streams: Streams) -> Result<Created, Error> {
+        let unified = self.cgroup.open_unified()?;
+        if unified.is_none() {
+            plan.cgroup_procs = self.cgroup.open_procs()?;
+        }
+        let (ours, theirs) = Sync::pair()?;
+        let stdio = stdio_of(streams);
+        let forked = fork_into(
+            plan.namespaces.pid.as_ref(),
+            plan.namespaces.clone_flags,
+            unified.as_ref().map(AsFd::as_fd),
+        )?;
+        let (pid, pidfd) = match forked {
+            Forked::Child => {
+                drop(ours);
+                child::run_init(plan, stdio, &theirs);
+            }
+            Forked::Parent { pid, pidfd } => (pid, pidfd),
+        };
+        drop((theirs, stdio));
+        match ready(&ours, "container init") {
+            Ok((warnings, console)) => {
+                self.init = Some(pidfd);
+                self.sync = Some(ours);
+                Ok(Created {
+                    pid,
+                    console,
+                    warnings,
+                })
+            }
+            Err(error) => {
+                // The shim collects the status; here it only matters that nothing runs on.
+                let _ = sys::signal::send(&pidfd, libc::SIGKILL);
+                let _ = rustix::process::waitid(
+                    rustix::process::WaitId::PidFd(pidfd.as_fd()),
+                    rustix::process::WaitIdOptions::EXITED,
+                );
+                if self.cgroup.oom_kills() > 0 {
+                    let text = "the memory limit is too low for the container's init".to_owned();
+                    return Err(Error::Create(text));
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn init(&self) -> Result<&OwnedFd, Error> {
+        self.init.as_ref().ok_or_else(|| Error::State {
+            state: "stopped".to_owned(),
+            operation: "this".to_owned(),
+        })
+    }
+}
+
+fn stdio_of(streams: Streams) -> Option<Stdio> {
+    match streams {
+        Streams::Terminal => None,
+        Streams::Pipes(stdio) => Some(stdio),
+    }
+}
+
+/// Waits for a child's first message.
+fn ready(sync: &Sync, what: &str) -> Result<(Vec<String>, Option<OwnedFd>), Error> {
+    match sync.receive(PATIENCE)? {
+        Some((Message::Ready { warnings }, console)) => Ok((warnings, console)),
+        Some((Message::Failed(error), _)) => Err(error.into()),
+        None => Err(Error::Create(format!(
+            "the {what} was killed before it was ready"
+        ))),
+    }
+}
+
+/// Clones so that the child is born into the pid namespace `namespace`.
+fn fork_into(
+    namespace: Option<&OwnedFd>,
+    flags: u64,
+    cgroup: Option<std::os::fd::BorrowedFd<'_>>,
+) -> Result<Forked, Error> {
+    let clone = || fork(flags, cgroup).context(|| "clone a process");
+    let Some(namespace) = namespace else {
+        return clone();
+    };
+    let own = rustix::fs::open(
+        "/proc/self/ns/pid",
+        OFlags::RDONLY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .context(|| "open our own pid namespace")?;
+    enter_pid_namespace(namespace)?;
+    let forked = clone();
+    if matches!(forked, Ok(Forked::Child)) {
+        return forked;
+    }
+    move_into_link_name_space(own.as_fd(), Some(LinkNameSpaceType::ProcessID))
+        .context(|| "return to our own pid namespace")?;
+    forked
+}
+
+fn enter_pid_namespace(namespace: &OwnedFd) -> Result<(), Error> {
+    move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::ProcessID))
+        .context(|| "join the pid namespace")
+}
+
+fn refuse_unsupported(spec: &Spec) -> Result<(), Error> {
+    let refuse = |what: &str| Err(Error::Unsupported(what.to_owned()));
+    if let Some(linux) = spec.linux() {
+        let maps = linux.uid_mappings().as_ref().is_some_and(|m| !m.is_empty());
+        if maps {
+            return refuse("user namespaces");
+        }
+        if linux.intel_rdt().is_some() || linux.personality().is_some() || linux.memory_policy().is_some() {
+            return refuse("linux.intelRdt, linux.personality and linux.memoryPolicy");
+        }
+        if linux.mount_label().as_ref().is_some_and(|l| !l.is_empty()) {
+            return refuse("SELinux labels");
+        }
+    }
+    let hooks = spec.hooks().as_ref().and_then(|h| serde_json::to_value(h).ok());
+    if hooks.is_some_and(|h| h.as_object().is_some_and(|o| !o.is_empty())) {
+        return refuse("hooks");
+    }
+    Ok(())
+}
+
+impl Driver for Native {
+    fn create(&mut self, streams: Streams) -> Result<Created, Error> {
+        let spec = self
+            .spec
+            .take()
+            .ok_or_else(|| Error::Create("created twice".to_owned()))?;
+        let mut plan = self.plan(&spec)?;
+        let mut warnings = Vec::new();
+        self.cgroup.create()?;
+        let result = self
+            .apply_resources(&spec, &mut warnings)
+            .and_then(|()| self.create_in_cgroup(&mut plan, streams));
+        match result {
+            Ok(mut created) => {
+                created.warnings.splice(0..0, warnings);
+                Ok(created)
+            }
+            Err(error) => {
+                if let Err(also) = self.cgroup.remove() {
+                    eprintln!("after a failed create: {}", also.chain());
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn start(&mut self) -> Result<Option<OwnedFd>, Error> {
+        let sync = self.sync.take().ok_or_else(|| Error::State {
+            state: "running".to_owned(),
+            operation: "start".to_owned(),
+        })?;
+        sync.go()?;
+        Ok(Some(sync.into_fd()))
+    }
+
+    fn exec(&mut self, _id: &str, process: &Process, streams: Streams) -> Result<Launched, Error> {
+        let mut process = process.clone();
+        process.set_terminal(Some(matches!(streams, Streams::Terminal)));
+        let mut plan = ProcessPlan::new(&process, self.filter.clone())?;
+        plan.no_new_privileges |= self.default_no_new_privileges;
+        let unified = self.cgroup.open_unified()?;
+        let cgroup_procs = if unified.is_none() {
+            self.cgroup.open_procs()?
+        } else {
+            Vec::new()
+        };
+        let target = self.init()?.try_clone().context(|| "duplicate a pidfd")?;
+        let plan = JoinPlan {
+            process: plan,
+            cgroup_procs,
+            target,
+        };
+        let (ours, theirs) = Sync::pair()?;
+        let stdio = stdio_of(streams);
+        let forked = fork_into(Some(&plan.target), 0, unified.as_ref().map(AsFd::as_fd))?;
+        let (pid, pidfd) = match forked {
+            Forked::Child => {
+                drop(ours);
+                child::run_join(&plan, stdio, &theirs);
+            }
+            Forked::Parent { pid, pidfd } => (pid, pidfd),
+        };
+        drop((theirs, stdio));
+        match ready(&ours, "process") {
+            Ok((_, console)) => Ok(Launched {
+                pid,
+                console,
+                outcome: Some(ours.into_fd()),
+            }),
+            Err(error) => {
+                let _ = sys::signal::send(&pidfd, libc::SIGKILL);
+                Err(error)
+            }
+        }
+    }
+
+    fn kill(&mut self, signal: i32, all: bool) -> Result<(), Error> {
+        if all {
+            return self.cgroup.signal_all(signal);
+        }
+        sys::signal::send(self.init()?, signal).context(|| format!("send signal {signal}"))
+    }
+
+    fn freeze(&mut self, freeze: bool) -> Result<(), Error> {
+        self.cgroup.freeze(freeze)
+    }
+
+    fn update(&mut self, resources: &LinuxResources) -> Result<(), Error> {
+        let mut warnings = Vec::new();
+        self.cgroup.apply(resources, &mut warnings)?;
+        match warnings.first() {
+            None => Ok(()),
+            // The user has asked for exactly this limit: a warning would be lost here.
+            Some(text) => Err(Error::Unsupported(text.clone())),
+        }
+    }
+
+    fn delete(&mut self) -> Result<(), Error> {
+        self.cgroup.remove()
+    }
+
+    fn cgroup(&self) -> &Cgroup {
+        &self.cgroup
+    }
+}
+
+impl Native {
+    fn apply_resources(&self, spec: &Spec, warnings: &mut Vec<String>) -> Result<(), Error> {
+        let resources = spec.linux().as_ref().and_then(|l| l.resources().clone());
+        let Some(mut resources) = resources else {
+            return Ok(());
+        };
+        if let Some(rules) = resources.devices() {
+            let mut rules = rules.clone();
+            rules.extend(cgroup::always_allowed_devices());
+            resources.set_devices(Some(rules));
+        }
+        self.cgroup.apply(&resources, warnings)
+    }
+}

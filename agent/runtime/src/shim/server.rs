@@ -1,0 +1,462 @@
+//! The poll loop: which descriptors matter now, and what to do when one is ready. Each arm is one call.
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, listen as listen_on,
+    socket_with,
+};
+use rustix::process::{WaitOptions, WaitStatus, wait};
+
+use super::connection::{Connection, OUTPUT_LIMIT, Role};
+use super::log::Log;
+use super::open_directory;
+use super::process::{Process, STDIN_LIMIT};
+use crate::config::SOCKET_FILE;
+use crate::container::sync::{Message, receive};
+use crate::driver::Driver;
+use crate::error::IoContext;
+use crate::exit::{now_ns, write_exit_record};
+use crate::init::exit_code;
+use crate::protocol::{ContainerState, Reply, WireError, kind};
+use crate::{Error, ExitRecord, ShimConfig};
+
+/// Key of the container's init among the processes.
+pub(super) const INIT: u64 = 0;
+/// Read at a time from a stream.
+const CHUNK: usize = 32 << 10;
+/// How long an ended container's shim stays for clients that have stopped reading.
+const LINGER: Duration = Duration::from_secs(30);
+/// Ends of execs remembered for those who ask later.
+const REMEMBERED: usize = 1024;
+
+/// What the server is started with.
+pub(super) struct Start {
+    pub init: Process,
+    pub log: Log,
+    pub state: ContainerState,
+}
+
+/// The shim at work.
+pub(super) struct Server {
+    pub(super) config: ShimConfig,
+    pub(super) driver: Box<dyn Driver>,
+    pub(super) state: ContainerState,
+    pub(super) processes: BTreeMap<u64, Process>,
+    pub(super) connections: BTreeMap<u64, Connection>,
+    /// Exit codes of execs that have ended, oldest first.
+    pub(super) finished: Vec<(String, i32)>,
+    pub(super) record: Option<ExitRecord>,
+    pub(super) next_key: u64,
+    log: Log,
+    listener: OwnedFd,
+    signals: OwnedFd,
+    start_error: Option<Error>,
+}
+
+/// What a ready descriptor is.
+#[derive(Debug, Clone, Copy)]
+enum Token {
+    Listener,
+    Signals,
+    Connection(u64),
+    Outcome(u64),
+    Output(u64, u8),
+    Input(u64),
+}
+
+/// The shim's socket, 0600 by the umask. The address goes through the directory's descriptor: a path may be
+/// longer than an address.
+pub(super) fn listen(dir: &Path) -> Result<OwnedFd, Error> {
+    let what = || format!("listen on {}", dir.join(SOCKET_FILE).display());
+    let _ = std::fs::remove_file(dir.join(SOCKET_FILE));
+    let directory = open_directory(dir)?;
+    let raw = std::os::fd::AsRawFd::as_raw_fd(&directory);
+    let address = SocketAddrUnix::new(format!("/proc/self/fd/{raw}/{SOCKET_FILE}")).context(what)?;
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).context(what)?;
+    bind(&socket, &address).context(what)?;
+    listen_on(&socket, 64).context(what)?;
+    Ok(socket)
+}
+
+impl Server {
+    pub(super) fn new(
+        config: ShimConfig,
+        driver: Box<dyn Driver>,
+        listener: OwnedFd,
+        signals: OwnedFd,
+        start: Start,
+    ) -> Self {
+        let Start { init, log, state } = start;
+        Self {
+            config,
+            driver,
+            state,
+            processes: BTreeMap::from([(INIT, init)]),
+            connections: BTreeMap::new(),
+            finished: Vec::new(),
+            record: None,
+            next_key: 1,
+            log,
+            listener,
+            signals,
+            start_error: None,
+        }
+    }
+
+    /// Until the container has ended and everybody who is attached has heard of it.
+    pub(super) fn run(mut self) {
+        let mut progress = (Instant::now(), usize::MAX);
+        loop {
+            let mut timeout = None;
+            if self.record.is_some() {
+                let backlog = self.connections.values().map(Connection::backlog).sum::<usize>();
+                if backlog != progress.1 {
+                    progress = (Instant::now(), backlog);
+                }
+                if backlog == 0 || progress.0.elapsed() > LINGER {
+                    break;
+                }
+                timeout = Some(Timespec {
+                    tv_sec: 1,
+                    tv_nsec: 0,
+                });
+            }
+            for (token, ready) in self.wait(timeout.as_ref()) {
+                self.handle(token, ready);
+            }
+        }
+        let _ = std::fs::remove_file(self.config.dir.join(SOCKET_FILE));
+    }
+
+    fn wait(&self, timeout: Option<&Timespec>) -> Vec<(Token, PollFlags)> {
+        let mut tokens = vec![Token::Signals, Token::Listener];
+        let mut fds = vec![
+            PollFd::new(&self.signals, PollFlags::IN),
+            PollFd::new(&self.listener, PollFlags::IN),
+        ];
+        let mut add = |token, fd, flags| {
+            tokens.push(token);
+            fds.push(PollFd::new(fd, flags));
+        };
+        for (&key, process) in &self.processes {
+            if let Some(outcome) = &process.outcome {
+                add(Token::Outcome(key), outcome, PollFlags::IN);
+                continue;
+            }
+            if process.running && self.may_read(key) {
+                for (fd, kind) in [
+                    (&process.stdout, kind::STDOUT),
+                    (&process.stderr, kind::STDERR),
+                    (&process.console, kind::STDOUT),
+                ] {
+                    if let Some(fd) = fd {
+                        add(Token::Output(key, kind), fd, PollFlags::IN);
+                    }
+                }
+            }
+            if let (false, Some(fd)) = (process.pending_input.is_empty(), process.input_fd()) {
+                add(Token::Input(key), fd, PollFlags::OUT);
+            }
+        }
+        for (&key, connection) in &self.connections {
+            let mut flags = PollFlags::empty();
+            if self.may_take(connection) {
+                flags |= PollFlags::IN;
+            }
+            if connection.backlog() > 0 {
+                flags |= PollFlags::OUT;
+            }
+            add(Token::Connection(key), &connection.fd, flags);
+        }
+        match poll(&mut fds, timeout) {
+            Ok(_) => {}
+            Err(Errno::INTR) => return Vec::new(),
+            Err(error) => {
+                // Nothing sensible is left: the container goes on, destroy() will find it.
+                eprintln!("poll: {error}");
+                std::process::exit(1);
+            }
+        }
+        tokens
+            .into_iter()
+            .zip(fds.iter().map(PollFd::revents))
+            .filter(|(_, ready)| !ready.is_empty())
+            .collect()
+    }
+
+    /// Output is read only while every client that wants it keeps up.
+    fn may_read(&self, key: u64) -> bool {
+        self.connections.values().all(|c| match c.role {
+            Role::Stream {
+                process,
+                stdout,
+                stderr,
+                ..
+            } if process == key && (stdout || stderr) => c.backlog() < OUTPUT_LIMIT,
+            _ => true,
+        })
+    }
+
+    /// Input is taken only while the process keeps up.
+    fn may_take(&self, connection: &Connection) -> bool {
+        match connection.role {
+            Role::Stream {
+                process, stdin: true, ..
+            } => self
+                .processes
+                .get(&process)
+                .is_none_or(|p| p.pending_input.len() < STDIN_LIMIT),
+            _ => true,
+        }
+    }
+
+    fn handle(&mut self, token: Token, ready: PollFlags) {
+        match token {
+            Token::Signals => self.reap(),
+            Token::Listener => self.accept(),
+            Token::Connection(key) => self.serve(key, ready),
+            Token::Outcome(key) => self.settle(key),
+            Token::Output(key, stream) => {
+                self.read_output(key, stream);
+            }
+            Token::Input(key) => {
+                if let Some(process) = self.processes.get_mut(&key) {
+                    process.flush_input();
+                }
+            }
+        }
+    }
+
+    fn accept(&mut self) {
+        while let Ok(fd) = accept_with(&self.listener, SocketFlags::CLOEXEC) {
+            let key = self.next_key;
+            self.next_key += 1;
+            self.connections.insert(key, Connection::new(fd));
+        }
+    }
+
+    /// Learns how execve went and tells whoever waits for it.
+    fn settle(&mut self, key: u64) {
+        let Some(process) = self.processes.get_mut(&key) else {
+            return;
+        };
+        let Some(outcome) = process.outcome.take() else {
+            return;
+        };
+        let asker = process.asker.take();
+        let pid = process.pid;
+        let reply = match receive(&outcome) {
+            Ok(Some((Message::Failed(error), _))) => {
+                if key == INIT {
+                    self.start_error = Some(Error::from(error.clone()));
+                }
+                Reply::Error(error)
+            }
+            Ok(_) => {
+                process.running = true;
+                if key == INIT { Reply::Ok } else { Reply::Pid(pid) }
+            }
+            Err(error) => Reply::Error(WireError::from_error("start the program", &error)),
+        };
+        if let (INIT, Reply::Ok) = (key, &reply) {
+            "running".clone_into(&mut self.state.status);
+        }
+        if let Some(connection) = asker.and_then(|a| self.connections.get_mut(&a)) {
+            if matches!(reply, Reply::Error(_)) {
+                connection.role = Role::Call;
+            }
+            connection.reply(&reply);
+        }
+    }
+
+    /// Passes one read on; true if there may be more.
+    fn read_output(&mut self, key: u64, stream: u8) -> bool {
+        let Some(process) = self.processes.get_mut(&key) else {
+            return false;
+        };
+        let slot = match (stream, process.console.is_some()) {
+            (_, true) => &mut process.console,
+            (kind::STDERR, false) => &mut process.stderr,
+            (_, false) => &mut process.stdout,
+        };
+        let Some(fd) = slot else { return false };
+        let mut buffer = [0_u8; CHUNK];
+        let length = match rustix::io::read(fd, &mut buffer) {
+            Ok(0) => {
+                *slot = None;
+                self.forget_if_done(key);
+                return false;
+            }
+            Ok(length) => length,
+            Err(Errno::AGAIN) => return false,
+            Err(Errno::INTR) => return true,
+            // EIO: the terminal's last user has gone.
+            Err(_) => {
+                *slot = None;
+                self.forget_if_done(key);
+                return false;
+            }
+        };
+        let bytes = &buffer[..length];
+        if key == INIT {
+            self.log.write(stream, bytes);
+        }
+        for connection in self.connections.values_mut() {
+            let Role::Stream {
+                process,
+                stdout,
+                stderr,
+                ..
+            } = connection.role
+            else {
+                continue;
+            };
+            let wanted = if stream == kind::STDERR { stderr } else { stdout };
+            if process == key && wanted {
+                connection.queue(stream, bytes);
+            }
+        }
+        true
+    }
+
+    /// An exec whose end is known stays only to drain what its children still write.
+    fn forget_if_done(&mut self, key: u64) {
+        if key != INIT
+            && self
+                .processes
+                .get(&key)
+                .is_some_and(|p| p.exit.is_some() && p.is_silent())
+        {
+            self.processes.remove(&key);
+        }
+    }
+
+    /// Collects every child that has ended: ours, and orphans that came to us as the subreaper.
+    fn reap(&mut self) {
+        let mut buffer = [0_u8; 1024];
+        while rustix::io::read(&self.signals, &mut buffer).is_ok() {}
+        let mut init_status = None;
+        while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
+            let pid = pid.as_raw_nonzero().get().unsigned_abs();
+            let key = self
+                .processes
+                .iter()
+                .find(|(_, p)| p.pid == pid && p.exit.is_none())
+                .map(|(&k, _)| k);
+            match key {
+                Some(INIT) => init_status = Some(status),
+                Some(key) => self.exec_ended(key, exit_code(status)),
+                None => {}
+            }
+        }
+        if let Some(status) = init_status {
+            self.container_ended(status);
+        }
+    }
+
+    /// Everything that a process has written so far, whatever the clients' pace.
+    fn drain(&mut self, key: u64) {
+        for stream in [kind::STDOUT, kind::STDERR] {
+            while self.read_output(key, stream) {}
+        }
+    }
+
+    fn exec_ended(&mut self, key: u64, code: i32) {
+        self.settle(key);
+        self.drain(key);
+        let Some(process) = self.processes.get_mut(&key) else {
+            return;
+        };
+        process.exit = Some(code);
+        process.stdin = None;
+        let id = process.id.clone().unwrap_or_default();
+        self.end_streams(key);
+        if self.finished.len() >= REMEMBERED {
+            self.finished.remove(0);
+        }
+        for connection in self.connections.values_mut() {
+            if connection.role == Role::Wait(Some(id.clone())) {
+                connection.role = Role::Call;
+                connection.reply(&Reply::ExecExit(code));
+            }
+        }
+        self.finished.push((id, code));
+        self.forget_if_done(key);
+    }
+
+    /// Tells the clients of a process that nothing follows.
+    fn end_streams(&mut self, key: u64) {
+        for connection in self.connections.values_mut() {
+            if matches!(connection.role, Role::Stream { process, .. } if process == key) {
+                connection.queue(kind::OUTPUT_END, &[]);
+                connection.role = Role::Call;
+            }
+        }
+    }
+
+    fn container_ended(&mut self, status: WaitStatus) {
+        self.settle(INIT);
+        let keys: Vec<u64> = self.processes.keys().copied().collect();
+        // Without a pid namespace of its own others may live on; with one the kernel has killed them already.
+        let killed = self.driver.cgroup().signal_all(libc::SIGKILL);
+        for &key in &keys {
+            self.drain(key);
+        }
+        self.log.finish();
+        let oom_killed = self.driver.cgroup().oom_kills() > 0;
+        let deleted = self.driver.delete();
+        // Execs die with the container; their status is collected if the kernel is done with them.
+        while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
+            let pid = pid.as_raw_nonzero().get().unsigned_abs();
+            let key = self
+                .processes
+                .iter()
+                .find(|(_, p)| p.pid == pid && p.exit.is_none())
+                .map(|(&k, _)| k);
+            if let Some(key) = key.filter(|&k| k != INIT) {
+                self.exec_ended(key, exit_code(status));
+            }
+        }
+        for key in keys.into_iter().filter(|&k| k != INIT) {
+            if self.processes.get(&key).is_some_and(|p| p.exit.is_none()) {
+                self.exec_ended(key, 128 + libc::SIGKILL);
+            }
+        }
+        let (code, mut error) = match self.start_error.take() {
+            Some(Error::Exec { code, message }) => (code, Some(message)),
+            // As Docker reports a container that could not be started.
+            Some(error) => (128, Some(error.chain())),
+            None => (exit_code(status), None),
+        };
+        for failure in [killed, deleted].into_iter().filter_map(Result::err) {
+            eprintln!("clean-up: {}", failure.chain());
+            error.get_or_insert_with(|| failure.chain());
+        }
+        let record = ExitRecord {
+            code,
+            signal: status.terminating_signal(),
+            oom_killed,
+            finished_at: now_ns(),
+            error,
+        };
+        if let Err(error) = write_exit_record(&self.config.dir, &record) {
+            eprintln!("exit record: {}", error.chain());
+        }
+        "stopped".clone_into(&mut self.state.status);
+        for connection in self.connections.values_mut() {
+            if connection.role == Role::Wait(None) {
+                connection.role = Role::Call;
+                connection.reply(&Reply::Exit(record.clone()));
+            }
+        }
+        self.end_streams(INIT);
+        self.record = Some(record);
+    }
+}

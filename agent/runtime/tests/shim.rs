@@ -1,0 +1,277 @@
+//! What the shim owes the daemon: it outlives it, loses nothing, leaves nothing, and is small.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::path::Path;
+
+use serde_json::json;
+use support::{ALL, Bed, Kind, OUTPUT, collect, halves, read_until, wait_until, within};
+
+use pontoon_runtime::{Error, ExecSpec, LogConfig, ShimClient, destroy, read_exit_record};
+
+fn bed() -> Option<Bed> {
+    Bed::new(Kind::Native)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_client_finds_it_and_everything_goes_on() {
+    let Some(mut bed) = bed() else { return };
+    bed.config.open_stdin = true;
+    bed.config.stdin_once = false;
+    bed.sh("while read line; do echo got $line; done; exit 6");
+    let first = bed.create().await.unwrap();
+    let (mut reader, mut stdin) = halves(first.attach(ALL).await.unwrap());
+    within(first.start()).await.unwrap();
+    within(stdin.write(b"one\n")).await.unwrap();
+    read_until(&mut reader, "got one\n").await;
+    // The daemon is gone: all its connections break at once.
+    drop((first, reader, stdin));
+    let second = within(ShimClient::connect(&bed.config.dir)).await.unwrap();
+    assert_eq!(second.state().await.unwrap().status, "running");
+    let (mut reader, mut stdin) = halves(second.attach(ALL).await.unwrap());
+    within(stdin.write(b"two\n")).await.unwrap();
+    read_until(&mut reader, "got two\n").await;
+    within(second.close_stdin(None)).await.unwrap();
+    let record = within(second.wait()).await.unwrap();
+    assert_eq!(record.code, 6);
+    assert_eq!(read_exit_record(&bed.config.dir).unwrap().unwrap(), record);
+    bed.assert_nothing_left();
+    assert_eq!(
+        within(second.wait()).await.unwrap(),
+        record,
+        "answered from the record"
+    );
+    assert!(matches!(
+        ShimClient::connect(&bed.config.dir).await,
+        Err(Error::NotRunning { .. })
+    ));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_shim_is_reported_and_cleaned_up() {
+    let Some(mut bed) = bed() else { return };
+    let client = bed.up().await;
+    let state = client.state().await.unwrap();
+    let waiting = tokio::spawn({
+        let client = client.clone();
+        async move { client.wait().await }
+    });
+    let pid = rustix::process::Pid::from_raw(state.shim_pid.cast_signed()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    assert!(matches!(within(waiting).await.unwrap(), Err(Error::ShimDied)));
+    within(destroy(&bed.config.dir)).await.unwrap();
+    within(destroy(&bed.config.dir)).await.unwrap();
+    assert!(wait_until(
+        || !Path::new(&format!("/proc/{}/exe", state.pid)).exists()
+    ));
+    bed.assert_nothing_left();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn destroy_ends_a_living_container() {
+    let Some(mut bed) = bed() else { return };
+    bed.up().await;
+    within(destroy(&bed.config.dir)).await.unwrap();
+    bed.assert_nothing_left();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn early_output_is_not_lost() {
+    let Some(mut bed) = bed() else { return };
+    bed.args(&["echo", "early"]);
+    for _ in 0..20 {
+        assert_eq!(bed.finish().await.unwrap().stdout, "early\n");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_created_container_can_be_killed() {
+    let Some(bed) = bed() else { return };
+    let client = bed.create().await.unwrap();
+    assert_eq!(client.state().await.unwrap().status, "created");
+    within(client.kill(9, false)).await.unwrap();
+    assert_eq!(within(client.wait()).await.unwrap().code, 137);
+    bed.assert_nothing_left();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn init_forwards_and_reaps() {
+    let Some(mut bed) = bed() else { return };
+    bed.config.init = true;
+    bed.sh(
+        "trap 'exit 5' TERM; (sleep 0.01 & ) ; echo $$ ready; cat /proc/1/comm; while :; do sleep 0.05; done",
+    );
+    let client = bed.create().await.unwrap();
+    let (mut reader, _stdin) = halves(client.attach(OUTPUT).await.unwrap());
+    within(client.start()).await.unwrap();
+    let seen = read_until(&mut reader, "\n").await;
+    assert!(seen.starts_with("2 ready"), "{seen:?}");
+    // The orphaned sleep must not stay as a zombie.
+    let mut reaped = false;
+    for n in 0..500 {
+        let (_, out, _) = bed
+            .exec(
+                &client,
+                &format!("e{n}"),
+                "grep -l 'State:.Z' /proc/[0-9]*/status",
+            )
+            .await;
+        reaped = out.is_empty();
+        if reaped {
+            break;
+        }
+    }
+    assert!(reaped);
+    within(client.kill(15, false)).await.unwrap();
+    assert_eq!(within(client.wait()).await.unwrap().code, 5);
+    bed.args(&["nope"]);
+    match bed.finish().await {
+        Err(Error::Exec { code: 127, .. }) => {}
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refuses_what_it_does_not_do() {
+    let Some(mut bed) = bed() else { return };
+    let good = bed.spec.clone();
+    bed.spec["linux"]["namespaces"]
+        .as_array_mut()
+        .unwrap()
+        .push(json!({"type": "user"}));
+    assert!(matches!(bed.create().await, Err(Error::Unsupported(text)) if text.contains("user")));
+    bed.spec = good.clone();
+    bed.spec["process"]["args"] = json!([]);
+    assert!(matches!(bed.create().await, Err(Error::InvalidSpec(_))));
+    bed.spec = good.clone();
+    bed.push_mount(
+        json!({"destination": "/proc/self", "type": "bind", "source": "/tmp", "options": ["bind"]}),
+    );
+    assert!(matches!(bed.create().await, Err(Error::InvalidSpec(_))));
+    bed.spec = good.clone();
+    bed.push_mount(
+        json!({"destination": "/x", "type": "bind", "source": "/does/not/exist", "options": ["bind"]}),
+    );
+    assert!(matches!(bed.create().await, Err(Error::Create(text)) if text.contains("/does/not/exist")));
+    bed.assert_nothing_left();
+    bed.spec = good;
+    bed.spec["process"]["cwd"] = json!("/proc/self/fd/7");
+    // CVE-2024-21626: whatever the descriptor is, the directory must not be the host's.
+    bed.sh("ls -d /");
+    assert!(bed.create().await.is_err() || bed.finish().await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_beyond_ours_are_warnings() {
+    let Some(mut bed) = bed() else { return };
+    let hard = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
+    let Some(hard) = hard else {
+        return eprintln!("skipped: no hard limit on open files here");
+    };
+    bed.spec["process"]["rlimits"] = json!([{"type": "RLIMIT_NOFILE", "soft": hard + 1, "hard": hard + 1}]);
+    bed.spec["process"]["oomScoreAdj"] = json!(-500);
+    bed.sh("ulimit -Hn");
+    let client = bed.create().await.unwrap();
+    let privileged = client.warnings().is_empty();
+    let (reader, _stdin) = halves(client.attach(OUTPUT).await.unwrap());
+    within(client.start()).await.unwrap();
+    let (out, _) = collect(reader).await;
+    let allowed = if privileged { hard + 1 } else { hard };
+    assert_eq!(out.trim(), allowed.to_string());
+    assert!(
+        privileged || client.warnings().len() == 2,
+        "{:?}",
+        client.warnings()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn our_binary_is_out_of_reach() {
+    let Some(mut bed) = bed() else { return };
+    // CVE-2019-5736: the container's program is our own binary, through the link to itself.
+    bed.config.init = true;
+    bed.sh("echo x > /proc/1/exe; echo $?; mount -o remount,rw /proc/1/exe 2>/dev/null; echo x >> /proc/1/exe; echo $?");
+    let done = bed.finish().await.unwrap();
+    assert_eq!(done.stdout, "1\n1\n", "{}", done.stderr);
+    assert!(
+        done.stderr.contains("Read-only file system") || done.stderr.contains("Text file busy"),
+        "{}",
+        done.stderr
+    );
+    let exe = bed.up().await.state().await.unwrap().shim_pid;
+    let mount = rustix::fs::statvfs(format!("/proc/{exe}/exe")).unwrap();
+    assert!(
+        mount.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY),
+        "not a read-only mount"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn volume_propagation_reaches_the_container() {
+    let Some(mut bed) = bed() else { return };
+    // Stand-in for a shared mount of the host, inside a bind of our own.
+    let volume = bed.path("volume");
+    std::fs::create_dir_all(volume.join("sub")).unwrap();
+    bed.push_mount(
+        json!({"destination": "/v", "type": "bind", "source": volume, "options": ["rbind", "rslave"]}),
+    );
+    bed.push_mount(json!({"destination": "/p", "type": "bind", "source": volume, "options": ["rbind"]}));
+    let done = bed.run("grep ' /v ' /proc/self/mountinfo | grep -c shared; grep ' /p ' /proc/self/mountinfo | grep -c 'shared\\|master'").await;
+    assert_eq!(done.stdout, "0\n0\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn log_rotates_under_a_container() {
+    let Some(mut bed) = bed() else { return };
+    let path = bed.path("log");
+    bed.config.log = LogConfig::JsonFile {
+        path: path.clone(),
+        max_size: Some(4096),
+        max_file: 2,
+    };
+    bed.run("i=0; while [ $i -lt 500 ]; do echo line $i; i=$((i+1)); done")
+        .await;
+    assert!(path.with_extension("1").exists() || bed.path("log.1").exists());
+    assert!(!bed.path("log.2").exists());
+    let text = std::fs::read_to_string(&path).unwrap_or_default()
+        + &std::fs::read_to_string(bed.path("log.1")).unwrap();
+    assert!(text.contains("line 499\\n"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_execs_leave_no_descriptors() {
+    let Some(mut bed) = bed() else { return };
+    let client = bed.up().await;
+    let shim = client.state().await.unwrap().shim_pid;
+    let count = || std::fs::read_dir(format!("/proc/{shim}/fd")).unwrap().count();
+    bed.exec(&client, "warm", "true").await;
+    let before = count();
+    for n in 0..20 {
+        bed.exec(&client, &format!("e{n}"), "echo x").await;
+        let process = bed.process("sleep 0");
+        let spec = ExecSpec {
+            id: format!("d{n}"),
+            process,
+            tty: false,
+            stdin: true,
+            detach: true,
+        };
+        let exec = within(client.exec(spec)).await.unwrap();
+        assert_eq!(within(exec.wait()).await.unwrap(), 0);
+    }
+    assert!(
+        wait_until(|| count() <= before),
+        "{before} descriptors became {}",
+        count()
+    );
+    let rollup = std::fs::read_to_string(format!("/proc/{shim}/smaps_rollup")).unwrap();
+    let private: u64 = rollup
+        .lines()
+        .filter(|l| l.starts_with("Private_"))
+        .filter_map(|l| l.split_whitespace().nth(1)?.parse::<u64>().ok())
+        .sum();
+    println!("idle shim: {private} KiB private");
+    assert!(private < 8192, "{rollup}");
+}

@@ -1,0 +1,13 @@
+//! The binary that this crate's tests start as shims: the dispatch of the real one and nothing else.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args_os().skip(1);
+    let (command, rest) = (arguments.next(), arguments.collect::<Vec<_>>());
+    match (command.as_deref().and_then(|c| c.to_str()), rest.as_slice()) {
+        (Some("shim"), [dir]) => pontoon_runtime::shim_main(dir),
+        (Some("init"), rest) => pontoon_runtime::init_main(rest.iter().cloned()),
+        _ => ExitCode::FAILURE,
+    }
+}
