@@ -1,1 +1,50 @@
-//! The manager: Control API, dispatcher, CA, writer.
+//! The manager: Control API, dispatcher, CA, log broker, and the writer through which all state changes go.
+//!
+//! # Layout
+//! - [`Manager`]: wiring; `leader`: what runs only while this manager leads.
+//! - `writer`: the one place where state changes; `replica`: the store behind the replicated log.
+//! - `api`: Control service; `dispatcher`: agents' sessions; `ca`: certificates; `logs`: the log broker;
+//!   `roles`: promotion and demotion.
+//! - `access`: who may call what on the cluster port; `forward`: followers pass writes on to the leader.
+//!
+//! # Main path
+//! `service create` → `forward` (to the leader) → `api` → `writer`: one transaction, reconciled → one entry of the log
+//! → `replica` applies it on every manager → the caller is answered, `dispatcher` sends assignments.
+//!
+//! # Start order (for the daemon)
+//! 1. [`pontoon_identity::Identity`]: `RootCa::issue_credentials` for a new cluster, `request_certificate` with a token
+//!    to join one, `Identity::open` after a restart.
+//! 2. [`Manager::bootstrap`], [`Manager::join`] or [`Manager::open`]. Join returns before this manager has any state:
+//!    the leader must be able to dial it first.
+//! 3. Serve [`Manager::cluster_routes`] on the cluster port with `pontoon_identity::serve`, with the same
+//!    [`pontoon_identity::Connections`] as in [`ManagerConfig`]; serve [`Manager::local_routes`] on the local socket.
+//! 4. [`Manager::wait_ready`]; then the agent may dial this manager.
+//!
+//! To stop: end the servers, then [`Manager::shutdown`] (hands leadership over). To leave for good: [`Manager::leave`]
+//! before that; afterwards the daemon removes the data folder. When the agent reports that this node's role is no
+//! longer manager (the raft member is gone by then), the daemon does the same as for leaving, without `leave`.
+
+mod access;
+mod api;
+mod ca;
+mod clock;
+mod config;
+mod connector;
+mod core;
+mod dispatcher;
+mod error;
+mod forward;
+mod leader;
+mod logs;
+mod manager;
+mod members;
+mod replica;
+mod roles;
+mod sever;
+mod status;
+mod writer;
+
+pub use config::{InitOptions, ManagerConfig, RaftTimers};
+pub use error::Error;
+pub use manager::Manager;
+pub use pontoon_raft::{Leadership, Member};

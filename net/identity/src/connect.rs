@@ -92,6 +92,27 @@ fn transport(endpoint: &Endpoint) -> Result<tonic::transport::Endpoint, Error> {
         .keep_alive_while_idle(true))
 }
 
+/// No connection was made: nothing of a call has reached the peer.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct NotConnected(String);
+
+/// True when a failed call of a channel of this crate never reached its peer, so that it may safely be made again.
+pub fn never_connected(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(current) = next {
+        if current.is::<NotConnected>() {
+            return true;
+        }
+        // `source()` of an I/O error skips the error inside it.
+        next = match current.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+            Some(inner) => Some(inner as &(dyn std::error::Error + 'static)),
+            None => current.source(),
+        };
+    }
+    false
+}
+
 type Config = Arc<dyn Fn() -> Arc<ClientConfig> + Send + Sync>;
 
 /// Makes one connection per call; keeps the last failure, which tonic would flatten to text.
@@ -138,7 +159,7 @@ impl tower::Service<Uri> for Connector {
             outcome.map(TokioIo::new).map_err(|error| {
                 let text = crate::error::describe(&error);
                 *failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
-                io::Error::other(text)
+                io::Error::other(NotConnected(text))
             })
         })
     }

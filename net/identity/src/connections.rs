@@ -82,3 +82,10 @@ impl Drop for Registration {
         }
     }
 }
+
+impl std::fmt::Debug for Connections {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let nodes = self.lock().by_node.len();
+        f.debug_struct("Connections").field("nodes", &nodes).finish()
+    }
+}

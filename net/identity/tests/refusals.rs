@@ -7,8 +7,8 @@ mod support;
 use std::time::{Duration, SystemTime};
 
 use pontoon_identity::{
-    Endpoint, Error, Identity, JoinRequest, JoinToken, Refusal, RootCa, connect, fetch_root_pinned,
-    generate_secret, renew, renew_forever, request_certificate,
+    Endpoint, Error, Identity, JoinRequest, JoinToken, Refusal, RootCa, connect, connect_lazy, describe,
+    fetch_root_pinned, generate_secret, never_connected, renew, renew_forever, request_certificate,
 };
 use pontoon_proto::v1::ca_client::CaClient;
 use pontoon_proto::v1::{Availability, GetRootRequest, NodeRole};
@@ -347,8 +347,17 @@ async fn nobody_there_is_told_so() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap().to_string();
     drop(listener);
-    let error = connect(&client, &Endpoint::manager(addr)).await.unwrap_err();
+    let error = connect(&client, &Endpoint::manager(&addr)).await.unwrap_err();
     assert!(matches!(error, Error::Connect { .. }), "{error:?}");
+    let status = whoami(&connect_lazy(&client, &Endpoint::manager(addr)).unwrap())
+        .await
+        .unwrap_err();
+    assert!(never_connected(&status), "{status:?}");
+    assert!(
+        describe(&status).contains("can't connect to"),
+        "{}",
+        describe(&status)
+    );
     let error = connect(&client, &Endpoint::manager("no port")).await.unwrap_err();
     assert!(matches!(error, Error::Address(_)), "{error:?}");
 }

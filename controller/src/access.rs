@@ -1,0 +1,152 @@
+//! Who may call what on the cluster port: one table, one layer around each service.
+//!
+//! Owned here: the decision from the peer's certificate and, at the leader, from the store (a demoted or removed node
+//! keeps its certificate). A stale follower must not decide by its store: it could lock the leader out. Metadata that
+//! only managers may set is taken off other requests. Called for every request of the cluster port.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use http::{Request, Response};
+use pontoon_identity::{ConnectionInfo, PeerIdentity};
+use pontoon_proto::v1::NodeRole;
+use tonic::Status;
+use tonic::body::Body;
+use tonic::server::NamedService;
+use tower::Service;
+
+use crate::core::Core;
+use crate::forward;
+
+/// Who may call a service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Right {
+    /// Anybody, without a certificate too.
+    Anybody,
+    /// Nodes of the cluster.
+    Node,
+    /// Managers.
+    Manager,
+}
+
+/// The table. What is not in it is for managers.
+fn right(path: &str) -> Right {
+    match path.rsplit_once('/').map_or("", |(service, _)| service) {
+        "/pontoon.v1.Ca" => Right::Anybody,
+        "/pontoon.v1.Dispatcher" => Right::Node,
+        _ => Right::Manager,
+    }
+}
+
+/// Calls whose caller the leader looks up in the store as well. Not the log's messages: a member that is behind would
+/// refuse a manager that it does not know yet.
+fn looked_up(path: &str) -> bool {
+    path.starts_with("/pontoon.v1.Control/")
+        || path.starts_with("/pontoon.v1.Dispatcher/")
+        || path == "/pontoon.v1.Raft/Join"
+}
+
+fn check(core: &Core, path: &str, peer: Option<&PeerIdentity>) -> Result<(), Status> {
+    let right = right(path);
+    if right == Right::Anybody {
+        return Ok(());
+    }
+    let Some(peer) = peer else {
+        return Err(Status::unauthenticated(
+            "this call needs a node certificate: let the node join the swarm with a join token",
+        ));
+    };
+    let refused = |what: &str| Status::permission_denied(format!("node {}: {what}", peer.node_id));
+    if right == Right::Manager && peer.role != NodeRole::Manager {
+        return Err(refused(
+            "its certificate is a worker's; this call is for managers only",
+        ));
+    }
+    if !looked_up(path) || core.leading().is_none() {
+        return Ok(());
+    }
+    let snapshot = core.snapshot();
+    match snapshot.node(&peer.node_id) {
+        None => Err(Status::not_found(format!(
+            "node {} is not part of the swarm: it was removed; let it leave and join again",
+            peer.node_id
+        ))),
+        Some(node) if right == Right::Manager && node.role() != NodeRole::Manager => {
+            Err(refused("it is no longer a manager"))
+        }
+        Some(_) => Ok(()),
+    }
+}
+
+/// A service behind the table.
+#[derive(Clone)]
+pub(crate) struct Guard<S> {
+    inner: S,
+    core: Arc<Core>,
+}
+
+impl<S> Guard<S> {
+    pub(crate) fn new(core: &Arc<Core>, inner: S) -> Self {
+        Self {
+            inner,
+            core: core.clone(),
+        }
+    }
+}
+
+impl<S: NamedService> NamedService for Guard<S> {
+    const NAME: &'static str = S::NAME;
+}
+
+impl<S> Service<Request<Body>> for Guard<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        // tonic's services are always ready, and a clone is called.
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        let peer = request
+            .extensions()
+            .get::<ConnectionInfo>()
+            .and_then(|info| info.peer.clone());
+        if let Err(status) = check(&self.core, request.uri().path(), peer.as_ref()) {
+            return Box::pin(std::future::ready(Ok(status.into_http())));
+        }
+        if peer.as_ref().is_none_or(|peer| peer.role != NodeRole::Manager) {
+            forward::strip(request.headers_mut());
+        }
+        if let Some(peer) = peer {
+            request.extensions_mut().insert(peer);
+        }
+        let mut inner = self.inner.clone();
+        Box::pin(async move { inner.call(request).await })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_ca_is_open_and_only_sessions_are_for_workers() {
+        assert_eq!(right("/pontoon.v1.Ca/IssueCertificate"), Right::Anybody);
+        assert_eq!(right("/pontoon.v1.Dispatcher/Session"), Right::Node);
+        assert_eq!(right("/pontoon.v1.Raft/Messages"), Right::Manager);
+        assert_eq!(right("/pontoon.v1.Control/ListNodes"), Right::Manager);
+        assert_eq!(right("/pontoon.v1.Unknown/Call"), Right::Manager);
+        assert_eq!(right("nonsense"), Right::Manager);
+        assert_eq!(right("/pontoon.v1.Ca/../Raft/Join"), Right::Manager);
+        assert!(!looked_up("/pontoon.v1.Raft/Messages"));
+    }
+}

@@ -1,0 +1,155 @@
+//! Services: validated, network names resolved, written in the transaction that also makes their tasks.
+
+use pontoon_proto::v1::{
+    CreateServiceRequest, GetRequest, ListRequest, ListServicesResponse, RemoveResponse, Service,
+    ServiceSpec, ServiceStatus, TaskState, UpdateServiceRequest, service_spec::Mode,
+};
+use pontoon_reconcile::{edit, spec};
+use pontoon_store::{Snapshot, Tx};
+use tonic::Status;
+
+use super::{filter, invalid, refused, vanished};
+use crate::core::Core;
+use crate::status;
+use crate::writer::Scope;
+
+/// Networks of the node itself, which are no objects of the cluster.
+const NODE_NETWORKS: &[&str] = &["host", "bridge", "none"];
+
+fn checked(wish: Option<ServiceSpec>) -> Result<ServiceSpec, Status> {
+    let wish = wish.ok_or_else(|| Status::invalid_argument("the service's spec is missing"))?;
+    spec::validate_service(&wish).map_err(|problems| invalid(&problems))?;
+    Ok(wish)
+}
+
+/// Puts ids in place of the names of networks.
+fn resolve_networks(view: &Snapshot, wish: &mut ServiceSpec) -> Result<(), Status> {
+    let Some(task) = &mut wish.task else { return Ok(()) };
+    for network in &mut task.networks {
+        if NODE_NETWORKS.contains(&network.target.as_str()) && view.network_by_name(&network.target).is_none()
+        {
+            continue;
+        }
+        let found = view.find_network(&network.target).map_err(status::from_store)?;
+        network.target.clone_from(&found.id);
+    }
+    Ok(())
+}
+
+fn read_back(core: &Core, id: &str) -> Result<Service, Status> {
+    core.snapshot()
+        .service(id)
+        .map(|service| Service::clone(service))
+        .ok_or_else(vanished)
+}
+
+pub(super) async fn create(core: &Core, request: CreateServiceRequest) -> Result<Service, Status> {
+    let mut wish = checked(request.spec)?;
+    let create = move |tx: &mut Tx, scope: &Scope| {
+        resolve_networks(tx, &mut wish)?;
+        let id = scope.new_id();
+        edit::create_service(tx, id.clone(), wish).map_err(refused)?;
+        Ok(id)
+    };
+    let id = core.writer()?.write(create).await?;
+    read_back(core, &id)
+}
+
+pub(super) async fn update(core: &Core, request: UpdateServiceRequest) -> Result<Service, Status> {
+    let UpdateServiceRequest {
+        target,
+        version,
+        spec: wish,
+        rollback,
+    } = request;
+    let wish = if rollback { None } else { Some(checked(wish)?) };
+    let update = move |tx: &mut Tx, scope: &Scope| {
+        let service = tx.find_service(&target).map_err(status::from_store)?.clone();
+        let Some(mut wish) = wish else {
+            edit::rollback_service(tx, &service.id, version, scope.now).map_err(refused)?;
+            return Ok(service.id.clone());
+        };
+        if name_of(service.spec.as_ref()) != name_of(Some(&wish)) {
+            return Err(Status::unimplemented("renaming services is not supported"));
+        }
+        resolve_networks(tx, &mut wish)?;
+        edit::update_service(tx, &service.id, version, wish).map_err(refused)?;
+        Ok(service.id.clone())
+    };
+    let id = core.writer()?.write(update).await?;
+    read_back(core, &id)
+}
+
+pub(super) async fn remove(core: &Core, request: GetRequest) -> Result<RemoveResponse, Status> {
+    let remove = move |tx: &mut Tx, _: &Scope| {
+        let id = tx
+            .find_service(&request.target)
+            .map_err(status::from_store)?
+            .id
+            .clone();
+        edit::remove_service(tx, &id).map_err(refused)?;
+        Ok(RemoveResponse { id })
+    };
+    core.writer()?.write(remove).await
+}
+
+pub(super) async fn get(core: &Core, request: GetRequest) -> Result<Service, Status> {
+    let snapshot = core.read().await?;
+    let service = snapshot
+        .find_service(&request.target)
+        .map_err(status::from_store)?;
+    Ok(Service::clone(service))
+}
+
+pub(super) async fn list(core: &Core, request: ListRequest) -> Result<ListServicesResponse, Status> {
+    let snapshot = core.read().await?;
+    let fits = |service: &Service| {
+        let annotations = service.spec.as_ref().and_then(|spec| spec.annotations.as_ref());
+        filter::matches(&request, &service.id, name_of(service.spec.as_ref()), annotations)
+            && filter::any(&request.modes, |mode| mode == mode_of(service))
+    };
+    let services = snapshot.services().filter(|service| fits(service));
+    Ok(ListServicesResponse {
+        services: services.map(|service| counted(&snapshot, service)).collect(),
+    })
+}
+
+fn name_of(spec: Option<&ServiceSpec>) -> &str {
+    spec.and_then(|spec| spec.annotations.as_ref())
+        .map_or("", |annotations| annotations.name.as_str())
+}
+
+fn mode_of(service: &Service) -> &'static str {
+    match service.spec.as_ref().and_then(|spec| spec.mode.as_ref()) {
+        Some(Mode::Global(_)) => "global",
+        _ => "replicated",
+    }
+}
+
+/// A service with the counts that `service ls` shows. A global service wants as many tasks as it has that should run.
+fn counted(snapshot: &Snapshot, service: &Service) -> ServiceStatus {
+    let mut running = 0;
+    let mut wanted = 0;
+    for task in snapshot.tasks_by_service(&service.id) {
+        if task.desired_state() > TaskState::Running {
+            continue;
+        }
+        wanted += 1;
+        if task
+            .status
+            .as_ref()
+            .is_some_and(|status| status.state() == TaskState::Running)
+        {
+            running += 1;
+        }
+    }
+    let desired = match service.spec.as_ref().and_then(|spec| spec.mode.as_ref()) {
+        Some(Mode::Replicated(mode)) => mode.replicas,
+        _ => wanted,
+    };
+    ServiceStatus {
+        service: Some(service.clone()),
+        running_tasks: running,
+        desired_tasks: desired,
+    }
+}

@@ -1,0 +1,71 @@
+//! Objects as callers see them: without the root's key and the tokens, with what only the log knows of managers.
+
+use std::sync::Arc;
+
+use pontoon_proto::v1::{Change, Cluster, Node, Reachability, RootCa, change};
+use pontoon_raft::Member;
+use pontoon_store::{Event, Object};
+
+use crate::core::Core;
+
+/// A cluster without its secrets.
+pub(super) fn cluster(cluster: &Cluster) -> Cluster {
+    let public = |root: &RootCa| RootCa {
+        certificate: root.certificate.clone(),
+        ..RootCa::default()
+    };
+    Cluster {
+        id: cluster.id.clone(),
+        meta: cluster.meta,
+        spec: cluster.spec.clone(),
+        root_ca: cluster.root_ca.as_ref().map(public),
+    }
+}
+
+/// The managers as the log sees them at one moment.
+pub(super) struct Managers {
+    members: Vec<Member>,
+    leader: Option<u64>,
+}
+
+impl Managers {
+    pub(super) fn new(core: &Core) -> Self {
+        Self {
+            members: core.raft.members(),
+            leader: core.leader().map(|leader| leader.id),
+        }
+    }
+
+    /// A node with its manager status filled.
+    pub(super) fn node(&self, node: &Arc<Node>) -> Node {
+        let mut node = Node::clone(node);
+        if let Some(status) = &mut node.manager_status {
+            status.leader = self.leader == Some(status.raft_id);
+            let member = self.members.iter().find(|member| member.id == status.raft_id);
+            status.set_reachability(match member {
+                Some(member) if member.reachable => Reachability::Reachable,
+                Some(_) => Reachability::Unreachable,
+                None => Reachability::Unknown,
+            });
+        }
+        node
+    }
+}
+
+/// An object as a change of a watch.
+pub(super) fn put(object: &Object, managers: &Managers) -> Change {
+    let change = match object {
+        Object::Cluster(of) => change::Change::PutCluster(cluster(of)),
+        Object::Node(node) => change::Change::PutNode(managers.node(node)),
+        other => return other.to_put(),
+    };
+    Change { change: Some(change) }
+}
+
+/// An event as a change of a watch.
+pub(super) fn event(event: &Event, managers: &Managers) -> Change {
+    match event {
+        Event::Put(object) => put(object, managers),
+        Event::Delete(_) => event.to_change(),
+    }
+}

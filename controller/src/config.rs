@@ -1,0 +1,70 @@
+//! Settings of a manager, and what a new cluster starts with. Filled in by the daemon.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pontoon_identity::{Connections, Identity, RootCa};
+use pontoon_proto::v1::{ClusterSpec, NodeDescription, NodeSpec};
+
+/// Timers of the replicated log.
+#[derive(Debug, Clone, Copy)]
+pub struct RaftTimers {
+    /// Length of a tick; an election takes 10 to 20 of them without a leader.
+    pub tick: Duration,
+    /// Entries after which a snapshot is taken.
+    pub snapshot_every: u64,
+}
+
+impl Default for RaftTimers {
+    fn default() -> Self {
+        Self {
+            tick: Duration::from_millis(50),
+            snapshot_every: 10_000,
+        }
+    }
+}
+
+/// Settings of one manager.
+#[derive(Debug, Clone)]
+pub struct ManagerConfig {
+    /// Folder for `raft/` and the member's id; 0700.
+    pub data_dir: PathBuf,
+    /// This node's identity; a manager certificate.
+    pub identity: Arc<Identity>,
+    /// host:port where other managers and agents reach this one.
+    pub advertise: String,
+    /// The registry that the cluster port's listener fills.
+    pub connections: Connections,
+    /// Timers of the log.
+    pub raft: RaftTimers,
+    /// How long reads and forwarded writes wait for a leader before they fail.
+    pub leader_timeout: Duration,
+}
+
+impl ManagerConfig {
+    /// Settings with the usual timers.
+    pub fn new(data_dir: impl Into<PathBuf>, identity: Arc<Identity>, advertise: impl Into<String>) -> Self {
+        Self {
+            data_dir: data_dir.into(),
+            identity,
+            advertise: advertise.into(),
+            connections: Connections::new(),
+            raft: RaftTimers::default(),
+            leader_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+/// What a new cluster starts with.
+#[derive(Debug)]
+pub struct InitOptions {
+    /// The root that issued this node's certificate.
+    pub root: RootCa,
+    /// The cluster's settings; its name is set to "default" when empty.
+    pub spec: ClusterSpec,
+    /// Settings of this node; the role is made manager.
+    pub node: NodeSpec,
+    /// What is known of this node before its agent registers.
+    pub description: Option<NodeDescription>,
+}

@@ -1,0 +1,88 @@
+//! What all parts of a manager share: the replicated state, the log, this node's identity, and what exists only while
+//! this manager leads.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use pontoon_identity::{Connections, Identity};
+use pontoon_raft::{Leadership, Member, RaftHandle};
+use pontoon_store::Snapshot;
+use tonic::Status;
+
+use crate::connector::Channels;
+use crate::leader::Leading;
+use crate::replica::Replica;
+use crate::status;
+use crate::writer::Writer;
+
+/// Shared by all services of one manager.
+pub(crate) struct Core {
+    pub(crate) replica: Arc<Replica>,
+    pub(crate) raft: RaftHandle,
+    pub(crate) identity: Arc<Identity>,
+    pub(crate) connections: Connections,
+    pub(crate) channels: Arc<Channels>,
+    /// How long to wait for a leader.
+    pub(crate) leader_timeout: Duration,
+    leading: ArcSwapOption<Leading>,
+}
+
+impl Core {
+    pub(crate) fn new(
+        replica: Arc<Replica>,
+        raft: RaftHandle,
+        config: &crate::ManagerConfig,
+        channels: Arc<Channels>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            replica,
+            raft,
+            identity: config.identity.clone(),
+            connections: config.connections.clone(),
+            channels,
+            leader_timeout: config.leader_timeout,
+            leading: ArcSwapOption::empty(),
+        })
+    }
+
+    /// The state as this manager has it, without asking whether it is the newest.
+    pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
+        self.replica.snapshot()
+    }
+
+    /// The state with everything that was committed anywhere before this call.
+    pub(crate) async fn read(&self) -> Result<Arc<Snapshot>, Status> {
+        match tokio::time::timeout(self.leader_timeout, self.raft.read_barrier()).await {
+            Ok(Ok(())) => Ok(self.snapshot()),
+            Ok(Err(error)) => Err(status::from_read(error)),
+            Err(_) => Err(status::no_leader()),
+        }
+    }
+
+    /// What exists while this manager leads.
+    pub(crate) fn leading(&self) -> Option<Arc<Leading>> {
+        self.leading.load_full()
+    }
+
+    pub(crate) fn set_leading(&self, leading: Option<Arc<Leading>>) {
+        self.leading.store(leading);
+    }
+
+    /// The writer, or the status that makes the forwarding layer ask the leader.
+    pub(crate) fn writer(&self) -> Result<Writer, Status> {
+        self.leading()
+            .map(|leading| leading.writer.clone())
+            .ok_or_else(status::not_leader)
+    }
+
+    /// Who leads, as this manager sees it.
+    pub(crate) fn leadership(&self) -> Leadership {
+        self.raft.leadership().borrow().clone()
+    }
+
+    /// The leader, if known.
+    pub(crate) fn leader(&self) -> Option<Member> {
+        self.leadership().leader
+    }
+}

@@ -1,0 +1,16 @@
+//! The managers' side of the agents: sessions, heartbeats, assignments, statuses. Works at the leader.
+//!
+//! `service`: the gRPC service; `session`: one agent's session; `sessions`: all of them; `beats`: who is late;
+//! `fanout`: which sessions a change of the state concerns.
+
+mod beats;
+mod fanout;
+mod service;
+mod session;
+mod sessions;
+
+pub(crate) use beats::{Beats, run as run_beats};
+pub(crate) use fanout::run as run_fanout;
+pub(crate) use service::DispatcherService;
+pub(crate) use session::Assigner;
+pub(crate) use sessions::{Session, Sessions};

@@ -1,0 +1,87 @@
+//! The gRPC service Dispatcher: refuses what is not for the leader, starts sessions, takes in log lines.
+
+use std::sync::Arc;
+
+use pontoon_identity::{ConnectionInfo, PeerIdentity};
+use pontoon_proto::v1::dispatcher_server::Dispatcher;
+use pontoon_proto::v1::{AgentMessage, ManagerMessage, PublishLogsMessage, PublishLogsResponse};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::session;
+use crate::core::Core;
+use crate::leader::Leading;
+use crate::status;
+
+/// Messages to one agent that may wait.
+const OUTBOUND: usize = 64;
+
+/// The service; every manager serves it, the leader answers.
+#[derive(Clone)]
+pub(crate) struct DispatcherService {
+    core: Arc<Core>,
+}
+
+impl DispatcherService {
+    pub(crate) fn new(core: &Arc<Core>) -> Self {
+        Self { core: core.clone() }
+    }
+
+    fn leading(&self) -> Result<Arc<Leading>, Status> {
+        self.core
+            .leading()
+            .ok_or_else(|| status::ask_leader(self.core.leader().as_ref()))
+    }
+}
+
+fn caller<T>(request: &Request<T>) -> Result<(PeerIdentity, String), Status> {
+    let info = request.extensions().get::<ConnectionInfo>();
+    let peer = info.and_then(|info| Some((info.peer.clone()?, info.remote_addr.ip().to_string())));
+    peer.ok_or_else(|| Status::unauthenticated("a session needs a node certificate"))
+}
+
+#[tonic::async_trait]
+impl Dispatcher for DispatcherService {
+    type SessionStream = ReceiverStream<Result<ManagerMessage, Status>>;
+
+    async fn session(
+        &self,
+        request: Request<Streaming<AgentMessage>>,
+    ) -> Result<Response<Self::SessionStream>, Status> {
+        let leading = self.leading()?;
+        let (peer, addr) = caller(&request)?;
+        let (out, messages) = mpsc::channel(OUTBOUND);
+        let start = session::Start {
+            core: self.core.clone(),
+            leading,
+            node_id: peer.node_id,
+            addr,
+            out,
+        };
+        tokio::spawn(start.run(request.into_inner()));
+        Ok(Response::new(ReceiverStream::new(messages)))
+    }
+
+    async fn publish_logs(
+        &self,
+        request: Request<Streaming<PublishLogsMessage>>,
+    ) -> Result<Response<PublishLogsResponse>, Status> {
+        let leading = self.leading()?;
+        let (peer, _) = caller(&request)?;
+        let mut messages = request.into_inner();
+        loop {
+            let message = tokio::select! {
+                () = leading.stop.cancelled() => return Err(status::ask_leader(self.core.leader().as_ref())),
+                message = messages.message() => message?,
+            };
+            let Some(message) = message else {
+                return Ok(Response::new(PublishLogsResponse {}));
+            };
+            leading
+                .broker
+                .publish(&self.core.snapshot(), &peer.node_id, message)
+                .await?;
+        }
+    }
+}

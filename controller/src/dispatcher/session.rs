@@ -1,0 +1,319 @@
+//! One agent's session: register, then both ways until it breaks.
+//!
+//! ```text
+//! agent:   Register | Heartbeat, StatusReport, NodeDescription …
+//! manager: Registered, ManagerList, Node, Assignments(full) | Assignments, StatusAck, Node, ManagerList, LogSubscription …
+//! ```
+//! The session ends when a newer one of the node begins, the node is declared down or removed, or leadership is lost.
+//! Its end alone does not make the node down: the heartbeat's time runs on, and the agent may come back before.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use pontoon_proto::v1::manager_message::Message as Outgoing;
+use pontoon_proto::v1::{
+    AgentMessage, Assignments, ManagerList, ManagerPeer, Node, NodeDescription, Register, Registered,
+    StatusAck, StatusReport, agent_message::Message as Incoming,
+};
+use pontoon_reconcile::{assignments, observe};
+use pontoon_store::{Snapshot, Tx};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tonic::{Status, Streaming};
+use tracing::{debug, info};
+
+use super::beats::period;
+use super::sessions::{Outbound, Session};
+use crate::core::Core;
+use crate::leader::Leading;
+use crate::status;
+
+/// An agent that has opened a stream must register within this time.
+const REGISTER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Changes that follow each other within this time go out together.
+const DEBOUNCE: Duration = Duration::from_millis(5);
+
+/// A stream that was just opened.
+pub(super) struct Start {
+    pub(super) core: Arc<Core>,
+    pub(super) leading: Arc<Leading>,
+    /// The node of the certificate.
+    pub(super) node_id: String,
+    /// Where it comes from.
+    pub(super) addr: String,
+    pub(super) out: Outbound,
+}
+
+impl Start {
+    /// Registers the node and serves it to the end.
+    pub(super) async fn run(self, mut incoming: Streaming<AgentMessage>) {
+        let registered = tokio::select! {
+            () = self.leading.stop.cancelled() => Err(status::ask_leader(self.core.leader().as_ref())),
+            registered = self.register(&mut incoming) => registered,
+        };
+        let session = match registered {
+            Ok(session) => session,
+            Err(refusal) => {
+                debug!(node = self.node_id, %refusal, "session refused");
+                // The agent may be gone.
+                let _ = self.out.send(Err(refusal)).await;
+                return;
+            }
+        };
+        info!(node = self.node_id, session = session.id, "session begins");
+        let leading = self.leading.clone();
+        let core = self.core.clone();
+        let mut live = Live {
+            period: period(&core.snapshot()),
+            core: self.core,
+            leading: self.leading,
+            session: session.clone(),
+            acks: JoinSet::new(),
+            sent: None,
+            node: None,
+            last_push: None,
+        };
+        let reason = tokio::select! {
+            () = leading.stop.cancelled() => status::ask_leader(core.leader().as_ref()),
+            () = session.stop.cancelled() => Status::aborted("the session has ended: register again"),
+            reason = live.serve(incoming) => reason,
+        };
+        info!(
+            node = session.node_id,
+            session = session.id,
+            reason = reason.message(),
+            "session ends"
+        );
+        leading.sessions.close(&session);
+        session.refuse(reason);
+    }
+
+    async fn register(&self, incoming: &mut Streaming<AgentMessage>) -> Result<Arc<Session>, Status> {
+        let first = tokio::time::timeout(REGISTER_TIMEOUT, incoming.message())
+            .await
+            .map_err(|_| Status::deadline_exceeded("no registration came"))??;
+        let Some(AgentMessage {
+            message: Some(Incoming::Register(register)),
+        }) = first
+        else {
+            return Err(Status::invalid_argument(
+                "the first message of a session must be a registration",
+            ));
+        };
+        let Register {
+            description, tasks, ..
+        } = register;
+        let mut description = description.unwrap_or_default();
+        if description.data_path_addr.is_empty() {
+            description.data_path_addr.clone_from(&self.addr);
+        }
+        let (node_id, addr) = (self.node_id.clone(), self.addr.clone());
+        let write = self.leading.writer.write(move |tx, scope| {
+            if tx.node(&node_id).is_none() {
+                return Err(removed(&node_id));
+            }
+            observe::node_ready(tx, &node_id, Some(description), &addr, scope.now);
+            observe::task_status(tx, &node_id, &tasks, scope.now);
+            Ok(())
+        });
+        write.await?;
+        Ok(self.leading.sessions.open(&self.node_id, self.out.clone()))
+    }
+}
+
+fn removed(node_id: &str) -> Status {
+    Status::not_found(format!(
+        "node {node_id} is not part of the swarm: it was removed; let it leave and join again"
+    ))
+}
+
+/// Computes nodes' assignments; the records of networks are shared by all sessions.
+#[derive(Default)]
+pub(crate) struct Assigner(Mutex<assignments::Records>);
+
+impl Assigner {
+    /// The newest state, and all that the node must run and know by it.
+    fn of(&self, core: &Core, node_id: &str) -> (Arc<Snapshot>, Assignments) {
+        let mut records = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // Taken under the lock, so that the records only ever advance.
+        let snapshot = core.snapshot();
+        let assignments = assignments::for_node(&snapshot, &mut records, node_id);
+        (snapshot, assignments)
+    }
+}
+
+/// A registered session.
+struct Live {
+    core: Arc<Core>,
+    leading: Arc<Leading>,
+    session: Arc<Session>,
+    period: Duration,
+    /// Reports on their way into the log, by sequence.
+    acks: JoinSet<Option<u64>>,
+    /// What the agent has been told.
+    sent: Option<Assignments>,
+    node: Option<Arc<Node>>,
+    last_push: Option<Instant>,
+}
+
+impl Live {
+    /// Serves until the stream breaks or something ends it; tells the reason.
+    async fn serve(&mut self, mut incoming: Streaming<AgentMessage>) -> Status {
+        let mut members = self.core.raft.members_watch();
+        self.leading
+            .beats
+            .beat(&self.session.node_id, self.period, Instant::now());
+        let registered = Registered {
+            session_id: self.session.id.clone(),
+            heartbeat_period: i64::try_from(self.period.as_nanos()).unwrap_or(i64::MAX),
+        };
+        let mut alive = self.session.send(Outgoing::Registered(registered)).await;
+        members.mark_changed();
+        self.session.wake.notify_one();
+        while alive {
+            let session = self.session.clone();
+            let step = tokio::select! {
+                message = incoming.message() => match message {
+                    Ok(Some(message)) => self.receive(message).await,
+                    Ok(None) => Err(Status::cancelled("the agent has closed the session")),
+                    Err(status) => Err(status),
+                },
+                () = session.wake.notified() => self.push().await,
+                Some(ack) = self.acks.join_next() => self.acknowledge(ack.ok().flatten()).await,
+                Ok(()) = members.changed() => {
+                    members.borrow_and_update();
+                    Ok(self.session.send(Outgoing::Managers(self.managers())).await)
+                }
+            };
+            match step {
+                Ok(still_alive) => alive = still_alive,
+                Err(reason) => return reason,
+            }
+        }
+        Status::cancelled("the agent is gone")
+    }
+
+    async fn receive(&mut self, message: AgentMessage) -> Result<bool, Status> {
+        self.leading
+            .beats
+            .beat(&self.session.node_id, self.period, Instant::now());
+        match message.message {
+            Some(Incoming::Heartbeat(_)) | None => {}
+            Some(Incoming::Status(report)) => self.report(report).await,
+            Some(Incoming::Description(description)) => self.describe(description).await,
+            Some(Incoming::Register(_)) => {
+                return Err(Status::invalid_argument("a session registers once"));
+            }
+        }
+        Ok(true)
+    }
+
+    /// Queues a report in the order it came; it is acknowledged when committed.
+    async fn report(&mut self, report: StatusReport) {
+        let StatusReport { sequence, updates } = report;
+        let node_id = self.session.node_id.clone();
+        let edit = move |tx: &mut Tx, scope: &crate::writer::Scope| {
+            observe::task_status(tx, &node_id, &updates, scope.now);
+        };
+        let written = self.leading.writer.observe(edit).await;
+        self.acks
+            .spawn(async move { matches!(written.await, Ok(Ok(()))).then_some(sequence) });
+    }
+
+    async fn describe(&mut self, mut description: NodeDescription) {
+        let node_id = self.session.node_id.clone();
+        let edit = move |tx: &mut Tx, _: &crate::writer::Scope| {
+            let Some(node) = tx.node(&node_id) else { return };
+            if description.data_path_addr.is_empty()
+                && let Some(old) = &node.description
+            {
+                description.data_path_addr.clone_from(&old.data_path_addr);
+            }
+            let node = Node {
+                description: Some(description),
+                ..Node::clone(node)
+            };
+            // Only an empty id is refused, and this one comes from the store.
+            let _ = tx.put_node(node);
+        };
+        drop(self.leading.writer.observe(edit).await);
+    }
+
+    async fn acknowledge(&mut self, sequence: Option<u64>) -> Result<bool, Status> {
+        let Some(sequence) = sequence else {
+            // The agent reports all of it again in its next session.
+            return Err(Status::unavailable(
+                "a status report could not be written: register again",
+            ));
+        };
+        Ok(self
+            .session
+            .send(Outgoing::StatusAck(StatusAck { sequence }))
+            .await)
+    }
+
+    /// Sends what has changed for the node since the last time.
+    async fn push(&mut self) -> Result<bool, Status> {
+        if let Some(last) = self.last_push {
+            tokio::time::sleep_until(last + DEBOUNCE).await;
+        }
+        let node_id = self.session.node_id.as_str();
+        let (mut snapshot, mut now) = self.leading.assignments.of(&self.core, node_id);
+        // A network that is new to this session may have changed between the snapshot and now, unnoticed.
+        while self.session.set_networks(networks_of(&now))
+            && snapshot.version() != self.core.snapshot().version()
+        {
+            (snapshot, now) = self.leading.assignments.of(&self.core, node_id);
+        }
+        let Some(node) = snapshot.node(node_id).cloned() else {
+            return Err(removed(node_id));
+        };
+        if self
+            .node
+            .as_ref()
+            .is_none_or(|known| known.spec != node.spec || known.role != node.role)
+        {
+            if !self.session.send(Outgoing::Node(Node::clone(&node))).await {
+                return Ok(false);
+            }
+            self.node = Some(node);
+        }
+        let message = match &self.sent {
+            None => Some(Assignments {
+                full: true,
+                ..now.clone()
+            }),
+            Some(sent) => assignments::diff(sent, &now),
+        };
+        self.sent = Some(now);
+        self.last_push = Some(Instant::now());
+        match message {
+            Some(message) => Ok(self.session.send(Outgoing::Assignments(message)).await),
+            None => Ok(true),
+        }
+    }
+
+    fn managers(&self) -> ManagerList {
+        let peer = |member: pontoon_raft::Member| ManagerPeer {
+            node_id: member.node_id,
+            addr: member.addr,
+        };
+        ManagerList {
+            managers: self.core.raft.members().into_iter().map(peer).collect(),
+        }
+    }
+}
+
+fn networks_of(assignments: &Assignments) -> HashSet<String> {
+    let ingress = assignments
+        .ingress
+        .as_ref()
+        .map(|ingress| ingress.network_id.clone());
+    assignments
+        .networks
+        .iter()
+        .map(|network| network.id.clone())
+        .chain(ingress)
+        .collect()
+}

@@ -1,0 +1,150 @@
+//! The open sessions by node: one a node, the newest counts.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use pontoon_proto::v1::{ManagerMessage, manager_message::Message};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+use crate::clock;
+
+/// What goes out to an agent.
+pub(crate) type Outbound = mpsc::Sender<Result<ManagerMessage, Status>>;
+
+/// One agent's session.
+pub(crate) struct Session {
+    pub(crate) id: String,
+    pub(crate) node_id: String,
+    /// Fires when the session must end.
+    pub(crate) stop: CancellationToken,
+    /// Something that the node must know has changed.
+    pub(crate) wake: Notify,
+    out: Outbound,
+    /// Overlay networks whose changes the node must know.
+    networks: Mutex<HashSet<String>>,
+}
+
+impl Session {
+    /// Sends; false when the agent is gone.
+    pub(crate) async fn send(&self, message: Message) -> bool {
+        self.out
+            .send(Ok(ManagerMessage {
+                message: Some(message),
+            }))
+            .await
+            .is_ok()
+    }
+
+    /// Ends the stream with a reason, if the agent still listens.
+    pub(crate) fn refuse(&self, status: Status) {
+        // A full channel has an agent that does not read; it sees the stream end.
+        let _ = self.out.try_send(Err(status));
+    }
+
+    /// Sets the networks; true if there are new ones.
+    pub(crate) fn set_networks(&self, networks: HashSet<String>) -> bool {
+        let mut current = self.networks.lock().unwrap_or_else(PoisonError::into_inner);
+        let grown = !networks.is_subset(&current);
+        *current = networks;
+        grown
+    }
+
+    fn has_network_of(&self, networks: &HashSet<String>) -> bool {
+        let current = self.networks.lock().unwrap_or_else(PoisonError::into_inner);
+        current.iter().any(|network| networks.contains(network))
+    }
+}
+
+/// All open sessions of a leader.
+pub(crate) struct Sessions {
+    by_node: Mutex<HashMap<String, Arc<Session>>>,
+    changed: watch::Sender<u64>,
+}
+
+impl Default for Sessions {
+    fn default() -> Self {
+        Self {
+            by_node: Mutex::default(),
+            changed: watch::channel(0).0,
+        }
+    }
+}
+
+impl Sessions {
+    /// Opens a session; an older one of the node ends.
+    pub(crate) fn open(&self, node_id: &str, out: Outbound) -> Arc<Session> {
+        let session = Arc::new(Session {
+            id: clock::new_id(),
+            node_id: node_id.to_owned(),
+            stop: CancellationToken::new(),
+            wake: Notify::new(),
+            out,
+            networks: Mutex::default(),
+        });
+        if let Some(older) = self.lock().insert(node_id.to_owned(), session.clone()) {
+            older.stop.cancel();
+        }
+        self.changed.send_modify(|count| *count += 1);
+        session
+    }
+
+    /// Takes out a session that has ended, unless a newer one has its place.
+    pub(crate) fn close(&self, session: &Session) {
+        {
+            let mut sessions = self.lock();
+            if sessions
+                .get(&session.node_id)
+                .is_some_and(|current| current.id == session.id)
+            {
+                sessions.remove(&session.node_id);
+            }
+        }
+        self.changed.send_modify(|count| *count += 1);
+    }
+
+    /// Makes the node's session end.
+    pub(crate) fn end(&self, node_id: &str) {
+        if let Some(session) = self.get(node_id) {
+            session.stop.cancel();
+        }
+    }
+
+    /// The node's session.
+    pub(crate) fn get(&self, node_id: &str) -> Option<Arc<Session>> {
+        self.lock().get(node_id).cloned()
+    }
+
+    /// Wakes when sessions open or close.
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// Wakes the sessions of these nodes, and those that must know these networks.
+    pub(crate) fn wake(&self, nodes: &HashSet<String>, networks: &HashSet<String>) {
+        let sessions = self.lock();
+        for node in nodes {
+            if let Some(session) = sessions.get(node) {
+                session.wake.notify_one();
+            }
+        }
+        if !networks.is_empty() {
+            for session in sessions
+                .values()
+                .filter(|session| session.has_network_of(networks))
+            {
+                session.wake.notify_one();
+            }
+        }
+    }
+
+    /// Wakes all.
+    pub(crate) fn wake_all(&self) {
+        self.lock().values().for_each(|session| session.wake.notify_one());
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<Session>>> {
+        self.by_node.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

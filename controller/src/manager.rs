@@ -1,0 +1,403 @@
+//! A manager: made, opened or joined; gives the services to serve; leaves and stops. See the crate's documentation for the
+//! start order.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pontoon_identity::{ConnectionInfo, Endpoint, connect, generate_secret};
+use pontoon_proto::v1::ca_server::CaServer;
+use pontoon_proto::v1::control_server::ControlServer;
+use pontoon_proto::v1::dispatcher_server::DispatcherServer;
+use pontoon_proto::v1::raft_client::RaftClient;
+use pontoon_proto::v1::{
+    Annotations, Cluster, JoinTokens, Node, NodeRole, NodeState, NodeStatus, RaftJoinRequest,
+    RaftJoinResponse, RootCa as StoredRoot,
+};
+use pontoon_raft::{Config, Leadership, Member, PeerIdentity, Raft, RaftHandle, RaftService, Role};
+use pontoon_store::{Snapshot, Tx};
+use tokio::sync::{Mutex, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+use tonic::service::Routes;
+
+use crate::access::Guard;
+use crate::api::ControlService;
+use crate::ca::CaService;
+use crate::config::{InitOptions, ManagerConfig};
+use crate::connector::{Channels, PeerConnector};
+use crate::core::Core;
+use crate::dispatcher::DispatcherService;
+use crate::error::Error;
+use crate::forward::Forward;
+use crate::replica::{Machine, Replica};
+use crate::writer::Scope;
+use crate::{leader, sever, status};
+
+/// Holds this member's raft id, which must be known before the log is opened.
+const MEMBER_FILE: &str = "raft.id";
+const RAFT_DIR: &str = "raft";
+/// A remote manager that is asked to take this one in answers within this time (the cluster may be electing).
+const JOIN_TIMEOUT: Duration = Duration::from_secs(20);
+const JOIN_PAUSE: Duration = Duration::from_millis(200);
+
+/// One manager of a cluster.
+pub struct Manager {
+    core: Arc<Core>,
+    advertise: String,
+    stop: CancellationToken,
+    tasks: Mutex<JoinSet<()>>,
+}
+
+impl Manager {
+    /// True when `data_dir` holds a manager's log: [`Manager::open`] is the way to start.
+    pub fn exists(data_dir: &Path) -> bool {
+        data_dir.join(MEMBER_FILE).exists()
+    }
+
+    /// Makes a new cluster with this node as its first manager; returns when its first state is written.
+    ///
+    /// # Errors
+    /// [`Error::Raft`] when the data folder already holds a log, or the disk fails; [`Error::Init`].
+    pub async fn bootstrap(config: ManagerConfig, init: InitOptions) -> Result<Self, Error> {
+        let raft = raft_config(&config, Member::random_id());
+        write_member(&config.data_dir, raft.id)?;
+        let replica = Replica::new();
+        let connector = Arc::new(PeerConnector(config.identity.clone()));
+        let handle = Raft::bootstrap(raft, Machine(replica.clone()), connector)
+            .await
+            .map_err(Error::Raft)?;
+        let manager = Self::start(config, replica, handle);
+        manager.write_first_state(init).await?;
+        Ok(manager)
+    }
+
+    /// Restarts a manager from its data folder.
+    ///
+    /// # Errors
+    /// [`Error::Raft`] when the log is missing or damaged, [`Error::BadMember`].
+    pub async fn open(config: ManagerConfig) -> Result<Self, Error> {
+        let raft = raft_config(&config, read_member(&config.data_dir)?);
+        let replica = Replica::new();
+        let connector = Arc::new(PeerConnector(config.identity.clone()));
+        let handle = Raft::open(raft, Machine(replica.clone()), connector)
+            .await
+            .map_err(Error::Raft)?;
+        Ok(Self::start(config, replica, handle))
+    }
+
+    /// Joins the managers of an existing cluster. Returns before the state is here: serve the cluster routes, then
+    /// [`Manager::wait_ready`].
+    ///
+    /// # Errors
+    /// [`Error::Join`] says what each of the remote managers answered.
+    pub async fn join(config: ManagerConfig, remote_managers: &[String]) -> Result<Self, Error> {
+        let answer = ask_to_join(&config, remote_managers).await?;
+        let members = answer.members.into_iter().map(|member| Member {
+            role: if member.learner {
+                Role::Learner
+            } else {
+                Role::Voter
+            },
+            ..Member::new(member.raft_id, member.node_id, member.addr)
+        });
+        write_member(&config.data_dir, answer.raft_id)?;
+        let raft = raft_config(&config, answer.raft_id);
+        let replica = Replica::new();
+        let connector = Arc::new(PeerConnector(config.identity.clone()));
+        let machine = Machine(replica.clone());
+        let handle = Raft::join(raft, members.collect(), machine, connector)
+            .await
+            .map_err(Error::Raft)?;
+        Ok(Self::start(config, replica, handle))
+    }
+
+    fn start(config: ManagerConfig, replica: Arc<Replica>, handle: RaftHandle) -> Self {
+        let channels = Channels::new(config.identity.clone());
+        let core = Core::new(replica, handle, &config, channels);
+        let stop = CancellationToken::new();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(leader::run(core.clone(), stop.clone()));
+        tasks.spawn(sever::run(core.clone(), stop.clone()));
+        Self {
+            core,
+            advertise: config.advertise,
+            stop,
+            tasks: Mutex::new(tasks),
+        }
+    }
+
+    /// Waits until the cluster's state is here and somebody leads.
+    ///
+    /// # Errors
+    /// [`Error::NotReady`].
+    pub async fn wait_ready(&self, timeout: Duration) -> Result<(), Error> {
+        let mut versions = self.core.replica.versions();
+        let mut leadership = self.core.raft.leadership();
+        let ready = async {
+            loop {
+                versions.borrow_and_update();
+                let led = leadership.borrow_and_update().leader.is_some();
+                if led && self.core.snapshot().cluster().is_some() {
+                    return;
+                }
+                tokio::select! {
+                    Ok(()) = versions.changed() => {}
+                    Ok(()) = leadership.changed() => {}
+                    else => std::future::pending().await,
+                }
+            }
+        };
+        tokio::time::timeout(timeout, ready)
+            .await
+            .map_err(|_| Error::NotReady {
+                seconds: timeout.as_secs(),
+                advertise: self.advertise.clone(),
+            })
+    }
+
+    /// The services of the cluster port, with their role checks: Control, Dispatcher, Raft, Ca.
+    pub fn cluster_routes(&self) -> Routes {
+        let core = &self.core;
+        let control = Forward::new(core, ControlServer::new(ControlService::new(core)));
+        let ca = Forward::new(core, CaServer::new(CaService::new(core)));
+        let raft = RaftService::new(core.raft.clone(), raft_peer).into_server();
+        Routes::new(Guard::new(core, control))
+            .add_service(Guard::new(core, ca))
+            .add_service(Guard::new(
+                core,
+                DispatcherServer::new(DispatcherService::new(core)),
+            ))
+            .add_service(Guard::new(core, raft))
+    }
+
+    /// The services of the local socket: Control. Its callers are trusted by the socket's mode.
+    pub fn local_routes(&self) -> Routes {
+        Routes::new(Forward::new(
+            &self.core,
+            ControlServer::new(ControlService::new(&self.core)),
+        ))
+    }
+
+    /// Who leads; changes of it.
+    pub fn leadership(&self) -> watch::Receiver<Leadership> {
+        self.core.raft.leadership()
+    }
+
+    /// The managers.
+    pub fn members(&self) -> Vec<Member> {
+        self.core.raft.members()
+    }
+
+    /// The state as this manager has it; not necessarily the newest.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.core.snapshot()
+    }
+
+    /// Takes this manager out of the group for good; its data folder is void afterwards.
+    ///
+    /// # Errors
+    /// [`Error::Leave`] when the quorum would be lost or this is the last manager.
+    pub async fn leave(&self) -> Result<(), Error> {
+        self.core
+            .raft
+            .remove(self.core.raft.id())
+            .await
+            .map_err(Error::Leave)
+    }
+
+    /// Stops: hands leadership over, ends all tasks, makes the log durable. May be called more than once.
+    pub async fn shutdown(&self) {
+        self.stop.cancel();
+        self.core.raft.shutdown().await;
+        let mut tasks = self.tasks.lock().await;
+        while tasks.join_next().await.is_some() {}
+    }
+
+    async fn write_first_state(&self, init: InitOptions) -> Result<(), Error> {
+        let mut leadership = self.core.raft.leadership();
+        let leads = async {
+            while self.core.leading().is_none() {
+                // The reign begins a moment after the log says so.
+                let _ = tokio::time::timeout(Duration::from_millis(10), leadership.changed()).await;
+            }
+        };
+        let init_failed = |status: Status| Error::Init(status.message().to_owned());
+        tokio::time::timeout(JOIN_TIMEOUT, leads)
+            .await
+            .map_err(|_| init_failed(status::no_leader()))?;
+        let me = self.core.identity.peer();
+        let writer = self.core.writer().map_err(init_failed)?;
+        writer
+            .write(move |tx, scope| first_state(tx, scope, &me, init))
+            .await
+            .map_err(init_failed)
+    }
+}
+
+impl Drop for Manager {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+fn raft_config(config: &ManagerConfig, id: u64) -> Config {
+    let identity = config.identity.peer();
+    let mut raft = Config::new(
+        id,
+        identity.cluster_id,
+        identity.node_id,
+        config.data_dir.join(RAFT_DIR),
+    );
+    raft.advertise.clone_from(&config.advertise);
+    raft.tick = config.raft.tick;
+    raft.snapshot_every = config.raft.snapshot_every;
+    raft.read_timeout = config.leader_timeout;
+    raft
+}
+
+/// Who calls the log's service: a manager, by its certificate.
+fn raft_peer(extensions: &tonic::Extensions) -> Result<PeerIdentity, Status> {
+    let info = extensions.get::<ConnectionInfo>();
+    match info
+        .and_then(|info| info.peer.as_ref())
+        .filter(|peer| peer.role == NodeRole::Manager)
+    {
+        Some(peer) => Ok(PeerIdentity {
+            node_id: peer.node_id.clone(),
+        }),
+        None => Err(Status::permission_denied(
+            "the managers' log is for managers only",
+        )),
+    }
+}
+
+/// What a new cluster's store begins with: the cluster and this node.
+fn first_state(
+    tx: &mut Tx,
+    scope: &Scope,
+    me: &pontoon_identity::PeerIdentity,
+    init: InitOptions,
+) -> Result<(), Status> {
+    let InitOptions {
+        root,
+        mut spec,
+        mut node,
+        description,
+    } = init;
+    let annotations = spec.annotations.get_or_insert_with(Annotations::default);
+    if annotations.name.is_empty() {
+        annotations.name = "default".to_owned();
+    }
+    let token = || root.join_token(generate_secret()).to_string();
+    let cluster = Cluster {
+        id: me.cluster_id.clone(),
+        spec: Some(spec),
+        root_ca: Some(StoredRoot {
+            certificate: root.certificate_pem().to_owned().into(),
+            key: root.key_pem().to_owned().into(),
+            join_tokens: Some(JoinTokens {
+                worker: token(),
+                manager: token(),
+            }),
+        }),
+        ..Cluster::default()
+    };
+    tx.put_cluster(cluster).map_err(status::from_store)?;
+    node.set_role(NodeRole::Manager);
+    node.annotations.get_or_insert_with(Annotations::default);
+    let state = NodeStatus {
+        state: NodeState::Unknown.into(),
+        since: scope.now,
+        ..NodeStatus::default()
+    };
+    let node = Node {
+        id: me.node_id.clone(),
+        spec: Some(node),
+        description,
+        status: Some(state),
+        role: NodeRole::Manager.into(),
+        ..Node::default()
+    };
+    tx.put_node(node).map_err(status::from_store)
+}
+
+/// Asks the remote managers, and the leader that they name, until one takes this node in.
+async fn ask_to_join(config: &ManagerConfig, remote_managers: &[String]) -> Result<RaftJoinResponse, Error> {
+    let mut last = String::from("no manager's address is known");
+    let request = RaftJoinRequest {
+        node_id: config.identity.node_id(),
+        addr: config.advertise.clone(),
+    };
+    let attempts = async {
+        loop {
+            let mut addrs = remote_managers.to_vec();
+            let mut next = 0;
+            while next < addrs.len() {
+                let addr = addrs[next].clone();
+                next += 1;
+                match join_at(config, &addr, &request).await {
+                    Ok(answer) => return Ok(answer),
+                    Err((text, leader)) => {
+                        last = format!("{addr}: {text}");
+                        addrs.extend(leader.filter(|leader| !addrs.contains(leader)));
+                    }
+                }
+            }
+            if addrs.is_empty() {
+                return Err(());
+            }
+            tokio::time::sleep(JOIN_PAUSE).await;
+        }
+    };
+    let outcome = tokio::time::timeout(JOIN_TIMEOUT, attempts).await;
+    outcome.unwrap_or(Err(())).map_err(|()| Error::Join(last))
+}
+
+/// One manager's answer, or why not and whom it names as the leader.
+async fn join_at(
+    config: &ManagerConfig,
+    addr: &str,
+    request: &RaftJoinRequest,
+) -> Result<RaftJoinResponse, (String, Option<String>)> {
+    let channel = connect(&config.identity, &Endpoint::manager(addr))
+        .await
+        .map_err(|error| (pontoon_identity::describe(&error), None))?;
+    match RaftClient::new(channel).join(request.clone()).await {
+        Ok(answer) => Ok(answer.into_inner()),
+        Err(refused) => {
+            let leader = refused
+                .metadata()
+                .get(status::LEADER)
+                .and_then(|addr| addr.to_str().ok());
+            Err((refused.message().to_owned(), leader.map(str::to_owned)))
+        }
+    }
+}
+
+fn read_member(data_dir: &Path) -> Result<u64, Error> {
+    let path = data_dir.join(MEMBER_FILE);
+    let text = std::fs::read_to_string(&path).map_err(|source| Error::File {
+        operation: "read",
+        path: path.clone(),
+        source,
+    })?;
+    text.trim().parse().map_err(|_| Error::BadMember { path })
+}
+
+fn write_member(data_dir: &Path, id: u64) -> Result<(), Error> {
+    let failed = |operation, path: &Path| {
+        let path = path.to_owned();
+        move |source| Error::File {
+            operation,
+            path,
+            source,
+        }
+    };
+    std::fs::create_dir_all(data_dir).map_err(failed("create", data_dir))?;
+    let path = data_dir.join(MEMBER_FILE);
+    let temporary = data_dir.join("raft.id.tmp");
+    std::fs::write(&temporary, format!("{id}\n")).map_err(failed("write", &temporary))?;
+    std::fs::rename(&temporary, &path).map_err(failed("rename", &temporary))
+}

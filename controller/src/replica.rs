@@ -1,0 +1,108 @@
+//! The store behind the replicated log: what each committed entry does on every manager.
+//!
+//! Owned here: the only call of `Store::apply`, the version that watchers wait on, and the fate of each entry by its
+//! index (for the writer). Called by the log's apply thread; read by everybody.
+
+use std::collections::VecDeque;
+use std::io::{self, Read, Write};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use pontoon_proto::v1::Changeset;
+use pontoon_raft::{SnapshotWriter, StateMachine};
+use pontoon_store::{ApplyOutcome, Snapshot, Store, codec};
+use prost::Message;
+use tokio::sync::watch;
+use tracing::error;
+
+/// Fates remembered; the writer asks for its entry's right after the log has answered.
+const MAX_OUTCOMES: usize = 1024;
+
+/// The replicated state as this manager has it.
+pub(crate) struct Replica {
+    store: Store,
+    version: watch::Sender<u64>,
+    outcomes: Mutex<VecDeque<(u64, ApplyOutcome)>>,
+}
+
+impl Replica {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            store: Store::new(),
+            version: watch::channel(0).0,
+            outcomes: Mutex::default(),
+        })
+    }
+
+    pub(crate) fn store(&self) -> &Store {
+        &self.store
+    }
+
+    pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
+        self.store.snapshot()
+    }
+
+    /// Wakes at each new version. After a snapshot from the leader the number may be any.
+    pub(crate) fn versions(&self) -> watch::Receiver<u64> {
+        self.version.subscribe()
+    }
+
+    /// What became of the entry at `index`; `None` when it was no changeset or is long past.
+    pub(crate) fn outcome(&self, index: u64) -> Option<ApplyOutcome> {
+        let outcomes = self.outcomes.lock().unwrap_or_else(PoisonError::into_inner);
+        outcomes
+            .iter()
+            .rev()
+            .find(|(at, _)| *at == index)
+            .map(|(_, outcome)| *outcome)
+    }
+
+    fn apply(&self, index: u64, data: &[u8]) {
+        // The same bytes fail in the same way on every manager, so skipping them keeps the states equal.
+        let changeset = match Changeset::decode(data) {
+            Ok(changeset) => changeset,
+            Err(error) => {
+                error!(index, %error, "an entry of the log is no changeset; skipped");
+                return;
+            }
+        };
+        let outcome = self.store.apply(changeset);
+        {
+            let mut outcomes = self.outcomes.lock().unwrap_or_else(PoisonError::into_inner);
+            outcomes.push_back((index, outcome));
+            if outcomes.len() > MAX_OUTCOMES {
+                outcomes.pop_front();
+            }
+        }
+        if let ApplyOutcome::Applied { version } = outcome {
+            self.version.send_replace(version);
+        }
+    }
+}
+
+/// The log's side of a [`Replica`].
+pub(crate) struct Machine(pub(crate) Arc<Replica>);
+
+impl StateMachine for Machine {
+    fn apply(&mut self, index: u64, data: &[u8]) {
+        self.0.apply(index, data);
+    }
+
+    fn snapshot(&self) -> Box<dyn SnapshotWriter + Send> {
+        Box::new(Pinned(self.0.snapshot()))
+    }
+
+    fn restore(&mut self, reader: &mut dyn Read) -> io::Result<()> {
+        self.0.store.restore(reader).map_err(io::Error::other)?;
+        let version = self.0.snapshot().version();
+        self.0.version.send_replace(version);
+        Ok(())
+    }
+}
+
+struct Pinned(Arc<Snapshot>);
+
+impl SnapshotWriter for Pinned {
+    fn write(self: Box<Self>, writer: &mut dyn Write) -> io::Result<()> {
+        codec::encode(&self.0, writer)
+    }
+}

@@ -1,0 +1,129 @@
+//! The role manager: takes a demoted or removed manager out of the log's group. Runs at the leader.
+//!
+//! Promotion needs nothing here: the node sees its new role in its own object, renews its certificate and joins. For a
+//! demotion the member goes first, then the node's role follows (and with it what its certificate is renewed for), so
+//! that a manager certificate is never taken from a member that the quorum still counts. A leader that is to be demoted
+//! hands over; its successor does the rest.
+//!
+//! ```text
+//! promote: spec.role=manager → (agent renews) role=manager → (agent joins) member
+//! demote:  spec.role=worker  → member removed → role=worker → (agent renews)
+//! ```
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pontoon_proto::v1::{Node, NodeRole};
+use pontoon_raft::MembershipError;
+use pontoon_store::Tx;
+use tracing::{info, warn};
+
+use crate::core::Core;
+use crate::leader::Leading;
+
+/// A change that was refused (the quorum would be lost) is tried again after this time.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Runs until leadership is lost.
+pub(crate) async fn run(core: Arc<Core>, leading: Arc<Leading>) {
+    let mut members = core.raft.members_watch();
+    let mut versions = core.replica.versions();
+    loop {
+        versions.borrow_and_update();
+        members.borrow_and_update();
+        let unfinished = tokio::select! {
+            () = leading.stop.cancelled() => return,
+            unfinished = settle(&core, &leading) => unfinished,
+        };
+        let retry = async {
+            if unfinished {
+                tokio::time::sleep(RETRY).await;
+            } else {
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            () = leading.stop.cancelled() => return,
+            () = retry => {}
+            changed = members.changed() => if changed.is_err() { return },
+            changed = versions.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+/// One pass; true if something must be tried again.
+async fn settle(core: &Core, leading: &Leading) -> bool {
+    let snapshot = core.snapshot();
+    if snapshot.cluster().is_none() {
+        return false;
+    }
+    let mut unfinished = false;
+    for member in core.raft.members() {
+        let keeps = snapshot.node(&member.node_id).is_some_and(|node| {
+            node.spec
+                .as_ref()
+                .is_some_and(|spec| spec.role() == NodeRole::Manager)
+        });
+        if keeps {
+            continue;
+        }
+        match dismiss(core, member.id).await {
+            Ok(()) => info!(node = member.node_id, "taken out of the managers' group"),
+            Err(error) => {
+                warn!(node = member.node_id, %error, "can't take a manager out of the group yet");
+                unfinished = true;
+            }
+        }
+    }
+    let members = core.raft.members();
+    let is_member = |node: &Node| members.iter().any(|member| member.node_id == node.id);
+    if snapshot.nodes().any(|node| is_due(node) && !is_member(node)) {
+        let written = leading
+            .writer
+            .observe(move |tx, _| demote(tx, |node| !is_member_of(&members, node)))
+            .await;
+        match written.await {
+            Ok(Ok(())) => {}
+            _ => unfinished = true,
+        }
+    }
+    unfinished
+}
+
+fn is_member_of(members: &[pontoon_raft::Member], node: &Node) -> bool {
+    members.iter().any(|member| member.node_id == node.id)
+}
+
+/// Removes a member; a leader that is itself meant hands over first, and its successor finds the same work.
+async fn dismiss(core: &Core, raft_id: u64) -> Result<(), MembershipError> {
+    if raft_id == core.raft.id() {
+        return core.raft.transfer_leadership(None).await;
+    }
+    core.raft.remove(raft_id).await
+}
+
+/// A node whose wish is worker but whose role is still manager.
+fn is_due(node: &Node) -> bool {
+    node.role() == NodeRole::Manager
+        && node
+            .spec
+            .as_ref()
+            .is_some_and(|spec| spec.role() == NodeRole::Worker)
+}
+
+fn demote(tx: &mut Tx, has_left: impl Fn(&Node) -> bool) {
+    let due: Vec<Node> = tx
+        .nodes()
+        .filter(|node| is_due(node) && has_left(node))
+        .map(|node| Node::clone(node))
+        .collect();
+    for node in due {
+        let node = Node {
+            role: NodeRole::Worker.into(),
+            manager_status: None,
+            ..node
+        };
+        // Only an empty id is refused, and these come from the store.
+        let _ = tx.put_node(node);
+    }
+}
