@@ -1,90 +1,481 @@
-//! [`NetworkManager`]: the crate's face towards engine and agent.
-use std::{collections::HashSet, sync::Arc};
+//! [`NetworkManager`]: the crate's face towards engine and agent. Each method is one or a few jobs for the network
+//! thread, with netd told in between.
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
+
+use pontoon_dataplane::{NetdClient, State};
+use tokio::task::JoinHandle;
 
 use crate::{
     Config, Endpoint, EndpointSpec, Error, Errors, IngressConflict, IngressState, Network, NetworkSpec,
     OverlayState, PortMapping, Result, Sandbox, SandboxSpec,
+    core::{Core, Removal, Remover},
+    names::{Names, failed},
+    netns,
+    worker::Worker,
 };
 
-/// All networks, sandboxes and endpoints of one daemon.
+/// All networks, sandboxes and endpoints of one daemon, in the network namespace in which it was opened.
+///
+/// Calls may run concurrently; changes of the kernel are made one after the other by one thread. A call whose future
+/// is dropped still takes place in the kernel; [`remove_sandbox`](Self::remove_sandbox) cleans up whatever it left.
 #[derive(Debug)]
-pub struct NetworkManager {}
+pub struct NetworkManager {
+    core: Arc<Worker<Core>>,
+    remover: Worker<Remover>,
+    names: Names,
+    watcher: std::sync::Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Drop for NetworkManager {
+    fn drop(&mut self) {
+        if let Ok(Some(watcher)) = self.watcher.get_mut().map(Option::take) {
+            watcher.abort();
+        }
+    }
+}
 
 impl NetworkManager {
-    /// Opens the state.
-    pub async fn open(_config: Config) -> Result<Arc<Self>> {
-        Err(Error::ThreadGone)
+    /// Opens the state below the configured directories and finds again what the kernel has of it. Bridges of
+    /// user-defined networks are made if they are missing, the others when first needed.
+    ///
+    /// # Errors
+    /// [`Error::File`], [`Error::Record`], [`Error::Netlink`], [`Error::Namespace`].
+    pub async fn open(config: Config) -> Result<Arc<Self>> {
+        let home = Arc::new(netns::current()?);
+        let names = Names::new(&config);
+        let own = Arc::clone(&home);
+        let core = Arc::new(Worker::start("net", move || Core::open(config, own)).await?);
+        let remover = Worker::start("net-remove", move || Remover::open(&home)).await?;
+        Ok(Arc::new(Self {
+            core,
+            remover,
+            names,
+            watcher: std::sync::Mutex::new(None),
+        }))
     }
-    /// At daemon start.
-    pub async fn reconcile(&self, _live: &HashSet<String>) -> Vec<Error> {
-        Vec::new()
+
+    /// At daemon start, when it is known which sandboxes are in use: removes all others and everything that belongs
+    /// to nothing, and makes sure that netd serves those that stay. Goes on after errors.
+    pub async fn reconcile(&self, live: &HashSet<String>) -> Vec<Error> {
+        let mut errors = Vec::new();
+        let wanted = live.clone();
+        match self.core.run(move |core| core.stale_sandboxes(&wanted)).await {
+            Ok(stale) => {
+                for id in stale {
+                    errors.extend(
+                        self.remove_sandbox(&id)
+                            .await
+                            .err()
+                            .map(|e| e.0)
+                            .unwrap_or_default(),
+                    );
+                }
+            }
+            Err(error) => errors.push(error),
+        }
+        match self.core.run(Core::remove_strays).await {
+            Ok(more) => errors.extend(more),
+            Err(error) => errors.push(error),
+        }
+        errors.extend(self.reconcile_names().await.err());
+        errors
     }
+
+    /// Replaces what netd serves by what there is, but for the zones of overlays: they hold until the cluster's
+    /// state arrives.
+    async fn reconcile_names(&self) -> Result<()> {
+        let view = |core: &mut Core| -> Result<_> {
+            let mut state = State::default();
+            for id in core.sandbox_ids() {
+                if let Some(dns) = core.sandbox_dns(&id)? {
+                    state.sandboxes.insert(id, dns);
+                }
+            }
+            let mut overlays = Vec::new();
+            for id in core.named_networks() {
+                match core.zone(&id) {
+                    Some(zone) if !core.is_overlay(&id) => drop(state.zones.insert(id, zone)),
+                    _ => overlays.push(id),
+                }
+            }
+            Ok((state, overlays))
+        };
+        let _order = self.names.in_order().await;
+        let (mut state, overlays) = self.core.run(view).await??;
+        let client = if state.sandboxes.is_empty() {
+            self.names.running().await?
+        } else {
+            self.client().await?
+        };
+        let Some(client) = client else { return Ok(()) };
+        let mut before = client.state().await.map_err(failed("read the state"))?;
+        for id in overlays {
+            if let Some(zone) = before.zones.remove(&id) {
+                state.zones.insert(id, zone);
+            }
+        }
+        state.ports = before.ports;
+        let ports = client.sync(state).await.map_err(failed("replace the state"))?;
+        self.watch(client);
+        for (id, ports) in ports {
+            self.core
+                .run(move |core| core.set_dns_ports(&id, ports))
+                .await??;
+        }
+        Ok(())
+    }
+
+    async fn client(&self) -> Result<Option<&NetdClient>> {
+        let client = self.names.client().await?;
+        if let Some(client) = client {
+            self.watch(client);
+        }
+        Ok(client)
+    }
+
+    /// Follows netd's ports: where one was killed and its successor could not take the same, redirects change.
+    fn watch(&self, client: &NetdClient) {
+        let Ok(mut watcher) = self.watcher.lock() else {
+            return;
+        };
+        if watcher.is_some() {
+            return;
+        }
+        let mut ports = client.watch_ports();
+        let core = Arc::downgrade(&self.core);
+        *watcher = Some(tokio::spawn(async move {
+            while ports.changed().await.is_ok() {
+                let now = ports.borrow_and_update().clone();
+                let Some(core) = core.upgrade() else { return };
+                for (id, ports) in now {
+                    let sandbox = id.clone();
+                    let done = core.run(move |core| core.renew_dns_ports(&id, ports)).await;
+                    if let Ok(Err(error)) | Err(error) = done {
+                        tracing::error!(sandbox, %error, "DNS queries could not be redirected to netd's new ports");
+                    }
+                }
+            }
+        }));
+    }
+
     /// Makes a bridge network; the returned one has subnet and gateway filled in.
-    pub async fn create_network(&self, _spec: NetworkSpec) -> Result<Network> {
-        Err(Error::ThreadGone)
+    ///
+    /// # Errors
+    /// [`Error::NetworkExists`], [`Error::SubnetOverlap`], [`Error::Invalid`], or what the kernel refuses; then
+    /// nothing is left.
+    pub async fn create_network(&self, spec: NetworkSpec) -> Result<Network> {
+        self.core.run(move |core| core.create_network(spec)).await?
     }
-    /// Removes a bridge network by id.
-    pub async fn remove_network(&self, _id: &str) -> Result<()> {
-        Err(Error::ThreadGone)
+
+    /// Removes a bridge network by id or name.
+    ///
+    /// # Errors
+    /// [`Error::NetworkNotFound`], [`Error::Predefined`], [`Error::NetworkInUse`], or what the kernel refuses.
+    pub async fn remove_network(&self, id: &str) -> Result<()> {
+        let id = self.inspect_network(id).await?.spec.id;
+        let own = id.clone();
+        self.core.run(move |core| core.remove_network(&own)).await??;
+        self.refresh_zone(&id).await
     }
-    /// All networks, predefined ones (`bridge`, `host`, `none`) and overlays included.
+
+    /// All networks, predefined ones (`bridge`, `host`, `none`, the gateway bridge) and overlays included.
+    ///
+    /// # Errors
+    /// [`Error::ThreadGone`].
     pub async fn list_networks(&self) -> Result<Vec<Network>> {
-        Err(Error::ThreadGone)
+        self.core.run(|core| core.list_networks()).await
     }
+
     /// One network by id or name.
-    pub async fn inspect_network(&self, _id_or_name: &str) -> Result<Network> {
-        Err(Error::ThreadGone)
+    ///
+    /// # Errors
+    /// [`Error::NetworkNotFound`].
+    pub async fn inspect_network(&self, id_or_name: &str) -> Result<Network> {
+        let id = id_or_name.to_owned();
+        self.core.run(move |core| core.inspect_network(&id)).await?
     }
+
     /// Makes a sandbox.
-    pub async fn create_sandbox(&self, _spec: SandboxSpec) -> Result<Sandbox> {
-        Err(Error::ThreadGone)
+    ///
+    /// # Errors
+    /// [`Error::SandboxExists`], [`Error::InvalidId`], [`Error::Sysctl`], [`Error::Namespace`]; then nothing is left.
+    pub async fn create_sandbox(&self, spec: SandboxSpec) -> Result<Sandbox> {
+        self.core.run(move |core| core.create_sandbox(spec)).await?
     }
+
     /// One sandbox.
-    pub async fn inspect_sandbox(&self, _id: &str) -> Result<Sandbox> {
-        Err(Error::ThreadGone)
+    ///
+    /// # Errors
+    /// [`Error::SandboxNotFound`].
+    pub async fn inspect_sandbox(&self, id: &str) -> Result<Sandbox> {
+        let id = id.to_owned();
+        self.core.run(move |core| core.inspect_sandbox(&id)).await?
     }
-    /// Adds an endpoint.
-    pub async fn attach(&self, _sandbox_id: &str, _spec: EndpointSpec) -> Result<Endpoint> {
-        Err(Error::ThreadGone)
+
+    /// Adds an endpoint: link, address, route, firewall, names. The network is given by id or name.
+    ///
+    /// # Errors
+    /// [`Error::SandboxNotFound`], [`Error::NetworkNotFound`], [`Error::AlreadyAttached`], [`Error::NotManaged`],
+    /// [`Error::Address`], [`Error::Dns`], or what the kernel refuses; then nothing is left.
+    pub async fn attach(&self, sandbox_id: &str, spec: EndpointSpec) -> Result<Endpoint> {
+        let id = sandbox_id.to_owned();
+        let attached = self.core.run(move |core| core.attach(&id, &spec)).await??;
+        let network = attached.endpoint.network_id.clone();
+        let named = self
+            .tell_names(sandbox_id, attached.has_names.then_some(network.as_str()))
+            .await;
+        if let Err(error) = named {
+            // The error that led here is the one to tell.
+            let _ = self.detach(sandbox_id, &network).await;
+            return Err(error);
+        }
+        Ok(attached.endpoint)
     }
-    /// Removes an endpoint.
-    pub async fn detach(&self, _sandbox_id: &str, _network_id: &str) -> Result<()> {
-        Err(Error::ThreadGone)
+
+    /// Tells netd about a sandbox whose endpoints changed, and about the network on which they did.
+    async fn tell_names(&self, sandbox_id: &str, network: Option<&str>) -> Result<()> {
+        if let Some(network) = network {
+            self.refresh_zone(network).await?;
+        }
+        let id = sandbox_id.to_owned();
+        let Some(dns) = self.core.run(move |core| core.sandbox_dns(&id)).await?? else {
+            return Ok(());
+        };
+        let Some(client) = self.client().await? else {
+            return Ok(());
+        };
+        let ports = client.put_sandbox(dns).await.map_err(failed("serve a sandbox"))?;
+        let id = sandbox_id.to_owned();
+        self.core.run(move |core| core.set_dns_ports(&id, ports)).await?
     }
-    /// Publishes ports: all or none.
-    pub async fn publish(&self, _sandbox_id: &str, _ports: &[PortMapping]) -> Result<Vec<PortMapping>> {
-        Err(Error::ThreadGone)
+
+    /// Sends the names of a network, or takes them away with it.
+    async fn refresh_zone(&self, network: &str) -> Result<()> {
+        let _order = self.names.in_order().await;
+        let id = network.to_owned();
+        match self.core.run(move |core| core.zone(&id)).await? {
+            Some(zone) => {
+                let client = if zone.records.is_empty() {
+                    self.names.running().await?
+                } else {
+                    self.client().await?
+                };
+                let Some(client) = client else { return Ok(()) };
+                client.put_zone(network, zone).await.map_err(failed("set names"))
+            }
+            None => {
+                let Some(client) = self.names.running().await? else {
+                    return Ok(());
+                };
+                client.remove_zone(network).await.map_err(failed("remove names"))
+            }
+        }
     }
-    /// Removes a sandbox with everything in it. Idempotent.
-    pub async fn remove_sandbox(&self, _id: &str) -> Result<(), Errors> {
-        Err(Errors(vec![Error::ThreadGone]))
+
+    /// Removes an endpoint. The network is given by id or name.
+    ///
+    /// # Errors
+    /// [`Error::NotAttached`] and the like alone, or all failures of the removal, which goes on after each.
+    pub async fn detach(&self, sandbox_id: &str, network: &str) -> Result<(), Errors> {
+        let network = self.inspect_network(network).await.map_err(one)?.spec.id;
+        let sandbox = self.inspect_sandbox(sandbox_id).await.map_err(one)?;
+        if sandbox.endpoints.iter().all(|e| e.network_id != network) {
+            return Err(one(Error::NotAttached {
+                sandbox: sandbox_id.into(),
+                network,
+            }));
+        }
+        let (id, from) = (sandbox_id.to_owned(), network.clone());
+        let (removal, mut errors) = self
+            .core
+            .run(move |core| core.begin_detach(&id, &from))
+            .await
+            .map_err(one)?;
+        errors.extend(self.remove_links(removal).await);
+        let (id, from) = (sandbox_id.to_owned(), network.clone());
+        errors.extend(flat(
+            self.core.run(move |core| core.finish_detach(&id, &from)).await,
+        ));
+        errors.extend(self.tell_names(sandbox_id, Some(&network)).await.err());
+        Errors::check(errors)
     }
-    /// Content for /etc/resolv.conf.
-    pub async fn resolv_conf(&self, _sandbox_id: &str) -> Result<String> {
-        Err(Error::ThreadGone)
+
+    async fn remove_links(&self, removal: Removal) -> Vec<Error> {
+        if removal.is_empty() {
+            return Vec::new();
+        }
+        self.remover
+            .run(move |remover| remover.remove(removal))
+            .await
+            .unwrap_or_else(|error| vec![error])
     }
-    /// Content for /etc/hosts.
-    pub async fn hosts(&self, _sandbox_id: &str) -> Result<String> {
-        Err(Error::ThreadGone)
+
+    /// Publishes ports: all or none. In mode host nothing is done, as the ports are open anyway.
+    ///
+    /// # Errors
+    /// [`Error::PortAllocated`] if we have the port already, [`Error::PortBind`] if another process has,
+    /// [`Error::Invalid`] if the sandbox has no endpoint with a way out.
+    pub async fn publish(&self, sandbox_id: &str, ports: &[PortMapping]) -> Result<Vec<PortMapping>> {
+        let (id, ports) = (sandbox_id.to_owned(), ports.to_vec());
+        self.core.run(move |core| core.publish(&id, &ports)).await?
     }
-    /// Takes the committed state of one overlay network.
-    pub async fn set_overlay(&self, _state: OverlayState) -> Result<()> {
-        Err(Error::ThreadGone)
+
+    /// Removes a sandbox with its endpoints, ports, names and namespace. One that is not there is fine.
+    ///
+    /// # Errors
+    /// All failures; the removal goes on after each.
+    pub async fn remove_sandbox(&self, id: &str) -> Result<(), Errors> {
+        let mut errors = Vec::new();
+        let endpoints = match self.inspect_sandbox(id).await {
+            Ok(sandbox) => sandbox.endpoints,
+            Err(Error::SandboxNotFound { .. }) => return Ok(()),
+            Err(error) => return Err(one(error)),
+        };
+        // netd first: its sockets keep the namespace alive.
+        match self.names.running().await {
+            Ok(Some(client)) => errors.extend(
+                client
+                    .remove_sandbox(id)
+                    .await
+                    .map_err(failed("stop serving"))
+                    .err(),
+            ),
+            Ok(None) => {}
+            Err(error) => errors.push(error),
+        }
+        let own = id.to_owned();
+        let (removal, more) = self
+            .core
+            .run(move |core| core.begin_removal(&own))
+            .await
+            .map_err(one)?;
+        errors.extend(more);
+        errors.extend(self.remove_links(removal).await);
+        let own = id.to_owned();
+        errors.extend(
+            self.core
+                .run(move |core| core.finish_removal(&own))
+                .await
+                .unwrap_or_else(|e| vec![e]),
+        );
+        for endpoint in endpoints {
+            errors.extend(self.refresh_zone(&endpoint.network_id).await.err());
+        }
+        Errors::check(errors)
     }
-    /// Forgets an overlay network.
-    pub async fn remove_overlay(&self, _network_id: &str) -> Result<(), Errors> {
-        Err(Errors(vec![Error::ThreadGone]))
+
+    /// Content for the container's /etc/resolv.conf.
+    ///
+    /// # Errors
+    /// [`Error::SandboxNotFound`], [`Error::File`].
+    pub async fn resolv_conf(&self, sandbox_id: &str) -> Result<String> {
+        let id = sandbox_id.to_owned();
+        self.core.run(move |core| core.resolv_conf(&id)).await?
     }
-    /// Takes the committed state of the routing mesh; returns the ports this node can't serve.
-    pub async fn set_ingress(&self, _state: IngressState) -> Result<Vec<IngressConflict>> {
-        Err(Error::ThreadGone)
+
+    /// Content for the container's /etc/hosts.
+    ///
+    /// # Errors
+    /// [`Error::SandboxNotFound`].
+    pub async fn hosts(&self, sandbox_id: &str) -> Result<String> {
+        let id = sandbox_id.to_owned();
+        self.core.run(move |core| core.hosts(&id)).await?
     }
-    /// Leaves the routing mesh.
+
+    /// Takes the committed state of one overlay network, whole; only differences are programmed.
+    ///
+    /// # Errors
+    /// [`Error::NoUnderlay`], [`Error::Invalid`], or what the kernel refuses; the next call tries the rest again.
+    pub async fn set_overlay(&self, state: OverlayState) -> Result<()> {
+        let id = state.network.id.clone();
+        self.core.run(move |core| core.set_overlay(state)).await??;
+        self.refresh_zone(&id).await
+    }
+
+    /// Forgets an overlay network. One that is not there is fine.
+    ///
+    /// # Errors
+    /// [`Error::NetworkInUse`] alone if it has endpoints here; else all failures of the removal.
+    pub async fn remove_overlay(&self, network_id: &str) -> Result<(), Errors> {
+        let id = network_id.to_owned();
+        let mut errors = self
+            .core
+            .run(move |core| core.remove_overlay(&id))
+            .await
+            .map_err(one)?;
+        errors.extend(self.refresh_zone(network_id).await.err());
+        Errors::check(errors)
+    }
+
+    /// Takes the committed state of the routing mesh, whole; returns the ports that this node can't serve.
+    ///
+    /// # Errors
+    /// [`Error::NetworkNotFound`] if the ingress network was not made known by [`set_overlay`](Self::set_overlay),
+    /// or what the kernel refuses.
+    pub async fn set_ingress(&self, state: IngressState) -> Result<Vec<IngressConflict>> {
+        self.core.run(move |core| core.set_ingress(state)).await?
+    }
+
+    /// Leaves the routing mesh. Not being in it is fine.
+    ///
+    /// # Errors
+    /// All failures of the removal.
     pub async fn remove_ingress(&self) -> Result<(), Errors> {
-        Err(Errors(vec![Error::ThreadGone]))
+        Errors::check(self.core.run(Core::remove_mesh).await.map_err(one)?)
     }
-    /// Removes everything of ours from the kernel and ends netd; definitions of local networks stay on disk.
+
+    /// Removes everything of ours from the kernel and ends netd. Definitions of local networks stay on disk;
+    /// `net.ipv4.ip_forward` stays as it is.
+    ///
+    /// # Errors
+    /// All failures; the removal goes on after each.
     pub async fn shutdown_all(&self) -> Result<(), Errors> {
-        Err(Errors(vec![Error::ThreadGone]))
+        let mut errors = Vec::new();
+        for id in self.core.run(|core| core.sandbox_ids()).await.map_err(one)? {
+            errors.extend(
+                self.remove_sandbox(&id)
+                    .await
+                    .err()
+                    .map(|e| e.0)
+                    .unwrap_or_default(),
+            );
+        }
+        errors.extend(
+            self.core
+                .run(Core::remove_everything)
+                .await
+                .unwrap_or_else(|e| vec![e]),
+        );
+        match self.names.running().await {
+            Ok(Some(client)) => errors.extend(client.shutdown().await.map_err(failed("end")).err()),
+            Ok(None) => {}
+            Err(error) => errors.push(error),
+        }
+        Errors::check(errors)
     }
+
+    /// Names served on a network: what netd was told last.
+    ///
+    /// # Errors
+    /// [`Error::ThreadGone`].
+    pub async fn names(&self, network_id: &str) -> Result<BTreeMap<String, Vec<std::net::IpAddr>>> {
+        let id = network_id.to_owned();
+        Ok(self
+            .core
+            .run(move |core| core.zone(&id))
+            .await?
+            .map(|zone| zone.records)
+            .unwrap_or_default())
+    }
+}
+
+fn one(error: Error) -> Errors {
+    Errors(vec![error])
+}
+
+fn flat(result: Result<Result<()>>) -> Option<Error> {
+    result.and_then(|inner| inner).err()
 }

@@ -1,0 +1,195 @@
+//! The synchronous heart: what networks, sandboxes and endpoints there are, and the kernel calls that make it so.
+//! Owned by the network thread; [`NetworkManager`](crate::NetworkManager) sends it closures.
+//!
+//! - [`local`]: bridge networks; [`sandbox`]: namespaces; [`endpoint`]: attach and detach; [`ports`]: publishing
+//! - [`overlay`]: hidden namespaces, VXLAN, peers; [`services`]: VIPs; [`mesh`]: the routing mesh
+//! - [`recover`]: start, reconciliation, removal of everything; [`names`]: what netd is told
+//!
+//! Every change is written down before the kernel is told and forgotten after it was undone there, so that whatever
+//! a killed daemon leaves can be found.
+mod endpoint;
+mod local;
+mod mesh;
+mod names;
+mod overlay;
+mod ports;
+mod recover;
+mod sandbox;
+mod services;
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr},
+    os::fd::OwnedFd,
+    path::PathBuf,
+    sync::Arc,
+};
+
+use local::LocalNetwork;
+use mesh::Mesh;
+use overlay::Overlay;
+use ports::Ports;
+use sandbox::SandboxState;
+pub use sandbox::{Removal, Remover};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Config, Driver, Error, Network, NetworkSpec, Result,
+    firewall::{host, nft::Transaction},
+    netlink::Socket,
+};
+
+/// Everything the network thread owns.
+#[derive(Debug)]
+pub struct Core {
+    config: Config,
+    home: Arc<OwnedFd>,
+    route: Socket,
+    nft: Socket,
+    /// Whether the table on the host was made.
+    table: bool,
+    /// Interface index of the next near end on the host.
+    next_index: u32,
+    predefined: Predefined,
+    networks: BTreeMap<String, LocalNetwork>,
+    overlays: BTreeMap<String, Overlay>,
+    sandboxes: BTreeMap<String, SandboxState>,
+    ports: Ports,
+    mesh: Option<Mesh>,
+}
+
+/// Ids of networks that are always there; chosen once.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Predefined {
+    bridge: String,
+    gateway: String,
+    host: String,
+    none: String,
+}
+
+impl Core {
+    fn netns_dir(&self) -> PathBuf {
+        self.config.run_dir.join("netns")
+    }
+
+    fn sandbox_dir(&self) -> PathBuf {
+        self.config.run_dir.join("sandboxes")
+    }
+
+    fn overlay_dir(&self) -> PathBuf {
+        self.config.run_dir.join("overlays")
+    }
+
+    fn network_dir(&self) -> PathBuf {
+        self.config.data_dir.join("network")
+    }
+
+    /// Changes the host's table. The state in memory must say the same already: if the table is not there (never
+    /// made, or flushed by someone), it is made from that.
+    fn firewall(&mut self, change: impl FnOnce(&mut Transaction)) -> Result<()> {
+        if self.table {
+            let mut tx = Transaction::default();
+            change(&mut tx);
+            match tx.commit(&mut self.nft) {
+                Err(Error::Netlink { source, .. }) if source.raw_os_error() == Some(libc::ENOENT) => {}
+                other => return other,
+            }
+        }
+        self.rebuild_firewall()
+    }
+
+    /// Makes the host's table anew from memory, in one transaction: no packet sees a state between.
+    fn rebuild_firewall(&mut self) -> Result<()> {
+        let mut tx = Transaction::default();
+        host::reset(&mut tx);
+        for network in self.networks.values().filter(|n| n.live.is_some()) {
+            host::add_bridge(&mut tx, &network.firewall());
+        }
+        for sandbox in self.sandboxes.values() {
+            host::add_ports(&mut tx, &sandbox.published());
+        }
+        if let Some(mesh) = &self.mesh {
+            mesh.write(&mut tx);
+        }
+        tx.commit(&mut self.nft)?;
+        self.table = true;
+        Ok(())
+    }
+
+    /// All networks.
+    pub fn list_networks(&self) -> Vec<Network> {
+        let local = self
+            .networks
+            .values()
+            .map(|n| (n.record.spec.clone(), Some(n.record.bridge.clone())));
+        let overlays = self.overlays.values().map(|o| (o.spec.clone(), None));
+        let fixed = [
+            NetworkSpec::new(&self.predefined.host, "host", Driver::Host),
+            NetworkSpec::new(&self.predefined.none, "none", Driver::None),
+        ];
+        local
+            .chain(overlays)
+            .chain(fixed.map(|spec| (spec, None)))
+            .map(|(s, i)| self.describe(s, i))
+            .collect()
+    }
+
+    fn describe(&self, spec: NetworkSpec, interface: Option<String>) -> Network {
+        let endpoints = self
+            .sandboxes
+            .values()
+            .flat_map(|s| s.endpoints_on(&spec.id))
+            .collect();
+        Network {
+            spec,
+            interface,
+            endpoints,
+        }
+    }
+
+    /// One network by id or name.
+    ///
+    /// # Errors
+    /// [`Error::NetworkNotFound`].
+    pub fn inspect_network(&self, id_or_name: &str) -> Result<Network> {
+        let mut networks = self.list_networks();
+        let at = networks
+            .iter()
+            .position(|n| n.spec.id == id_or_name)
+            .or_else(|| networks.iter().position(|n| n.spec.name == id_or_name))
+            .ok_or_else(|| Error::NetworkNotFound {
+                id: id_or_name.into(),
+            })?;
+        Ok(networks.swap_remove(at))
+    }
+}
+
+/// Ids become file and interface names.
+fn check_id(id: &str) -> Result<()> {
+    let valid = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    if id.is_empty() || id.len() > 64 || !id.chars().all(valid) {
+        return Err(Error::InvalidId { id: id.into() });
+    }
+    Ok(())
+}
+
+/// The first twelve characters, as Docker shows ids.
+fn short(id: &str) -> &str {
+    id.get(..12).unwrap_or(id)
+}
+
+fn v4(address: IpAddr) -> Result<Ipv4Addr> {
+    match address {
+        IpAddr::V4(address) => Ok(address),
+        IpAddr::V6(_) => Err(Error::Invalid {
+            what: "address",
+            reason: format!("{address} is IPv6, use IPv4"),
+        }),
+    }
+}
+
+/// 02:42 and the address: neighbours can be computed from addresses alone.
+fn mac(address: Ipv4Addr) -> [u8; 6] {
+    let [a, b, c, d] = address.octets();
+    [0x02, 0x42, a, b, c, d]
+}

@@ -1,0 +1,284 @@
+//! Start, reconciliation and the removal of everything.
+use std::{
+    collections::{BTreeMap, HashSet},
+    fs,
+    io::Read as _,
+    os::fd::OwnedFd,
+    path::PathBuf,
+    sync::Arc,
+};
+
+use super::{
+    Core, Predefined,
+    endpoint::LINK_PREFIX,
+    local::{LocalNetwork, LocalRecord, Role},
+    overlay::OverlayRecord,
+    ports::{Ports, PublishedPort},
+    sandbox::{SandboxRecord, SandboxState},
+    short,
+};
+use crate::{
+    Config, Error, Result,
+    firewall::nft::Transaction,
+    netlink::{Batch, Protocol, Socket},
+    netns, record,
+};
+
+const PREDEFINED: &str = "predefined";
+/// Interface indexes from here on are ours; the kernel counts from 1.
+const FIRST_INDEX: u32 = 1_000_000;
+
+impl Core {
+    /// Reads what there was and finds it again in the kernel.
+    ///
+    /// # Errors
+    /// [`Error::File`], [`Error::Record`], [`Error::Netlink`], [`Error::Namespace`].
+    pub fn open(config: Config, home: Arc<OwnedFd>) -> Result<Self> {
+        netns::enter(&home)?;
+        let network_dir = config.data_dir.join("network");
+        let run = ["netns", "sandboxes", "overlays"].map(|name| config.run_dir.join(name));
+        for dir in [&config.data_dir, &network_dir, &config.run_dir]
+            .into_iter()
+            .chain(&run)
+        {
+            record::make_dir(dir)?;
+        }
+        let predefined = match record::read(&network_dir, PREDEFINED)? {
+            Some(predefined) => predefined,
+            None => choose_ids(&network_dir)?,
+        };
+        let mut core = Self {
+            home,
+            route: Socket::open(Protocol::Route)?,
+            nft: Socket::open(Protocol::Netfilter)?,
+            table: false,
+            next_index: FIRST_INDEX,
+            predefined,
+            networks: BTreeMap::new(),
+            overlays: BTreeMap::new(),
+            sandboxes: BTreeMap::new(),
+            ports: Ports::default(),
+            mesh: None,
+            config,
+        };
+        let links = core.route.links()?;
+        core.next_index = links
+            .iter()
+            .map(|l| l.index + 1)
+            .chain([FIRST_INDEX])
+            .max()
+            .unwrap_or(FIRST_INDEX);
+        core.recover_sandboxes()?;
+        core.recover_networks()?;
+        core.recover_overlays()?;
+        core.recover_mesh()?;
+        core.reserve()?;
+        if core.mesh.is_some() || core.networks.values().any(|n| n.live.is_some()) {
+            core.rebuild_firewall()?;
+        }
+        Ok(core)
+    }
+
+    fn recover_sandboxes(&mut self) -> Result<()> {
+        for id in record::names(&self.sandbox_dir())? {
+            let Some(record) = record::read::<SandboxRecord>(&self.sandbox_dir(), &id)? else {
+                continue;
+            };
+            let netns = match self.netns_path(&record) {
+                Some(path) => netns::open(&path)?,
+                None => None,
+            };
+            let mut sandbox = SandboxState::new(record, netns);
+            // If it has none after all, the first change finds out.
+            sandbox.table = true;
+            self.sandboxes.insert(id, sandbox);
+        }
+        Ok(())
+    }
+
+    fn recover_networks(&mut self) -> Result<()> {
+        let (bridge, gateway) = (&self.config.default_bridge, &self.config.gateway_bridge);
+        let ids = self.predefined.clone();
+        let mut records: Vec<(LocalRecord, bool)> = Vec::new();
+        for id in record::names(&self.network_dir())?
+            .into_iter()
+            .filter(|name| name != PREDEFINED)
+        {
+            if let Some(record) = record::read::<LocalRecord>(&self.network_dir(), &id)? {
+                records.push((record, true));
+            }
+        }
+        let default = LocalNetwork::lazy(&ids.bridge, "bridge", Role::Default, bridge);
+        let egress = LocalNetwork::lazy(&ids.gateway, &gateway.name, Role::Gateway, gateway);
+        for network in [default, egress] {
+            if records.iter().all(|(r, _)| r.spec.id != network.record.spec.id) {
+                records.push((network.record, false));
+            }
+        }
+        for (record, stored) in records {
+            let id = record.spec.id.clone();
+            let wanted = stored && (record.role == Role::User || self.route.link(&record.bridge)?.is_some());
+            self.networks
+                .insert(id.clone(), LocalNetwork { record, live: None });
+            if wanted && let Err(error) = self.ensure_bridge(&id) {
+                // One network that can't be made must not keep the daemon from starting.
+                tracing::error!(network = id, %error, "a bridge network could not be restored");
+            }
+        }
+        Ok(())
+    }
+
+    fn recover_overlays(&mut self) -> Result<()> {
+        for id in record::names(&self.overlay_dir())? {
+            let Some(record) = record::read::<OverlayRecord>(&self.overlay_dir(), &id)? else {
+                continue;
+            };
+            if self.recover_overlay(record)?.is_none() {
+                let _ = netns::remove(&self.netns_dir().join(format!("ov-{}", short(&id))));
+                record::remove(&self.overlay_dir(), &id)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the addresses and ports of known sandboxes.
+    fn reserve(&mut self) -> Result<()> {
+        for sandbox in self.sandboxes.values() {
+            for endpoint in &sandbox.record.endpoints {
+                let network = self.networks.get_mut(&endpoint.endpoint.network_id);
+                if let Some(live) = network.and_then(|n| n.live.as_mut()) {
+                    let network = endpoint.endpoint.network_id.clone();
+                    let address = endpoint.endpoint.address.addr();
+                    live.pool.reserve(address).map_err(|e| Error::Address {
+                        network,
+                        source: e.into(),
+                    })?;
+                }
+            }
+            for port in sandbox.record.ports.iter().filter_map(PublishedPort::firewall) {
+                self.ports.retake(port.protocol, port.host, port.port);
+            }
+        }
+        Ok(())
+    }
+
+    /// Ids of sandboxes that are not in `live`, or whose namespace vanished.
+    pub fn stale_sandboxes(&self, live: &HashSet<String>) -> Vec<String> {
+        let vanished = |s: &SandboxState| self.netns_path(&s.record).is_some() && s.netns.is_none();
+        let stale = |(id, s): &(&String, &SandboxState)| !live.contains(*id) || vanished(s);
+        self.sandboxes
+            .iter()
+            .filter(stale)
+            .map(|(id, _)| id.clone())
+            .collect()
+    }
+
+    /// Removes namespaces and links of ours that belong to nothing.
+    pub fn remove_strays(&mut self) -> Vec<Error> {
+        let mut errors = Vec::new();
+        let dir = self.netns_dir();
+        let hidden: HashSet<String> = self
+            .overlays
+            .keys()
+            .map(|id| format!("ov-{}", short(id)))
+            .collect();
+        match record::entries(&dir) {
+            Ok(names) => {
+                let stray = names
+                    .iter()
+                    .filter(|n| !self.sandboxes.contains_key(*n) && !hidden.contains(*n));
+                errors.extend(stray.filter_map(|name| netns::remove(&dir.join(name)).err()));
+            }
+            Err(error) => errors.push(error),
+        }
+        let endpoints = self.sandboxes.values().flat_map(|s| &s.record.endpoints);
+        let known: HashSet<&str> = endpoints.map(|e| e.link.as_str()).collect();
+        match self.route.links() {
+            Ok(links) => {
+                let mut batch = Batch::default();
+                let ours = |name: &str| {
+                    name.strip_prefix(LINK_PREFIX)
+                        .and_then(|rest| rest.split_once('x'))
+                        .is_some_and(|(hash, n)| {
+                            hash.len() == 10
+                                && hash.bytes().all(|b| b.is_ascii_hexdigit())
+                                && n.bytes().all(|b| b.is_ascii_digit())
+                        })
+                };
+                for link in links.iter().filter(|l| l.kind == "veth" && ours(&l.name)) {
+                    if !known.contains(link.name.as_str()) {
+                        batch.remove_link(&link.name);
+                    }
+                }
+                errors.extend(self.route.transact_all(batch));
+            }
+            Err(error) => errors.push(error),
+        }
+        errors
+    }
+
+    /// Ids of all sandboxes.
+    pub fn sandbox_ids(&self) -> Vec<String> {
+        self.sandboxes.keys().cloned().collect()
+    }
+
+    /// Ids of all networks with names.
+    pub fn named_networks(&self) -> Vec<String> {
+        self.networks
+            .keys()
+            .chain(self.overlays.keys())
+            .filter(|id| self.has_names(id))
+            .cloned()
+            .collect()
+    }
+
+    /// Whether a network is an overlay.
+    pub fn is_overlay(&self, id: &str) -> bool {
+        self.overlays.contains_key(id)
+    }
+
+    /// Removes everything that no sandbox holds: overlays, mesh, bridges, the table. Definitions of local networks
+    /// stay on disk.
+    pub fn remove_everything(&mut self) -> Vec<Error> {
+        let mut errors = self.remove_mesh();
+        for id in self.overlays.keys().cloned().collect::<Vec<_>>() {
+            errors.extend(self.remove_overlay(&id));
+        }
+        for id in self.networks.keys().cloned().collect::<Vec<_>>() {
+            errors.extend(self.remove_bridge(&id).err());
+        }
+        errors.extend(self.remove_strays());
+        let mut tx = Transaction::default();
+        tx.remove_table();
+        errors.extend(tx.commit(&mut self.nft).err());
+        self.table = false;
+        errors
+    }
+}
+
+/// Ids of 64 hexadecimal digits, as Docker's.
+fn choose_ids(dir: &std::path::Path) -> Result<Predefined> {
+    let source = PathBuf::from("/dev/urandom");
+    let mut bytes = [0; 128];
+    fs::File::open(&source)
+        .and_then(|mut file| file.read_exact(&mut bytes))
+        .map_err(|error| Error::File {
+            operation: "read",
+            path: source,
+            source: error,
+        })?;
+    let id = |at: usize| {
+        bytes[at * 32..(at + 1) * 32]
+            .iter()
+            .map(|b| format!("{b:02x}"))
+            .collect::<String>()
+    };
+    let predefined = Predefined {
+        bridge: id(0),
+        gateway: id(1),
+        host: id(2),
+        none: id(3),
+    };
+    record::write(dir, PREDEFINED, &predefined)?;
+    Ok(predefined)
+}

@@ -1,0 +1,396 @@
+//! Sandboxes: a container's network namespace, its record and its table.
+use std::{
+    net::Ipv4Addr,
+    os::fd::{AsFd, OwnedFd},
+    path::PathBuf,
+};
+
+use pontoon_dataplane::DnsPorts;
+use serde::{Deserialize, Serialize};
+
+use super::{Core, check_id, endpoint::EndpointRecord, ports::PublishedPort};
+use crate::{
+    Error, NetworkEndpoint, Result, Sandbox, SandboxMode, SandboxSpec,
+    firewall::{host, nft::Transaction, sandbox as table},
+    netlink::{Batch, Protocol, Socket},
+    netns, record,
+};
+
+/// Index of loopback, the first link of each namespace.
+const LOOPBACK: u32 = 1;
+
+/// What is stored of a sandbox.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SandboxRecord {
+    /// As asked for.
+    pub spec: SandboxSpec,
+    /// Endpoints in the order of attachment.
+    pub endpoints: Vec<EndpointRecord>,
+    /// Published ports.
+    pub ports: Vec<PublishedPort>,
+}
+
+/// A sandbox.
+#[derive(Debug)]
+pub struct SandboxState {
+    /// What is stored.
+    pub record: SandboxRecord,
+    /// Its namespace; `None` in mode host, and when it vanished with a reboot.
+    pub netns: Option<OwnedFd>,
+    /// A socket to its table, kept for those on overlays, whose VIPs change.
+    pub nft: Option<Socket>,
+    /// Whether it has our table.
+    pub table: bool,
+    /// Where netd listens for it.
+    pub dns: Option<DnsPorts>,
+}
+
+impl SandboxState {
+    /// One that is not there yet, or of which only the record is known.
+    pub fn new(record: SandboxRecord, netns: Option<OwnedFd>) -> Self {
+        Self {
+            record,
+            netns,
+            nft: None,
+            table: false,
+            dns: None,
+        }
+    }
+
+    /// Its endpoints on a network.
+    pub fn endpoints_on<'a>(&'a self, network: &'a str) -> impl Iterator<Item = NetworkEndpoint> + 'a {
+        self.record
+            .endpoints
+            .iter()
+            .filter(move |e| e.endpoint.network_id == network)
+            .map(|e| NetworkEndpoint {
+                sandbox_id: self.record.spec.id.clone(),
+                endpoint: e.endpoint.clone(),
+            })
+    }
+
+    /// Its published ports as rules.
+    pub fn published(&self) -> Vec<host::Published> {
+        self.record
+            .ports
+            .iter()
+            .filter_map(PublishedPort::firewall)
+            .collect()
+    }
+}
+
+/// Links that have to go before a sandbox's addresses may be given to others. Removing links takes the kernel
+/// milliseconds, so it is not done on the network thread.
+#[derive(Debug, Default)]
+pub struct Removal {
+    /// Links in the daemon's namespace.
+    pub links: Vec<String>,
+    /// Links in hidden namespaces.
+    pub hidden: Vec<(OwnedFd, String)>,
+}
+
+impl Removal {
+    /// Whether there is nothing to remove.
+    pub fn is_empty(&self) -> bool {
+        self.links.is_empty() && self.hidden.is_empty()
+    }
+}
+
+impl Core {
+    /// A sandbox by id.
+    ///
+    /// # Errors
+    /// [`Error::SandboxNotFound`].
+    pub fn sandbox(&self, id: &str) -> Result<&SandboxState> {
+        self.sandboxes
+            .get(id)
+            .ok_or_else(|| Error::SandboxNotFound { id: id.into() })
+    }
+
+    /// As [`sandbox`](Self::sandbox), to change it.
+    ///
+    /// # Errors
+    /// [`Error::SandboxNotFound`].
+    pub fn sandbox_mut(&mut self, id: &str) -> Result<&mut SandboxState> {
+        self.sandboxes
+            .get_mut(id)
+            .ok_or_else(|| Error::SandboxNotFound { id: id.into() })
+    }
+
+    /// Writes the record.
+    ///
+    /// # Errors
+    /// [`Error::SandboxNotFound`], [`Error::File`].
+    pub fn save_sandbox(&self, id: &str) -> Result<()> {
+        record::write(&self.sandbox_dir(), id, &self.sandbox(id)?.record)
+    }
+
+    /// What callers see of a sandbox.
+    ///
+    /// # Errors
+    /// [`Error::SandboxNotFound`].
+    pub fn inspect_sandbox(&self, id: &str) -> Result<Sandbox> {
+        let record = &self.sandbox(id)?.record;
+        Ok(Sandbox {
+            id: id.into(),
+            netns: self.netns_path(record),
+            endpoints: record.endpoints.iter().map(|e| e.endpoint.clone()).collect(),
+            ports: record.ports.iter().map(|p| p.mapping.clone()).collect(),
+        })
+    }
+
+    /// Where the namespace of a sandbox is mounted.
+    pub fn netns_path(&self, record: &SandboxRecord) -> Option<PathBuf> {
+        (record.spec.mode != SandboxMode::Host).then(|| self.netns_dir().join(&record.spec.id))
+    }
+
+    /// Makes a sandbox: its namespace with loopback and settings.
+    ///
+    /// # Errors
+    /// [`Error::SandboxExists`], [`Error::Sysctl`], [`Error::Namespace`].
+    pub fn create_sandbox(&mut self, spec: SandboxSpec) -> Result<Sandbox> {
+        check_id(&spec.id)?;
+        let id = spec.id.clone();
+        if id.starts_with("ov-") {
+            return Err(Error::InvalidId { id });
+        }
+        if self.sandboxes.contains_key(&id) {
+            return Err(Error::SandboxExists { id });
+        }
+        let record = SandboxRecord {
+            spec,
+            endpoints: Vec::new(),
+            ports: Vec::new(),
+        };
+        record::write(&self.sandbox_dir(), &id, &record)?;
+        let netns = match self.netns_path(&record) {
+            None => None,
+            Some(path) => {
+                // A leftover of a daemon that was killed between two steps; the record says that it is nobody's.
+                netns::remove(&path)?;
+                let sysctls = record.spec.sysctls.clone();
+                match netns::create(&self.home, &path, || set_up_namespace(&sysctls)) {
+                    Ok((namespace, ())) => Some(namespace),
+                    Err(error) => {
+                        let _ = record::remove(&self.sandbox_dir(), &id);
+                        return Err(error);
+                    }
+                }
+            }
+        };
+        self.sandboxes
+            .insert(id.clone(), SandboxState::new(record, netns));
+        self.inspect_sandbox(&id)
+    }
+
+    /// First half of a removal: rules, ports and neighbours go; the links that must go next are returned. The record
+    /// stays until [`finish_removal`](Self::finish_removal).
+    pub fn begin_removal(&mut self, id: &str) -> (Removal, Vec<Error>) {
+        let mut errors = Vec::new();
+        let mut removal = Removal::default();
+        let Some(sandbox) = self.sandboxes.get_mut(id) else {
+            return (removal, errors);
+        };
+        let ports = std::mem::take(&mut sandbox.record.ports);
+        let endpoints = sandbox.record.endpoints.clone();
+        let rules: Vec<_> = ports.iter().filter_map(PublishedPort::firewall).collect();
+        if !rules.is_empty() && self.table {
+            errors.extend(self.firewall(|tx| host::remove_ports(tx, &rules)).err());
+        }
+        self.release_ports(&ports);
+        for endpoint in &endpoints {
+            self.withdraw(endpoint, &mut removal, &mut errors);
+        }
+        if !ports.is_empty() {
+            errors.extend(self.save_sandbox(id).err());
+        }
+        (removal, errors)
+    }
+
+    /// Second half of a removal: addresses become free, the namespace and the record go.
+    pub fn finish_removal(&mut self, id: &str) -> Vec<Error> {
+        let mut errors = Vec::new();
+        let Some(sandbox) = self.sandboxes.remove(id) else {
+            return errors;
+        };
+        for endpoint in &sandbox.record.endpoints {
+            self.release_address(endpoint);
+        }
+        if let Some(path) = self.netns_path(&sandbox.record) {
+            errors.extend(netns::remove(&path).err());
+        }
+        errors.extend(record::remove(&self.sandbox_dir(), id).err());
+        errors
+    }
+
+    /// Opens a socket in a sandbox's namespace.
+    ///
+    /// # Errors
+    /// [`Error::Namespace`], [`Error::Netlink`].
+    pub fn socket_inside(&self, id: &str, protocol: Protocol) -> Result<Socket> {
+        let sandbox = self.sandbox(id)?;
+        let netns = sandbox.netns.as_ref().ok_or_else(|| self.vanished(id))?;
+        netns::inside(&self.home, netns.as_fd(), || Socket::open(protocol))
+    }
+
+    /// The error for a sandbox whose namespace is gone.
+    pub fn vanished(&self, id: &str) -> Error {
+        Error::Namespace {
+            operation: "open",
+            path: self.netns_dir().join(id),
+            source: std::io::Error::from_raw_os_error(libc::ENOENT),
+        }
+    }
+
+    /// Changes a sandbox's table, making it first if need be; where it was flushed it is made anew.
+    ///
+    /// # Errors
+    /// [`Error::Netlink`], [`Error::Namespace`].
+    pub fn sandbox_table(&mut self, id: &str, change: impl Fn(&mut Transaction)) -> Result<()> {
+        let mut socket = match self.sandbox_mut(id)?.nft.take() {
+            Some(socket) => socket,
+            None => self.socket_inside(id, Protocol::Netfilter)?,
+        };
+        let result = self.write_table(id, &mut socket, change);
+        let sandbox = self.sandbox_mut(id)?;
+        if sandbox.record.endpoints.iter().any(EndpointRecord::is_overlay) {
+            sandbox.nft = Some(socket);
+        }
+        sandbox.table |= result.is_ok();
+        result
+    }
+
+    fn write_table(&self, id: &str, socket: &mut Socket, change: impl Fn(&mut Transaction)) -> Result<()> {
+        let sandbox = self.sandbox(id)?;
+        if sandbox.table {
+            let mut tx = Transaction::default();
+            change(&mut tx);
+            match tx.commit(socket) {
+                Err(Error::Netlink { source, .. }) if source.raw_os_error() == Some(libc::ENOENT) => {}
+                other => return other,
+            }
+        }
+        let mut tx = Transaction::default();
+        table::reset(&mut tx);
+        if let Some(ports) = sandbox.dns {
+            table::set_dns(&mut tx, ports.udp, ports.tcp);
+        }
+        for endpoint in &sandbox.record.endpoints {
+            if let Some(overlay) = self.overlays.get(&endpoint.endpoint.network_id) {
+                overlay.write_services(&mut tx);
+            }
+        }
+        tx.commit(socket)
+    }
+
+    /// Redirects a sandbox's DNS queries to netd.
+    ///
+    /// # Errors
+    /// As [`sandbox_table`](Self::sandbox_table).
+    pub fn set_dns_ports(&mut self, id: &str, ports: DnsPorts) -> Result<()> {
+        let sandbox = self.sandbox_mut(id)?;
+        if sandbox.dns.replace(ports) == Some(ports) && sandbox.table {
+            return Ok(());
+        }
+        self.sandbox_table(id, |tx| table::set_dns(tx, ports.udp, ports.tcp))
+    }
+
+    /// As [`set_dns_ports`](Self::set_dns_ports) for ports that changed by themselves; a sandbox that is gone or not
+    /// yet redirected is none of its business.
+    ///
+    /// # Errors
+    /// As [`sandbox_table`](Self::sandbox_table).
+    pub fn renew_dns_ports(&mut self, id: &str, ports: DnsPorts) -> Result<()> {
+        match self.sandboxes.get(id).and_then(|s| s.dns) {
+            Some(before) if before != ports => self.set_dns_ports(id, ports),
+            _ => Ok(()),
+        }
+    }
+
+    /// Ids of sandboxes with an endpoint on a network.
+    pub fn sandboxes_on(&self, network: &str) -> Vec<String> {
+        let on = |s: &&SandboxState| {
+            s.record
+                .endpoints
+                .iter()
+                .any(|e| e.endpoint.network_id == network)
+        };
+        self.sandboxes
+            .values()
+            .filter(on)
+            .map(|s| s.record.spec.id.clone())
+            .collect()
+    }
+
+    /// Whether `address` is an endpoint of this node on a network.
+    pub fn is_local(&self, network: &str, address: Ipv4Addr) -> bool {
+        self.sandboxes
+            .values()
+            .flat_map(|s| &s.record.endpoints)
+            .any(|e| e.endpoint.network_id == network && e.endpoint.address.addr() == address)
+    }
+}
+
+fn set_up_namespace(sysctls: &std::collections::BTreeMap<String, String>) -> Result<()> {
+    netns::set_sysctl_if_present("net.bridge.bridge-nf-call-iptables", "0")?;
+    // Containers have no IPv6 network: no link-local addresses on the links made later.
+    netns::set_sysctl_if_present("net.ipv6.conf.default.disable_ipv6", "1")?;
+    let mut batch = Batch::default();
+    batch.set_up(LOOPBACK);
+    Socket::open(Protocol::Route)?.transact(batch)?;
+    for (name, value) in sysctls {
+        netns::set_sysctl(name, value)?;
+    }
+    Ok(())
+}
+
+/// Removes links outside of the network thread. Owned by a thread of its own.
+#[derive(Debug)]
+pub struct Remover {
+    home: OwnedFd,
+    route: Socket,
+}
+
+impl Remover {
+    /// Opens its socket in `home`.
+    ///
+    /// # Errors
+    /// [`Error::Namespace`], [`Error::Netlink`].
+    pub fn open(home: &OwnedFd) -> Result<Self> {
+        netns::enter(home)?;
+        Ok(Self {
+            home: duplicate(home)?,
+            route: Socket::open(Protocol::Route)?,
+        })
+    }
+
+    /// Removes the links; absent ones are fine.
+    pub fn remove(&mut self, removal: Removal) -> Vec<Error> {
+        let mut batch = Batch::default();
+        for name in &removal.links {
+            batch.remove_link(name);
+        }
+        let mut errors = self.route.transact_all(batch);
+        for (netns, name) in removal.hidden {
+            let removed = netns::inside(&self.home, netns.as_fd(), || {
+                let mut batch = Batch::default();
+                batch.remove_link(&name);
+                Socket::open(Protocol::Route)?.transact(batch)
+            });
+            errors.extend(removed.err());
+        }
+        errors
+    }
+}
+
+/// Duplicates a namespace descriptor.
+///
+/// # Errors
+/// [`Error::Namespace`].
+pub fn duplicate(netns: &OwnedFd) -> Result<OwnedFd> {
+    netns.try_clone().map_err(|source| Error::Namespace {
+        operation: "open",
+        path: PathBuf::from("(open descriptor)"),
+        source,
+    })
+}

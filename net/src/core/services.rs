@@ -1,0 +1,244 @@
+//! Services of an overlay as its sandboxes see them: virtual addresses in their tables, names for netd.
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, Ipv4Addr},
+};
+
+use super::{Core, Overlay, v4};
+use crate::{
+    Error, OverlayState, Result, ServiceRecord,
+    firewall::{
+        forget,
+        nft::Transaction,
+        sandbox as table,
+        slots::{Change, Slots},
+    },
+};
+
+/// What is known of a network's services.
+#[derive(Debug, Default)]
+pub struct Services {
+    slots: BTreeMap<Ipv4Addr, Slots<Ipv4Addr>>,
+    /// Names from the cluster's state.
+    pub names: BTreeMap<String, Vec<IpAddr>>,
+}
+
+/// What changes for one virtual address.
+#[derive(Debug)]
+struct VipChange {
+    vip: Ipv4Addr,
+    /// `Some(true)` if it is new, `Some(false)` if it goes.
+    known: Option<bool>,
+    slots: Vec<Change<Ipv4Addr>>,
+}
+
+impl VipChange {
+    fn write(&self, tx: &mut Transaction) {
+        if let Some(known) = self.known {
+            table::set_vip(tx, self.vip, known);
+        }
+        table::change_service(tx, self.vip, &self.slots);
+    }
+}
+
+impl Services {
+    /// Moves to the wanted backends and returns what changes.
+    fn update(&mut self, wanted: &BTreeMap<Ipv4Addr, Vec<Ipv4Addr>>) -> Vec<VipChange> {
+        let mut changes = Vec::new();
+        let gone: Vec<_> = self
+            .slots
+            .keys()
+            .filter(|vip| !wanted.contains_key(vip))
+            .copied()
+            .collect();
+        for vip in gone {
+            if let Some(mut slots) = self.slots.remove(&vip) {
+                changes.push(VipChange {
+                    vip,
+                    known: Some(false),
+                    slots: slots.update(&[]),
+                });
+            }
+        }
+        for (vip, backends) in wanted {
+            let known = (!self.slots.contains_key(vip)).then_some(true);
+            let slots = self.slots.entry(*vip).or_default().update(backends);
+            if known.is_some() || !slots.is_empty() {
+                changes.push(VipChange {
+                    vip: *vip,
+                    known,
+                    slots,
+                });
+            }
+        }
+        changes
+    }
+
+    /// Everything, as changes from nothing (`add`) or to nothing.
+    fn all(&self, add: bool) -> Vec<VipChange> {
+        let change = |vip: &Ipv4Addr, slots: &Slots<Ipv4Addr>| VipChange {
+            vip: *vip,
+            known: Some(add),
+            slots: slots
+                .iter()
+                .map(|(class, slot, owner)| Change {
+                    class,
+                    slot,
+                    old: (!add).then_some(owner),
+                    new: add.then_some(owner),
+                })
+                .collect(),
+        };
+        self.slots.iter().map(|(vip, slots)| change(vip, slots)).collect()
+    }
+}
+
+/// Pairs of a virtual address and a backend that it leads to no more.
+fn lost(changes: &[VipChange], services: &Services) -> BTreeSet<(Ipv4Addr, Ipv4Addr)> {
+    let still: BTreeSet<_> = services
+        .slots
+        .iter()
+        .flat_map(|(vip, slots)| slots.iter().map(|(_, _, backend)| (*vip, backend)))
+        .collect();
+    let old = changes
+        .iter()
+        .flat_map(|c| c.slots.iter().filter_map(|s| Some((c.vip, s.old?))));
+    old.filter(|pair| !still.contains(pair)).collect()
+}
+
+fn names(state: &OverlayState) -> BTreeMap<String, Vec<IpAddr>> {
+    let mut names: BTreeMap<String, Vec<IpAddr>> = BTreeMap::new();
+    let mut add = |name: &str, addresses: &[IpAddr]| {
+        let known = names.entry(name.to_lowercase()).or_default();
+        known.extend(
+            addresses
+                .iter()
+                .filter(|a| !known.contains(a))
+                .copied()
+                .collect::<Vec<_>>(),
+        );
+    };
+    for service in &state.services {
+        let own = service.vip.map_or(service.backends.clone(), |vip| vec![vip]);
+        for name in std::iter::once(&service.name).chain(&service.aliases) {
+            add(name, &own);
+        }
+        add(&format!("tasks.{}", service.name), &service.backends);
+    }
+    for (name, address) in &state.tasks {
+        add(name, &[*address]);
+    }
+    names
+}
+
+fn balanced(services: &[ServiceRecord]) -> Result<BTreeMap<Ipv4Addr, Vec<Ipv4Addr>>> {
+    let mut wanted = BTreeMap::new();
+    for service in services {
+        if let Some(vip) = service.vip {
+            let backends = service
+                .backends
+                .iter()
+                .map(|b| v4(*b))
+                .collect::<Result<Vec<_>>>()?;
+            wanted.insert(v4(vip)?, backends);
+        }
+    }
+    Ok(wanted)
+}
+
+impl Overlay {
+    /// Whether there is any virtual address.
+    pub fn has_services(&self) -> bool {
+        !self.services.slots.is_empty()
+    }
+
+    /// Writes all services to a table that has none of them.
+    pub fn write_services(&self, tx: &mut Transaction) {
+        self.services.all(true).iter().for_each(|change| change.write(tx));
+    }
+}
+
+impl Core {
+    /// Takes the services of a network's committed state: only slots that change hands are touched.
+    ///
+    /// # Errors
+    /// What the kernel refuses in any sandbox; the others were served.
+    pub fn set_services(&mut self, id: &str, state: &OverlayState, synced: bool) -> Result<()> {
+        let wanted = balanced(&state.services)?;
+        let overlay = self
+            .overlays
+            .get_mut(id)
+            .ok_or_else(|| Error::NetworkNotFound { id: id.into() })?;
+        overlay.services.names = names(state);
+        let changes = overlay.services.update(&wanted);
+        let lost = lost(&changes, &overlay.services);
+        if changes.is_empty() && synced {
+            return Ok(());
+        }
+        let mut result = Ok(());
+        for sandbox in self.sandboxes_on(id) {
+            let done = if synced {
+                self.sandbox_table(&sandbox, |tx| changes.iter().for_each(|change| change.write(tx)))
+            } else {
+                self.rewrite_services(&sandbox)
+            };
+            result = result.and(done).and(self.forget_connections(&sandbox, &lost));
+        }
+        result
+    }
+
+    /// After a restart it is not known what a sandbox's table holds: all services anew, in one transaction.
+    fn rewrite_services(&mut self, sandbox: &str) -> Result<()> {
+        let mut changes = Vec::new();
+        for endpoint in &self.sandbox(sandbox)?.record.endpoints {
+            if let Some(overlay) = self.overlays.get(&endpoint.endpoint.network_id) {
+                changes.extend(overlay.services.all(true));
+            }
+        }
+        self.sandbox_table(sandbox, |tx| {
+            table::flush_services(tx);
+            changes.iter().for_each(|change| change.write(tx));
+        })
+    }
+
+    fn forget_connections(&mut self, sandbox: &str, lost: &BTreeSet<(Ipv4Addr, Ipv4Addr)>) -> Result<()> {
+        let Some(socket) = self
+            .sandbox_mut(sandbox)?
+            .nft
+            .as_mut()
+            .filter(|_| !lost.is_empty())
+        else {
+            return Ok(());
+        };
+        forget(socket, |flow| {
+            lost.contains(&(flow.destination.0, flow.backend.0))
+        })
+        .map(drop)
+    }
+
+    /// Gives a newly attached sandbox the services of a network.
+    ///
+    /// # Errors
+    /// What the kernel refuses.
+    pub fn add_services(&mut self, sandbox: &str, network: &str) -> Result<()> {
+        let changes = self
+            .overlays
+            .get(network)
+            .map(|o| o.services.all(true))
+            .unwrap_or_default();
+        self.sandbox_table(sandbox, |tx| changes.iter().for_each(|change| change.write(tx)))
+    }
+
+    /// Takes the services of a network from a sandbox that leaves it.
+    ///
+    /// # Errors
+    /// What the kernel refuses.
+    pub fn remove_services(&mut self, sandbox: &str, network: &str) -> Result<()> {
+        let changes = self
+            .overlays
+            .get(network)
+            .map(|o| o.services.all(false))
+            .unwrap_or_default();
+        self.sandbox_table(sandbox, |tx| changes.iter().for_each(|change| change.write(tx)))
+    }
+}

@@ -1,0 +1,91 @@
+//! Connection tracking entries (linux/netfilter/nfnetlink_conntrack.h): connections to a removed backend are
+//! forgotten, so that their next packet is refused or goes elsewhere instead of to an address that is gone.
+use std::net::{IpAddr, Ipv4Addr};
+
+use crate::{
+    Result,
+    netlink::{Attributes, Batch, NESTED, Socket},
+};
+
+const GET: u16 = 1 << 8 | 1;
+const DELETE: u16 = 1 << 8 | 2;
+const GET_STATS: u16 = 1 << 8 | 5;
+const TUPLE_ORIG: u16 = 1;
+const TUPLE_REPLY: u16 = 2;
+
+/// A tracked, translated connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flow {
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Where the client connected to.
+    pub destination: (Ipv4Addr, u16),
+    /// Who answers.
+    pub backend: (Ipv4Addr, u16),
+}
+
+fn address(tuple: Attributes<'_>, kind: u16) -> Option<Ipv4Addr> {
+    match tuple.nested(1).ip(kind)? {
+        IpAddr::V4(address) => Some(address),
+        IpAddr::V6(_) => None,
+    }
+}
+
+fn port(tuple: Attributes<'_>, kind: u16) -> u16 {
+    let bytes = tuple.nested(2).value(kind).and_then(|b| b.try_into().ok());
+    bytes.map_or(0, u16::from_be_bytes)
+}
+
+fn flow(attributes: Attributes<'_>) -> Option<Flow> {
+    let (original, reply) = (attributes.nested(TUPLE_ORIG), attributes.nested(TUPLE_REPLY));
+    Some(Flow {
+        protocol: *original.nested(2).value(1)?.first()?,
+        destination: (address(original, 2)?, port(original, 3)),
+        backend: (address(reply, 1)?, port(reply, 2)),
+    })
+}
+
+/// How many connections the namespace tracks. A dump walks the hash table of the whole machine, which takes
+/// milliseconds; this does not.
+fn tracked(socket: &mut Socket) -> Result<u32> {
+    let mut batch = Batch::default();
+    batch.request(GET_STATS, 0, "count tracked connections", |m| {
+        m.raw(&[2, 0, 0, 0]);
+    });
+    let count = |body: &Vec<u8>| {
+        let value = Attributes(body.get(4..)?).value(1)?;
+        Some(u32::from_be_bytes(value.try_into().ok()?))
+    };
+    // A kernel that does not say is asked for the entries.
+    Ok(socket.query(batch)?.iter().find_map(count).unwrap_or(u32::MAX))
+}
+
+/// Forgets all connections of the socket's namespace for which `stale` holds; returns how many.
+///
+/// # Errors
+/// [`crate::Error::Netlink`].
+pub fn forget(socket: &mut Socket, stale: impl Fn(&Flow) -> bool) -> Result<usize> {
+    if tracked(socket)? == 0 {
+        return Ok(0);
+    }
+    let mut dump = Batch::default();
+    dump.request(GET, libc::NLM_F_DUMP, "list tracked connections", |m| {
+        m.raw(&[2, 0, 0, 0]);
+    });
+    let mut removal = Batch::default();
+    for body in socket.query(dump)? {
+        let attributes = Attributes(body.get(4..).unwrap_or_default());
+        let (Some(flow), Some(tuple)) = (flow(attributes), attributes.value(TUPLE_ORIG)) else {
+            continue;
+        };
+        if stale(&flow) {
+            removal.request(DELETE, 0, "forget a tracked connection", |m| {
+                m.raw(&[2, 0, 0, 0]).attr(TUPLE_ORIG | NESTED, tuple);
+            });
+            removal.tolerate(&[libc::ENOENT]);
+        }
+    }
+    let count = removal.requests.len();
+    socket.transact(removal)?;
+    Ok(count)
+}

@@ -1,0 +1,277 @@
+//! Requests on links, addresses and routes (rtnetlink(7), linux/if_link.h).
+use std::{
+    net::IpAddr,
+    os::fd::{AsRawFd, BorrowedFd},
+};
+
+use ipnet::IpNet;
+
+use super::Batch;
+
+const RTM_NEWLINK: u16 = 16;
+const RTM_DELLINK: u16 = 17;
+const RTM_NEWADDR: u16 = 20;
+const RTM_NEWROUTE: u16 = 24;
+const CREATE: i32 = libc::NLM_F_CREATE | libc::NLM_F_EXCL;
+const UP: u32 = 1;
+
+const IFLA_ADDRESS: u16 = 1;
+const IFLA_IFNAME: u16 = 3;
+const IFLA_MTU: u16 = 4;
+const IFLA_MASTER: u16 = 10;
+const IFLA_LINKINFO: u16 = 18;
+const IFLA_NET_NS_FD: u16 = 28;
+const INFO_KIND: u16 = 1;
+const INFO_DATA: u16 = 2;
+const INFO_SLAVE_KIND: u16 = 4;
+const INFO_SLAVE_DATA: u16 = 5;
+
+/// A veth pair whose far end is made in another namespace under its final name: moving and renaming afterwards
+/// costs tens of milliseconds, because the kernel waits for readers (RCU).
+#[derive(Debug)]
+pub struct Veth<'a> {
+    /// The near end's name.
+    pub name: &'a str,
+    /// The near end's interface index. Unless one is given, the kernel ignores the far end's.
+    pub index: u32,
+    /// Bridge to which the near end belongs.
+    pub master: Option<u32>,
+    /// Both ends' MTU.
+    pub mtu: u32,
+    /// The near end's MAC, if it matters.
+    pub mac: Option<[u8; 6]>,
+    /// Namespace of the far end.
+    pub peer_namespace: BorrowedFd<'a>,
+    /// The far end's name.
+    pub peer_name: &'a str,
+    /// The far end's interface index; the namespace is fresh, so one can be chosen and no look-up is needed.
+    pub peer_index: u32,
+    /// The far end's MAC.
+    pub peer_mac: Option<[u8; 6]>,
+}
+
+/// A bridge.
+#[derive(Debug)]
+pub struct BridgeLink<'a> {
+    /// Name.
+    pub name: &'a str,
+    /// Interface index, or 0.
+    pub index: u32,
+    /// MTU.
+    pub mtu: u32,
+    /// Fixed MAC, so that it does not follow the ports'.
+    pub mac: [u8; 6],
+}
+
+/// A VXLAN device (RFC 7348) without learning.
+#[derive(Debug)]
+pub struct VxlanLink<'a> {
+    /// Name.
+    pub name: &'a str,
+    /// Index in the namespace in which it lives.
+    pub index: u32,
+    /// Namespace in which it lives; its UDP socket stays where the request is made.
+    pub namespace: BorrowedFd<'a>,
+    /// Network identifier.
+    pub vni: u32,
+    /// Own underlay address.
+    pub local: IpAddr,
+    /// UDP port.
+    pub port: u16,
+    /// MTU.
+    pub mtu: u32,
+    /// Fixed MAC.
+    pub mac: [u8; 6],
+}
+
+/// Flags of a bridge port; `None` leaves the kernel's default.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PortFlags {
+    /// Frames may leave by the port by which they came.
+    pub hairpin: Option<bool>,
+    /// Learn source addresses.
+    pub learning: Option<bool>,
+    /// Flood unknown unicast, multicast and broadcast to it.
+    pub flood: Option<bool>,
+    /// The bridge answers ARP on behalf of those it knows; nothing is flooded to such a port.
+    pub proxy_arp: Option<bool>,
+    /// ARP for known neighbours is not sent to it.
+    pub neigh_suppress: Option<bool>,
+    /// No frames between isolated ports.
+    pub isolated: Option<bool>,
+}
+
+fn info_header(index: u32, flags: u32, change: u32) -> [u8; 16] {
+    let mut header = [0; 16];
+    header[4..8].copy_from_slice(&index.to_ne_bytes());
+    header[8..12].copy_from_slice(&flags.to_ne_bytes());
+    header[12..16].copy_from_slice(&change.to_ne_bytes());
+    header
+}
+
+impl Batch {
+    /// Makes a veth pair, near end up. The far end can't be made up (ENOTCONN from veth's open).
+    pub fn add_veth(&mut self, veth: &Veth<'_>) -> &mut Self {
+        let label = format!("create veth pair {} and {}", veth.name, veth.peer_name);
+        self.request(RTM_NEWLINK, CREATE, label, |m| {
+            m.raw(&info_header(veth.index, UP, UP))
+                .string(IFLA_IFNAME, veth.name)
+                .u32(IFLA_MTU, veth.mtu);
+            if let Some(mac) = veth.mac {
+                m.attr(IFLA_ADDRESS, &mac);
+            }
+            if let Some(master) = veth.master {
+                m.u32(IFLA_MASTER, master);
+            }
+            m.nest(IFLA_LINKINFO, |m| {
+                m.string(INFO_KIND, "veth").nest(INFO_DATA, |m| {
+                    m.nest(1, |m| {
+                        // VETH_INFO_PEER
+                        m.raw(&info_header(veth.peer_index, 0, 0));
+                        m.string(IFLA_IFNAME, veth.peer_name).u32(IFLA_MTU, veth.mtu);
+                        m.attr(IFLA_NET_NS_FD, &veth.peer_namespace.as_raw_fd().to_ne_bytes());
+                        if let Some(mac) = veth.peer_mac {
+                            m.attr(IFLA_ADDRESS, &mac);
+                        }
+                    });
+                });
+            });
+        })
+    }
+
+    /// Makes a bridge, up, without multicast snooping and without a forwarding delay.
+    pub fn add_bridge(&mut self, bridge: &BridgeLink<'_>) -> &mut Self {
+        self.request(
+            RTM_NEWLINK,
+            CREATE,
+            format!("create bridge {}", bridge.name),
+            |m| {
+                m.raw(&info_header(bridge.index, UP, UP))
+                    .string(IFLA_IFNAME, bridge.name);
+                m.u32(IFLA_MTU, bridge.mtu).attr(IFLA_ADDRESS, &bridge.mac);
+                m.nest(IFLA_LINKINFO, |m| {
+                    m.string(INFO_KIND, "bridge").nest(INFO_DATA, |m| {
+                        m.u32(1, 0).u8(23, 0); // IFLA_BR_FORWARD_DELAY, IFLA_BR_MCAST_SNOOPING
+                    });
+                });
+            },
+        )
+    }
+
+    /// Makes a VXLAN device in another namespace.
+    pub fn add_vxlan(&mut self, vxlan: &VxlanLink<'_>) -> &mut Self {
+        let label = format!(
+            "create vxlan device {} with id {} from {}",
+            vxlan.name, vxlan.vni, vxlan.local
+        );
+        self.request(RTM_NEWLINK, CREATE, label, |m| {
+            m.raw(&info_header(vxlan.index, 0, 0))
+                .string(IFLA_IFNAME, vxlan.name);
+            m.u32(IFLA_MTU, vxlan.mtu).attr(IFLA_ADDRESS, &vxlan.mac);
+            m.attr(IFLA_NET_NS_FD, &vxlan.namespace.as_raw_fd().to_ne_bytes());
+            m.nest(IFLA_LINKINFO, |m| {
+                m.string(INFO_KIND, "vxlan").nest(INFO_DATA, |m| {
+                    m.u32(1, vxlan.vni); // IFLA_VXLAN_ID
+                    m.ip(if vxlan.local.is_ipv4() { 4 } else { 17 }, vxlan.local); // IFLA_VXLAN_LOCAL[6]
+                    m.u8(7, 0).attr(15, &vxlan.port.to_be_bytes()); // IFLA_VXLAN_LEARNING, IFLA_VXLAN_PORT
+                });
+            });
+        })
+    }
+
+    /// Makes an existing link a port of `master`, up.
+    pub fn enslave(&mut self, index: u32, master: u32) -> &mut Self {
+        self.request(
+            RTM_NEWLINK,
+            0,
+            format!("add link {index} to bridge {master}"),
+            |m| {
+                m.raw(&info_header(index, UP, UP)).u32(IFLA_MASTER, master);
+            },
+        )
+    }
+
+    /// Sets flags of the bridge port called `name`.
+    pub fn set_port(&mut self, name: &str, flags: PortFlags) -> &mut Self {
+        self.request(RTM_NEWLINK, 0, format!("set bridge port flags of {name}"), |m| {
+            m.raw(&info_header(0, 0, 0))
+                .string(IFLA_IFNAME, name)
+                .nest(IFLA_LINKINFO, |m| {
+                    m.string(INFO_SLAVE_KIND, "bridge").nest(INFO_SLAVE_DATA, |m| {
+                        let pairs = [
+                            (4, flags.hairpin),         // IFLA_BRPORT_MODE
+                            (8, flags.learning),        // IFLA_BRPORT_LEARNING
+                            (9, flags.flood),           // IFLA_BRPORT_UNICAST_FLOOD
+                            (10, flags.proxy_arp),      // IFLA_BRPORT_PROXYARP
+                            (27, flags.flood),          // IFLA_BRPORT_MCAST_FLOOD
+                            (30, flags.flood),          // IFLA_BRPORT_BCAST_FLOOD
+                            (32, flags.neigh_suppress), // IFLA_BRPORT_NEIGH_SUPPRESS
+                            (33, flags.isolated),       // IFLA_BRPORT_ISOLATED
+                        ];
+                        for (kind, value) in pairs {
+                            if let Some(value) = value {
+                                m.u8(kind, u8::from(value));
+                            }
+                        }
+                    });
+                });
+        })
+    }
+
+    /// Sets a link up.
+    pub fn set_up(&mut self, index: u32) -> &mut Self {
+        self.request(RTM_NEWLINK, 0, format!("set link {index} up"), |m| {
+            m.raw(&info_header(index, UP, UP));
+        })
+    }
+
+    /// Removes a link by name; one that is gone is fine.
+    pub fn remove_link(&mut self, name: &str) -> &mut Self {
+        self.request(RTM_DELLINK, 0, format!("remove link {name}"), |m| {
+            m.raw(&info_header(0, 0, 0)).string(IFLA_IFNAME, name);
+        })
+        .tolerate(&[libc::ENODEV])
+    }
+
+    /// Gives a link an address with its connected route.
+    pub fn add_address(&mut self, index: u32, address: IpNet) -> &mut Self {
+        self.request(
+            RTM_NEWADDR,
+            CREATE,
+            format!("add address {address} to link {index}"),
+            |m| {
+                let (family, prefix) = (family(address.addr()), address.prefix_len());
+                m.raw(&[family, prefix, 0, 0]).raw(&index.to_ne_bytes());
+                m.ip(2, address.addr()).ip(1, address.addr()); // IFA_LOCAL, IFA_ADDRESS
+                if address.addr().is_ipv4() && prefix < 31 {
+                    m.ip(4, address.broadcast()); // IFA_BROADCAST
+                }
+            },
+        )
+        .tolerate(&[libc::EEXIST])
+    }
+
+    /// A default route through `gateway`.
+    pub fn add_default_route(&mut self, index: u32, gateway: IpAddr) -> &mut Self {
+        self.request(
+            RTM_NEWROUTE,
+            CREATE,
+            format!("add default route via {gateway}"),
+            |m| {
+                // dst_len 0; table main, protocol boot, scope universe, type unicast
+                m.raw(&[family(gateway), 0, 0, 0, 254, 3, 0, 1, 0, 0, 0, 0]);
+                m.ip(5, gateway).u32(4, index); // RTA_GATEWAY, RTA_OIF
+            },
+        )
+    }
+}
+
+/// The address family's number.
+pub fn family(address: IpAddr) -> u8 {
+    u8::try_from(if address.is_ipv4() {
+        libc::AF_INET
+    } else {
+        libc::AF_INET6
+    })
+    .expect("families are small")
+}

@@ -1,0 +1,141 @@
+//! What the kernel has: links, addresses, routes, tunnel entries.
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::{Attributes, Batch, Socket};
+use crate::Result;
+
+const RTM_GETLINK: u16 = 18;
+const RTM_GETADDR: u16 = 22;
+const RTM_GETROUTE: u16 = 26;
+const RTM_GETNEIGH: u16 = 30;
+const NTF_SELF: u8 = 2;
+
+/// A link.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Interface index.
+    pub index: u32,
+    /// Name.
+    pub name: String,
+    /// MTU in bytes.
+    pub mtu: u32,
+    /// veth, bridge, vxlan...; empty for hardware.
+    pub kind: String,
+}
+
+/// An entry of a VXLAN device's own forwarding database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FdbEntry {
+    /// Destination MAC.
+    pub mac: [u8; 6],
+    /// The node to which frames go.
+    pub vtep: IpAddr,
+}
+
+fn number(body: &[u8], at: usize) -> u32 {
+    body.get(at..at + 4)
+        .and_then(|b| b.try_into().ok())
+        .map_or(0, u32::from_ne_bytes)
+}
+
+impl Socket {
+    /// All links of the namespace.
+    ///
+    /// # Errors
+    /// [`crate::Error::Netlink`].
+    pub fn links(&mut self) -> Result<Vec<Link>> {
+        let mut batch = Batch::default();
+        batch.request(RTM_GETLINK, libc::NLM_F_DUMP, "list links", |m| {
+            m.raw(&[0; 16]);
+        });
+        Ok(self.query(batch)?.iter().filter_map(|body| link(body)).collect())
+    }
+
+    /// The link called `name`, if it is there.
+    ///
+    /// # Errors
+    /// [`crate::Error::Netlink`].
+    pub fn link(&mut self, name: &str) -> Result<Option<Link>> {
+        let mut batch = Batch::default();
+        batch.request(RTM_GETLINK, 0, format!("look up link {name}"), |m| {
+            m.raw(&[0; 16]).string(3, name); // IFLA_IFNAME
+        });
+        match self.query(batch) {
+            Ok(bodies) => Ok(bodies.iter().find_map(|body| link(body))),
+            Err(crate::Error::Netlink { source, .. }) if source.raw_os_error() == Some(libc::ENODEV) => {
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// IPv4 addresses with the index of their link.
+    ///
+    /// # Errors
+    /// [`crate::Error::Netlink`].
+    pub fn addresses(&mut self) -> Result<Vec<(u32, IpNet)>> {
+        let mut batch = Batch::default();
+        batch.request(RTM_GETADDR, libc::NLM_F_DUMP, "list addresses", |m| {
+            m.raw(&[2, 0, 0, 0, 0, 0, 0, 0]);
+        });
+        let read = |body: &Vec<u8>| {
+            let attributes = Attributes(body.get(8..)?);
+            let ip = attributes.ip(2).or_else(|| attributes.ip(1))?;
+            Some((number(body, 4), IpNet::new(ip, *body.get(1)?).ok()?))
+        };
+        Ok(self.query(batch)?.iter().filter_map(read).collect())
+    }
+
+    /// Destinations of all IPv4 routes but the default one and single hosts.
+    ///
+    /// # Errors
+    /// [`crate::Error::Netlink`].
+    pub fn routed(&mut self) -> Result<Vec<IpNet>> {
+        let mut batch = Batch::default();
+        batch.request(RTM_GETROUTE, libc::NLM_F_DUMP, "list routes", |m| {
+            m.raw(&[2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        });
+        let read = |body: &Vec<u8>| {
+            let length = *body.get(1)?;
+            let ip = Attributes(body.get(12..)?).ip(1)?;
+            IpNet::new(ip, length)
+                .ok()
+                .filter(|net| (1..32).contains(&length) && !net.addr().is_loopback())
+        };
+        Ok(self.query(batch)?.iter().filter_map(read).collect())
+    }
+
+    /// The tunnel entries of VXLAN device `index`.
+    ///
+    /// # Errors
+    /// [`crate::Error::Netlink`].
+    pub fn tunnel_entries(&mut self, index: u32) -> Result<Vec<FdbEntry>> {
+        let mut batch = Batch::default();
+        batch.request(RTM_GETNEIGH, libc::NLM_F_DUMP, "list forwarding entries", |m| {
+            m.raw(&[7; 1]).raw(&[0; 11]);
+        });
+        let read = |body: &Vec<u8>| {
+            let attributes = Attributes(body.get(12..)?);
+            if number(body, 4) != index || body.get(10)? & NTF_SELF == 0 {
+                return None;
+            }
+            Some(FdbEntry {
+                mac: attributes.value(2)?.try_into().ok()?,
+                vtep: attributes.ip(1)?,
+            })
+        };
+        Ok(self.query(batch)?.iter().filter_map(read).collect())
+    }
+}
+
+fn link(body: &[u8]) -> Option<Link> {
+    let attributes = Attributes(body.get(16..)?);
+    Some(Link {
+        index: number(body, 4),
+        name: attributes.string(3)?,
+        mtu: attributes.u32(4).unwrap_or(1500),
+        kind: attributes.nested(18).string(1).unwrap_or_default(),
+    })
+}

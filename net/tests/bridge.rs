@@ -1,0 +1,434 @@
+//! Bridge networks: reachability, NAT, published ports, isolation, teardown and restart, with real packets.
+mod host;
+
+use std::{collections::HashSet, net::Ipv4Addr};
+
+use host::{Fleet, Host, Server, ask, eventually, inside, pings, run_inside};
+use pontoon_net::{
+    EndpointSpec, Error, IpamConfig, NetworkSpec, PortMapping, Protocol, SandboxMode, SandboxSpec,
+};
+
+fn port(host_ip: &str, host_port: Option<u16>, container_port: u16) -> PortMapping {
+    let host_ip = host_ip.parse().expect("an address");
+    PortMapping {
+        host_ip,
+        host_port,
+        container_port,
+        protocol: Protocol::Tcp,
+    }
+}
+
+fn network(id: &str, subnet: &str) -> NetworkSpec {
+    let mut spec = NetworkSpec::bridge(id, format!("net-{id}"));
+    spec.ipam = vec![IpamConfig {
+        subnet: Some(subnet.parse().expect("a subnet")),
+        ..IpamConfig::default()
+    }];
+    spec
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn containers_reach_each_other_and_the_outside() {
+    let fleet = Fleet::new(1);
+    let host = &fleet.hosts[0];
+    let a = host.sandbox("aaa", "bridge", None).await;
+    let b = host.sandbox("bbb", "bridge", None).await;
+    assert_ne!(a, b);
+    assert!(pings(&host.netns("aaa"), &b.to_string()));
+    let link = run_inside(&host.netns("aaa"), "ip -o addr show eth0");
+    assert!(link.contains(&format!("{a}/16")), "{link}");
+    assert!(run_inside(&host.netns("aaa"), "ip route").starts_with("default via 172.1"));
+    let _outside = Server::start(&fleet.switch.path, 80, "outside");
+    let (name, seen) = ask(&host.netns("aaa"), "10.99.0.254:80").expect("NAT leads out");
+    assert_eq!(
+        (name.as_str(), seen),
+        ("outside", host.address.to_string()),
+        "the host's address is seen"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn published_ports_lead_to_the_container_from_everywhere() {
+    let fleet = Fleet::new(1);
+    let host = &fleet.hosts[0];
+    let own = host.sandbox("aaa", "bridge", None).await;
+    host.sandbox("bbb", "bridge", None).await;
+    host.net()
+        .create_network(network("othernetwork1", "10.61.0.0/24"))
+        .await
+        .expect("a network");
+    host.sandbox("ccc", "othernetwork1", None).await;
+    let _web = Server::start(&host.netns("aaa"), 80, "web");
+    let ports = [
+        port("0.0.0.0", Some(8080), 80),
+        port("10.99.0.1", Some(8081), 80),
+        port("0.0.0.0", None, 80),
+    ];
+    let published = host.net().publish("aaa", &ports).await.expect("ports are free");
+    assert!(published[2].host_port.is_some_and(|p| p >= 32768));
+    let name =
+        |ns: &std::path::Path, target: &str| ask(ns, target).map(|(name, _)| name).map_err(|e| e.kind());
+    let web = Ok("web".to_owned());
+    assert_eq!(name(&fleet.switch.path, "10.99.0.1:8080"), web, "from outside");
+    let (_, seen) = ask(&fleet.switch.path, "10.99.0.1:8081").expect("host address");
+    assert_eq!(seen, "10.99.0.254", "the client's address is kept");
+    assert_eq!(
+        name(&host.ns.path, "10.99.0.1:8080"),
+        web,
+        "from the host by its address"
+    );
+    assert_eq!(
+        name(&host.ns.path, "127.0.0.1:8080"),
+        web,
+        "from the host by loopback"
+    );
+    assert_eq!(
+        name(&host.netns("aaa"), "10.99.0.1:8080"),
+        web,
+        "hairpin to itself"
+    );
+    assert_eq!(
+        name(&host.netns("bbb"), "10.99.0.1:8080"),
+        web,
+        "neighbour through the host"
+    );
+    assert_eq!(
+        name(&host.netns("ccc"), "10.99.0.1:8080"),
+        web,
+        "other bridge through the host"
+    );
+    assert!(
+        name(&host.ns.path, "127.0.0.1:8081").is_err(),
+        "published on one address only"
+    );
+    assert!(!pings(&fleet.switch.path, &own.to_string()));
+    fleet.switch.ip("route add 172.16.0.0/12 via 10.99.0.1");
+    assert!(
+        name(&fleet.switch.path, &format!("{own}:80")).is_err(),
+        "no way round the published port"
+    );
+    let rules = run_inside(&host.ns.path, "nft list table ip pontoon");
+    assert!(rules.contains("tcp . 8080"), "{rules}");
+    host.net().remove_sandbox("aaa").await.expect("removal");
+    assert!(name(&fleet.switch.path, "10.99.0.1:8080").is_err());
+    let rules = run_inside(&host.ns.path, "nft list table ip pontoon");
+    assert!(!rules.contains("8080"), "{rules}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn port_conflicts_have_dockers_words_and_leave_nothing() {
+    let host = Host::alone();
+    host.sandbox("aaa", "bridge", None).await;
+    host.sandbox("bbb", "bridge", None).await;
+    host.net()
+        .publish("aaa", &[port("0.0.0.0", Some(8080), 80)])
+        .await
+        .expect("free");
+    let error = host
+        .net()
+        .publish(
+            "bbb",
+            &[port("0.0.0.0", Some(9090), 80), port("127.0.0.1", Some(8080), 80)],
+        )
+        .await;
+    assert_eq!(
+        error.expect_err("taken").to_string(),
+        "Bind for 127.0.0.1:8080 failed: port is already allocated"
+    );
+    let other = inside(&host.ns.path, || std::net::TcpListener::bind("0.0.0.0:7070")).expect("free");
+    let error = host
+        .net()
+        .publish(
+            "bbb",
+            &[port("0.0.0.0", Some(9090), 80), port("0.0.0.0", Some(7070), 80)],
+        )
+        .await;
+    let text = error.expect_err("in use").to_string();
+    assert_eq!(text, "listen tcp4 0.0.0.0:7070: bind: address already in use");
+    let error = host
+        .net()
+        .publish("bbb", &[port("10.1.2.3", Some(7070), 80)])
+        .await;
+    let text = error.expect_err("not ours").to_string();
+    assert_eq!(
+        text,
+        "listen tcp4 10.1.2.3:7070: bind: cannot assign requested address"
+    );
+    let bound = inside(&host.ns.path, || std::net::TcpListener::bind("0.0.0.0:8080"));
+    assert_eq!(bound.expect_err("reserved").kind(), std::io::ErrorKind::AddrInUse);
+    drop(other);
+    host.net()
+        .publish(
+            "bbb",
+            &[port("0.0.0.0", Some(7070), 80), port("0.0.0.0", Some(9090), 80)],
+        )
+        .await
+        .expect("free");
+    host.net().remove_sandbox("aaa").await.expect("removal");
+    host.net()
+        .publish("bbb", &[port("0.0.0.0", Some(8080), 80)])
+        .await
+        .expect("free again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bridges_are_isolated_and_internal_ones_have_no_way_out() {
+    let fleet = Fleet::new(1);
+    let host = &fleet.hosts[0];
+    let mut inner = network("internalnet1", "10.62.0.0/24");
+    inner.internal = true;
+    host.net().create_network(inner).await.expect("a network");
+    host.net()
+        .create_network(network("opennetwork1", "10.63.0.0/24"))
+        .await
+        .expect("a network");
+    let default = host.sandbox("aaa", "bridge", None).await;
+    let open = host.sandbox("bbb", "opennetwork1", None).await;
+    let first = host.sandbox("ccc", "internalnet1", None).await;
+    let second = host.sandbox("ddd", "internalnet1", None).await;
+    assert!(!pings(&host.netns("aaa"), &open.to_string()));
+    assert!(!pings(&host.netns("bbb"), &default.to_string()));
+    assert!(
+        pings(&host.netns("ccc"), &second.to_string()),
+        "within the internal network"
+    );
+    assert!(!pings(&host.netns("aaa"), &first.to_string()));
+    let _outside = Server::start(&fleet.switch.path, 80, "outside");
+    assert!(ask(&host.netns("bbb"), "10.99.0.254:80").is_ok());
+    assert!(ask(&host.netns("ccc"), "10.99.0.254:80").is_err());
+    run_inside(&host.netns("ccc"), "ip route add default via 10.62.0.1");
+    assert!(
+        ask(&host.netns("ccc"), "10.99.0.254:80").is_err(),
+        "even with a route of its own"
+    );
+    let error = host.net().publish("ccc", &[port("0.0.0.0", Some(80), 80)]).await;
+    assert!(matches!(error, Err(Error::Invalid { .. })), "{error:?}");
+    let _private = Server::start(&host.ns.path, 81, "host");
+    run_inside(&host.netns("aaa"), "ip link set lo down");
+    run_inside(&host.netns("aaa"), "ip route add 127.0.0.1 via 172.17.0.1");
+    assert!(
+        ask(&host.netns("aaa"), "127.0.0.1:81").is_err(),
+        "the host's loopback is closed (CVE-2020-8558)"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_flushed_table_comes_back_with_the_next_change() {
+    let fleet = Fleet::new(1);
+    let host = &fleet.hosts[0];
+    host.sandbox("aaa", "bridge", None).await;
+    host.sandbox("bbb", "bridge", None).await;
+    let _web = Server::start(&host.netns("aaa"), 80, "web");
+    host.net()
+        .publish("aaa", &[port("0.0.0.0", Some(8080), 80)])
+        .await
+        .expect("free");
+    run_inside(&host.ns.path, "nft flush ruleset");
+    assert!(ask(&fleet.switch.path, "10.99.0.1:8080").is_err());
+    host.net()
+        .publish("bbb", &[port("0.0.0.0", Some(8081), 80)])
+        .await
+        .expect("free");
+    assert!(ask(&fleet.switch.path, "10.99.0.1:8080").is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_and_repeated_calls_are_told_apart() {
+    let host = Host::alone();
+    let net = host.net();
+    net.create_network(network("somenetwork1", "10.64.0.0/24"))
+        .await
+        .expect("a network");
+    let same = net.create_network(network("somenetwork1", "10.65.0.0/24")).await;
+    assert!(matches!(same, Err(Error::NetworkExists { .. })), "{same:?}");
+    let overlapping = net
+        .create_network(network("somenetwork2", "10.64.0.128/25"))
+        .await;
+    assert!(
+        matches!(overlapping, Err(Error::SubnetOverlap { .. })),
+        "{overlapping:?}"
+    );
+    host.sandbox("aaa", "somenetwork1", Some("10.64.0.9")).await;
+    let again = net
+        .create_sandbox(SandboxSpec::new("aaa", SandboxMode::Managed))
+        .await;
+    assert!(matches!(again, Err(Error::SandboxExists { .. })), "{again:?}");
+    for id in ["", "..", "a/b", "ov-x"] {
+        let bad = net
+            .create_sandbox(SandboxSpec::new(id, SandboxMode::Managed))
+            .await;
+        assert!(matches!(bad, Err(Error::InvalidId { .. })), "{bad:?}");
+    }
+    let spec = |network: &str| EndpointSpec {
+        network_id: network.into(),
+        ..EndpointSpec::default()
+    };
+    let twice = net.attach("aaa", spec("somenetwork1")).await;
+    assert!(matches!(twice, Err(Error::AlreadyAttached { .. })), "{twice:?}");
+    let nowhere = net.attach("aaa", spec("nonetwork")).await;
+    assert!(
+        matches!(nowhere, Err(Error::NetworkNotFound { .. })),
+        "{nowhere:?}"
+    );
+    let taken = EndpointSpec {
+        ip: Some(Ipv4Addr::new(10, 64, 0, 9).into()),
+        ..spec("somenetwork1")
+    };
+    net.create_sandbox(SandboxSpec::new("bbb", SandboxMode::Managed))
+        .await
+        .expect("a sandbox");
+    assert!(matches!(
+        net.attach("bbb", taken).await,
+        Err(Error::Address { .. })
+    ));
+    let busy = net.remove_network("somenetwork1").await;
+    assert!(matches!(busy, Err(Error::NetworkInUse { .. })), "{busy:?}");
+    assert!(matches!(
+        net.remove_network("bridge").await,
+        Err(Error::Predefined { .. })
+    ));
+    net.create_sandbox(SandboxSpec::new("none1", SandboxMode::None))
+        .await
+        .expect("a sandbox");
+    assert!(matches!(
+        net.attach("none1", spec("bridge")).await,
+        Err(Error::NotManaged { .. })
+    ));
+    assert_eq!(
+        run_inside(&host.netns("none1"), "ip -o -4 addr").lines().count(),
+        1,
+        "loopback only"
+    );
+    let hosted = net
+        .create_sandbox(SandboxSpec::new("host1", SandboxMode::Host))
+        .await
+        .expect("a sandbox");
+    assert_eq!(hosted.netns, None);
+    let mut odd = SandboxSpec::new("odd", SandboxMode::Managed);
+    odd.sysctls.insert("kernel.hostname".into(), "x".into());
+    assert!(matches!(net.create_sandbox(odd).await, Err(Error::Sysctl { .. })));
+    let mut tuned = SandboxSpec::new("tuned", SandboxMode::Managed);
+    tuned.sysctls.insert("net.core.somaxconn".into(), "77".into());
+    net.create_sandbox(tuned).await.expect("a sandbox");
+    assert_eq!(
+        run_inside(&host.netns("tuned"), "sysctl -n net.core.somaxconn").trim(),
+        "77"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_attach_leaves_nothing() {
+    let host = Host::alone();
+    host.sandbox("aaa", "bridge", None).await;
+    let before = host.inventory();
+    host.net()
+        .create_sandbox(SandboxSpec::new("bbb", SandboxMode::Managed))
+        .await
+        .expect("a sandbox");
+    // An interface of that name is there already: creating the pair fails after the address was taken.
+    run_inside(&host.netns("bbb"), "ip link add eth0 type bridge");
+    let spec = EndpointSpec {
+        network_id: "bridge".into(),
+        is_default_route: true,
+        ..EndpointSpec::default()
+    };
+    let error = host.net().attach("bbb", spec).await.expect_err("eth0 exists");
+    assert!(matches!(error, Error::Netlink { .. }), "{error:?}");
+    assert!(
+        host.net()
+            .inspect_sandbox("bbb")
+            .await
+            .expect("still there")
+            .endpoints
+            .is_empty()
+    );
+    host.net().remove_sandbox("bbb").await.expect("removal");
+    host.net().remove_sandbox("bbb").await.expect("idempotent");
+    assert_eq!(host.inventory(), before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn shutdown_leaves_nothing() {
+    let host = Host::alone();
+    let before = host.inventory();
+    host.net()
+        .create_network(network("somenetwork1", "10.66.0.0/24"))
+        .await
+        .expect("a network");
+    host.sandbox("aaa", "bridge", None).await;
+    host.sandbox("bbb", "somenetwork1", None).await;
+    host.attach("aaa", "somenetwork1", None).await;
+    host.net()
+        .publish("aaa", &[port("0.0.0.0", Some(8080), 80)])
+        .await
+        .expect("free");
+    host.net().detach("aaa", "somenetwork1").await.expect("detach");
+    assert!(host.net().detach("aaa", "somenetwork1").await.is_err());
+    assert_ne!(host.inventory(), before);
+    host.net().shutdown_all().await.expect("nothing in the way");
+    assert_eq!(host.inventory(), before);
+    host.net().shutdown_all().await.expect("idempotent");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restarted_daemon_finds_everything_again() {
+    let mut fleet = Fleet::new(1);
+    let host = &mut fleet.hosts[0];
+    host.net()
+        .create_network(network("somenetwork1", "10.67.0.0/24"))
+        .await
+        .expect("a network");
+    let a = host.sandbox("aaa", "bridge", None).await;
+    host.sandbox("bbb", "bridge", None).await;
+    host.sandbox("ccc", "somenetwork1", None).await;
+    host.net()
+        .publish("aaa", &[port("0.0.0.0", Some(8080), 80)])
+        .await
+        .expect("free");
+    host.net()
+        .publish("bbb", &[port("0.0.0.0", Some(8081), 80)])
+        .await
+        .expect("free");
+    let _web = Server::start(&host.netns("aaa"), 80, "web");
+    let mut open = host::connect(&fleet.switch.path, "10.99.0.1:8080").expect("published");
+    assert!(host::line(&mut open).expect("a line").starts_with("web"));
+    let config = host.config();
+    host.reopen(config);
+    let live = HashSet::from(["aaa".to_owned(), "ccc".to_owned()]);
+    let errors = host.net().reconcile(&live).await;
+    assert!(errors.is_empty(), "{errors:?}");
+    assert!(!host.netns("bbb").exists());
+    std::io::Write::write_all(&mut open, b"still\n").expect("the connection goes on");
+    assert_eq!(host::line(&mut open).expect("a line"), "still");
+    assert!(ask(&fleet.switch.path, "10.99.0.1:8080").is_ok());
+    assert!(ask(&fleet.switch.path, "10.99.0.1:8081").is_err());
+    host.sandbox("ddd", "bridge", None).await;
+    let taken = host
+        .net()
+        .publish("ddd", &[port("0.0.0.0", Some(8080), 80)])
+        .await;
+    assert!(matches!(taken, Err(Error::PortAllocated { .. })), "{taken:?}");
+    let addresses: Vec<_> = host
+        .net()
+        .inspect_network("bridge")
+        .await
+        .expect("it is there")
+        .endpoints;
+    assert_eq!(addresses.len(), 2);
+    assert!(pings(&host.netns("ddd"), &a.to_string()));
+    host.net().shutdown_all().await.expect("nothing in the way");
+    assert_eq!(host.inventory()["mounts"], "");
+    eventually("links are gone", || {
+        !run_inside(&host.ns.path, "ip -o link").contains("pt")
+    });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_taken_default_subnet_is_avoided() {
+    let host = Host::alone();
+    host.ns.ip("link add busy type bridge");
+    host.ns.ip("addr add 172.17.5.1/24 dev busy");
+    host.ns.ip("link set busy up");
+    let address = host.sandbox("aaa", "bridge", None).await;
+    assert!(address.to_string().starts_with("172.18."), "{address}");
+}
