@@ -3,13 +3,14 @@
 //! Every method turns into one event for the node loop and waits for its answer; nothing here decides anything except
 //! the waits of [`RaftHandle::promote`] and [`RaftHandle::remove`].
 
-use std::sync::Arc;
+use std::collections::HashMap;
 use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
 use pontoon_proto::v1;
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::connector::Connector;
@@ -39,7 +40,7 @@ pub(crate) struct Shared {
     pub(crate) election_timeout: Duration,
     pub(crate) events: std::sync::mpsc::Sender<Event>,
     /// Bytes of peer messages in the inbox.
-    pub(crate) inbox_bytes: AtomicUsize,
+    pub(crate) inbox_bytes: Arc<AtomicUsize>,
     /// Bounds the proposals in the inbox.
     pub(crate) permits: Semaphore,
     pub(crate) leadership: watch::Receiver<Leadership>,
@@ -49,10 +50,10 @@ pub(crate) struct Shared {
     pub(crate) stopped: watch::Receiver<Option<StopReason>>,
     pub(crate) connector: Arc<dyn Connector>,
     pub(crate) snapshots: Arc<SnapshotStore>,
+    /// Number of the newest stream of each peer; older ones are ignored.
+    pub(crate) streams: Mutex<HashMap<u64, u64>>,
     /// Closed when the node loop and all its threads are gone.
     pub(crate) done: watch::Receiver<()>,
-    /// Kept for the transport's tasks: dropped with the last handle.
-    pub(crate) _alive: mpsc::Sender<()>,
 }
 
 /// A running member of the raft group.

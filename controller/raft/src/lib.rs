@@ -10,16 +10,27 @@
 //! # Main path
 //! `propose` → inbox → `core` → (peers and disk at the same time) → quorum → apply thread → answer.
 
+#[cfg(test)]
+mod cluster_tests;
 mod config;
 mod connector;
+mod core;
 mod error;
 mod handle;
+mod log;
 mod member;
+mod members;
 mod node;
 mod service;
+#[cfg(test)]
+mod sim;
 mod snapshot;
 mod start;
 mod state_machine;
+mod transport;
+mod validate;
+mod vfs;
+mod wal;
 
 pub use config::Config;
 pub use connector::{ConnectError, Connector};

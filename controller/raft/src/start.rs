@@ -1,7 +1,26 @@
-//! Start-up.
-use crate::{Config, Connector, Error, Member, RaftHandle, StateMachine};
+//! Start-up: makes, opens or joins a member. Everything here happens before the first thread of it runs.
+
+use std::fs::{DirBuilder, File, TryLockError};
+use std::os::unix::fs::DirBuilderExt;
 use std::sync::Arc;
+
+use raft::eraftpb::{ConfState, HardState};
+
+use crate::config::Config;
+use crate::connector::Connector;
+use crate::error::Error;
+use crate::handle::RaftHandle;
+use crate::member::Member;
+use crate::members::Members;
+use crate::node::{self, Prepared};
+use crate::snapshot::{SnapshotMeta, SnapshotStore};
+use crate::state_machine::StateMachine;
+use crate::vfs::{Dir, RealVfs, Vfs};
+use crate::wal::{Image, Marker, Owner, Record, Wal};
+
 /// Makes members: the first of a cluster, one that was there before, or a new one of an existing cluster.
+///
+/// All three must be called in a tokio runtime, which then carries the transport.
 pub struct Raft;
 
 impl Raft {
@@ -14,9 +33,7 @@ impl Raft {
         state: S,
         connector: Arc<dyn Connector>,
     ) -> Result<RaftHandle, Error> {
-        let _ = (state, connector);
-        config.validate()?;
-        Err(Error::Empty { path: config.dir })
+        start(config, connector, |config, lock| bootstrap(config, state, lock)).await
     }
 
     /// Restarts a member from its folder: restores the newest snapshot, then follows the log.
@@ -29,9 +46,7 @@ impl Raft {
         state: S,
         connector: Arc<dyn Connector>,
     ) -> Result<RaftHandle, Error> {
-        let _ = (state, connector);
-        config.validate()?;
-        Err(Error::Empty { path: config.dir })
+        start(config, connector, |config, lock| open(config, state, lock)).await
     }
 
     /// Starts a member that the leader has already added under `config.id`; it waits for the leader's snapshot.
@@ -45,8 +60,181 @@ impl Raft {
         state: S,
         connector: Arc<dyn Connector>,
     ) -> Result<RaftHandle, Error> {
-        let _ = (state, connector, members);
-        config.validate()?;
-        Err(Error::Empty { path: config.dir })
+        start(config, connector, move |config, lock| {
+            join(config, &members, state, lock)
+        })
+        .await
     }
+}
+
+async fn start<S: StateMachine>(
+    config: Config,
+    connector: Arc<dyn Connector>,
+    prepare: impl FnOnce(&Config, File) -> Result<Prepared<S>, Error> + Send + 'static,
+) -> Result<RaftHandle, Error> {
+    config.validate()?;
+    let work = move || {
+        let lock = lock(&config)?;
+        let prepared = prepare(&config, lock)?;
+        Ok((config, prepared))
+    };
+    let prepared = tokio::task::spawn_blocking(work).await;
+    // The work only fails to return when it panicked or the runtime is going down.
+    let (config, prepared) = prepared.unwrap_or(Err(Error::Config {
+        what: "the start was interrupted",
+    }))?;
+    node::start(&config, prepared, connector)
+}
+
+/// Makes the folder and takes it for this process.
+fn lock(config: &Config) -> Result<File, Error> {
+    let io = |op| {
+        let path = config.dir.clone();
+        move |source| Error::Io { op, path, source }
+    };
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&config.dir)
+        .map_err(io("create"))?;
+    let lock = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(config.dir.join("lock"));
+    let lock = lock.map_err(io("lock"))?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => Err(Error::Locked {
+            path: config.dir.clone(),
+        }),
+        Err(TryLockError::Error(source)) => Err(io("lock")(source)),
+    }
+}
+
+fn owner(config: &Config) -> Owner {
+    Owner {
+        cluster_id: config.cluster_id.clone(),
+        raft_id: config.id,
+    }
+}
+
+fn folder(config: &Config) -> (Dir, SnapshotStore) {
+    let vfs: Arc<dyn Vfs> = Arc::new(RealVfs);
+    let dir = Dir::new(vfs, &config.dir);
+    let snapshots = SnapshotStore::new(dir.clone(), &config.cluster_id);
+    snapshots.remove_leftovers();
+    (dir, snapshots)
+}
+
+fn bootstrap<S: StateMachine>(config: &Config, state: S, lock: File) -> Result<Prepared<S>, Error> {
+    let (dir, snapshots) = folder(config);
+    if Wal::exists(&dir)? {
+        return Err(Error::NotEmpty {
+            path: config.dir.clone(),
+        });
+    }
+    let (meta, records) = first_records(config);
+    let pinned = state.snapshot();
+    // The log begins behind a snapshot of the empty state, so that joiners learn the configuration from it: entries
+    // alone would start from a cluster without members.
+    snapshots.remove_below(u64::MAX);
+    snapshots.write(&meta, |writer| pinned.write(writer))?;
+    let wal = Wal::create(dir, owner(config), config.segment_bytes, records.clone())?;
+    Ok(Prepared {
+        wal,
+        image: image_of(records),
+        state,
+        snapshots,
+        lock,
+    })
+}
+
+/// The snapshot at index 1 with which a cluster begins, and the records that say so.
+pub(crate) fn first_records(config: &Config) -> (SnapshotMeta, Vec<Record>) {
+    let me = Member::new(config.id, config.node_id.clone(), config.advertise.clone());
+    let conf_state = ConfState {
+        voters: vec![config.id],
+        ..ConfState::default()
+    };
+    let meta = SnapshotMeta {
+        index: 1,
+        term: 1,
+        conf_state,
+        members: Members::of(&[me]).encode(),
+    };
+    let marker = Marker {
+        index: 1,
+        term: 1,
+        conf_state: meta.conf_state.clone(),
+        members: meta.members.clone(),
+        reset: true,
+    };
+    let hard_state = HardState {
+        term: 1,
+        vote: 0,
+        commit: 1,
+    };
+    (
+        meta,
+        vec![Record::HardState(hard_state), Record::Snapshot(marker)],
+    )
+}
+
+fn image_of(records: Vec<Record>) -> Image {
+    let mut image = Image::default();
+    for record in records {
+        // Records that were made just now fit together.
+        let _ = image.replay(record);
+    }
+    image
+}
+
+fn open<S: StateMachine>(config: &Config, mut state: S, lock: File) -> Result<Prepared<S>, Error> {
+    let (dir, snapshots) = folder(config);
+    let (wal, image) = Wal::open(dir, owner(config), config.segment_bytes)?;
+    if let Some(marker) = &image.marker {
+        let file = snapshots.open(marker.index, marker.term)?;
+        let restore = |source| Error::Restore {
+            path: file.path().to_owned(),
+            source,
+        };
+        state
+            .restore(&mut file.reader().map_err(restore)?)
+            .map_err(restore)?;
+        snapshots.remove_below(marker.index);
+    }
+    Ok(Prepared {
+        wal,
+        image,
+        state,
+        snapshots,
+        lock,
+    })
+}
+
+fn join<S: StateMachine>(
+    config: &Config,
+    members: &[Member],
+    state: S,
+    lock: File,
+) -> Result<Prepared<S>, Error> {
+    let (dir, snapshots) = folder(config);
+    let records = join_records(members);
+    let wal = Wal::create(dir, owner(config), config.segment_bytes, records.clone())?;
+    Ok(Prepared {
+        wal,
+        image: image_of(records),
+        state,
+        snapshots,
+        lock,
+    })
+}
+
+/// What a member knows before its first snapshot: whom to answer.
+pub(crate) fn join_records(members: &[Member]) -> Vec<Record> {
+    vec![
+        Record::HardState(HardState::default()),
+        Record::Peers(Members::of(members).encode()),
+    ]
 }

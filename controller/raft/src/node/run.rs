@@ -1,0 +1,425 @@
+//! The raft thread: one loop that takes events, drives the core, and hands its outputs out.
+//!
+//! It never waits for a disk, a peer or the state machine, so heartbeats go out on time whatever those do.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+
+use super::apply::{ApplyJob, Waiter};
+use super::event::{ChangeReply, Event, MemberChange, ProposeReply};
+use super::reads::Reads;
+use crate::core::{Committed, Core, Nonce, Output};
+use crate::error::{MembershipError, ProposeError, ReadError};
+use crate::handle::StopReason;
+use crate::member::{Leadership, Member};
+use crate::transport::Transport;
+use crate::wal::Committer;
+
+/// Events handled in one turn before the core is polled.
+const MAX_EVENTS: usize = 1024;
+/// Ticks made up after a pause; more would only start an election against a healthy leader.
+const MAX_TICKS: u32 = 2;
+
+/// What the loop publishes.
+pub(super) struct Published {
+    pub(super) leadership: watch::Sender<Leadership>,
+    pub(super) members: watch::Sender<Arc<Vec<Member>>>,
+    pub(super) removed: watch::Sender<Arc<Vec<u64>>>,
+    pub(super) stopped: watch::Sender<Option<StopReason>>,
+}
+
+/// A leadership transfer that somebody waits for.
+struct Transfer {
+    to: Option<u64>,
+    replies: Vec<ChangeReply>,
+    deadline: u64,
+}
+
+/// The raft thread's state.
+pub(super) struct Node {
+    pub(super) id: u64,
+    pub(super) core: Core,
+    pub(super) inbox: Receiver<Event>,
+    pub(super) inbox_bytes: Arc<AtomicUsize>,
+    pub(super) committer: Committer,
+    pub(super) apply: Sender<ApplyJob>,
+    pub(super) transport: Transport,
+    pub(super) published: Published,
+    pub(super) tick: Duration,
+    pub(super) election_ticks: u64,
+    pub(super) reads: Reads,
+    pub(super) progress: Progress,
+}
+
+/// What changes while the loop runs.
+pub(super) struct Progress {
+    waiters: HashMap<Nonce, Waiter>,
+    proposals: Vec<(Nonce, Vec<u8>, ProposeReply)>,
+    transfer: Option<Transfer>,
+    /// Index and term that the state machine has reached.
+    applied: (u64, u64),
+    now: u64,
+    /// Random part of this process's nonces.
+    boot: u64,
+    counter: u64,
+    /// Term in which this member leads.
+    leading: Option<u64>,
+    stop: Option<StopReason>,
+    /// Shutdown was asked for; the loop ends at this tick at the latest.
+    shutdown_by: Option<u64>,
+}
+
+impl Progress {
+    pub(super) fn new(applied: (u64, u64)) -> Self {
+        Self {
+            waiters: HashMap::new(),
+            proposals: Vec::new(),
+            transfer: None,
+            applied,
+            now: 0,
+            boot: rand::random(),
+            counter: 0,
+            leading: None,
+            stop: None,
+            shutdown_by: None,
+        }
+    }
+
+    fn nonce(&mut self) -> Nonce {
+        self.counter += 1;
+        let mut nonce = Nonce::default();
+        nonce[..8].copy_from_slice(&self.boot.to_be_bytes());
+        nonce[8..].copy_from_slice(&self.counter.to_be_bytes());
+        nonce
+    }
+}
+
+impl Node {
+    /// Runs until the member is shut down, removed, or its disk fails.
+    pub(super) fn run(mut self) {
+        let mut next_tick = Instant::now() + self.tick;
+        self.publish(true);
+        while self.progress.stop.is_none() {
+            match self
+                .inbox
+                .recv_timeout(next_tick.saturating_duration_since(Instant::now()))
+            {
+                Ok(event) => self.take_events(event),
+                Err(RecvTimeoutError::Timeout) => {}
+                // The apply thread holds a sender, so this is only met while everything is being torn down.
+                Err(RecvTimeoutError::Disconnected) => self.progress.stop = Some(StopReason::Shutdown),
+            }
+            self.run_ticks(&mut next_tick);
+            self.turn();
+        }
+        self.finish();
+    }
+
+    fn take_events(&mut self, first: Event) {
+        self.handle(first);
+        for _ in 1..MAX_EVENTS {
+            let Ok(event) = self.inbox.try_recv() else { return };
+            self.handle(event);
+        }
+    }
+
+    fn run_ticks(&mut self, next_tick: &mut Instant) {
+        let now = Instant::now();
+        let mut count = 0;
+        while *next_tick <= now && count < MAX_TICKS {
+            *next_tick += self.tick;
+            count += 1;
+            self.core.tick();
+            self.progress.now += 1;
+            self.reads.tick(self.progress.now);
+            self.tick_transfer();
+            if self.progress.now.is_multiple_of(self.election_ticks) {
+                self.publish(true);
+            }
+        }
+        if *next_tick <= now {
+            *next_tick = now + self.tick;
+        }
+    }
+
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Peer { messages, bytes } => {
+                self.inbox_bytes.fetch_sub(bytes, Ordering::AcqRel);
+                for message in messages {
+                    self.core.step(message);
+                }
+            }
+            Event::Propose { data, reply } => {
+                let nonce = self.progress.nonce();
+                self.progress.proposals.push((nonce, data.into(), reply));
+            }
+            Event::Read { reply } => self.reads.add(reply, self.progress.now),
+            Event::Change { changes, reply } => self.change(&changes, reply),
+            Event::Transfer { to, reply } => self.start_transfer(to, reply),
+            Event::Persisted { number } => self.core.persisted(number),
+            Event::DiskFailed { reason } => {
+                tracing::error!(
+                    reason,
+                    "the raft log's disk failed; this member stops taking part"
+                );
+                self.progress.stop = Some(StopReason::Storage(reason));
+            }
+            Event::Applied { index, term } => self.progress.applied = (index, term),
+            Event::SnapshotTaken(meta) => {
+                if let Some(meta) = meta {
+                    self.core.snapshot_saved(meta);
+                }
+            }
+            Event::Unreachable { id } => self.core.report_unreachable(id),
+            Event::SnapshotSent { to, ok } => self.core.report_snapshot(to, ok),
+            Event::Removed => self.progress.stop = Some(StopReason::Removed),
+            Event::Status { reply } => drop(reply.send(self.core.status(self.progress.applied.0))),
+            Event::Shutdown => self.start_shutdown(),
+        }
+    }
+
+    /// Feeds what was collected to the core and hands its outputs out.
+    fn turn(&mut self) {
+        self.flush_proposals();
+        let (progress, core) = (&mut self.progress, &mut self.core);
+        let now = progress.now;
+        self.reads.request(
+            now,
+            || progress.nonce().to_vec(),
+            |context| core.read_index(context),
+        );
+        let mut members_changed = false;
+        for output in self.core.poll() {
+            match output {
+                Output::Send(message) => self.transport.send(message),
+                Output::Persist(job) => self.committer.submit(job),
+                Output::Apply(entries) => {
+                    members_changed |= entries.iter().any(|entry| entry.conf.is_some());
+                    let entries = entries.into_iter().map(|entry| self.with_waiter(entry)).collect();
+                    self.to_apply(ApplyJob::Entries(entries));
+                }
+                Output::Restore(meta) => {
+                    members_changed = true;
+                    self.to_apply(ApplyJob::Restore(meta));
+                }
+                Output::ReadReady { context, index } => {
+                    let replies = self.reads.take(&context);
+                    self.to_apply(ApplyJob::Barrier { index, replies });
+                }
+                Output::SnapshotWanted => self.to_apply(ApplyJob::Snapshot),
+                Output::Obsolete { below } => self.to_apply(ApplyJob::Obsolete { below }),
+            }
+        }
+        self.publish(members_changed);
+    }
+
+    fn to_apply(&self, job: ApplyJob) {
+        // The apply thread only ends early when a restore failed, and has said so by then.
+        let _ = self.apply.send(job);
+    }
+
+    fn with_waiter(&mut self, entry: Committed) -> (Committed, Option<Waiter>) {
+        let waiter = Nonce::try_from(entry.nonce.as_slice())
+            .ok()
+            .and_then(|n| self.progress.waiters.remove(&n));
+        (entry, waiter)
+    }
+
+    fn flush_proposals(&mut self) {
+        if self.progress.proposals.is_empty() {
+            return;
+        }
+        let batch = std::mem::take(&mut self.progress.proposals);
+        if !self.core.is_leader() {
+            let leader = self.core.leader();
+            for (_, _, reply) in batch {
+                let _ = reply.send(Err(ProposeError::NotLeader {
+                    leader: leader.clone(),
+                }));
+            }
+            return;
+        }
+        let (mut entries, mut replies) = (Vec::new(), Vec::new());
+        for (nonce, data, reply) in batch {
+            entries.push((nonce, data));
+            replies.push((nonce, reply));
+        }
+        if self.core.propose(entries) {
+            let waiters = replies
+                .into_iter()
+                .map(|(nonce, reply)| (nonce, Waiter::Propose(reply)));
+            self.progress.waiters.extend(waiters);
+        } else {
+            for (_, reply) in replies {
+                let _ = reply.send(Err(ProposeError::Busy));
+            }
+        }
+    }
+
+    fn change(&mut self, changes: &[MemberChange], reply: ChangeReply) {
+        self.flush_proposals();
+        let nonce = self.progress.nonce();
+        match self.core.propose_change(nonce, changes) {
+            Ok(true) => drop(self.progress.waiters.insert(nonce, Waiter::Change(reply))),
+            Ok(false) => drop(reply.send(Ok(()))),
+            Err(error) => drop(reply.send(Err(error))),
+        }
+    }
+
+    fn start_transfer(&mut self, to: Option<u64>, reply: ChangeReply) {
+        if !self.core.is_leader() || to == Some(self.id) {
+            let _ = reply.send(Ok(()));
+            return;
+        }
+        self.flush_proposals();
+        let Some(chosen) = self.core.transfer(to) else {
+            let _ = reply.send(Err(MembershipError::TransferFailed { to }));
+            return;
+        };
+        tracing::info!(to = chosen, "handing leadership over");
+        let deadline = self.progress.now + 2 * self.election_ticks;
+        let transfer = self.progress.transfer.get_or_insert(Transfer {
+            to,
+            replies: Vec::new(),
+            deadline,
+        });
+        transfer.replies.push(reply);
+    }
+
+    fn tick_transfer(&mut self) {
+        let led_by_other = !self.core.is_leader() && self.core.leader_id() != 0;
+        let now = self.progress.now;
+        if let Some(transfer) = self
+            .progress
+            .transfer
+            .take_if(|t| led_by_other || t.deadline <= now)
+        {
+            for reply in transfer.replies {
+                let failed = MembershipError::TransferFailed { to: transfer.to };
+                let _ = reply.send(if led_by_other { Ok(()) } else { Err(failed) });
+            }
+        }
+        if let Some(by) = self.progress.shutdown_by
+            && (!self.core.is_leader() || by <= now)
+        {
+            self.progress.stop = Some(StopReason::Shutdown);
+        }
+    }
+
+    fn start_shutdown(&mut self) {
+        self.flush_proposals();
+        // Without a hand-over the others would wait for an election timeout.
+        if self.core.transfer(None).is_none() {
+            self.progress.stop = Some(StopReason::Shutdown);
+        } else if self.progress.shutdown_by.is_none() {
+            self.progress.shutdown_by = Some(self.progress.now + self.election_ticks);
+        }
+    }
+
+    /// Tells what has changed; `members` says that the members may have.
+    fn publish(&mut self, members: bool) {
+        let (leads, term) = (self.core.is_leader(), self.core.term());
+        let leading = leads.then_some(term);
+        let changed = self.progress.leading != leading;
+        if changed {
+            // Proposals of an earlier term may still be committed by the next leader, or be overwritten.
+            self.fail_waiters(&ProposeError::OutcomeUnknown);
+            self.progress.leading = leading;
+        }
+        if members || changed {
+            self.publish_members();
+        }
+        let is_leader = leads && self.progress.applied.1 == term;
+        let leader = self.core.leader_id();
+        self.published.leadership.send_if_modified(|now| {
+            let same = now.term == term
+                && now.is_leader == is_leader
+                && now.leader.as_ref().map_or(0, |l| l.id) == leader;
+            if same && !members {
+                return false;
+            }
+            let next = Leadership {
+                term,
+                leader: self.core.leader(),
+                is_leader,
+            };
+            let modified = *now != next;
+            *now = next;
+            modified
+        });
+    }
+
+    fn publish_members(&mut self) {
+        let list = self.core.member_list();
+        self.transport.update(&list);
+        if **self.published.members.borrow() != list {
+            self.published.members.send_replace(Arc::new(list));
+        }
+        let removed = self.core.members().removed();
+        if **self.published.removed.borrow() != removed {
+            self.published.removed.send_replace(Arc::new(removed));
+        }
+        if self.core.members().is_removed(self.id) {
+            self.progress.stop = Some(StopReason::Removed);
+        }
+    }
+
+    fn fail_waiters(&mut self, error: &ProposeError) {
+        for (_, waiter) in self.progress.waiters.drain() {
+            match waiter {
+                Waiter::Propose(reply) => drop(reply.send(Err(error.clone()))),
+                Waiter::Change(reply) => drop(reply.send(Err(error.clone().into()))),
+            }
+        }
+    }
+
+    /// Answers everybody, then ends the threads in order.
+    fn finish(mut self) {
+        let reason = self.progress.stop.take().unwrap_or(StopReason::Shutdown);
+        tracing::info!(?reason, "the raft member stops");
+        let read_error = match &reason {
+            StopReason::Storage(reason) => ReadError::Storage {
+                reason: reason.clone(),
+            },
+            _ => ReadError::ShuttingDown,
+        };
+        let refused = match &reason {
+            StopReason::Storage(reason) => ProposeError::Storage {
+                reason: reason.clone(),
+            },
+            _ => ProposeError::ShuttingDown,
+        };
+        self.published.stopped.send_replace(Some(reason));
+        self.published.leadership.send_modify(|l| {
+            l.leader = None;
+            l.is_leader = false;
+        });
+        self.fail_waiters(&ProposeError::OutcomeUnknown);
+        self.reads.fail(&read_error);
+        if let Some(transfer) = self.progress.transfer.take() {
+            let stopped = self.core.leader_id() != self.id;
+            for reply in transfer.replies {
+                let failed = MembershipError::TransferFailed { to: transfer.to };
+                let _ = reply.send(if stopped { Ok(()) } else { Err(failed) });
+            }
+        }
+        self.committer.stop();
+        while let Ok(event) = self.inbox.try_recv() {
+            match event {
+                Event::Propose { reply, .. } => drop(reply.send(Err(refused.clone()))),
+                Event::Read { reply } => drop(reply.send(Err(read_error.clone()))),
+                Event::Change { reply, .. } => drop(reply.send(Err(refused.clone().into()))),
+                Event::Transfer { to, reply } => {
+                    drop(reply.send(Err(MembershipError::TransferFailed { to })));
+                }
+                _ => {}
+            }
+        }
+    }
+}

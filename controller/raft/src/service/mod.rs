@@ -1,0 +1,206 @@
+//! The gRPC service that the other managers talk to: messages, snapshots, join and leave.
+//!
+//! Served by the controller on the cluster port. Who a caller is comes from the hook, which reads the peer certificate
+//! that the accept loop put into the request's extensions; everything that arrives is checked here, at the edge.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use pontoon_proto::v1;
+use raft::eraftpb::MessageType;
+use tonic::{Extensions, Request, Response, Status, Streaming};
+
+use crate::handle::RaftHandle;
+use crate::node::Event;
+use crate::validate;
+
+mod install;
+mod membership;
+
+/// Who calls, as its certificate says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerIdentity {
+    /// Node id of the calling manager.
+    pub node_id: String,
+}
+
+/// Tells who calls from a request's extensions; an error refuses the call.
+type Identify = dyn Fn(&Extensions) -> Result<PeerIdentity, Status> + Send + Sync;
+
+/// Metadata key of the answer to a member that was removed.
+pub(crate) const REMOVED_KEY: &str = "pontoon-removed";
+/// Metadata key that names the leader's address in answers that only the leader could give.
+pub(crate) const LEADER_KEY: &str = "pontoon-leader";
+/// Bytes of messages that may wait for the raft thread; more is dropped, and raft sends again.
+const MAX_INBOX: usize = 64 << 20;
+/// A stream that says nothing for so long is closed. Leaders heartbeat many times a second; others open a new one.
+const SILENT: Duration = Duration::from_secs(60);
+
+/// The service `pontoon.v1.Raft` over a member.
+#[derive(Clone)]
+pub struct RaftService {
+    handle: RaftHandle,
+    identify: Arc<Identify>,
+}
+
+impl RaftService {
+    /// Largest message that the server must accept, in bytes.
+    pub const MAX_MESSAGE: usize = 16 << 20;
+
+    /// The service for `handle`; `identify` tells the caller's node id and refuses those that are not managers.
+    pub fn new(
+        handle: RaftHandle,
+        identify: impl Fn(&Extensions) -> Result<PeerIdentity, Status> + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            handle,
+            identify: Arc::new(identify),
+        }
+    }
+
+    /// The tonic server to add to a router, with its size limit set.
+    pub fn into_server(self) -> v1::raft_server::RaftServer<Self> {
+        v1::raft_server::RaftServer::new(self).max_decoding_message_size(Self::MAX_MESSAGE)
+    }
+
+    /// Checks that the caller is the member that it says, of this cluster, and not a removed one.
+    fn check_sender(&self, caller: &PeerIdentity, from: u64, cluster_id: &str) -> Result<(), Status> {
+        let shared = &self.handle.shared;
+        if cluster_id != shared.cluster_id {
+            return Err(Status::permission_denied(format!(
+                "this manager is in cluster {}",
+                shared.cluster_id
+            )));
+        }
+        if shared.stopped.borrow().is_some() {
+            return Err(Status::unavailable("this manager's log has stopped"));
+        }
+        if shared.removed.borrow().contains(&from) {
+            let mut status =
+                Status::failed_precondition(format!("member {from:x} was removed from the cluster"));
+            status
+                .metadata_mut()
+                .insert(REMOVED_KEY, tonic::metadata::MetadataValue::from_static("1"));
+            return Err(status);
+        }
+        // A member that is not known here may have been added by entries that are still on their way.
+        let members = shared.members.borrow();
+        if let Some(member) = members.iter().find(|m| m.id == from)
+            && member.node_id != caller.node_id
+        {
+            return Err(Status::permission_denied(format!(
+                "member {from:x} is not node {}",
+                caller.node_id
+            )));
+        }
+        Ok(())
+    }
+
+    /// Numbers a new stream of a peer: from now on older ones of it are ignored.
+    fn open_stream(&self, from: u64) -> u64 {
+        let mut streams = self
+            .handle
+            .shared
+            .streams
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let number = streams.entry(from).or_default();
+        *number += 1;
+        *number
+    }
+
+    /// Checks a batch and hands it to the raft thread, unless the stream has been replaced.
+    fn accept(&self, batch: v1::RaftBatch, from: u64, stream: u64) -> Result<(), Status> {
+        let shared = &self.handle.shared;
+        let bytes = batch.messages.iter().map(bytes::Bytes::len).sum();
+        let mut messages = Vec::with_capacity(batch.messages.len());
+        for message in &batch.messages {
+            let message = validate::decode(message, from, shared.id).map_err(|reason| {
+                Status::invalid_argument(format!("raft message from {from:x}: {reason}"))
+            })?;
+            if message.get_msg_type() == MessageType::MsgSnapshot {
+                return Err(Status::invalid_argument("snapshots have a stream of their own"));
+            }
+            messages.push(message);
+        }
+        // Held while sending, so that nothing of an old stream can pass something of its successor.
+        let streams = shared
+            .streams
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        if streams.get(&from) != Some(&stream) {
+            return Err(Status::aborted("a newer stream has replaced this one"));
+        }
+        if shared.inbox_bytes.load(Ordering::Acquire) > MAX_INBOX {
+            return Ok(());
+        }
+        shared.inbox_bytes.fetch_add(bytes, Ordering::AcqRel);
+        shared
+            .events
+            .send(Event::Peer { messages, bytes })
+            .map_err(|_| Status::unavailable("this manager's log has stopped"))
+    }
+}
+
+#[tonic::async_trait]
+impl v1::raft_server::Raft for RaftService {
+    async fn messages(
+        &self,
+        request: Request<Streaming<v1::RaftBatch>>,
+    ) -> Result<Response<v1::RaftAck>, Status> {
+        let caller = (self.identify)(request.extensions())?;
+        let mut batches = request.into_inner();
+        let mut sender = None;
+        loop {
+            let next = tokio::time::timeout(SILENT, batches.message()).await;
+            let Some(batch) = next.map_err(|_| Status::deadline_exceeded("the stream was silent"))?? else {
+                return Ok(Response::new(v1::RaftAck {}));
+            };
+            let from = batch.from;
+            let (first, stream) = match sender {
+                Some(known) => known,
+                None => {
+                    // Only a caller that may speak for the member may replace its stream.
+                    self.check_sender(&caller, from, &batch.cluster_id)?;
+                    *sender.insert((from, self.open_stream(from)))
+                }
+            };
+            if from != first {
+                return Err(Status::invalid_argument(
+                    "one stream carries the messages of one member",
+                ));
+            }
+            self.check_sender(&caller, from, &batch.cluster_id)?;
+            self.accept(batch, from, stream)?;
+        }
+    }
+
+    async fn install_snapshot(
+        &self,
+        request: Request<Streaming<v1::SnapshotChunk>>,
+    ) -> Result<Response<v1::SnapshotAck>, Status> {
+        let caller = (self.identify)(request.extensions())?;
+        self.receive_snapshot(&caller, request.into_inner())
+            .await
+            .map(Response::new)
+    }
+
+    async fn join(
+        &self,
+        request: Request<v1::RaftJoinRequest>,
+    ) -> Result<Response<v1::RaftJoinResponse>, Status> {
+        let caller = (self.identify)(request.extensions())?;
+        self.admit(&caller, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn leave(
+        &self,
+        request: Request<v1::RaftLeaveRequest>,
+    ) -> Result<Response<v1::RaftLeaveResponse>, Status> {
+        let caller = (self.identify)(request.extensions())?;
+        self.dismiss(&caller, request.into_inner())
+            .await
+            .map(Response::new)
+    }
+}

@@ -1,3 +1,0 @@
-//! Snapshots.
-pub(crate) struct SnapshotMeta;
-pub(crate) struct SnapshotStore;

@@ -1,0 +1,224 @@
+//! Snapshot files: written from the state machine, sent to and received from other members, restored at start.
+//!
+//! A file is made under a temporary name, synced and renamed; then a marker in the log says that it counts. Files whose
+//! index is lower than the marker's are removed later.
+
+use std::io::{BufReader, BufWriter, Read, Write};
+
+use crate::error::Error;
+use crate::vfs::{Dir, Reader, VfsFile, Writer};
+
+mod file;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use file::SnapshotMeta;
+
+/// Bytes of a snapshot that go into one message.
+pub(crate) const CHUNK: usize = 1 << 20;
+
+/// The snapshot files of one member.
+#[derive(Clone)]
+pub(crate) struct SnapshotStore {
+    dir: Dir,
+    cluster_id: String,
+}
+
+/// A verified snapshot file.
+pub(crate) struct SnapshotFile {
+    file: Box<dyn VfsFile>,
+    path: std::path::PathBuf,
+    /// Where the compressed state lies.
+    data: std::ops::Range<u64>,
+}
+
+/// A snapshot that is being received.
+pub(crate) struct Incoming {
+    store: SnapshotStore,
+    file: Box<dyn VfsFile>,
+    temporary: String,
+    offset: u64,
+}
+
+fn name(index: u64, term: u64) -> String {
+    format!("snap-{index:016x}-{term:016x}.snap")
+}
+
+fn parse_name(name: &str) -> Option<u64> {
+    let (index, term) = name
+        .strip_prefix("snap-")?
+        .strip_suffix(".snap")?
+        .split_once('-')?;
+    u64::from_str_radix(term, 16).ok()?;
+    u64::from_str_radix(index, 16).ok()
+}
+
+impl SnapshotStore {
+    pub(crate) fn new(dir: Dir, cluster_id: &str) -> Self {
+        Self {
+            dir,
+            cluster_id: cluster_id.to_owned(),
+        }
+    }
+
+    /// Writes a snapshot and makes it durable.
+    pub(crate) fn write(
+        &self,
+        meta: &SnapshotMeta,
+        fill: impl FnOnce(&mut dyn Write) -> std::io::Result<()>,
+    ) -> Result<(), Error> {
+        let temporary = self.temporary();
+        let path = self.dir.file(&temporary);
+        let file = self.dir.create(&temporary)?;
+        let written = file::write(file.as_ref(), &self.cluster_id, meta, fill)
+            .and_then(|()| file.sync())
+            .map_err(|source| Error::Io {
+                op: "write",
+                path,
+                source,
+            });
+        let result = written.and_then(|()| self.dir.rename(&temporary, &name(meta.index, meta.term)));
+        if result.is_err() {
+            self.discard(&temporary);
+        }
+        result
+    }
+
+    /// Opens a snapshot and checks all of it.
+    pub(crate) fn open(&self, index: u64, term: u64) -> Result<SnapshotFile, Error> {
+        let name = &name(index, term);
+        let path = self.dir.file(name);
+        let corrupt = |reason: String| Error::CorruptSnapshot {
+            path: path.clone(),
+            reason,
+        };
+        let file = match self.dir.open(name) {
+            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                return Err(corrupt("the log names it, but it is missing".into()));
+            }
+            other => other?,
+        };
+        let (meta, data) = file::verify(file.as_ref(), &self.cluster_id).map_err(corrupt)?;
+        if (meta.index, meta.term) != (index, term) {
+            return Err(corrupt(format!(
+                "it is at {} of term {}, other than its name says",
+                meta.index, meta.term
+            )));
+        }
+        Ok(SnapshotFile { file, path, data })
+    }
+
+    /// Begins to receive a snapshot file from another member.
+    pub(crate) fn receive(&self) -> Result<Incoming, Error> {
+        let temporary = self.temporary();
+        let file = self.dir.create(&temporary)?;
+        Ok(Incoming {
+            store: self.clone(),
+            file,
+            temporary,
+            offset: 0,
+        })
+    }
+
+    /// Removes the files below `index`, which the log does not name any more.
+    pub(crate) fn remove_below(&self, index: u64) {
+        for name in self.dir.list().unwrap_or_default() {
+            if parse_name(&name).is_some_and(|i| i < index) {
+                self.discard(&name);
+            }
+        }
+    }
+
+    /// Removes what a crash left half written. Only before anything is received or written.
+    pub(crate) fn remove_leftovers(&self) {
+        for name in self.dir.list().unwrap_or_default() {
+            if name.ends_with(".snap.tmp") {
+                self.discard(&name);
+            }
+        }
+    }
+
+    fn temporary(&self) -> String {
+        format!("snap-{:016x}.snap.tmp", rand::random::<u64>())
+    }
+
+    fn discard(&self, name: &str) {
+        if let Err(error) = self.dir.remove(name) {
+            tracing::warn!(%error, "could not remove an old snapshot file");
+        }
+    }
+}
+
+impl SnapshotFile {
+    /// The decompressed state.
+    pub(crate) fn reader(&self) -> std::io::Result<impl Read + '_> {
+        let compressed =
+            Reader::new(self.file.as_ref(), self.data.start).take(self.data.end - self.data.start);
+        zstd::stream::read::Decoder::with_buffer(BufReader::with_capacity(256 << 10, compressed))
+    }
+
+    /// The next bytes of the file itself, for sending; empty at its end.
+    pub(crate) fn chunk(&self, offset: u64) -> Result<Vec<u8>, Error> {
+        let io = |source| Error::Io {
+            op: "read",
+            path: self.path.clone(),
+            source,
+        };
+        let mut chunk = Vec::new();
+        let mut reader = Reader::new(self.file.as_ref(), offset).take(CHUNK as u64);
+        reader.read_to_end(&mut chunk).map_err(io)?;
+        Ok(chunk)
+    }
+
+    pub(crate) fn path(&self) -> &std::path::Path {
+        &self.path
+    }
+}
+
+impl Incoming {
+    /// Appends received bytes.
+    pub(crate) fn write(&mut self, data: &[u8]) -> Result<(), Error> {
+        let path = self.store.dir.file(&self.temporary);
+        self.file
+            .write_at(data, self.offset)
+            .map_err(|source| Error::Io {
+                op: "write",
+                path,
+                source,
+            })?;
+        self.offset += data.len() as u64;
+        Ok(())
+    }
+
+    /// Checks the whole, makes it durable and gives it its name.
+    pub(crate) fn finish(self, index: u64, term: u64) -> Result<(), Error> {
+        let path = self.store.dir.file(&self.temporary);
+        let corrupt = |reason| Error::CorruptSnapshot {
+            path: path.clone(),
+            reason,
+        };
+        let (meta, _) = file::verify(self.file.as_ref(), &self.store.cluster_id).map_err(corrupt)?;
+        if (meta.index, meta.term) != (index, term) {
+            return Err(corrupt(format!(
+                "it is at {} of term {}, not at {index} of term {term}",
+                meta.index, meta.term
+            )));
+        }
+        self.file.sync().map_err(|source| Error::Io {
+            op: "sync",
+            path,
+            source,
+        })?;
+        self.store.dir.rename(&self.temporary, &name(index, term))
+    }
+}
+
+impl Drop for Incoming {
+    fn drop(&mut self) {
+        // After `finish` the name is gone already; a transfer that broke off leaves it.
+        let names = self.store.dir.list().unwrap_or_default();
+        if names.contains(&self.temporary) {
+            self.store.discard(&self.temporary);
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! Sends one snapshot file to a peer, in chunks, on a stream of its own so that heartbeats pass it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pontoon_proto::v1;
+use pontoon_proto::v1::raft_client::RaftClient;
+use prost_raft::Message as _;
+use raft::eraftpb::Message;
+use tokio::sync::mpsc;
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::PeerContext;
+use crate::member::Member;
+use crate::node::{Event, describe};
+use crate::snapshot::SnapshotFile;
+
+/// Time for one chunk, and for the peer to check and sync the whole.
+const CHUNK: Duration = Duration::from_secs(10);
+const FINISH: Duration = Duration::from_secs(120);
+
+/// Sends the snapshot that `message` speaks of, and reports how it went: raft waits for that.
+pub(super) async fn send(context: Arc<PeerContext>, member: Member, message: Message) {
+    /// Reports also when the task is aborted: a peer without a report stays in snapshot state for ever.
+    struct Report<'a>(&'a PeerContext, u64, bool);
+    impl Drop for Report<'_> {
+        fn drop(&mut self) {
+            self.0.tell(Event::SnapshotSent {
+                to: self.1,
+                ok: self.2,
+            });
+        }
+    }
+    let index = message.get_snapshot().get_metadata().index;
+    let mut report = Report(&context, member.id, false);
+    match try_send(&context, &member, message).await {
+        Ok(()) => {
+            tracing::info!(peer = member.id, index, "sent a snapshot");
+            report.2 = true;
+        }
+        Err(reason) => tracing::warn!(
+            peer = member.id,
+            index,
+            reason,
+            "could not send a snapshot; it will be tried again"
+        ),
+    }
+}
+
+async fn try_send(context: &PeerContext, member: &Member, message: Message) -> Result<(), String> {
+    let metadata = message.get_snapshot().get_metadata();
+    let (index, term) = (metadata.index, metadata.term);
+    let store = context.snapshots.clone();
+    let file = spawn_blocking(move || store.open(index, term))
+        .await
+        .map_err(|error| error.to_string())?;
+    let file = Arc::new(file.map_err(|error| describe(&error))?);
+    let channel = timeout(CHUNK, context.connector.connect(member)).await;
+    let channel = channel
+        .map_err(|_| "connecting took too long")?
+        .map_err(|error| error.to_string())?;
+    let (chunks, outgoing) = mpsc::channel(2);
+    let mut client = RaftClient::new(channel);
+    let call = client.install_snapshot(ReceiverStream::new(outgoing));
+    let header = v1::SnapshotChunk {
+        message: message.encode_to_vec().into(),
+        from: context.id,
+        cluster_id: context.cluster_id.clone(),
+        ..v1::SnapshotChunk::default()
+    };
+    let feed = async {
+        let mut next = header;
+        let mut offset = 0;
+        // A peer that ends the call drops its end; its answer says why.
+        while let Ok(Ok(())) = timeout(CHUNK, chunks.send(next)).await {
+            let data = read(file.clone(), offset).await?;
+            if data.is_empty() {
+                drop(chunks);
+                return Ok(());
+            }
+            offset += data.len() as u64;
+            let crc = crc32fast::hash(&data);
+            next = v1::SnapshotChunk {
+                data: data.into(),
+                crc,
+                ..v1::SnapshotChunk::default()
+            };
+        }
+        Err("the peer takes no data".to_owned())
+    };
+    let (mut call, mut feed) = (std::pin::pin!(call), std::pin::pin!(feed));
+    let answer = tokio::select! {
+        answer = &mut call => answer,
+        fed = &mut feed => {
+            let answer = timeout(FINISH, call).await;
+            fed?;
+            answer.map_err(|_| "the peer did not confirm the snapshot in time")?
+        }
+    };
+    answer.map(drop).map_err(|status| status.to_string())
+}
+
+async fn read(file: Arc<SnapshotFile>, offset: u64) -> Result<Vec<u8>, String> {
+    let chunk = spawn_blocking(move || file.chunk(offset))
+        .await
+        .map_err(|error| error.to_string())?;
+    chunk.map_err(|error| describe(&error))
+}
