@@ -1,7 +1,7 @@
 //! When something must be looked at again although nothing was written. Part of the reconciler's state; each entry
 //! follows from the objects and is set again whenever its subject is looked at, so that none outlives a leader.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use pontoon_store::Id;
 
@@ -19,26 +19,43 @@ pub(crate) enum Subject {
     Node(Id),
 }
 
-/// Subjects by time.
+/// The time to look at each subject.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Timers(BTreeSet<(i64, Subject)>);
+pub(crate) struct Timers {
+    by_time: BTreeSet<(i64, Subject)>,
+    times: BTreeMap<Subject, i64>,
+}
 
 impl Timers {
-    /// Asks for a look at `subject` at `at`.
+    /// Asks for a look at `subject` at `at`, if none is asked for before that.
     pub(crate) fn set(&mut self, at: i64, subject: Subject) {
-        self.0.insert((at, subject));
+        if self.times.get(&subject).is_some_and(|earlier| *earlier <= at) {
+            return;
+        }
+        self.clear(&subject);
+        self.times.insert(subject.clone(), at);
+        self.by_time.insert((at, subject));
+    }
+
+    /// Forgets a subject: it is being looked at now.
+    pub(crate) fn clear(&mut self, subject: &Subject) {
+        if let Some((subject, at)) = self.times.remove_entry(subject) {
+            self.by_time.remove(&(at, subject));
+        }
     }
 
     /// Takes the next subject that is due at `now`.
     pub(crate) fn pop_due(&mut self, now: i64) -> Option<Subject> {
-        if self.0.first()?.0 > now {
+        if self.by_time.first()?.0 > now {
             return None;
         }
-        self.0.pop_first().map(|(_, subject)| subject)
+        let (_, subject) = self.by_time.pop_first()?;
+        self.times.remove(&subject);
+        Some(subject)
     }
 
     /// The earliest time asked for.
     pub(crate) fn next(&self) -> Option<i64> {
-        self.0.first().map(|(at, _)| *at)
+        self.by_time.first().map(|(at, _)| *at)
     }
 }

@@ -170,7 +170,7 @@ impl Allocations {
             if let (_, Some(Object::Cluster(cluster))) = (old, new) {
                 self.new_pools(view, cluster);
             }
-            self.note(old.as_ref(), new.as_ref());
+            self.note(view, old.as_ref(), new.as_ref());
         }
         let pairs: Vec<_> = diff
             .iter()
@@ -206,12 +206,14 @@ impl Allocations {
     }
 
     /// Notes who may have to be given something.
-    fn note(&mut self, old: Option<&Object>, new: Option<&Object>) {
+    fn note(&mut self, view: &Snapshot, old: Option<&Object>, new: Option<&Object>) {
         match (old, new) {
             (_, Some(Object::Network(network))) => {
                 let id = Id::from(network.id.as_str());
                 if network.spec.as_ref().is_some_and(|spec| spec.ingress) {
                     self.ingress = Some(id.clone());
+                    self.nodes
+                        .extend(view.nodes().map(|node| Id::from(node.id.as_str())));
                 }
                 self.add_pools(&id, network);
                 if network.vni == 0 {
@@ -223,7 +225,10 @@ impl Allocations {
                 let id = Id::from(network.id.as_str());
                 self.addresses.remove(&id);
                 self.networks.remove(&id);
-                self.ingress.take_if(|ingress| *ingress == id);
+                if self.ingress.take_if(|ingress| *ingress == id).is_some() {
+                    self.nodes
+                        .extend(view.nodes().map(|node| Id::from(node.id.as_str())));
+                }
                 self.retry = true;
             }
             (_, Some(Object::Service(service))) => {

@@ -93,6 +93,7 @@ pub(super) fn orphan_later(pass: &mut Pass<'_, '_>, task: &Task) {
 
 /// Looks at everything that has to do with a node which changed.
 pub(super) fn node(pass: &mut Pass<'_, '_>, id: &Id) {
+    pass.state.timers.clear(&Subject::Node(id.clone()));
     evict(pass, id);
     let slots: Vec<_> = pass
         .tx

@@ -20,14 +20,15 @@ pub(super) enum Next {
 }
 
 /// Whether the task ended by itself, not because it was asked to.
-fn ended_itself(task: &Task) -> bool {
+pub(super) fn ended_itself(task: &Task) -> bool {
     matches!(
         state_of(task),
         TaskState::Complete | TaskState::Failed | TaskState::Rejected
     )
 }
 
-fn ended_at(task: &Task) -> i64 {
+/// When the task ended.
+pub(super) fn ended_at(task: &Task) -> i64 {
     task.status.as_ref().map_or(0, |status| status.timestamp)
 }
 

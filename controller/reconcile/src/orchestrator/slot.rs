@@ -14,6 +14,8 @@ use crate::{defaults, versions};
 
 /// Looks at one slot; true if it is occupied: by a live task, or by an ended one that is not to be restarted.
 pub(super) fn settle(pass: &mut Pass<'_, '_>, service: &Arc<Service>, slot: &SlotKey) -> bool {
+    let subject = Subject::Slot(Id::from(service.id.as_str()), slot.clone());
+    pass.state.timers.clear(&subject);
     if is_global(service) != (slot.0 == 0) {
         // The service's mode was changed, which the API refuses; the tasks of the other mode go.
         reaper::remove_slot(pass, &service.id, slot);

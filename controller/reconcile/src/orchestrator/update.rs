@@ -16,6 +16,7 @@ use pontoon_proto::v1::{
 };
 use pontoon_store::Id;
 
+use super::restart::{ended_at, ended_itself};
 use super::{created_at, slot};
 use crate::pass::Pass;
 use crate::state::{is_live, slot_key, state_of};
@@ -104,10 +105,6 @@ fn started_at(service: &Service) -> i64 {
         .map_or(0, |status| status.started_at)
 }
 
-fn ended_at(task: &Task) -> i64 {
-    task.status.as_ref().map_or(0, |status| status.timestamp)
-}
-
 fn stage(pass: &Pass<'_, '_>, service: &Service, tasks: &[Arc<Task>]) -> Stage {
     let is_current = |task: &&Arc<Task>| task.spec_version == service.spec_version;
     let current = tasks.iter().rev().find(|task| is_current(task) && is_live(task));
@@ -120,9 +117,9 @@ fn stage(pass: &Pass<'_, '_>, service: &Service, tasks: &[Arc<Task>]) -> Stage {
     let ended = tasks
         .iter()
         .filter(tried)
-        .filter(|task| state_of(task).is_terminal())
-        .map(|t| ended_at(t));
-    let ended = ended.max();
+        .filter(|task| ended_itself(task))
+        .map(|task| ended_at(task))
+        .max();
     let keeps_history = defaults::task_history_limit(pass.tx.cluster().map(Arc::as_ref)) > 0;
     let was_other = tasks.iter().any(|task| !is_current(&task)) || !keeps_history;
     if current.is_none() && tasks.last().is_some_and(|task| is_current(&task)) && old_live.is_empty() {
@@ -161,12 +158,8 @@ fn too_many_failed(service: &Service, slots: &[Slot<'_>]) -> Option<Arc<Task>> {
     let config = defaults::update(service);
     let failed = |task: &&Arc<Task>| {
         let early = task.running_at == 0 || ended_at(task) - task.running_at < config.monitor;
-        let itself = matches!(
-            state_of(task),
-            TaskState::Complete | TaskState::Failed | TaskState::Rejected
-        );
         let tried = task.spec_version == service.spec_version && created_at(task) >= started_at(service);
-        tried && itself && early
+        tried && ended_itself(task) && early
     };
     let failures: Vec<_> = slots
         .iter()

@@ -1,0 +1,316 @@
+//! Runs `cases/*.txt`: what happens to a cluster, and what is expected of the reconciler. One command a line:
+//!
+//! ```text
+//! node NAME WORD…              service NAME WORD…        network NAME [SUBNET] [ingress]
+//! set-node NAME WORD…          update NAME WORD…         rollback NAME        rm service|network|node NAME
+//! down NODE   up NODE          run (agents walk)         wait DURATION        history N
+//! fail TASK   complete TASK    broken IMAGE              mended IMAGE         forget (a new leader)
+//! refused "MESSAGE" COMMAND…
+//! expect SERVICE running N | live N | tasks N        expect SERVICE on NODE=N …       expect SERVICE slots N …
+//! expect SERVICE image IMAGE=N … (running)           expect SERVICE update STATE ["MESSAGE"]
+//! expect SERVICE port N                              expect SERVICE why "ERR" (of each task that waits)
+//! expect SERVICE vip NETWORK ADDR                    expect network NAME SUBNET [VNI] | why "ERR"
+//! expect TASK STATE DESIRED [on NODE]                expect node NAME leg ADDR | tasks N
+//! expect wake DURATION | never
+//! ```
+//! A task is `service.slot`, or `service.node` of a global service: the newest there.
+#![allow(clippy::unwrap_used)] // A test that can't go on fails.
+
+mod sim;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use pontoon_proto::v1::*;
+use pontoon_reconcile::{assignments, edit, spec};
+use pontoon_store::Snapshot;
+use sim::{Sim, words};
+
+/// Words of a line; `"…"` is one word.
+fn split(line: &str) -> Vec<String> {
+    let mut parts = Vec::new();
+    for (at, piece) in line.split('"').enumerate() {
+        if at % 2 == 1 {
+            parts.push(piece.to_owned());
+        } else {
+            parts.extend(piece.split_whitespace().map(str::to_owned));
+        }
+    }
+    parts
+}
+
+fn service_id(view: &Snapshot, name: &str) -> String {
+    view.find_service(name)
+        .unwrap_or_else(|error| panic!("{error}"))
+        .id
+        .clone()
+}
+
+fn newest(view: &Snapshot, name: &str) -> Arc<Task> {
+    let (service, place) = name.split_once('.').expect("service.slot");
+    let id = service_id(view, service);
+    let here = |task: &&Arc<Task>| {
+        if task.slot == 0 {
+            task.node_id == place
+        } else {
+            task.slot.to_string() == place
+        }
+    };
+    let tasks = view.tasks_by_service(&id).filter(here);
+    tasks
+        .max_by_key(|task| task.id.clone())
+        .unwrap_or_else(|| panic!("no task {name}"))
+        .clone()
+}
+
+/// Runs a user's command.
+fn user(sim: &mut Sim, command: &[&str]) -> Result<(), String> {
+    let view = sim.view();
+    let network = |name: &str| {
+        view.network_by_name(name)
+            .map_or(name.to_owned(), |n| n.id.clone())
+    };
+    let valid = |spec: &ServiceSpec| {
+        spec::validate_service(spec).map_err(|problems| {
+            problems
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+                .join("; ")
+        })
+    };
+    let text = |result: Result<(), edit::Error>| result.map_err(|error| error.to_string());
+    match command {
+        ["service", name, rest @ ..] => {
+            let mut spec = words::service(name);
+            rest.iter()
+                .for_each(|word| words::spec(&mut spec, word, &network));
+            valid(&spec)?;
+            let id = sim.id("s");
+            text(sim.commit(|tx, _| edit::create_service(tx, id, spec)))
+        }
+        ["update", name, rest @ ..] => {
+            let id = service_id(&view, name);
+            let mut spec = view.service(&id).unwrap().spec.clone().unwrap();
+            rest.iter()
+                .for_each(|word| words::spec(&mut spec, word, &network));
+            valid(&spec)?;
+            text(sim.commit(|tx, _| edit::update_service(tx, &id, 0, spec)))
+        }
+        ["rollback", name] => {
+            let id = service_id(&view, name);
+            text(sim.commit(|tx, now| edit::rollback_service(tx, &id, 0, now)))
+        }
+        ["network", name, rest @ ..] => {
+            let mut spec = NetworkSpec {
+                driver: "overlay".to_owned(),
+                ..Default::default()
+            };
+            spec.annotations = Some(Annotations {
+                name: (*name).to_owned(),
+                ..Default::default()
+            });
+            for word in rest {
+                if *word == "ingress" {
+                    spec.ingress = true;
+                } else {
+                    spec.ipam.push(IpamConfig {
+                        subnet: (*word).to_owned(),
+                        ..Default::default()
+                    });
+                }
+            }
+            let id = sim.id("n");
+            text(sim.commit(|tx, _| edit::create_network(tx, id, spec)))
+        }
+        ["rm", "service", name] => {
+            let id = service_id(&view, name);
+            text(sim.commit(|tx, _| edit::remove_service(tx, &id)))
+        }
+        ["rm", "network", name] => text(sim.commit(|tx, _| edit::remove_network(tx, &network(name)))),
+        ["rm", "node", name] => text(sim.commit(|tx, _| edit::remove_node(tx, name))),
+        other => panic!("unknown command {other:?}"),
+    }
+}
+
+fn run_line(sim: &mut Sim, line: &[&str]) {
+    match line {
+        ["node", name, rest @ ..] => {
+            sim.node(name, |node| rest.iter().for_each(|word| words::node(node, word)));
+        }
+        ["set-node", name, rest @ ..] => {
+            sim.edit_node(name, |node| rest.iter().for_each(|word| words::node(node, word)));
+        }
+        ["down", name] => sim.down(name),
+        ["up", name] => sim.up(name),
+        ["run"] => sim.run(),
+        ["step"] => drop(sim.step()),
+        ["wait", time] => sim.wait(words::duration(time)),
+        ["fail", name] => sim.report(&newest(&sim.view(), name), TaskState::Failed),
+        ["complete", name] => sim.report(&newest(&sim.view(), name), TaskState::Complete),
+        ["broken", image] => drop(sim.broken.insert((*image).to_owned())),
+        ["mended", image] => drop(sim.broken.remove(*image)),
+        ["forget"] => sim.state = pontoon_reconcile::ReconcileState::default(),
+        ["history", limit] => {
+            let mut cluster = Cluster::clone(sim.view().cluster().unwrap());
+            cluster.spec.get_or_insert_default().task_history_limit = Some(limit.parse().unwrap());
+            sim.commit(|tx, _| tx.put_cluster(cluster).unwrap());
+        }
+        ["refused", message, rest @ ..] => assert_eq!(user(sim, rest).unwrap_err(), *message),
+        ["expect", rest @ ..] => expect(sim, rest),
+        command => user(sim, command).unwrap_or_else(|error| panic!("{error}")),
+    }
+}
+
+fn state(task: &Task) -> TaskState {
+    task.status.as_ref().unwrap().state()
+}
+
+/// `a=1 b=2` of counts.
+fn counts<'a>(keys: impl Iterator<Item = &'a str>) -> String {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for key in keys {
+        *counts.entry(key).or_default() += 1;
+    }
+    counts
+        .iter()
+        .map(|(key, count)| format!("{key}={count}"))
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+fn expect(sim: &mut Sim, line: &[&str]) {
+    let view = sim.view();
+    match line {
+        ["wake", "never"] => assert_eq!(sim.next_wake, None),
+        ["wake", time] => assert_eq!(sim.next_wake.map(|at| at - sim.now), Some(words::duration(time))),
+        ["network", name, "why", reason] => {
+            assert_eq!(
+                view.network_by_name(name).expect("a network").allocation_error,
+                *reason
+            );
+        }
+        ["network", name, subnet, rest @ ..] => {
+            let network = view.network_by_name(name).expect("a network");
+            assert_eq!(network.ipam[0].subnet, *subnet);
+            rest.iter()
+                .for_each(|vni| assert_eq!(network.vni.to_string(), *vni));
+        }
+        ["node", name, "leg", addr] => {
+            let node = view.node(name).expect("a node");
+            let legs = node.attachments.iter().map(|attachment| attachment.addr.as_str());
+            assert_eq!(legs.collect::<Vec<_>>().join(" "), *addr);
+        }
+        ["node", name, "tasks", number] => {
+            let assignments = assignments::for_node(&view, &mut sim.records, name);
+            assert_eq!(assignments.tasks.len().to_string(), *number);
+        }
+        ["gone", service] => assert!(view.find_service(service).is_err() && view.task_count() == 0),
+        [name, what, rest @ ..] if name.contains('.') => {
+            let task = newest(&view, name);
+            let described = (state(&task).name(), task.desired_state().name());
+            assert_eq!(described, (*what, rest[0]), "{name}: {:?}", task.status);
+            if let ["on", node] = rest[1..] {
+                assert_eq!(task.node_id, node);
+            }
+        }
+        [name, rest @ ..] => expect_service(sim, &view, name, rest),
+        [] => panic!("expect what?"),
+    }
+}
+
+fn expect_service(sim: &Sim, view: &Snapshot, name: &str, line: &[&str]) {
+    let service = view.find_service(name).unwrap_or_else(|error| panic!("{error}"));
+    let live = sim.live(name);
+    let running = || live.iter().filter(|task| state(task) == TaskState::Running);
+    match line {
+        ["running", number] => assert_eq!(running().count().to_string(), *number, "{live:#?}"),
+        ["live", number] => assert_eq!(live.len().to_string(), *number),
+        ["tasks", number] => assert_eq!(view.service_task_count(&service.id).to_string(), *number),
+        ["on", rest @ ..] => assert_eq!(counts(live.iter().map(|t| t.node_id.as_str())), rest.join(" ")),
+        ["slots", rest @ ..] => {
+            let slots: Vec<_> = live.iter().map(|task| task.slot.to_string()).collect();
+            assert_eq!(slots.join(" "), rest.join(" "));
+        }
+        ["image", rest @ ..] => {
+            let image = |task: &Arc<Task>| {
+                let spec = sim::invariants::spec(view, task).unwrap().task.clone().unwrap();
+                spec.container.unwrap().image
+            };
+            let images: Vec<_> = running().map(image).collect();
+            assert_eq!(counts(images.iter().map(String::as_str)), rest.join(" "));
+        }
+        ["update", state, message @ ..] => {
+            let status = service.update_status.clone().unwrap_or_default();
+            let name = status
+                .state()
+                .as_str_name()
+                .trim_start_matches("UPDATE_STATE_")
+                .to_lowercase();
+            assert_eq!(name, *state, "{}", status.message);
+            message
+                .iter()
+                .for_each(|message| assert!(status.message.contains(message), "{}", status.message));
+        }
+        ["why", reason] => {
+            let waiting: Vec<_> = live
+                .iter()
+                .filter(|task| state(task) < TaskState::Assigned)
+                .collect();
+            assert!(!waiting.is_empty(), "no task waits");
+            waiting
+                .iter()
+                .for_each(|task| assert_eq!(task.status.as_ref().unwrap().err, *reason));
+        }
+        ["port", number] => {
+            let endpoint = service.endpoint.as_ref().expect("an endpoint");
+            assert_eq!(endpoint.ports[0].published_port.to_string(), *number);
+        }
+        ["vip", network, addr] => {
+            let network = &view.network_by_name(network).expect("a network").id;
+            let vips = &service.endpoint.as_ref().expect("an endpoint").virtual_ips;
+            let vip = vips
+                .iter()
+                .find(|vip| vip.network_id == *network)
+                .map_or("", |vip| &vip.addr);
+            assert_eq!(vip, *addr);
+        }
+        ["versions", number] => assert_eq!((service.retained.len() + 1).to_string(), *number),
+        other => panic!("expect what? {other:?}"),
+    }
+}
+
+/// A case starts with `# title`; its lines follow.
+fn run_file(path: &Path) {
+    let text = std::fs::read_to_string(path).unwrap();
+    let mut sim = Sim::default();
+    let mut title = "";
+    for (number, line) in text.lines().enumerate() {
+        let line = line.trim();
+        if let Some(new) = line.strip_prefix("# ") {
+            (sim, title) = (Sim::default(), new);
+        } else if !line.is_empty() && !line.starts_with("//") {
+            let words = split(line);
+            let words: Vec<&str> = words.iter().map(String::as_str).collect();
+            let result =
+                std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run_line(&mut sim, &words)));
+            if let Err(cause) = result {
+                eprintln!("{}:{}: {title}: {line}", path.display(), number + 1);
+                std::panic::resume_unwind(cause);
+            }
+        }
+    }
+}
+
+macro_rules! files {
+    ($($name:ident),*) => {$(
+        #[test]
+        fn $name() {
+            let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases");
+            run_file(&folder.join(concat!(stringify!($name), ".txt")));
+        }
+    )*};
+}
+
+files!(replicated, global, restart, update, nodes, allocation, scheduling);
