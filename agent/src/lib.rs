@@ -1,1 +1,28 @@
-//! The node agent: session with the managers, worker, executor.
+//! The node agent: keeps a session with the managers, carries out what they assign, reports what became of it.
+//!
+//! # Layout
+//! - [`Agent`] (`agent`): wiring; [`AgentConfig`];
+//! - `session`: connect, register, beat, receive, report; which manager to ask next and when; [`Connector`];
+//! - `worker`: holds the assignments (on disk: `storage`), starts and ends one `task` each, programs the networks;
+//! - `task`: the walk of one task through its states; `reporter`: statuses on their way to the managers;
+//! - [`exec`]: what the walk is carried out with: the [`exec::Executor`] trait, and the engine behind it;
+//! - `logs`: log subscriptions.
+//!
+//! The main path: a session receives assignments → the worker writes them down, programs networks, starts a task →
+//! the task walks by its controller → each state goes to the reporter → the session sends it.
+
+mod agent;
+mod config;
+mod error;
+pub mod exec;
+mod logs;
+mod reporter;
+mod session;
+mod storage;
+mod task;
+mod worker;
+
+pub use agent::Agent;
+pub use config::AgentConfig;
+pub use error::{Error, Result};
+pub use session::{BoxError, Connector, IdentityConnector, SessionState};

@@ -1,0 +1,86 @@
+//! What tasks are carried out with. The agent knows these traits only; the engine is behind [`EngineExecutor`], and tests
+//! put something simpler there.
+
+mod container;
+mod engine;
+mod network;
+mod request;
+
+use pontoon_proto::v1::{
+    ContainerStatus, IngressConfig, LogEntry, LogSelector, NodeDescription, OverlayNetwork, TaskAssignment,
+};
+use tokio::sync::mpsc;
+
+pub use engine::{EngineExecutor, ExecutorOptions};
+
+/// Why a step of a task failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StepError {
+    /// The task can't run on this node: it is REJECTED.
+    #[error("{0}")]
+    Reject(String),
+    /// The step went wrong: the task has FAILED.
+    #[error("{0}")]
+    Fail(String),
+}
+
+/// How far a task's container is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// It waits for its start.
+    Prepared,
+    /// Its program runs.
+    Running,
+    /// Its program has ended.
+    Ended,
+}
+
+/// How a task's program ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exit {
+    /// Exit code, 128 + signal when killed by one.
+    pub code: i32,
+    /// What to say of it besides the code: lack of memory, failed health checks, the last lines of output.
+    pub details: Vec<String>,
+}
+
+/// Drives the container of one task. Each step can be repeated: it does what is missing.
+#[tonic::async_trait]
+pub trait Controller: Send + Sync + 'static {
+    /// Makes the container, or finds the one that was made before; says how far it is.
+    async fn prepare(&self) -> Result<Progress, StepError>;
+    /// Starts the program.
+    async fn start(&self) -> Result<(), StepError>;
+    /// Waits until the started program may be given traffic: at once, or when its health check says so.
+    /// `Ok(Some)`: it has ended before.
+    async fn wait_ready(&self) -> Result<Option<Exit>, StepError>;
+    /// Waits for the program's end; a failing health check ends it.
+    async fn wait_exit(&self) -> Result<Exit, StepError>;
+    /// Ends the program: stop signal, grace period, SIGKILL.
+    async fn shutdown(&self) -> Result<(), StepError>;
+    /// Removes the container with its log.
+    async fn remove(&self) -> Result<(), StepError>;
+    /// What is known of the container.
+    async fn status(&self) -> Option<ContainerStatus>;
+}
+
+/// A node's means to carry out tasks.
+#[tonic::async_trait]
+pub trait Executor: Send + Sync + 'static {
+    /// What the node is.
+    async fn describe(&self) -> NodeDescription;
+    /// Drives one task.
+    fn controller(&self, task: &TaskAssignment) -> Box<dyn Controller>;
+    /// Programs an overlay network: its whole truth.
+    async fn set_network(&self, network: &OverlayNetwork) -> Result<(), String>;
+    /// Forgets an overlay network.
+    async fn remove_network(&self, id: &str) -> Result<(), String>;
+    /// Programs the routing mesh, or leaves it.
+    async fn set_ingress(&self, ingress: Option<&IngressConfig>) -> Result<(), String>;
+    /// Ids of all tasks that have a container here.
+    async fn tasks(&self) -> Vec<String>;
+    /// Removes whatever containers a task has that nobody knows any more.
+    async fn remove_task(&self, task_id: &str) -> Result<(), String>;
+    /// Reads the log of a task's container. Following ends with the container.
+    async fn logs(&self, task_id: &str, selector: &LogSelector) -> Result<mpsc::Receiver<LogEntry>, String>;
+}

@@ -1,0 +1,134 @@
+//! An established session: beats, reports, and hands what the manager says to whom it concerns.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pontoon_proto::v1::agent_message::Message as ToManager;
+use pontoon_proto::v1::manager_message::Message as FromManager;
+use pontoon_proto::v1::{AgentMessage, Heartbeat, ManagerMessage, Registered};
+use tokio::sync::mpsc;
+use tokio::time::MissedTickBehavior;
+use tonic::Streaming;
+use tonic::transport::Channel;
+
+use super::{Managers, Parts, message, refusal};
+use crate::logs::Subscriptions;
+use crate::worker::Command;
+use crate::{Error, Result};
+
+/// Beat when the manager names no period.
+const PERIOD: Duration = Duration::from_secs(1);
+/// Shortest period that is believed.
+const SHORTEST: Duration = Duration::from_millis(50);
+
+/// One session after its registration. Dropping it ends its log subscriptions.
+pub(super) struct Session {
+    parts: Arc<Parts>,
+    outbox: mpsc::Sender<AgentMessage>,
+    logs: Subscriptions,
+    addr: String,
+}
+
+impl Session {
+    pub(super) fn new(
+        parts: &Arc<Parts>,
+        channel: Channel,
+        outbox: mpsc::Sender<AgentMessage>,
+        addr: &str,
+    ) -> Self {
+        let logs = Subscriptions::new(channel, parts.executor.clone(), parts.tasks.clone());
+        Self {
+            parts: parts.clone(),
+            outbox,
+            logs,
+            addr: addr.to_owned(),
+        }
+    }
+
+    /// Runs the session to its end, which is always an error.
+    pub(super) async fn run(
+        mut self,
+        mut inbox: Streaming<ManagerMessage>,
+        registered: &Registered,
+        managers: &mut Managers,
+    ) -> Result<std::convert::Infallible> {
+        self.parts.reporter.begin_session();
+        let period = match u64::try_from(registered.heartbeat_period) {
+            Ok(nanoseconds) if nanoseconds > 0 => Duration::from_nanos(nanoseconds).max(SHORTEST),
+            _ => PERIOD,
+        };
+        let mut beat = tokio::time::interval(period);
+        // After a pause of the machine one beat is as good as many.
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let reporter = self.parts.reporter.clone();
+        // Reading does not stop while something is sent: the manager may wait for us to read.
+        let (received, mut incoming) = mpsc::channel(16);
+        let addr = self.addr.clone();
+        let read = async move {
+            loop {
+                let next = match inbox.message().await {
+                    Ok(Some(message)) => message,
+                    Ok(None) => return Error::Ended { addr },
+                    Err(status) => return refusal(&addr, status),
+                };
+                if received.send(next).await.is_err() {
+                    return Error::Ended { addr };
+                }
+            }
+        };
+        tokio::pin!(read);
+        // Kept over the turns of the loop: begun anew at each, it would never be due while messages come in.
+        let due = reporter.wait();
+        tokio::pin!(due);
+        loop {
+            tokio::select! {
+                error = &mut read => return Err(error),
+                Some(message) = incoming.recv() => self.handle(message, managers).await?,
+                _ = beat.tick() => self.send(ToManager::Heartbeat(Heartbeat {})).await?,
+                () = &mut due => {
+                    due.set(reporter.wait());
+                    if let Some(report) = reporter.take() {
+                        self.send(ToManager::Status(report)).await?;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn send(&self, content: ToManager) -> Result<()> {
+        let ended = |_| Error::Ended {
+            addr: self.addr.clone(),
+        };
+        self.outbox.send(message(content)).await.map_err(ended)
+    }
+
+    async fn handle(&mut self, message: ManagerMessage, managers: &mut Managers) -> Result<()> {
+        match message.message {
+            Some(FromManager::Assignments(assignments)) => {
+                let command = Command::Assign(Box::new(assignments));
+                if self.parts.worker.send(command).await.is_err() {
+                    return Err(Error::Ended {
+                        addr: self.addr.clone(),
+                    });
+                }
+            }
+            Some(FromManager::StatusAck(ack)) => self.parts.reporter.acknowledge(ack.sequence),
+            Some(FromManager::Node(node)) if node.id == self.parts.node_id => {
+                self.parts.node.send_replace(Some(node));
+            }
+            Some(FromManager::Node(node)) => {
+                tracing::warn!(node = node.id, "the manager sent another node's object");
+            }
+            Some(FromManager::Managers(list)) => {
+                managers.replace(&list.managers);
+                if let Err(error) = self.parts.storage.put_managers(&list) {
+                    tracing::warn!(error = error.chain(), "could not keep the list of managers");
+                }
+            }
+            Some(FromManager::LogSubscription(subscription)) => self.logs.handle(subscription),
+            // A second answer says nothing new; an unknown message is from a newer manager.
+            Some(FromManager::Registered(_)) | None => {}
+        }
+        Ok(())
+    }
+}
