@@ -59,7 +59,13 @@ pub(super) fn program_v2(rules: &[LinuxDeviceCgroup]) -> Result<Program, Error> 
                 return Err(Error::InvalidSpec("a device rule can't name a fifo".to_owned()));
             }
         };
-        code.extend(rule_block(rule, kind)?);
+        let block = rule_block(rule, kind)?;
+        let is_final = !block.iter().any(|i| i.is_jump());
+        code.extend(block);
+        if is_final {
+            // The verifier refuses instructions that can't be reached.
+            return Ok(Program(code));
+        }
     }
     code.extend([Instruction::move_imm(0, 0), Instruction::exit()]);
     Ok(Program(code))

@@ -215,13 +215,14 @@ impl Drop for Bed {
             runtime.block_on(pontoon_runtime::destroy(&dir))
         })
         .join();
+        let parent = Path::new(&cgroup).parent().unwrap().strip_prefix("/").unwrap();
+        let _ = std::fs::remove_dir(Path::new("/sys/fs/cgroup").join(parent));
         for hierarchy in std::fs::read_dir("/sys/fs/cgroup")
             .into_iter()
             .flatten()
             .flatten()
         {
-            let parent = Path::new(&cgroup).parent().unwrap();
-            let _ = std::fs::remove_dir(hierarchy.path().join(parent.strip_prefix("/").unwrap()));
+            let _ = std::fs::remove_dir(hierarchy.path().join(parent));
         }
         if !std::thread::panicking() {
             cleaned.unwrap().unwrap();
