@@ -242,7 +242,7 @@ impl NetworkManager {
         }
         let id = sandbox_id.to_owned();
         let Some(dns) = self.core.run(move |core| core.sandbox_dns(&id)).await?? else {
-            return Ok(());
+            return self.stop_names(sandbox_id).await;
         };
         let Some(client) = self.client().await? else {
             return Ok(());
@@ -250,6 +250,22 @@ impl NetworkManager {
         let ports = client.put_sandbox(dns).await.map_err(failed("serve a sandbox"))?;
         let id = sandbox_id.to_owned();
         self.core.run(move |core| core.set_dns_ports(&id, ports)).await?
+    }
+
+    /// netd stops to serve a sandbox that left its last network with names.
+    async fn stop_names(&self, sandbox_id: &str) -> Result<()> {
+        let id = sandbox_id.to_owned();
+        let was_served = self.core.run(move |core| core.clear_dns_ports(&id)).await??;
+        let client = if was_served {
+            self.names.running().await?
+        } else {
+            None
+        };
+        let Some(client) = client else { return Ok(()) };
+        client
+            .remove_sandbox(sandbox_id)
+            .await
+            .map_err(failed("stop serving"))
     }
 
     /// Sends the names of a network, or takes them away with it.
@@ -303,6 +319,19 @@ impl NetworkManager {
         Errors::check(errors)
     }
 
+    /// A job that may leave connections to be forgotten, which takes the kernel milliseconds.
+    async fn change<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Core) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let (result, stale) = self.core.run(move |core| (work(core), core.take_stale())).await?;
+        if !stale.is_empty() {
+            let errors = self.remover.run(move |remover| remover.forget(stale)).await?;
+            errors.into_iter().next().map_or(Ok(()), Err)?;
+        }
+        result
+    }
+
     async fn remove_links(&self, removal: Removal) -> Vec<Error> {
         if removal.is_empty() {
             return Vec::new();
@@ -320,7 +349,7 @@ impl NetworkManager {
     /// [`Error::Invalid`] if the sandbox has no endpoint with a way out.
     pub async fn publish(&self, sandbox_id: &str, ports: &[PortMapping]) -> Result<Vec<PortMapping>> {
         let (id, ports) = (sandbox_id.to_owned(), ports.to_vec());
-        self.core.run(move |core| core.publish(&id, &ports)).await?
+        self.change(move |core| core.publish(&id, &ports)).await
     }
 
     /// Removes a sandbox with its endpoints, ports, names and namespace. One that is not there is fine.
@@ -391,7 +420,7 @@ impl NetworkManager {
     /// [`Error::NoUnderlay`], [`Error::Invalid`], or what the kernel refuses; the next call tries the rest again.
     pub async fn set_overlay(&self, state: OverlayState) -> Result<()> {
         let id = state.network.id.clone();
-        self.core.run(move |core| core.set_overlay(state)).await??;
+        self.change(move |core| core.set_overlay(state)).await?;
         self.refresh_zone(&id).await
     }
 
@@ -416,7 +445,7 @@ impl NetworkManager {
     /// [`Error::NetworkNotFound`] if the ingress network was not made known by [`set_overlay`](Self::set_overlay),
     /// or what the kernel refuses.
     pub async fn set_ingress(&self, state: IngressState) -> Result<Vec<IngressConflict>> {
-        self.core.run(move |core| core.set_ingress(state)).await?
+        self.change(move |core| core.set_ingress(state)).await
     }
 
     /// Leaves the routing mesh. Not being in it is fine.

@@ -432,3 +432,98 @@ async fn a_taken_default_subnet_is_avoided() {
     let address = host.sandbox("aaa", "bridge", None).await;
     assert!(address.to_string().starts_with("172.18."), "{address}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn published_ports_work_where_bridged_frames_pass_the_firewall() {
+    let fleet = Fleet::new(1);
+    let host = &fleet.hosts[0];
+    inside(&host.ns.path, || {
+        std::fs::write("/proc/sys/net/bridge/bridge-nf-call-iptables", "1")
+    })
+    .expect("br_netfilter");
+    host.sandbox("aaa", "bridge", None).await;
+    let neighbour = host.sandbox("bbb", "bridge", None).await;
+    let _web = Server::start(&host.netns("aaa"), 80, "web");
+    host.net()
+        .publish("aaa", &[port("0.0.0.0", Some(8080), 80)])
+        .await
+        .expect("free");
+    for ns in [
+        fleet.switch.path.clone(),
+        host.ns.path.clone(),
+        host.netns("aaa"),
+        host.netns("bbb"),
+    ] {
+        assert!(ask(&ns, "10.99.0.1:8080").is_ok(), "{}", ns.display());
+    }
+    assert!(pings(&host.netns("aaa"), &neighbour.to_string()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_at_once_do_not_disturb_each_other() {
+    let host = Host::alone();
+    let before = host.inventory();
+    let one = |n: u16| {
+        let net = host.manager.clone().expect("it is open");
+        async move {
+            let id = format!("many{n}");
+            net.create_sandbox(SandboxSpec::new(&id, SandboxMode::Managed))
+                .await
+                .expect("a sandbox");
+            let spec = EndpointSpec {
+                network_id: "bridge".into(),
+                is_default_route: true,
+                ..EndpointSpec::default()
+            };
+            let address = net.attach(&id, spec).await.expect("an endpoint").address;
+            net.publish(&id, &[port("0.0.0.0", Some(10_000 + n), 80)])
+                .await
+                .expect("free");
+            if n.is_multiple_of(2) {
+                net.remove_sandbox(&id).await.expect("removal");
+            }
+            address
+        }
+    };
+    let tasks: Vec<_> = (0..24).map(|n| tokio::spawn(one(n))).collect();
+    let mut addresses = HashSet::new();
+    for (n, task) in tasks.into_iter().enumerate() {
+        let address = task.await.expect("no panic");
+        assert!(
+            n % 2 == 0 || addresses.insert(address),
+            "{address} was given twice"
+        );
+    }
+    assert_eq!(
+        host.net()
+            .inspect_network("bridge")
+            .await
+            .expect("it is there")
+            .endpoints
+            .len(),
+        12
+    );
+    host.net().shutdown_all().await.expect("nothing in the way");
+    assert_eq!(host.inventory(), before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_default_route_moves_when_its_endpoint_leaves() {
+    let fleet = Fleet::new(1);
+    let host = &fleet.hosts[0];
+    host.net()
+        .create_network(network("somenetwork1", "10.68.0.0/24"))
+        .await
+        .expect("a network");
+    host.sandbox("aaa", "bridge", None).await;
+    host.attach("aaa", "somenetwork1", None).await;
+    assert!(pings(&host.netns("aaa"), "10.99.0.254"));
+    host.net().detach("aaa", "bridge").await.expect("detach");
+    let routes = run_inside(&host.netns("aaa"), "ip route");
+    assert!(routes.contains("default via 10.68.0.1"), "{routes}");
+    assert!(pings(&host.netns("aaa"), "10.99.0.254"));
+    assert!(
+        host.attach("aaa", "bridge", None).await.is_ipv4(),
+        "it may come back"
+    );
+}

@@ -396,6 +396,7 @@ async fn the_mesh_serves_on_all_nodes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[allow(clippy::too_many_lines, reason = "one linear sequence")]
 async fn a_restarted_daemon_goes_on_with_its_overlays() {
     let mut fleet = Fleet::new(2);
     let addresses: Vec<IpAddr> = fleet.hosts.iter().map(|h| h.address).collect();
@@ -416,6 +417,18 @@ async fn a_restarted_daemon_goes_on_with_its_overlays() {
     let _server = Server::start(&fleet.hosts[1].netns("bbb"), 80, "bbb");
     let client = fleet.hosts[0].netns("aaa");
     assert!(ask(&client, "10.0.1.2:80").is_ok());
+    let mut second = overlay(
+        "secondnetwork2bbbbbbbbbbb",
+        4097,
+        "10.0.2.0/24",
+        addresses[0],
+        &[],
+    );
+    second.services = vec![service("two", Some("10.0.2.2"), &["10.0.2.3"])];
+    fleet.hosts[0].net().set_overlay(second).await.expect("state");
+    fleet.hosts[0]
+        .attach("aaa", "secondnetwork2bbbbbbbbbbb", Some("10.0.2.3"))
+        .await;
     let config = fleet.hosts[0].config();
     fleet.hosts[0].reopen(config);
     let host = &fleet.hosts[0];
@@ -434,6 +447,12 @@ async fn a_restarted_daemon_goes_on_with_its_overlays() {
     host.net().set_overlay(now).await.expect("state");
     assert!(ask(&client, "10.0.1.2:80").is_ok());
     assert!(ask(&client, "10.0.1.20:80").is_ok());
+    let own = Server::start(&client, 80, "own");
+    assert!(
+        ask(&client, "10.0.2.2:80").is_ok(),
+        "the other network's services were not touched"
+    );
+    drop(own);
     let hidden = host.netns(&format!("ov-{}", &ID[..12]));
     assert!(
         !run_inside(&hidden, "ip neigh show dev br0").contains("10.0.1.6"),

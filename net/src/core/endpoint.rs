@@ -125,17 +125,9 @@ impl Core {
         };
         if self.overlays.contains_key(&network.id) {
             let endpoint = self.attach_overlay(sandbox_id, &spec)?;
-            if default_route {
-                let gateway = self.predefined.gateway.clone();
-                let egress = EndpointSpec {
-                    network_id: gateway,
-                    is_default_route: true,
-                    ..EndpointSpec::default()
-                };
-                if let Err(error) = self.attach_bridge(sandbox_id, &egress, Attachment::Egress, true) {
-                    self.undo_attach(sandbox_id, &network.id);
-                    return Err(error);
-                }
+            if default_route && let Err(error) = self.attach_egress(sandbox_id) {
+                self.undo_attach(sandbox_id, &network.id);
+                return Err(error);
             }
             return Ok(Attached {
                 endpoint,
@@ -414,7 +406,53 @@ impl Core {
             .record
             .endpoints
             .retain(|e| leaving.iter().all(|l| l.number != e.number));
-        self.save_sandbox(sandbox_id)
+        self.save_sandbox(sandbox_id)?;
+        if leaving.iter().any(|e| e.endpoint.gateway.is_some()) {
+            self.elect_route(sandbox_id)?;
+        }
+        Ok(())
+    }
+
+    /// The endpoint with the default route left: the first other one with a way out takes over.
+    fn elect_route(&mut self, sandbox_id: &str) -> Result<()> {
+        let endpoints = self.sandbox(sandbox_id)?.record.endpoints.clone();
+        for endpoint in endpoints {
+            let id = &endpoint.endpoint.network_id;
+            if self.overlays.get(id).is_some_and(|o| !o.spec.internal) {
+                return self.attach_egress(sandbox_id);
+            }
+            let open = self.networks.get(id).filter(|n| !n.record.spec.internal);
+            let Some(gateway) = open.and_then(|n| Some(n.live.as_ref()?.gateway)) else {
+                continue;
+            };
+            let own = |e: &&mut EndpointRecord| e.number == endpoint.number;
+            if let Some(record) = self
+                .sandbox_mut(sandbox_id)?
+                .record
+                .endpoints
+                .iter_mut()
+                .find(own)
+            {
+                record.endpoint.gateway = Some(gateway.into());
+            }
+            self.save_sandbox(sandbox_id)?;
+            let mut batch = Batch::default();
+            batch.add_default_route(FIRST_INDEX + endpoint.number, gateway.into());
+            return self.socket_inside(sandbox_id, Protocol::Route)?.transact(batch);
+        }
+        Ok(())
+    }
+
+    /// The way out of overlays: an endpoint on the gateway bridge.
+    fn attach_egress(&mut self, sandbox_id: &str) -> Result<()> {
+        let network_id = self.predefined.gateway.clone();
+        let egress = EndpointSpec {
+            network_id,
+            is_default_route: true,
+            ..EndpointSpec::default()
+        };
+        self.attach_bridge(sandbox_id, &egress, Attachment::Egress, true)
+            .map(drop)
     }
 
     /// Takes an endpoint out of its network and names the link to be removed.

@@ -6,7 +6,7 @@ use super::{Core, mac, overlay::BRIDGE_INDEX, v4};
 use crate::{
     Error, IngressConflict, IngressState, Protocol, Result,
     firewall::{
-        forget,
+        Stale,
         host::{self, Backend},
         nft::Transaction,
         slots::{Change, Slots},
@@ -220,13 +220,10 @@ impl Core {
                 .filter(|b| !still(&change.key, *b));
             lost.extend(old.map(|backend| (change.key.0.number(), change.key.1, backend)));
         }
-        if lost.is_empty() {
-            return Ok(());
+        if !lost.is_empty() {
+            self.stale.push((None, Stale::Mesh(lost)));
         }
-        forget(&mut self.nft, |f| {
-            lost.contains(&(f.protocol, f.destination.1, f.backend))
-        })
-        .map(drop)
+        Ok(())
     }
 
     /// Leaves the mesh. Idempotent.

@@ -35,7 +35,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Config, Driver, Error, Network, NetworkSpec, Result,
-    firewall::{host, nft::Transaction},
+    firewall::{Stale, host, nft::Transaction},
     netlink::Socket,
 };
 
@@ -56,6 +56,8 @@ pub struct Core {
     sandboxes: BTreeMap<String, SandboxState>,
     ports: Ports,
     mesh: Option<Mesh>,
+    /// Connections to be forgotten, with the namespace (`None`: this one). Left to the removing thread.
+    stale: Vec<(Option<OwnedFd>, Stale)>,
 }
 
 /// Ids of networks that are always there; chosen once.
@@ -114,6 +116,11 @@ impl Core {
         tx.commit(&mut self.nft)?;
         self.table = true;
         Ok(())
+    }
+
+    /// Connections to be forgotten since the last call.
+    pub fn take_stale(&mut self) -> Vec<(Option<OwnedFd>, Stale)> {
+        std::mem::take(&mut self.stale)
     }
 
     /// All networks.

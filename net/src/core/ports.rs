@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::{Core, v4};
 use crate::{
     Error, PortMapping, Protocol, Result, SandboxMode,
-    firewall::{forget, host},
+    firewall::{Stale, host},
 };
 
 /// Docker's range for ports nobody asked for: Linux's default `net.ipv4.ip_local_port_range`.
@@ -243,9 +243,7 @@ impl Core {
             .map(|r| r.port)
             .collect();
         if !udp.is_empty() {
-            forget(&mut self.nft, |flow| {
-                flow.protocol == 17 && udp.contains(&flow.destination.1)
-            })?;
+            self.stale.push((None, Stale::Datagrams(udp)));
         }
         Ok(())
     }

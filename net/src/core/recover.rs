@@ -59,6 +59,7 @@ impl Core {
             sandboxes: BTreeMap::new(),
             ports: Ports::default(),
             mesh: None,
+            stale: Vec::new(),
             config,
         };
         let links = core.route.links()?;

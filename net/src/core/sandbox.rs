@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::{Core, check_id, endpoint::EndpointRecord, ports::PublishedPort};
 use crate::{
     Error, NetworkEndpoint, Result, Sandbox, SandboxMode, SandboxSpec,
-    firewall::{host, nft::Transaction, sandbox as table},
+    firewall::{Stale, forget, host, nft::Transaction, sandbox as table},
     netlink::{Batch, Protocol, Socket},
     netns, record,
 };
@@ -295,6 +295,17 @@ impl Core {
         self.sandbox_table(id, |tx| table::set_dns(tx, ports.udp, ports.tcp))
     }
 
+    /// No more redirect of DNS queries; returns whether there was one.
+    ///
+    /// # Errors
+    /// As [`sandbox_table`](Self::sandbox_table).
+    pub fn clear_dns_ports(&mut self, id: &str) -> Result<bool> {
+        if self.sandbox_mut(id)?.dns.take().is_none() {
+            return Ok(false);
+        }
+        self.sandbox_table(id, table::clear_dns).map(|()| true)
+    }
+
     /// As [`set_dns_ports`](Self::set_dns_ports) for ports that changed by themselves; a sandbox that is gone or not
     /// yet redirected is none of its business.
     ///
@@ -344,7 +355,8 @@ fn set_up_namespace(sysctls: &std::collections::BTreeMap<String, String>) -> Res
     Ok(())
 }
 
-/// Removes links outside of the network thread. Owned by a thread of its own.
+/// Does what takes the kernel long, outside of the network thread: removes links, forgets connections. Owned by a
+/// thread of its own.
 #[derive(Debug)]
 pub struct Remover {
     home: OwnedFd,
@@ -362,6 +374,19 @@ impl Remover {
             home: duplicate(home)?,
             route: Socket::open(Protocol::Route)?,
         })
+    }
+
+    /// Forgets connections.
+    pub fn forget(&mut self, stale: Vec<(Option<OwnedFd>, Stale)>) -> Vec<Error> {
+        let mut errors = Vec::new();
+        for (netns, stale) in stale {
+            let netns = netns.as_ref().unwrap_or(&self.home);
+            let forgotten = netns::inside(&self.home, netns.as_fd(), || {
+                forget(&mut Socket::open(Protocol::Netfilter)?, &stale)
+            });
+            errors.extend(forgotten.err());
+        }
+        errors
     }
 
     /// Removes the links; absent ones are fine.

@@ -4,15 +4,16 @@ use std::{
     net::{IpAddr, Ipv4Addr},
 };
 
-use super::{Core, Overlay, v4};
+use super::{Core, Overlay, sandbox::duplicate, v4};
 use crate::{
     Error, OverlayState, Result, ServiceRecord,
     firewall::{
-        forget,
+        Stale,
         nft::Transaction,
         sandbox as table,
         slots::{Change, Slots},
     },
+    netlink::Protocol,
 };
 
 /// What is known of a network's services.
@@ -180,40 +181,41 @@ impl Core {
             let done = if synced {
                 self.sandbox_table(&sandbox, |tx| changes.iter().for_each(|change| change.write(tx)))
             } else {
-                self.rewrite_services(&sandbox)
+                self.rewrite_services(&sandbox, id)
             };
             result = result.and(done).and(self.forget_connections(&sandbox, &lost));
         }
         result
     }
 
-    /// After a restart it is not known what a sandbox's table holds: all services anew, in one transaction.
-    fn rewrite_services(&mut self, sandbox: &str) -> Result<()> {
-        let mut changes = Vec::new();
-        for endpoint in &self.sandbox(sandbox)?.record.endpoints {
-            if let Some(overlay) = self.overlays.get(&endpoint.endpoint.network_id) {
-                changes.extend(overlay.services.all(true));
-            }
-        }
+    /// After a restart only the kernel knows what a sandbox's table holds of a network: that is replaced in one
+    /// transaction, so that no connection meets a state between.
+    fn rewrite_services(&mut self, sandbox: &str, network: &str) -> Result<()> {
+        let Some(overlay) = self.overlays.get(network) else {
+            return Ok(());
+        };
+        let subnet = overlay.spec.subnet();
+        let changes = overlay.services.all(true);
+        let mut socket = self.socket_inside(sandbox, Protocol::Netfilter)?;
+        let known = table::known_services(&mut socket, |vip| {
+            subnet.is_some_and(|s| s.contains(&IpAddr::V4(vip)))
+        })?;
         self.sandbox_table(sandbox, |tx| {
-            table::flush_services(tx);
+            table::remove_known(tx, &known);
             changes.iter().for_each(|change| change.write(tx));
         })
     }
 
     fn forget_connections(&mut self, sandbox: &str, lost: &BTreeSet<(Ipv4Addr, Ipv4Addr)>) -> Result<()> {
-        let Some(socket) = self
-            .sandbox_mut(sandbox)?
-            .nft
-            .as_mut()
-            .filter(|_| !lost.is_empty())
-        else {
+        if lost.is_empty() {
+            return Ok(());
+        }
+        let Some(netns) = &self.sandbox(sandbox)?.netns else {
             return Ok(());
         };
-        forget(socket, |flow| {
-            lost.contains(&(flow.destination.0, flow.backend.0))
-        })
-        .map(drop)
+        let netns = duplicate(netns)?;
+        self.stale.push((Some(netns), Stale::Services(lost.clone())));
+        Ok(())
     }
 
     /// Gives a newly attached sandbox the services of a network.

@@ -1,6 +1,9 @@
 //! Connection tracking entries (linux/netfilter/nfnetlink_conntrack.h): connections to a removed backend are
 //! forgotten, so that their next packet is refused or goes elsewhere instead of to an address that is gone.
-use std::net::{IpAddr, Ipv4Addr};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr},
+};
 
 use crate::{
     Result,
@@ -15,7 +18,7 @@ const TUPLE_REPLY: u16 = 2;
 
 /// A tracked, translated connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Flow {
+struct Flow {
     /// IP protocol number.
     pub protocol: u8,
     /// Where the client connected to.
@@ -60,11 +63,32 @@ fn tracked(socket: &mut Socket) -> Result<u32> {
     Ok(socket.query(batch)?.iter().find_map(count).unwrap_or(u32::MAX))
 }
 
+/// Which connections are to be forgotten.
+#[derive(Clone, Debug)]
+pub enum Stale {
+    /// From a virtual address to a backend.
+    Services(BTreeSet<(Ipv4Addr, Ipv4Addr)>),
+    /// By protocol and published port to a backend.
+    Mesh(BTreeSet<(u8, u16, (Ipv4Addr, u16))>),
+    /// Datagrams to these ports.
+    Datagrams(Vec<u16>),
+}
+
+impl Stale {
+    fn holds(&self, flow: &Flow) -> bool {
+        match self {
+            Self::Services(pairs) => pairs.contains(&(flow.destination.0, flow.backend.0)),
+            Self::Mesh(lost) => lost.contains(&(flow.protocol, flow.destination.1, flow.backend)),
+            Self::Datagrams(ports) => flow.protocol == 17 && ports.contains(&flow.destination.1),
+        }
+    }
+}
+
 /// Forgets all connections of the socket's namespace for which `stale` holds; returns how many.
 ///
 /// # Errors
 /// [`crate::Error::Netlink`].
-pub fn forget(socket: &mut Socket, stale: impl Fn(&Flow) -> bool) -> Result<usize> {
+pub fn forget(socket: &mut Socket, stale: &Stale) -> Result<usize> {
     if tracked(socket)? == 0 {
         return Ok(0);
     }
@@ -78,7 +102,7 @@ pub fn forget(socket: &mut Socket, stale: impl Fn(&Flow) -> bool) -> Result<usiz
         let (Some(flow), Some(tuple)) = (flow(attributes), attributes.value(TUPLE_ORIG)) else {
             continue;
         };
-        if stale(&flow) {
+        if stale.holds(&flow) {
             removal.request(DELETE, 0, "forget a tracked connection", |m| {
                 m.raw(&[2, 0, 0, 0]).attr(TUPLE_ORIG | NESTED, tuple);
             });

@@ -3,7 +3,7 @@
 use super::expression::Expressions;
 use crate::{
     Result,
-    netlink::{Batch, Message, Socket},
+    netlink::{Attributes, Batch, Message, Socket},
 };
 
 /// Our table's name.
@@ -16,6 +16,7 @@ const NEWCHAIN: u16 = 3;
 const NEWRULE: u16 = 6;
 const NEWSET: u16 = 9;
 const NEWSETELEM: u16 = 12;
+const GETSETELEM: u16 = 13;
 const DELSETELEM: u16 = 14;
 /// Elements per message: nested attributes end at 64 KiB.
 const ELEMENTS: usize = 400;
@@ -239,6 +240,38 @@ impl Transaction {
         self.batch.request(0x11, 0, "end an nftables transaction", marker);
         socket.commit(self.batch)
     }
+}
+
+/// The elements of a set, keys and values; none if there is no such set.
+///
+/// # Errors
+/// [`crate::Error::Netlink`].
+pub fn read_set(socket: &mut Socket, set: &str) -> Result<Vec<Element>> {
+    let mut batch = Batch::default();
+    batch.request(
+        SUBSYSTEM << 8 | GETSETELEM,
+        libc::NLM_F_DUMP,
+        format!("read set {set}"),
+        |m| {
+            m.raw(&[IPV4, 0, 0, 0]).string(1, TABLE).string(2, set);
+        },
+    );
+    let bodies = match socket.query(batch) {
+        Err(crate::Error::Netlink { source, .. }) if source.raw_os_error() == Some(libc::ENOENT) => {
+            Vec::new()
+        }
+        other => other?,
+    };
+    let mut elements = Vec::new();
+    for body in &bodies {
+        for (_, element) in Attributes(body.get(4..).unwrap_or_default()).nested(3) {
+            let value = |kind| Attributes(element).nested(kind).value(1).map(<[u8]>::to_vec);
+            if let Some(key) = value(1) {
+                elements.push(Element { key, value: value(2) });
+            }
+        }
+    }
+    Ok(elements)
 }
 
 fn write_element(m: &mut Message<'_>, element: &Element, with_value: bool) {

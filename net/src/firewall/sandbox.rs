@@ -8,10 +8,10 @@ use std::net::Ipv4Addr;
 
 use super::{
     expression::{Compare, Meta, R0, R4, Reject},
-    nft::{Chain, Element, Hook, Set, Transaction, kind},
+    nft::{self, Chain, Element, Hook, Set, Transaction, kind},
     slots::{CLASSES, Change},
 };
-use crate::Protocol;
+use crate::{Protocol, Result, netlink::Socket};
 
 /// Where containers ask for names, as in Docker.
 pub const DNS_ADDRESS: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 11);
@@ -95,6 +95,11 @@ pub fn set_dns(tx: &mut Transaction, udp: u16, tcp: u16) {
     );
 }
 
+/// DNS queries go where they were sent.
+pub fn clear_dns(tx: &mut Transaction) {
+    tx.flush_set(DNS.name);
+}
+
 /// Knows a virtual address, or forgets it.
 pub fn set_vip(tx: &mut Transaction, vip: Ipv4Addr, known: bool) {
     let element = [Element {
@@ -108,11 +113,30 @@ pub fn set_vip(tx: &mut Transaction, vip: Ipv4Addr, known: bool) {
     }
 }
 
-/// Forgets all virtual addresses.
-pub fn flush_services(tx: &mut Transaction) {
-    tx.flush_set(VIPS.name);
-    for name in SERVICES {
-        tx.flush_set(name);
+/// Elements of a table's sets.
+pub type Known = Vec<(&'static str, Vec<Element>)>;
+
+/// What a table holds of the virtual addresses for which `ours` is true. After a restart only the kernel knows.
+///
+/// # Errors
+/// [`crate::Error::Netlink`].
+pub fn known_services(socket: &mut Socket, ours: impl Fn(Ipv4Addr) -> bool) -> Result<Known> {
+    let mut known = Vec::new();
+    for set in [VIPS.name].into_iter().chain(SERVICES) {
+        let mut elements = nft::read_set(socket, set)?;
+        elements.retain(|e| {
+            let address = e.key.get(..4).and_then(|b| <[u8; 4]>::try_from(b).ok());
+            address.is_some_and(|b| ours(Ipv4Addr::from(b)))
+        });
+        known.push((set, elements));
+    }
+    Ok(known)
+}
+
+/// Removes what [`known_services`] found.
+pub fn remove_known(tx: &mut Transaction, known: &Known) {
+    for (set, elements) in known {
+        tx.remove_elements(set, elements);
     }
 }
 
