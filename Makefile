@@ -1,0 +1,62 @@
+# One entry for everyone. `make test` is what CI runs; it and `demo` install what they need from Debian's packages.
+
+TARGET  := $(shell rustc -vV | sed -n 's/^host: //p')
+RELEASE := $(CURDIR)/target/$(TARGET)/release
+PREFIX  ?= /usr/local
+UNITS   ?= /etc/systemd/system
+BENCH   ?= help
+
+export PONTOON_BIN ?= $(RELEASE)/pontoon
+export PONTOON_WEB ?= $(RELEASE)/web
+
+.PHONY: help deps build check unit e2e test demo demo-end bench install clean
+
+help:
+	@echo "make demo                     three hosts on this machine, one cluster, one stack (KEEP=1 leaves it up)"
+	@echo "make test                     all checks and tests; needs root for the end-to-end tests"
+	@echo "make check                    format, lints, documentation"
+	@echo "make unit | make e2e          the tests without | with hosts"
+	@echo "make bench BENCH='name args'  one figure; BENCH=help lists them"
+	@echo "make install PREFIX=/usr/local"
+
+deps:
+	@deploy/install-deps.sh build test
+
+build:
+	cargo build --release -p pontoon -p pontoon-tests --bins
+
+check:
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items --quiet
+
+unit:
+	cargo test --workspace --exclude pontoon-tests
+	cargo test -p pontoon-tests --test dependencies
+
+# Every test makes hosts of its own; more than two at a time only make each other slow on two cores.
+e2e: build
+	cargo test -p pontoon-tests --no-fail-fast -- --test-threads=2
+
+test: deps check unit e2e
+
+demo:
+	@deploy/install-deps.sh build demo
+	@$(MAKE) --no-print-directory build
+	@$(RELEASE)/demo
+
+demo-end:
+	@$(RELEASE)/demo end
+
+bench:
+	@deploy/install-deps.sh build bench
+	@$(MAKE) --no-print-directory build
+	@$(RELEASE)/bench $(BENCH)
+
+install: build
+	install -D -m 0755 $(RELEASE)/pontoon $(DESTDIR)$(PREFIX)/bin/pontoon
+	install -d $(DESTDIR)$(UNITS)
+	sed 's|@PREFIX@|$(PREFIX)|g' deploy/pontoon.service >$(DESTDIR)$(UNITS)/pontoon.service
+
+clean:
+	cargo clean

@@ -1,0 +1,97 @@
+//! What a host has on the machine: interfaces, firewall rules, mounts, control groups, processes, namespace files. Tests take it
+//! before and after, and what is there afterwards only was left behind. Used by [`crate::host`].
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::fs;
+
+use anyhow::{Result, ensure};
+
+use crate::cgroups;
+use crate::fleet::mounts_below;
+use crate::host::Host;
+use crate::wire::HOST_LINK;
+
+/// One host's things on the machine, each as one line that starts with its kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Footprint {
+    things: BTreeSet<String>,
+}
+
+impl Footprint {
+    /// Collects what the host has now.
+    ///
+    /// # Errors
+    /// When a part can't be listed.
+    pub fn of(host: &Host) -> Result<Self> {
+        let mut things = BTreeSet::new();
+        for line in host.exec(&["ip", "-oneline", "link"])?.ok()?.lines() {
+            let name = line.split([':', '@']).nth(1).unwrap_or_default().trim();
+            if name != "lo" && name != HOST_LINK {
+                things.insert(format!("interface {name}"));
+            }
+        }
+        for line in host.exec(&["ip", "-oneline", "-4", "route"])?.ok()?.lines() {
+            things.insert(format!("route {}", line.trim()));
+        }
+        // Handles and counters differ from listing to listing, elements and rules do not.
+        for line in host
+            .exec(&["nft", "--stateless", "list", "ruleset"])?
+            .ok()?
+            .lines()
+        {
+            things.insert(format!("rule {}", line.trim()));
+        }
+        for point in mounts_below(host.folder()) {
+            things.insert(format!("mount {}", point.display()));
+        }
+        for folder in cgroups::groups(host.group())? {
+            things.insert(format!("cgroup {}", folder.display()));
+        }
+        for pid in cgroups::processes(host.group())? {
+            let pid = pid.as_raw_nonzero();
+            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let line = String::from_utf8_lossy(&line).replace('\0', " ");
+            // A new daemon is the same thing as the one before: processes count by what they are.
+            things.insert(format!("process {}", line.trim()));
+        }
+        for entry in fs::read_dir(host.run_dir().join("netns"))
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            things.insert(format!("netns {}", entry.path().display()));
+        }
+        Ok(Self { things })
+    }
+
+    /// What is here but was not in `before`.
+    pub fn since(&self, before: &Self) -> Vec<String> {
+        self.things.difference(&before.things).cloned().collect()
+    }
+
+    /// Things whose line starts with `kind`.
+    pub fn of_kind(&self, kind: &str) -> Vec<&str> {
+        self.things
+            .iter()
+            .filter(|thing| thing.starts_with(kind))
+            .map(String::as_str)
+            .collect()
+    }
+
+    /// Checks that nothing is here that was not in `before`.
+    ///
+    /// # Errors
+    /// With what was left behind.
+    pub fn ensure_nothing_since(&self, before: &Self) -> Result<()> {
+        let left = self.since(before);
+        ensure!(left.is_empty(), "left behind:\n  {}", left.join("\n  "));
+        Ok(())
+    }
+}
+
+impl fmt::Display for Footprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.things.iter().try_for_each(|thing| writeln!(f, "{thing}"))
+    }
+}
