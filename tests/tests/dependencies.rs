@@ -23,7 +23,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("pontoon-runtime", &["proto"]),
     ("pontoon-image", &["proto"]),
     ("pontoon-engine", &["proto", "runtime", "image", "net"]),
-    ("pontoon-agent", &["proto", "engine", "net", "identity"]),
+    ("pontoon-agent", &["proto", "engine", "image", "net", "identity"]),
     (
         "pontoon",
         &[
@@ -79,6 +79,7 @@ const LICENCES: &[&str] = &[
     "ISC",
     "MIT",
     "MPL-2.0",
+    "MPL-2.0+",
     "Unicode-3.0",
     "Unlicense",
     "Zlib",
@@ -88,20 +89,34 @@ const LICENCES: &[&str] = &[
 const BANNED: &[&str] = &["openssl-sys", "native-tls", "aws-lc-sys", "aws-lc-rs"];
 
 fn metadata() -> Value {
+    let compiler = Command::new("rustc")
+        .arg("-vV")
+        .output()
+        .expect("rustc runs where cargo does");
+    let said = String::from_utf8_lossy(&compiler.stdout);
+    let host = said.lines().find_map(|line| line.strip_prefix("host: "));
+    // Without the filter, cargo wants the crates of every platform in the world.
     let output = Command::new(env!("CARGO"))
-        .args(["metadata", "--format-version", "1", "--locked", "--offline"])
+        .args([
+            "metadata",
+            "--format-version",
+            "1",
+            "--locked",
+            "--filter-platform",
+        ])
+        .arg(host.expect("rustc names its host"))
         .args([
             "--manifest-path",
             concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml"),
         ])
         .output()
-        .unwrap();
+        .expect("cargo runs");
     assert!(
         output.status.success(),
         "{}",
         String::from_utf8_lossy(&output.stderr)
     );
-    serde_json::from_slice(&output.stdout).unwrap()
+    serde_json::from_slice(&output.stdout).expect("cargo metadata prints JSON")
 }
 
 fn list<'a>(value: &'a Value, key: &str) -> &'a [Value] {
@@ -126,7 +141,7 @@ fn members(metadata: &Value) -> BTreeMap<&str, &Value> {
 }
 
 /// What a package uses outside its tests.
-fn dependencies<'a>(package: &'a Value) -> impl Iterator<Item = &'a str> {
+fn dependencies(package: &Value) -> impl Iterator<Item = &str> {
     list(package, "dependencies")
         .iter()
         .filter(|dependency| dependency["kind"].as_str() != Some("dev"))
