@@ -119,6 +119,13 @@ pub fn is_updating(service: &Service) -> bool {
     )
 }
 
+/// Whether an update or rollback is under way or paused: slots may be half moved.
+#[must_use]
+pub fn is_unfinished(service: &Service) -> bool {
+    let paused = [UpdateState::Paused, UpdateState::RollbackPaused].contains(&update_state(service));
+    paused || is_updating(service)
+}
+
 /// Ended tasks kept a slot.
 #[must_use]
 pub fn task_history_limit(cluster: Option<&Cluster>) -> usize {

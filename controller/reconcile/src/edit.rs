@@ -112,6 +112,11 @@ pub fn update_service(tx: &mut Tx, id: &str, version: u64, spec: ServiceSpec) ->
             "service mode change is not allowed".to_owned(),
         ));
     }
+    if versions::name(&service) != versions::name(&next) {
+        return Err(Error::Unsupported(
+            "renaming services is not supported".to_owned(),
+        ));
+    }
     known_networks(tx, &spec)?;
     port_conflict(tx, id, &spec)?;
     service.previous_spec.clone_from(&service.spec);

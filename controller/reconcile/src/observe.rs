@@ -30,8 +30,10 @@ pub fn task_status(tx: &mut Tx, node_id: &str, updates: &[TaskStatusUpdate], now
             status.timestamp = now;
         }
         if task.running_at == 0 && state == TaskState::Running {
-            task.running_at = status.timestamp;
+            // By the managers' clock, as all that is decided on: agents' clocks may be wrong.
+            task.running_at = now;
         }
+        task.meta.get_or_insert_default().updated_at = now;
         task.status = Some(status);
         written += usize::from(tx.put_task(task).is_ok());
     }

@@ -50,8 +50,8 @@ pub struct Outcome {
 /// Brings the objects in `tx` towards what their specs ask for. `state` must come from earlier calls or be new; it finds
 /// out by itself what has changed since, also if an earlier transaction was dropped.
 pub fn reconcile(tx: &mut Tx, state: &mut ReconcileState, env: &mut Env<'_>) -> Outcome {
-    let changes = tx.changes().saturating_add(env.budget.changes);
-    let bytes = tx.size().saturating_add(env.budget.bytes);
+    let changes = tx.changes().saturating_add(env.budget.changes.max(1));
+    let bytes = tx.size().saturating_add(env.budget.bytes.max(1));
     let mut pass = Pass {
         tx,
         state,

@@ -65,6 +65,12 @@ pub(crate) fn state_of(task: &Task) -> TaskState {
         .map_or(TaskState::New, |status| status.state())
 }
 
+/// When the task ended, by the managers' clock: a task is written last when its end is reported. Agents' clocks may be
+/// wrong by any amount and decide nothing.
+pub(crate) fn ended_at(task: &Task) -> i64 {
+    task.meta.as_ref().map_or(0, |meta| meta.updated_at)
+}
+
 /// Whether the task is to run (or to get ready for it).
 pub(crate) fn is_live(task: &Task) -> bool {
     task.desired_state() <= TaskState::Running
@@ -173,7 +179,7 @@ impl ReconcileState {
         let Some(task) = new.or(old) else { return };
         let (id, service_id) = (Id::from(task.id.as_str()), Id::from(task.service_id.as_str()));
         let service = view.service(&service_id);
-        let updating = service.is_some_and(|s| defaults::is_updating(s));
+        let updating = service.is_some_and(|s| defaults::is_unfinished(s));
         let state = self.services.entry(service_id.clone()).or_default();
         if let Some(old) = old
             && let Some(count) = state.versions.get_mut(&old.spec_version)
@@ -188,16 +194,19 @@ impl ReconcileState {
         if let Some(new) = new {
             *state.versions.entry(new.spec_version).or_default() += 1;
         }
-        if matters(old, new, updating) {
+        // What the orchestrator has just made it need not look at again.
+        let made =
+            |new: &Task| new.desired_state() == TaskState::Running && state_of(new) < TaskState::Assigned;
+        let is_made = old.is_none() && new.is_some_and(made) && state.occupied.contains(&slot_key(task));
+        if !is_made && matters(old, new, updating) {
             self.mark_slot(&service_id, slot_key(task));
         }
         if let Some(new) = new
             && matches!(state_of(new), TaskState::Failed | TaskState::Rejected)
             && old.is_none_or(|old| !state_of(old).is_terminal())
         {
-            let at = new.status.as_ref().map_or(0, |status| status.timestamp);
             let usage = self.usage.entry(new.node_id.as_str().into()).or_default();
-            usage.fail(&service_id, new.spec_version, at);
+            usage.fail(&service_id, new.spec_version, ended_at(new));
         }
         self.count(view, &id, new);
         self.alloc.queue(&id, &service_id, new);

@@ -20,8 +20,12 @@ pub(super) fn run(pass: &mut Pass<'_, '_>) {
         let Some(network) = pass.tx.network(&id).cloned() else {
             continue;
         };
-        if network.vni != 0 || !pass.may_write(Kind::Network, &id) {
+        if network.vni != 0 {
             continue;
+        }
+        if !pass.may_write(Kind::Network, &id) {
+            pass.state.alloc.retry = true;
+            return;
         }
         let mut network = Network::clone(&network);
         network.allocation_error = allocate(&mut pass.state.alloc, &mut network)

@@ -89,7 +89,7 @@ fn orchestrate(pass: &mut Pass<'_, '_>, id: &Id) -> bool {
         return false;
     }
     let done = global || replicated::scale(pass, &service);
-    if full || defaults::is_updating(&service) {
+    if full || defaults::is_unfinished(&service) {
         update::run(pass, &service);
     }
     drop_retained(pass, id);

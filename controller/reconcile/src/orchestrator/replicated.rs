@@ -23,16 +23,11 @@ fn replicas(service: &Service) -> usize {
 pub(super) fn scale(pass: &mut Pass<'_, '_>, service: &Service) -> bool {
     let id = Id::from(service.id.as_str());
     let wanted = replicas(service);
-    let occupied = pass
-        .state
-        .services
-        .entry(id.clone())
-        .or_default()
-        .occupied
-        .clone();
+    let occupied = &pass.state.services.entry(id.clone()).or_default().occupied;
     if occupied.len() > wanted {
-        let surplus: Vec<u64> = occupied.iter().map(|(slot, _)| *slot).collect();
-        for slot in choose(pass, &id, &surplus, occupied.len() - wanted) {
+        let surplus = occupied.len() - wanted;
+        let slots: Vec<u64> = occupied.iter().map(|(slot, _)| *slot).collect();
+        for slot in choose(pass, &id, &slots, surplus) {
             if pass.is_full() {
                 return false;
             }
@@ -48,21 +43,28 @@ pub(super) fn scale(pass: &mut Pass<'_, '_>, service: &Service) -> bool {
         return true;
     }
     let mut missing = wanted - occupied.len();
-    let mut free = (1..).filter(|slot| !occupied.contains(&(*slot, Id::from(""))));
+    // Slots are dense most of the time: then the next number is free.
+    let dense = occupied
+        .last()
+        .is_none_or(|(last, _)| *last == occupied.len() as u64);
+    let mut number = if dense { occupied.len() as u64 } else { 0 };
     while missing > 0 {
         if pass.is_full() {
             return false;
         }
-        let Some(number) = free.next() else { break };
+        number += 1;
         let key = (number, Id::from(""));
-        slot::start(pass, service, &key, 0);
-        pass.state
+        if pass
+            .state
             .services
             .entry(id.clone())
             .or_default()
             .occupied
-            .insert(key);
-        missing -= 1;
+            .insert(key.clone())
+        {
+            slot::start(pass, service, &key, 0);
+            missing -= 1;
+        }
     }
     true
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use pontoon_proto::v1::{RestartCondition, Service, Task, TaskState};
 
-use crate::state::state_of;
+use crate::state::{ended_at, state_of};
 use crate::{defaults, versions};
 
 /// What a slot without a live task needs.
@@ -25,11 +25,6 @@ pub(super) fn ended_itself(task: &Task) -> bool {
         state_of(task),
         TaskState::Complete | TaskState::Failed | TaskState::Rejected
     )
-}
-
-/// When the task ended.
-pub(super) fn ended_at(task: &Task) -> i64 {
-    task.status.as_ref().map_or(0, |status| status.timestamp)
 }
 
 /// What a slot without a live task needs; `tasks` are the slot's, oldest first.

@@ -16,10 +16,10 @@ use pontoon_proto::v1::{
 };
 use pontoon_store::Id;
 
-use super::restart::{ended_at, ended_itself};
+use super::restart::ended_itself;
 use super::{created_at, slot};
 use crate::pass::Pass;
-use crate::state::{is_live, slot_key, state_of};
+use crate::state::{ended_at, is_live, slot_key, state_of};
 use crate::timers::{SlotKey, Subject};
 use crate::{defaults, versions};
 
@@ -76,7 +76,9 @@ pub(super) fn run(pass: &mut Pass<'_, '_>, service: &Arc<Service>) {
         .count();
     let started = match defaults::update_state(&service) {
         UpdateState::Updating | UpdateState::RollbackStarted => true,
-        UpdateState::Paused | UpdateState::RollbackPaused => return,
+        UpdateState::Paused | UpdateState::RollbackPaused => {
+            return finish_start_first(pass, &service, &slots);
+        }
         _ => false,
     };
     if !started {

@@ -114,6 +114,7 @@ pub fn spec(spec: &mut ServiceSpec, word: &str, network: &dyn Fn(&str) -> String
         "global" => spec.mode = Some(service_spec::Mode::Global(GlobalMode {})),
         "image" => value.clone_into(&mut task.container.get_or_insert_default().image),
         "force" => task.force_update += 1,
+        "no-mode" => spec.mode = None,
         "reserve-cpu" => reservations(task).nano_cpus = nano(value),
         "reserve-mem" => reservations(task).memory_bytes = bytes(value),
         "constraint" => task
