@@ -12,6 +12,7 @@
 mod core;
 mod error;
 mod firewall;
+pub mod host;
 mod manager;
 mod names;
 mod netlink;

@@ -1,17 +1,107 @@
-//! `pontoon daemon`: the parts of a node put together.
+//! `pontoon daemon`: the parts of a node put together. Called by `main` only.
+//!
+//! # Layout
+//! - [`config`]: flags to settings; [`local`]: the services of the local socket; [`address`]: which address to advertise
+//! - [`membership`]: this node's place in a cluster: init, join, leave, what is kept of it on disk
+//! - [`node`]: what runs while the node is in a cluster: agent, and on managers the controller
+//!
+//! # Start order
+//! folders and lock → engine (finds running containers again) → local socket → cluster part, if the node is in one. Stopping is the
+//! same backwards; containers and `netd` go on.
 
-use clap::Args;
+mod address;
+mod config;
+mod local;
+mod membership;
+mod node;
 
-use crate::error::Outcome;
+use std::fs::File;
+use std::sync::Arc;
 
-/// `daemon [OPTIONS]`
-#[derive(Args, Debug)]
-pub struct Arguments {}
+use pontoon_engine::{BuildInfo, Engine, EngineConfig};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 
-/// Runs the daemon.
+use crate::error::{Failure, Outcome};
+pub use config::Arguments;
+use config::Config;
+use membership::Membership;
+
+/// Runs the daemon until SIGTERM or SIGINT.
 ///
 /// # Errors
-/// When it can't start.
-pub async fn run(_arguments: Arguments) -> Outcome {
-    Ok(0)
+/// When it can't start: bad settings, another daemon on the same folders, a damaged state.
+pub async fn run(arguments: Arguments) -> Outcome {
+    let config = Config::new(arguments)?;
+    config::start_logging(&config);
+    config.make_folders()?;
+    let _lock = lock(&config)?;
+    let engine = Engine::open(engine_config(&config)).await.map_err(|error| Failure::new(describe(&error)))?;
+    let stop = CancellationToken::new();
+    let membership = Membership::open(&config, engine.clone()).map_err(Failure::from)?;
+    let server = local::serve(&config, engine.clone(), membership.clone(), stop.clone())?;
+    tracing::info!(socket = %config.socket().display(), "Pontoon daemon is ready");
+    membership.resume().await;
+    wait_for_signal().await?;
+    tracing::info!("stopping; containers go on");
+    membership.stop().await;
+    stop.cancel();
+    let served = server.await;
+    engine.shutdown().await;
+    match served {
+        Ok(Ok(())) => Ok(0),
+        Ok(Err(error)) => Err(Failure::new(format!("serve the local socket: {error}"))),
+        Err(error) => Err(Failure::new(format!("serve the local socket: {error}"))),
+    }
 }
+
+async fn wait_for_signal() -> Result<(), Failure> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
+/// Takes the data folder for this process; the lock goes with it.
+fn lock(config: &Config) -> Result<File, Failure> {
+    use rustix::fs::{FlockOperation, flock};
+    let path = config.data_dir.join("daemon.lock");
+    let file = File::create(&path).map_err(|error| Failure::new(format!("create {}: {error}", path.display())))?;
+    flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
+        Failure::new(format!(
+            "another daemon uses {}: stop it, or give this one its own --data-dir and --run-dir",
+            config.data_dir.display()
+        ))
+    })?;
+    Ok(file)
+}
+
+fn engine_config(config: &Config) -> EngineConfig {
+    let mut engine = EngineConfig::new(&config.data_dir, &config.run_dir);
+    engine.cgroup_parent.clone_from(&config.cgroup_parent);
+    engine.default_runtime.clone_from(&config.default_runtime);
+    engine.runtimes.extend(config.runtimes.clone());
+    engine.build = BuildInfo { version: env!("CARGO_PKG_VERSION").to_owned(), ..BuildInfo::default() };
+    engine
+}
+
+/// An error with all of its causes, in one line.
+pub(crate) fn describe(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let inner_text = inner.to_string();
+        if !text.ends_with(&inner_text) {
+            text.push_str(": ");
+            text.push_str(&inner_text);
+        }
+        cause = inner.source();
+    }
+    text
+}
+
+/// The engine and what the node makes of it, shared by the local services.
+pub(crate) type SharedEngine = Arc<Engine>;

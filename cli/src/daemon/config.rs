@@ -1,0 +1,146 @@
+//! The daemon's flags, each also an environment variable, turned into settings and folders.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use pontoon_engine::NATIVE_RUNTIME;
+use tracing_subscriber::filter::LevelFilter;
+
+use crate::error::Failure;
+
+/// A unix socket's path has at most this many bytes (unix(7): `sun_path` is 108 with its NUL).
+const SOCKET_PATH_LIMIT: usize = 107;
+/// What the engine puts behind the run folder at most: `/shim/<64 hex digits>/shim.sock`, opened by a short name.
+const LONGEST_SOCKET: &str = "/pontoon.sock";
+
+/// `daemon [OPTIONS]`
+#[derive(Args, Debug)]
+pub struct Arguments {
+    /// Absolute path below each cgroup hierarchy under which containers' groups are made
+    #[arg(long, value_name = "path", env = "PONTOON_CGROUP_PARENT", default_value = "/pontoon", hide_env = true)]
+    cgroup_parent: String,
+    /// Folder of lasting state
+    #[arg(long, value_name = "path", env = "PONTOON_DATA_DIR", default_value = "/var/lib/pontoon", hide_env = true)]
+    data_dir: PathBuf,
+    /// Runtime of containers that name none
+    #[arg(long, value_name = "string", env = "PONTOON_DEFAULT_RUNTIME", default_value = NATIVE_RUNTIME, hide_env = true)]
+    default_runtime: String,
+    /// Group that may use the local socket, if it exists
+    #[arg(long, value_name = "string", env = "PONTOON_GROUP", default_value = "pontoon", hide_env = true)]
+    group: String,
+    /// Logging level ("error", "warn", "info", "debug", "trace")
+    #[arg(short = 'l', long, value_name = "string", env = "PONTOON_LOG_LEVEL", default_value = "info", hide_env = true)]
+    log_level: LevelFilter,
+    /// Folder of sockets and of state that ends with the machine
+    #[arg(long, value_name = "path", env = "PONTOON_RUN_DIR", default_value = "/run/pontoon", hide_env = true)]
+    run_dir: PathBuf,
+    /// Further OCI runtimes (name=/path/to/binary)
+    #[arg(long = "add-runtime", value_name = "runtime")]
+    runtimes: Vec<String>,
+}
+
+/// The daemon's settings.
+#[derive(Debug)]
+pub struct Config {
+    /// Lasting state.
+    pub data_dir: PathBuf,
+    /// Sockets and state of this boot.
+    pub run_dir: PathBuf,
+    /// Below which containers' cgroups are made.
+    pub cgroup_parent: String,
+    /// Name of the runtime of containers that name none.
+    pub default_runtime: String,
+    /// External runtimes by name.
+    pub runtimes: BTreeMap<String, PathBuf>,
+    /// Group of the local socket.
+    pub group: String,
+    log_level: LevelFilter,
+}
+
+impl Config {
+    /// Checks the flags.
+    ///
+    /// # Errors
+    /// Names the flag that is no good, and why.
+    pub fn new(arguments: Arguments) -> Result<Self, Failure> {
+        let absolute = |path: &Path| {
+            std::path::absolute(path).map_err(|error| Failure::new(format!("{}: {error}", path.display())))
+        };
+        let run_dir = absolute(&arguments.run_dir)?;
+        let longest = run_dir.as_os_str().len() + LONGEST_SOCKET.len();
+        if longest > SOCKET_PATH_LIMIT {
+            return Err(Failure::new(format!(
+                "--run-dir {} is too long for a socket's path: {longest} bytes where {SOCKET_PATH_LIMIT} fit",
+                run_dir.display()
+            )));
+        }
+        let cgroup_parent = arguments.cgroup_parent.trim_end_matches('/').to_owned();
+        if !cgroup_parent.starts_with('/') || cgroup_parent.split('/').any(|part| part == "..") {
+            return Err(Failure::new(format!(
+                "--cgroup-parent {:?} must be an absolute path other than / and without ..",
+                arguments.cgroup_parent
+            )));
+        }
+        let mut runtimes = default_runtimes();
+        for text in &arguments.runtimes {
+            let (name, path) = text
+                .split_once('=')
+                .filter(|(name, path)| !name.is_empty() && path.starts_with('/'))
+                .ok_or_else(|| Failure::new(format!("invalid --add-runtime {text:?}: use name=/path/to/binary")))?;
+            runtimes.insert(name.to_owned(), PathBuf::from(path));
+        }
+        Ok(Self {
+            data_dir: absolute(&arguments.data_dir)?,
+            run_dir,
+            cgroup_parent,
+            default_runtime: arguments.default_runtime,
+            runtimes,
+            group: arguments.group,
+            log_level: arguments.log_level,
+        })
+    }
+
+    /// The local gRPC socket.
+    pub fn socket(&self) -> PathBuf {
+        self.run_dir.join("pontoon.sock")
+    }
+
+    /// Makes the folders, for root only; the run folder may be entered, so that the socket's own mode decides.
+    ///
+    /// # Errors
+    /// When a folder can't be made.
+    pub fn make_folders(&self) -> Result<(), Failure> {
+        for (path, mode) in [(&self.data_dir, 0o700), (&self.run_dir, 0o711)] {
+            std::fs::DirBuilder::new()
+                .recursive(true)
+                .mode(mode)
+                .create(path)
+                .map_err(|error| Failure::new(format!("create folder {}: {error}", path.display())))?;
+        }
+        Ok(())
+    }
+}
+
+/// runc and crun, where they are installed.
+fn default_runtimes() -> BTreeMap<String, PathBuf> {
+    let mut found = BTreeMap::new();
+    for name in ["runc", "crun"] {
+        let places = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin"];
+        if let Some(path) = places.iter().map(|place| Path::new(place).join(name)).find(|path| path.is_file()) {
+            found.insert(name.to_owned(), path);
+        }
+    }
+    found
+}
+
+/// Logs to stderr: the service manager keeps it.
+pub fn start_logging(config: &Config) {
+    use std::io::IsTerminal;
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_max_level(config.log_level)
+        .init();
+}

@@ -1,0 +1,352 @@
+//! What runs while this node is in a cluster: the agent always, the controller and the cluster port on managers.
+//!
+//! The node's role is the cluster's to change. A task here follows the agent's view of the node's own object: promoted, it fetches a
+//! manager's certificate and joins the raft group; demoted (its raft member is gone by then), it drops the controller and takes a
+//! worker's certificate.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use pontoon_agent::exec::EngineExecutor;
+use pontoon_agent::{Agent, AgentConfig, IdentityConnector};
+use pontoon_controller::{InitOptions, Manager, ManagerConfig};
+use pontoon_identity::{Connections, Identity, RootCa, TlsListener, renew, renew_forever, serve};
+use pontoon_proto::v1::{ClusterSpec, ManagerPeer, NodeRole, NodeSpec, SwarmStatus};
+use tokio::sync::Mutex;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::local::ControlSlot;
+use super::membership::Settings;
+use super::{SharedEngine, describe};
+
+/// So long a joining or restarted manager may take to have the cluster's state.
+const READY_TIMEOUT: Duration = Duration::from_secs(30);
+/// Pause before a role change that failed is tried again.
+const ROLE_RETRY: Duration = Duration::from_millis(500);
+
+/// How a node comes up.
+pub enum Start {
+    /// As the first manager of a new cluster.
+    NewCluster(Box<InitState>),
+    /// With a certificate just issued for a token.
+    Joining,
+    /// After a restart of the daemon.
+    Again,
+}
+
+/// What a new cluster starts with.
+pub struct InitState {
+    /// The root that issued this node's certificate.
+    pub root: RootCa,
+    /// The cluster's settings.
+    pub spec: ClusterSpec,
+    /// This node's settings.
+    pub node: NodeSpec,
+}
+
+/// What a node is made of.
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    /// Folder of everything that belongs to the membership.
+    pub dir: PathBuf,
+    /// Runs the tasks.
+    pub engine: SharedEngine,
+    /// Where the controller's local services are shown.
+    pub control: ControlSlot,
+    /// Addresses.
+    pub settings: Settings,
+    /// Certificate and key.
+    pub identity: Arc<Identity>,
+}
+
+/// A node in a cluster.
+#[derive(Debug)]
+pub struct Node {
+    config: NodeConfig,
+    agent: Arc<Agent>,
+    /// The controller, while this node is a manager; shared with the task that follows the role.
+    manager: Arc<ManagerSlot>,
+    stop: CancellationToken,
+    tasks: JoinSet<()>,
+}
+
+type ManagerSlot = Mutex<Option<RunningManager>>;
+
+struct RunningManager {
+    manager: Arc<Manager>,
+    stop: CancellationToken,
+    server: tokio::task::JoinHandle<()>,
+}
+
+impl std::fmt::Debug for RunningManager {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("RunningManager")
+    }
+}
+
+impl Node {
+    /// Starts the parts that the certificate's role asks for.
+    ///
+    /// # Errors
+    /// What could not be started, and why.
+    pub async fn start(config: NodeConfig, start: Start) -> Result<Self, String> {
+        let manager = Arc::new(Mutex::new(None));
+        if config.identity.role() == NodeRole::Manager {
+            *manager.lock().await = Some(start_manager(&config, start).await?);
+        } else {
+            config.control.set_worker(true);
+        }
+        let agent = Arc::new(Agent::open(agent_config(&config)).await.map_err(|error| describe(&error))?);
+        let stop = CancellationToken::new();
+        let mut tasks = JoinSet::new();
+        let managers = manager_addrs(&config, &agent);
+        tasks.spawn(renew_forever(config.identity.clone(), managers, stop.clone()));
+        tasks.spawn(follow_role(config.clone(), manager.clone(), agent.clone(), stop.clone()));
+        tasks.spawn(run_agent(agent.clone(), stop.clone()));
+        Ok(Self { config, agent, manager, stop, tasks })
+    }
+
+    /// The worker's join token, on a manager.
+    pub fn worker_token(&self) -> Option<String> {
+        let manager = self.manager.try_lock().ok()?.as_ref()?.manager.clone();
+        let snapshot = manager.snapshot();
+        let root = snapshot.cluster()?.root_ca.clone()?;
+        Some(root.join_tokens?.worker)
+    }
+
+    /// Why this node should not leave without force, if so.
+    pub fn refuses_to_leave(&self) -> Option<String> {
+        let slot = self.manager.try_lock().ok()?;
+        let manager = &slot.as_ref()?.manager;
+        let start = "You are attempting to leave the swarm on a node that is participating as a manager. ";
+        Some(if manager.members().len() <= 1 {
+            format!("{start}Removing the last manager erases all current state of the swarm. Use `--force` to ignore this message.")
+        } else {
+            format!(
+                "{start}Demote it first (`pontoon node demote`), so that the others keep a quorum. \
+                 Use `--force` to suppress this message."
+            )
+        })
+    }
+
+    /// Fills in what `status` shows.
+    pub fn fill_status(&self, status: &mut SwarmStatus) {
+        let identity = &self.config.identity;
+        status.node_id = identity.node_id();
+        status.cluster_id = identity.cluster_id();
+        status.set_role(identity.role());
+        status.node_addr = self.config.settings.advertise_addr.ip().to_string();
+        status.remote_managers = manager_addrs(&self.config, &self.agent)();
+        if let Ok(slot) = self.manager.try_lock()
+            && let Some(running) = slot.as_ref()
+        {
+            let members = running.manager.members();
+            status.managers = members.len() as u64;
+            status.nodes = running.manager.snapshot().nodes().count() as u64;
+            status.remote_managers = members.into_iter().map(|member| member.addr).collect();
+        }
+    }
+
+    /// Ends everything with the daemon; tasks go on, leadership is handed over.
+    pub async fn stop(mut self) {
+        self.stop.cancel();
+        while self.tasks.join_next().await.is_some() {}
+        if let Some(running) = self.manager.lock().await.take() {
+            stop_manager(&self.config, running).await;
+        }
+    }
+
+    /// Leaves the cluster: out of the raft group, no tasks, no overlays. Returns what could not be done; the node leaves all the same.
+    pub async fn leave(mut self) -> Vec<String> {
+        let mut problems = Vec::new();
+        self.stop.cancel();
+        while self.tasks.join_next().await.is_some() {}
+        if let Some(running) = self.manager.lock().await.take() {
+            if running.manager.members().len() > 1
+                && let Err(error) = running.manager.leave().await
+            {
+                problems.push(describe(&error));
+            }
+            stop_manager(&self.config, running).await;
+        }
+        problems.extend(remove_tasks(&self.config.engine).await);
+        problems
+    }
+}
+
+/// Removes all tasks' containers and all overlays from this host.
+pub async fn remove_tasks(engine: &SharedEngine) -> Vec<String> {
+    pontoon_agent::remove_all(engine).await.iter().map(|error| describe(error)).collect()
+}
+
+fn agent_config(config: &NodeConfig) -> AgentConfig {
+    AgentConfig {
+        node_id: config.identity.node_id(),
+        state_dir: config.dir.join("tasks"),
+        managers: initial_managers(config)
+            .into_iter()
+            .map(|addr| ManagerPeer { node_id: String::new(), addr })
+            .collect(),
+        connector: Arc::new(IdentityConnector::new(config.identity.clone())),
+        executor: Arc::new(EngineExecutor::new(config.engine.clone(), config.settings.data_path_addr)),
+    }
+}
+
+async fn run_agent(agent: Arc<Agent>, stop: CancellationToken) {
+    if let Err(error) = agent.run(stop).await {
+        tracing::error!(error = %describe(&error), "the agent ended");
+    }
+}
+
+fn initial_managers(config: &NodeConfig) -> Vec<String> {
+    let mut managers = config.settings.remote_managers.clone();
+    if config.identity.role() == NodeRole::Manager {
+        managers.insert(0, config.settings.advertise_addr.to_string());
+    }
+    managers
+}
+
+/// Where managers are, as far as this node knows: for renewals.
+fn manager_addrs(config: &NodeConfig, agent: &Arc<Agent>) -> impl Fn() -> Vec<String> + Send + 'static {
+    let (config, agent) = (config.clone(), agent.clone());
+    move || {
+        let mut known = agent.managers();
+        for addr in initial_managers(&config) {
+            if !known.contains(&addr) {
+                known.push(addr);
+            }
+        }
+        known
+    }
+}
+
+async fn start_manager(config: &NodeConfig, start: Start) -> Result<RunningManager, String> {
+    let connections = Connections::new();
+    // Bound first: a port that is taken is found before the cluster knows of this manager.
+    let listener = TlsListener::bind(config.settings.listen_addr, config.identity.clone(), connections.clone())
+        .await
+        .map_err(|error| format!("listen on {}: {error}", config.settings.listen_addr))?;
+    let mut manager_config =
+        ManagerConfig::new(&config.dir, config.identity.clone(), config.settings.advertise_addr.to_string());
+    manager_config.connections = connections;
+    let manager = match start {
+        Start::NewCluster(init) => {
+            let init = InitOptions { root: init.root, spec: init.spec, node: init.node, description: None };
+            Manager::bootstrap(manager_config, init).await
+        }
+        Start::Again if Manager::exists(&config.dir) => Manager::open(manager_config).await,
+        Start::Again | Start::Joining => Manager::join(manager_config, &config.settings.remote_managers).await,
+    };
+    let manager = Arc::new(manager.map_err(|error| describe(&error))?);
+    let stop = CancellationToken::new();
+    let (routes, stopped) = (manager.cluster_routes(), stop.clone());
+    let server = tokio::spawn(async move {
+        if let Err(error) = serve(listener, routes, stopped.cancelled_owned()).await {
+            tracing::error!(error = %describe(&error), "the cluster port is not served any more");
+        }
+    });
+    config.control.set(Some(manager.local_routes()));
+    let running = RunningManager { manager, stop, server };
+    // A manager that restarts alone has no quorum yet, and must be up for the others to form one: not ready is no failure.
+    if let Err(error) = running.manager.wait_ready(READY_TIMEOUT).await {
+        tracing::warn!(error = %describe(&error), "waiting for the other managers");
+    }
+    Ok(running)
+}
+
+async fn stop_manager(config: &NodeConfig, running: RunningManager) {
+    config.control.set(None);
+    running.manager.shutdown().await;
+    running.stop.cancel();
+    // Streams of agents never end by themselves: the server is not waited for.
+    running.server.abort();
+    let _ = running.server.await;
+}
+
+async fn follow_role(config: NodeConfig, manager: Arc<ManagerSlot>, agent: Arc<Agent>, stop: CancellationToken) {
+    let mut own_node = agent.node_updates();
+    loop {
+        let node = own_node.borrow_and_update().clone();
+        if let Some(node) = node {
+            let wanted = node.spec.as_ref().map_or(node.role(), |spec| spec.role());
+            let has = config.identity.role();
+            let changed = match (has, wanted) {
+                (NodeRole::Worker, NodeRole::Manager) => promote(&config, &manager, &agent).await,
+                // The node's own role says worker only once the others have let its raft member go.
+                (NodeRole::Manager, NodeRole::Worker) if node.role() == NodeRole::Worker => {
+                    demote(&config, &manager, &agent).await
+                }
+                _ => Ok(()),
+            };
+            if let Err(reason) = changed {
+                tracing::warn!(%reason, "role change failed; trying again");
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = tokio::time::sleep(ROLE_RETRY) => continue,
+                }
+            }
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            changed = own_node.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// A certificate in the role that the cluster gives now, from any manager that answers.
+async fn renew_role(config: &NodeConfig, agent: &Arc<Agent>) -> Result<(), String> {
+    let mut failure = "no manager is known".to_owned();
+    for addr in manager_addrs(config, agent)() {
+        match renew(&config.identity, &addr).await {
+            Ok(_) => return Ok(()),
+            Err(error) => failure = format!("{addr}: {}", describe(&error)),
+        }
+    }
+    Err(failure)
+}
+
+async fn promote(config: &NodeConfig, manager: &ManagerSlot, agent: &Arc<Agent>) -> Result<(), String> {
+    let mut slot = manager.lock().await;
+    renew_role(config, agent).await?;
+    if config.identity.role() != NodeRole::Manager {
+        return Err("the certificate is still a worker's".to_owned());
+    }
+    let mut joining = config.clone();
+    joining.settings.remote_managers = manager_addrs(config, agent)();
+    let own = joining.settings.advertise_addr.to_string();
+    joining.settings.remote_managers.retain(|addr| *addr != own);
+    *slot = Some(start_manager(&joining, Start::Joining).await?);
+    config.control.set_worker(false);
+    tracing::info!("this node is a manager now");
+    Ok(())
+}
+
+async fn demote(config: &NodeConfig, manager: &ManagerSlot, agent: &Arc<Agent>) -> Result<(), String> {
+    let mut slot = manager.lock().await;
+    config.control.set_worker(true);
+    if let Some(running) = slot.take() {
+        stop_manager(config, running).await;
+    }
+    remove_log(&config.dir).map_err(|error| format!("remove the raft log: {error}"))?;
+    renew_role(config, agent).await?;
+    tracing::info!("this node is a worker now");
+    Ok(())
+}
+
+fn remove_log(dir: &Path) -> std::io::Result<()> {
+    for name in ["raft", "raft.id"] {
+        let path = dir.join(name);
+        let removed = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+        match removed {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
