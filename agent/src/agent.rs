@@ -19,6 +19,7 @@ const COMMANDS: usize = 16;
 pub struct Agent {
     node: watch::Receiver<Option<Node>>,
     state: watch::Receiver<SessionState>,
+    storage: Arc<Storage>,
     parts: Mutex<Option<(Worker, Runner, mpsc::Receiver<Command>)>>,
 }
 
@@ -41,10 +42,11 @@ impl Agent {
         let (commands, received) = mpsc::channel(COMMANDS);
         let worker = Worker::new(storage.clone(), config.executor.clone(), reporter.clone());
         let tasks = worker.tasks();
-        let runner = Runner::new(config, storage, reporter, commands, tasks);
+        let runner = Runner::new(config, storage.clone(), reporter, commands, tasks);
         Ok(Self {
             node: runner.node(),
             state: runner.state(),
+            storage,
             parts: Mutex::new(Some((worker, runner, received))),
         })
     }
@@ -72,6 +74,16 @@ impl Agent {
     /// This node's own object as the managers have it: role, availability, labels.
     pub fn node_updates(&self) -> watch::Receiver<Option<Node>> {
         self.node.clone()
+    }
+
+    /// host:port of every manager, as the managers told last; none before the first session.
+    pub fn managers(&self) -> Vec<String> {
+        let peers = self.storage.managers().unwrap_or_default().managers;
+        peers
+            .into_iter()
+            .map(|peer| peer.addr)
+            .filter(|addr| !addr.is_empty())
+            .collect()
     }
 
     /// How the session stands.

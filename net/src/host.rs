@@ -53,11 +53,14 @@ async fn list(handle: &rtnetlink::Handle) -> Result<Vec<(String, IpAddr)>, rtnet
 /// # Errors
 /// A message that quotes what is no IPv4 network, or has host bits set.
 pub fn parse_pool(text: &str) -> Result<u8, String> {
-    let network: ipnet::Ipv4Net = text
-        .parse()
-        .map_err(|_| format!("invalid --default-addr-pool {text:?}: use an IPv4 network such as 10.20.0.0/16"))?;
+    let network: ipnet::Ipv4Net = text.parse().map_err(|_| {
+        format!("invalid --default-addr-pool {text:?}: use an IPv4 network such as 10.20.0.0/16")
+    })?;
     if network.trunc() != network {
-        return Err(format!("invalid --default-addr-pool {text:?}: the network is {}", network.trunc()));
+        return Err(format!(
+            "invalid --default-addr-pool {text:?}: the network is {}",
+            network.trunc()
+        ));
     }
     Ok(network.prefix_len())
 }
@@ -76,6 +79,10 @@ mod tests {
     #[tokio::test]
     async fn loopback_is_there() {
         let addresses = addresses().await.unwrap();
-        assert!(addresses.iter().any(|(name, addr)| name == "lo" && addr.is_loopback()));
+        assert!(
+            addresses
+                .iter()
+                .any(|(name, addr)| name == "lo" && addr.is_loopback())
+        );
     }
 }

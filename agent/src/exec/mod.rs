@@ -3,6 +3,7 @@
 
 mod container;
 mod engine;
+mod leave;
 mod network;
 mod request;
 
@@ -12,6 +13,7 @@ use pontoon_proto::v1::{
 use tokio::sync::mpsc;
 
 pub use engine::{EngineExecutor, ExecutorOptions};
+pub use leave::remove_all;
 
 /// Why a step of a task failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

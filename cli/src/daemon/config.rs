@@ -19,22 +19,53 @@ const LONGEST_SOCKET: &str = "/pontoon.sock";
 #[derive(Args, Debug)]
 pub struct Arguments {
     /// Absolute path below each cgroup hierarchy under which containers' groups are made
-    #[arg(long, value_name = "path", env = "PONTOON_CGROUP_PARENT", default_value = "/pontoon", hide_env = true)]
+    #[arg(
+        long,
+        value_name = "path",
+        env = "PONTOON_CGROUP_PARENT",
+        default_value = "/pontoon",
+        hide_env = true
+    )]
     cgroup_parent: String,
     /// Folder of lasting state
-    #[arg(long, value_name = "path", env = "PONTOON_DATA_DIR", default_value = "/var/lib/pontoon", hide_env = true)]
+    #[arg(
+        long,
+        value_name = "path",
+        env = "PONTOON_DATA_DIR",
+        default_value = "/var/lib/pontoon",
+        hide_env = true
+    )]
     data_dir: PathBuf,
     /// Runtime of containers that name none
     #[arg(long, value_name = "string", env = "PONTOON_DEFAULT_RUNTIME", default_value = NATIVE_RUNTIME, hide_env = true)]
     default_runtime: String,
     /// Group that may use the local socket, if it exists
-    #[arg(long, value_name = "string", env = "PONTOON_GROUP", default_value = "pontoon", hide_env = true)]
+    #[arg(
+        long,
+        value_name = "string",
+        env = "PONTOON_GROUP",
+        default_value = "pontoon",
+        hide_env = true
+    )]
     group: String,
     /// Logging level ("error", "warn", "info", "debug", "trace")
-    #[arg(short = 'l', long, value_name = "string", env = "PONTOON_LOG_LEVEL", default_value = "info", hide_env = true)]
+    #[arg(
+        short = 'l',
+        long,
+        value_name = "string",
+        env = "PONTOON_LOG_LEVEL",
+        default_value = "info",
+        hide_env = true
+    )]
     log_level: LevelFilter,
     /// Folder of sockets and of state that ends with the machine
-    #[arg(long, value_name = "path", env = "PONTOON_RUN_DIR", default_value = "/run/pontoon", hide_env = true)]
+    #[arg(
+        long,
+        value_name = "path",
+        env = "PONTOON_RUN_DIR",
+        default_value = "/run/pontoon",
+        hide_env = true
+    )]
     run_dir: PathBuf,
     /// Further OCI runtimes (name=/path/to/binary)
     #[arg(long = "add-runtime", value_name = "runtime")]
@@ -88,7 +119,11 @@ impl Config {
             let (name, path) = text
                 .split_once('=')
                 .filter(|(name, path)| !name.is_empty() && path.starts_with('/'))
-                .ok_or_else(|| Failure::new(format!("invalid --add-runtime {text:?}: use name=/path/to/binary")))?;
+                .ok_or_else(|| {
+                    Failure::new(format!(
+                        "invalid --add-runtime {text:?}: use name=/path/to/binary"
+                    ))
+                })?;
             runtimes.insert(name.to_owned(), PathBuf::from(path));
         }
         Ok(Self {
@@ -128,7 +163,11 @@ fn default_runtimes() -> BTreeMap<String, PathBuf> {
     let mut found = BTreeMap::new();
     for name in ["runc", "crun"] {
         let places = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin"];
-        if let Some(path) = places.iter().map(|place| Path::new(place).join(name)).find(|path| path.is_file()) {
+        if let Some(path) = places
+            .iter()
+            .map(|place| Path::new(place).join(name))
+            .find(|path| path.is_file())
+        {
             found.insert(name.to_owned(), path);
         }
     }

@@ -41,7 +41,8 @@ impl ControlSlot {
 
     /// Tells whether the node is in a cluster without being a manager: the answer differs.
     pub fn set_worker(&self, is_worker: bool) {
-        self.is_worker.store(is_worker, std::sync::atomic::Ordering::Relaxed);
+        self.is_worker
+            .store(is_worker, std::sync::atomic::Ordering::Relaxed);
     }
 
     fn refusal(&self) -> tonic::Status {
@@ -103,7 +104,9 @@ pub fn serve(
         .add_service(reflection);
     Ok(tokio::spawn(async move {
         let incoming = UnixListenerStream::new(listener);
-        let served = router.serve_with_incoming_shutdown(incoming, stop.cancelled_owned()).await;
+        let served = router
+            .serve_with_incoming_shutdown(incoming, stop.cancelled_owned())
+            .await;
         // A socket that nobody serves would make clients wait for nothing.
         let _ = std::fs::remove_file(path);
         served
@@ -113,18 +116,24 @@ pub fn serve(
 /// Binds the socket with mode 0660, for root and the group if there is one. A socket left by a killed daemon is replaced:
 /// the lock on the data folder says that no other daemon lives.
 fn bind(path: &Path, group: &str) -> Result<UnixListener, Failure> {
-    let failed = |what: &str, error: std::io::Error| Failure::new(format!("{what} socket {}: {error}", path.display()));
+    let failed = |what: &str, error: std::io::Error| {
+        Failure::new(format!("{what} socket {}: {error}", path.display()))
+    };
     match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed("remove stale", error)),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(failed("remove stale", error));
+        }
         _ => {}
     }
     let listener = UnixListener::bind(path).map_err(|error| failed("bind", error))?;
     let gid = group_id(group);
     if let Some(gid) = gid {
-        std::os::unix::fs::chown(path, Some(0), Some(gid)).map_err(|error| failed("give to its group", error))?;
+        std::os::unix::fs::chown(path, Some(0), Some(gid))
+            .map_err(|error| failed("give to its group", error))?;
     }
     let mode = if gid.is_some() { 0o660 } else { 0o600 };
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(|error| failed("protect", error))?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
+        .map_err(|error| failed("protect", error))?;
     Ok(listener)
 }
 

@@ -12,11 +12,14 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 
-use pontoon_identity::{DEFAULT_EXPIRY, Identity, JoinRequest, JoinToken, PeerIdentity, RootCa, request_certificate};
+use pontoon_identity::{
+    DEFAULT_EXPIRY, Identity, JoinRequest, JoinToken, PeerIdentity, RootCa, request_certificate,
+};
 use pontoon_proto::id;
 use pontoon_proto::v1::{
     ClusterSpec, LocalNodeState, NodeRole, NodeSpec, SwarmInitRequest, SwarmInitResponse, SwarmJoinRequest,
-    SwarmJoinResponse, SwarmLeaveRequest, SwarmLeaveResponse, SwarmStatus, SwarmStatusRequest, swarm_server::Swarm,
+    SwarmJoinResponse, SwarmLeaveRequest, SwarmLeaveResponse, SwarmStatus, SwarmStatusRequest,
+    swarm_server::Swarm,
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
@@ -62,7 +65,11 @@ impl Membership {
     pub fn open(config: &Config, engine: SharedEngine) -> std::io::Result<Arc<Self>> {
         let dir = config.data_dir.join("cluster");
         std::fs::create_dir_all(&dir)?;
-        let state = if dir.join(STATE_FILE).exists() { LocalNodeState::Pending } else { LocalNodeState::Inactive };
+        let state = if dir.join(STATE_FILE).exists() {
+            LocalNodeState::Pending
+        } else {
+            LocalNodeState::Inactive
+        };
         Ok(Arc::new(Self {
             dir,
             engine,
@@ -98,8 +105,12 @@ impl Membership {
     async fn restart(&self) -> Result<Node, String> {
         let path = self.dir.join(STATE_FILE);
         let text = std::fs::read(&path).map_err(|error| format!("read {}: {error}", path.display()))?;
-        let settings: Settings = serde_json::from_slice(&text)
-            .map_err(|error| format!("{} is damaged ({error}): leave with `pontoon swarm leave --force`", path.display()))?;
+        let settings: Settings = serde_json::from_slice(&text).map_err(|error| {
+            format!(
+                "{} is damaged ({error}): leave with `pontoon swarm leave --force`",
+                path.display()
+            )
+        })?;
         let identity = Identity::open(&self.identity_dir()).map_err(|error| describe(&error))?;
         Node::start(self.node_config(settings, identity), Start::Again).await
     }
@@ -155,7 +166,9 @@ impl Membership {
         let text = serde_json::to_vec_pretty(settings).map_err(|error| failed(error.into()))?;
         let temporary = self.dir.join("membership.json.new");
         std::fs::write(&temporary, text).map_err(failed)?;
-        std::fs::File::open(&temporary).and_then(|file| file.sync_all()).map_err(failed)?;
+        std::fs::File::open(&temporary)
+            .and_then(|file| file.sync_all())
+            .map_err(failed)?;
         std::fs::rename(&temporary, self.dir.join(STATE_FILE)).map_err(failed)
     }
 
@@ -168,13 +181,19 @@ impl Membership {
             if path.ends_with(STATE_FILE) {
                 continue;
             }
-            let removed = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+            let removed = if path.is_dir() {
+                std::fs::remove_dir_all(&path)
+            } else {
+                std::fs::remove_file(&path)
+            };
             if let Err(error) = removed {
                 failures.push(format!("{}: {error}", path.display()));
             }
         }
         match std::fs::remove_file(self.dir.join(STATE_FILE)) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => failures.push(format!("{STATE_FILE}: {error}")),
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                failures.push(format!("{STATE_FILE}: {error}"))
+            }
             _ => {}
         }
         self.control.set(None);
@@ -190,38 +209,82 @@ impl Membership {
     }
 
     async fn initialize(&self, request: SwarmInitRequest) -> Result<SwarmInitResponse, Status> {
-        let settings = settings(&request.advertise_addr, &request.listen_addr, &request.data_path_addr).await?;
+        let settings = settings(
+            &request.advertise_addr,
+            &request.listen_addr,
+            &request.data_path_addr,
+        )
+        .await?;
         let availability = request.availability();
         let spec = cluster_spec(request)?;
         let cluster_id = id::encode(rand::random());
         let node_id = id::encode(rand::random());
         let internal = |error: pontoon_identity::Error| Status::internal(describe(&error));
         let root = RootCa::generate(&cluster_id).map_err(internal)?;
-        let subject = PeerIdentity { node_id: node_id.clone(), role: NodeRole::Manager, cluster_id: cluster_id.clone() };
-        let credentials = root.issue_credentials(&subject, DEFAULT_EXPIRY).map_err(internal)?;
+        let subject = PeerIdentity {
+            node_id: node_id.clone(),
+            role: NodeRole::Manager,
+            cluster_id: cluster_id.clone(),
+        };
+        let credentials = root
+            .issue_credentials(&subject, DEFAULT_EXPIRY)
+            .map_err(internal)?;
         let identity = Identity::install(&self.identity_dir(), &credentials).map_err(internal)?;
         let addr = settings.advertise_addr.to_string();
-        let node = NodeSpec { role: NodeRole::Manager.into(), availability: availability.into(), ..Default::default() };
+        let node = NodeSpec {
+            role: NodeRole::Manager.into(),
+            availability: availability.into(),
+            ..Default::default()
+        };
         let init = InitState { root, spec, node };
-        let started = Node::start(self.node_config(settings.clone(), identity), Start::NewCluster(Box::new(init))).await;
+        let started = Node::start(
+            self.node_config(settings.clone(), identity),
+            Start::NewCluster(Box::new(init)),
+        )
+        .await;
         let started = started.map_err(Status::failed_precondition)?;
         let worker_token = started.worker_token().unwrap_or_default();
         self.write_settings(&settings)?;
         *self.node.lock().await = Some(started);
-        Ok(SwarmInitResponse { node_id, cluster_id, worker_token, addr })
+        Ok(SwarmInitResponse {
+            node_id,
+            cluster_id,
+            worker_token,
+            addr,
+        })
     }
 
     async fn join_cluster(&self, request: SwarmJoinRequest) -> Result<SwarmJoinResponse, Status> {
-        let token: JoinToken = request.token.parse().map_err(|error| Status::invalid_argument(describe(&error)))?;
-        let remote = request.remote_addrs.first().ok_or_else(|| Status::invalid_argument("name a manager to join: HOST:PORT"))?;
-        let addr = if remote.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()) {
+        let token: JoinToken = request
+            .token
+            .parse()
+            .map_err(|error| Status::invalid_argument(describe(&error)))?;
+        let remote = request
+            .remote_addrs
+            .first()
+            .ok_or_else(|| Status::invalid_argument("name a manager to join: HOST:PORT"))?;
+        let addr = if remote
+            .rsplit_once(':')
+            .is_some_and(|(_, port)| port.parse::<u16>().is_ok())
+        {
             remote.clone()
         } else {
             format!("{remote}:{}", address::DEFAULT_PORT)
         };
-        let mut settings = settings(&request.advertise_addr, &request.listen_addr, &request.data_path_addr).await?;
-        let join = JoinRequest { addr: addr.clone(), token, availability: request.availability() };
-        let issued = request_certificate(&join).await.map_err(|error| Status::failed_precondition(describe(&error)))?;
+        let mut settings = settings(
+            &request.advertise_addr,
+            &request.listen_addr,
+            &request.data_path_addr,
+        )
+        .await?;
+        let join = JoinRequest {
+            addr: addr.clone(),
+            token,
+            availability: request.availability(),
+        };
+        let issued = request_certificate(&join)
+            .await
+            .map_err(|error| Status::failed_precondition(describe(&error)))?;
         settings.remote_managers = vec![addr];
         for manager in &issued.manager_addrs {
             if !settings.remote_managers.contains(manager) {
@@ -233,7 +296,10 @@ impl Membership {
         self.write_settings(&settings)?;
         let started = Node::start(self.node_config(settings, identity), Start::Joining).await;
         *self.node.lock().await = Some(started.map_err(Status::failed_precondition)?);
-        Ok(SwarmJoinResponse { node_id: issued.node_id, role: issued.role.into() })
+        Ok(SwarmJoinResponse {
+            node_id: issued.node_id,
+            role: issued.role.into(),
+        })
     }
 
     async fn leave_cluster(&self, force: bool) -> Result<(), Status> {
@@ -278,9 +344,16 @@ async fn settings(advertise: &str, listen: &str, data_path: &str) -> Result<Sett
         .map(|(interface, addr)| InterfaceAddress { interface, addr })
         .collect();
     let listen_addr = address::listen(listen, &addresses).map_err(Status::invalid_argument)?;
-    let advertise_addr = address::advertise(advertise, listen_addr.port(), &addresses).map_err(Status::invalid_argument)?;
-    let data_path_addr = address::data_path(data_path, advertise_addr, &addresses).map_err(Status::invalid_argument)?;
-    Ok(Settings { advertise_addr, listen_addr, data_path_addr, remote_managers: Vec::new() })
+    let advertise_addr =
+        address::advertise(advertise, listen_addr.port(), &addresses).map_err(Status::invalid_argument)?;
+    let data_path_addr =
+        address::data_path(data_path, advertise_addr, &addresses).map_err(Status::invalid_argument)?;
+    Ok(Settings {
+        advertise_addr,
+        listen_addr,
+        data_path_addr,
+        remote_managers: Vec::new(),
+    })
 }
 
 fn cluster_spec(request: SwarmInitRequest) -> Result<ClusterSpec, Status> {
@@ -292,7 +365,9 @@ fn cluster_spec(request: SwarmInitRequest) -> Result<ClusterSpec, Status> {
     }
     for pool in &request.default_addr_pool {
         let network = pontoon_net::host::parse_pool(pool).map_err(Status::invalid_argument)?;
-        if u32::from(network) > request.default_addr_pool_mask_length || request.default_addr_pool_mask_length > 29 {
+        if u32::from(network) > request.default_addr_pool_mask_length
+            || request.default_addr_pool_mask_length > 29
+        {
             return Err(Status::invalid_argument(format!(
                 "invalid --default-addr-pool-mask-length {}: it must be from the pool's own ({network}) to 29",
                 request.default_addr_pool_mask_length
@@ -311,21 +386,32 @@ fn cluster_spec(request: SwarmInitRequest) -> Result<ClusterSpec, Status> {
 #[tonic::async_trait]
 impl Swarm for Membership {
     async fn init(&self, request: Request<SwarmInitRequest>) -> Result<Response<SwarmInitResponse>, Status> {
-        self.enter(self.initialize(request.into_inner())).await.map(Response::new)
+        self.enter(self.initialize(request.into_inner()))
+            .await
+            .map(Response::new)
     }
 
     async fn join(&self, request: Request<SwarmJoinRequest>) -> Result<Response<SwarmJoinResponse>, Status> {
-        self.enter(self.join_cluster(request.into_inner())).await.map(Response::new)
+        self.enter(self.join_cluster(request.into_inner()))
+            .await
+            .map(Response::new)
     }
 
-    async fn leave(&self, request: Request<SwarmLeaveRequest>) -> Result<Response<SwarmLeaveResponse>, Status> {
+    async fn leave(
+        &self,
+        request: Request<SwarmLeaveRequest>,
+    ) -> Result<Response<SwarmLeaveResponse>, Status> {
         self.leave_cluster(request.into_inner().force).await?;
         Ok(Response::new(SwarmLeaveResponse {}))
     }
 
     async fn status(&self, _request: Request<SwarmStatusRequest>) -> Result<Response<SwarmStatus>, Status> {
         let (state, error) = self.state();
-        let mut status = SwarmStatus { state: state.into(), error, ..Default::default() };
+        let mut status = SwarmStatus {
+            state: state.into(),
+            error,
+            ..Default::default()
+        };
         // A change under way holds the lock; then the state alone is the answer.
         if let Ok(slot) = self.node.try_lock()
             && let Some(node) = slot.as_ref()

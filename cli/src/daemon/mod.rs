@@ -36,7 +36,9 @@ pub async fn run(arguments: Arguments) -> Outcome {
     config::start_logging(&config);
     config.make_folders()?;
     let _lock = lock(&config)?;
-    let engine = Engine::open(engine_config(&config)).await.map_err(|error| Failure::new(describe(&error)))?;
+    let engine = Engine::open(engine_config(&config))
+        .await
+        .map_err(|error| Failure::new(describe(&error)))?;
     let stop = CancellationToken::new();
     let membership = Membership::open(&config, engine.clone()).map_err(Failure::from)?;
     let server = local::serve(&config, engine.clone(), membership.clone(), stop.clone())?;
@@ -69,7 +71,8 @@ async fn wait_for_signal() -> Result<(), Failure> {
 fn lock(config: &Config) -> Result<File, Failure> {
     use rustix::fs::{FlockOperation, flock};
     let path = config.data_dir.join("daemon.lock");
-    let file = File::create(&path).map_err(|error| Failure::new(format!("create {}: {error}", path.display())))?;
+    let file =
+        File::create(&path).map_err(|error| Failure::new(format!("create {}: {error}", path.display())))?;
     flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
         Failure::new(format!(
             "another daemon uses {}: stop it, or give this one its own --data-dir and --run-dir",
@@ -84,7 +87,10 @@ fn engine_config(config: &Config) -> EngineConfig {
     engine.cgroup_parent.clone_from(&config.cgroup_parent);
     engine.default_runtime.clone_from(&config.default_runtime);
     engine.runtimes.extend(config.runtimes.clone());
-    engine.build = BuildInfo { version: env!("CARGO_PKG_VERSION").to_owned(), ..BuildInfo::default() };
+    engine.build = BuildInfo {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        ..BuildInfo::default()
+    };
     engine
 }
 

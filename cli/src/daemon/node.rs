@@ -4,11 +4,12 @@
 //! manager's certificate and joins the raft group; demoted (its raft member is gone by then), it drops the controller and takes a
 //! worker's certificate.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use pontoon_agent::exec::EngineExecutor;
+use pontoon_agent::exec::{self, EngineExecutor, ExecutorOptions};
 use pontoon_agent::{Agent, AgentConfig, IdentityConnector};
 use pontoon_controller::{InitOptions, Manager, ManagerConfig};
 use pontoon_identity::{Connections, Identity, RootCa, TlsListener, renew, renew_forever, serve};
@@ -98,14 +99,29 @@ impl Node {
         } else {
             config.control.set_worker(true);
         }
-        let agent = Arc::new(Agent::open(agent_config(&config)).await.map_err(|error| describe(&error))?);
+        let agent = Arc::new(
+            Agent::open(agent_config(&config))
+                .await
+                .map_err(|error| describe(&error))?,
+        );
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
         let managers = manager_addrs(&config, &agent);
         tasks.spawn(renew_forever(config.identity.clone(), managers, stop.clone()));
-        tasks.spawn(follow_role(config.clone(), manager.clone(), agent.clone(), stop.clone()));
+        tasks.spawn(follow_role(
+            config.clone(),
+            manager.clone(),
+            agent.clone(),
+            stop.clone(),
+        ));
         tasks.spawn(run_agent(agent.clone(), stop.clone()));
-        Ok(Self { config, agent, manager, stop, tasks })
+        Ok(Self {
+            config,
+            agent,
+            manager,
+            stop,
+            tasks,
+        })
     }
 
     /// The worker's join token, on a manager.
@@ -122,7 +138,9 @@ impl Node {
         let manager = &slot.as_ref()?.manager;
         let start = "You are attempting to leave the swarm on a node that is participating as a manager. ";
         Some(if manager.members().len() <= 1 {
-            format!("{start}Removing the last manager erases all current state of the swarm. Use `--force` to ignore this message.")
+            format!(
+                "{start}Removing the last manager erases all current state of the swarm. Use `--force` to ignore this message."
+            )
         } else {
             format!(
                 "{start}Demote it first (`pontoon node demote`), so that the others keep a quorum. \
@@ -178,19 +196,28 @@ impl Node {
 
 /// Removes all tasks' containers and all overlays from this host.
 pub async fn remove_tasks(engine: &SharedEngine) -> Vec<String> {
-    pontoon_agent::remove_all(engine).await.iter().map(|error| describe(error)).collect()
+    exec::remove_all(engine).await
 }
 
 fn agent_config(config: &NodeConfig) -> AgentConfig {
+    let executor = ExecutorOptions {
+        node_id: config.identity.node_id(),
+        data_path_addr: config.settings.data_path_addr,
+        hostname: String::new(),
+        labels: HashMap::new(),
+    };
     AgentConfig {
         node_id: config.identity.node_id(),
         state_dir: config.dir.join("tasks"),
         managers: initial_managers(config)
             .into_iter()
-            .map(|addr| ManagerPeer { node_id: String::new(), addr })
+            .map(|addr| ManagerPeer {
+                node_id: String::new(),
+                addr,
+            })
             .collect(),
         connector: Arc::new(IdentityConnector::new(config.identity.clone())),
-        executor: Arc::new(EngineExecutor::new(config.engine.clone(), config.settings.data_path_addr)),
+        executor: Arc::new(EngineExecutor::new(config.engine.clone(), executor)),
     }
 }
 
@@ -225,19 +252,33 @@ fn manager_addrs(config: &NodeConfig, agent: &Arc<Agent>) -> impl Fn() -> Vec<St
 async fn start_manager(config: &NodeConfig, start: Start) -> Result<RunningManager, String> {
     let connections = Connections::new();
     // Bound first: a port that is taken is found before the cluster knows of this manager.
-    let listener = TlsListener::bind(config.settings.listen_addr, config.identity.clone(), connections.clone())
-        .await
-        .map_err(|error| format!("listen on {}: {error}", config.settings.listen_addr))?;
-    let mut manager_config =
-        ManagerConfig::new(&config.dir, config.identity.clone(), config.settings.advertise_addr.to_string());
+    let listener = TlsListener::bind(
+        config.settings.listen_addr,
+        config.identity.clone(),
+        connections.clone(),
+    )
+    .await
+    .map_err(|error| format!("listen on {}: {error}", config.settings.listen_addr))?;
+    let mut manager_config = ManagerConfig::new(
+        &config.dir,
+        config.identity.clone(),
+        config.settings.advertise_addr.to_string(),
+    );
     manager_config.connections = connections;
     let manager = match start {
         Start::NewCluster(init) => {
-            let init = InitOptions { root: init.root, spec: init.spec, node: init.node, description: None };
+            let init = InitOptions {
+                root: init.root,
+                spec: init.spec,
+                node: init.node,
+                description: None,
+            };
             Manager::bootstrap(manager_config, init).await
         }
         Start::Again if Manager::exists(&config.dir) => Manager::open(manager_config).await,
-        Start::Again | Start::Joining => Manager::join(manager_config, &config.settings.remote_managers).await,
+        Start::Again | Start::Joining => {
+            Manager::join(manager_config, &config.settings.remote_managers).await
+        }
     };
     let manager = Arc::new(manager.map_err(|error| describe(&error))?);
     let stop = CancellationToken::new();
@@ -248,7 +289,11 @@ async fn start_manager(config: &NodeConfig, start: Start) -> Result<RunningManag
         }
     });
     config.control.set(Some(manager.local_routes()));
-    let running = RunningManager { manager, stop, server };
+    let running = RunningManager {
+        manager,
+        stop,
+        server,
+    };
     // A manager that restarts alone has no quorum yet, and must be up for the others to form one: not ready is no failure.
     if let Err(error) = running.manager.wait_ready(READY_TIMEOUT).await {
         tracing::warn!(error = %describe(&error), "waiting for the other managers");
@@ -265,7 +310,12 @@ async fn stop_manager(config: &NodeConfig, running: RunningManager) {
     let _ = running.server.await;
 }
 
-async fn follow_role(config: NodeConfig, manager: Arc<ManagerSlot>, agent: Arc<Agent>, stop: CancellationToken) {
+async fn follow_role(
+    config: NodeConfig,
+    manager: Arc<ManagerSlot>,
+    agent: Arc<Agent>,
+    stop: CancellationToken,
+) {
     let mut own_node = agent.node_updates();
     loop {
         let node = own_node.borrow_and_update().clone();
@@ -342,7 +392,11 @@ async fn demote(config: &NodeConfig, manager: &ManagerSlot, agent: &Arc<Agent>) 
 fn remove_log(dir: &Path) -> std::io::Result<()> {
     for name in ["raft", "raft.id"] {
         let path = dir.join(name);
-        let removed = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+        let removed = if path.is_dir() {
+            std::fs::remove_dir_all(&path)
+        } else {
+            std::fs::remove_file(&path)
+        };
         match removed {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
             _ => {}

@@ -234,6 +234,8 @@ fn networks(options: &ContainerOptions) -> Result<Vec<ContainerNetwork>, Failure
             "user specified IP address is supported on user defined networks only",
         ));
     }
+    // `network_mode` says it all for these; what is left are networks with settings of their own.
+    networks.retain(|network| !matches!(network.network.as_str(), "host" | "none"));
     Ok(networks)
 }
 
