@@ -22,7 +22,7 @@ pub(crate) fn check(message: &Message, from: u64, me: u64) -> Result<(), String>
     if message.to != me {
         return Err(format!("the message is for member {:x}", message.to));
     }
-    if message.from != from || from == 0 {
+    if message.from != from || from == 0 || from == me {
         return Err(format!("the message claims to be from member {:x}", message.from));
     }
     // A term of 0 marks local messages inside raft: only read requests travel without a term.
@@ -51,9 +51,17 @@ pub(crate) fn check(message: &Message, from: u64, me: u64) -> Result<(), String>
 }
 
 fn check_append(message: &Message) -> Result<(), String> {
+    // raft takes term 0 for that of any entry it does not have, so an append behind the log's end would seem to fit.
+    if message.index > 0 && message.log_term == 0 {
+        return Err(format!(
+            "an append behind entry {} without its term",
+            message.index
+        ));
+    }
     let (mut index, mut term) = (message.index, message.log_term);
     for entry in &message.entries {
-        if Some(entry.index) != index.checked_add(1) || entry.term < term || entry.term > message.term {
+        if Some(entry.index) != index.checked_add(1) || entry.term < term.max(1) || entry.term > message.term
+        {
             return Err(format!(
                 "entry {} of term {} does not follow {index} of term {term}",
                 entry.index, entry.term

@@ -21,6 +21,8 @@ mod change;
 mod guard;
 mod logger;
 mod ready;
+#[cfg(test)]
+mod tests;
 
 /// Largest append message in bytes of entries (one larger entry goes alone).
 const MAX_APPEND: u64 = 1 << 20;

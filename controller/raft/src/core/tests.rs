@@ -1,0 +1,201 @@
+//! Whatever a peer sends, a core does not panic: messages that pass the edge's checks are stepped in any state.
+
+use proptest::prelude::*;
+use prost_raft::Message as _;
+use raft::eraftpb::{ConfChangeSingle, ConfChangeV2, ConfState, Entry, HardState, Message, Snapshot};
+
+use super::*;
+
+const ME: u64 = 1;
+
+/// A voter of three with a few entries behind a snapshot.
+fn core() -> Core {
+    let members: Vec<Member> = (1..=3)
+        .map(|id| Member::new(id, format!("n{id}"), format!("h{id}:1")))
+        .collect();
+    let conf_state = ConfState {
+        voters: vec![1, 2, 3],
+        ..ConfState::default()
+    };
+    let entry = |index| Entry {
+        index,
+        term: if index < 5 { 1 } else { 2 },
+        data: vec![1],
+        ..Entry::default()
+    };
+    let image = Image {
+        entries: (3..8).map(entry).collect(),
+        compacted: (2, 1),
+        hard_state: HardState {
+            term: 2,
+            vote: 0,
+            commit: 5,
+        },
+        marker: Some(Marker {
+            index: 3,
+            term: 1,
+            conf_state,
+            members: Members::of(&members).encode(),
+            reset: false,
+        }),
+        peers: None,
+    };
+    Core::new(&Config::new(ME, "cluster", "n1", "/raft"), &image, Some(10)).expect("a sound image starts")
+}
+
+/// Carries out what the core wants, as a disk that never fails would.
+fn settle(core: &mut Core) {
+    for _ in 0..20 {
+        let outputs = core.poll();
+        let last = outputs.iter().filter_map(|o| {
+            if let Output::Persist(job) = o {
+                Some(job.number)
+            } else {
+                None
+            }
+        });
+        match last.max() {
+            Some(number) => core.persisted(number),
+            None if outputs.is_empty() => return,
+            None => {}
+        }
+    }
+}
+
+fn entries() -> impl Strategy<Value = Vec<Entry>> {
+    let data = prop_oneof![
+        Just(Vec::new()),
+        prop::collection::vec(any::<u8>(), 0..6),
+        (0..4i32, 0..6u64).prop_map(|(change_type, node_id)| {
+            ConfChangeV2 {
+                changes: vec![ConfChangeSingle { change_type, node_id }],
+                ..ConfChangeV2::default()
+            }
+            .encode_to_vec()
+        }),
+    ];
+    let entry = (0..3i32, 0..4u64, 0..12u64, data).prop_map(|(entry_type, term, index, data)| Entry {
+        entry_type,
+        term,
+        index,
+        data,
+        ..Entry::default()
+    });
+    prop::collection::vec(entry, 0..3)
+}
+
+fn snapshots() -> impl Strategy<Value = Snapshot> {
+    let ids = || prop::collection::vec(0..5u64, 0..4);
+    (0..12u64, 0..4u64, ids(), ids(), ids(), ids(), any::<bool>()).prop_map(
+        |(index, term, voters, learners, voters_outgoing, learners_next, auto_leave)| {
+            let mut snapshot = Snapshot::default();
+            let metadata = snapshot.mut_metadata();
+            (metadata.index, metadata.term) = (index, term);
+            metadata.conf_state = Some(ConfState {
+                voters,
+                learners,
+                voters_outgoing,
+                learners_next,
+                auto_leave,
+            });
+            snapshot
+        },
+    )
+}
+
+fn messages() -> impl Strategy<Value = Message> {
+    let numbers = (-1..20i32, 0..5u64, 0..5u64, 0..5u64, 0..12u64, 0..12u64);
+    let rest = (
+        any::<bool>(),
+        0..12u64,
+        0..3u64,
+        entries(),
+        snapshots(),
+        any::<bool>(),
+    );
+    (numbers, rest).prop_map(|((msg_type, from, term, log_term, index, commit), rest)| {
+        let (reject, reject_hint, request_snapshot, mut entries, snapshot, fits) = rest;
+        if fits {
+            // Otherwise nearly all entries would be refused for not following.
+            for (i, entry) in entries.iter_mut().enumerate() {
+                entry.index = index + 1 + i as u64;
+                entry.term = term;
+            }
+        }
+        let context = if reject {
+            b"CampaignTransfer".to_vec()
+        } else {
+            Vec::new()
+        };
+        Message {
+            msg_type,
+            to: ME,
+            from,
+            term,
+            log_term,
+            index,
+            entries,
+            commit,
+            commit_term: log_term,
+            snapshot: Some(snapshot),
+            reject,
+            reject_hint,
+            request_snapshot,
+            context,
+            ..Message::default()
+        }
+    })
+}
+
+#[derive(Debug, Clone)]
+enum Input {
+    Message(Box<Message>),
+    Ticks(usize),
+    Propose,
+    Settle,
+}
+
+fn inputs() -> impl Strategy<Value = Vec<Input>> {
+    let input = prop_oneof![
+        8 => messages().prop_map(|m| Input::Message(Box::new(m))),
+        1 => (1..25usize).prop_map(Input::Ticks),
+        1 => Just(Input::Propose),
+        4 => Just(Input::Settle),
+    ];
+    prop::collection::vec(input, 1..60)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1500, failure_persistence: None, ..ProptestConfig::default() })]
+    #[test]
+    fn no_message_that_passes_the_checks_makes_a_core_panic(inputs in inputs(), leads in any::<bool>()) {
+        let mut core = core();
+        if leads {
+            for _ in 0..12 {
+                core.tick();
+            }
+            settle(&mut core);
+            for kind in [MessageType::MsgRequestPreVoteResponse, MessageType::MsgRequestVoteResponse] {
+                let mut vote = Message { to: ME, from: 2, term: 3, ..Message::default() };
+                vote.set_msg_type(kind);
+                core.step(vote);
+                settle(&mut core);
+            }
+            prop_assert!(core.is_leader());
+        }
+        for input in inputs {
+            match input {
+                Input::Message(message) => {
+                    let bytes = message.encode_to_vec();
+                    if let Ok(message) = crate::validate::decode(&bytes, message.from, ME) {
+                        core.step(message);
+                    }
+                }
+                Input::Ticks(count) => (0..count).for_each(|_| core.tick()),
+                Input::Propose => drop(core.propose(vec![([7; 16], vec![1])])),
+                Input::Settle => settle(&mut core),
+            }
+        }
+        settle(&mut core);
+    }
+}
