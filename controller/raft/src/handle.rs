@@ -56,7 +56,8 @@ pub(crate) struct Shared {
     pub(crate) done: watch::Receiver<()>,
 }
 
-/// A running member of the raft group.
+/// A running member of the raft group. It runs until [`RaftHandle::shutdown`], its removal or a disk failure, also when
+/// all handles are dropped.
 #[derive(Clone)]
 pub struct RaftHandle {
     pub(crate) shared: Arc<Shared>,

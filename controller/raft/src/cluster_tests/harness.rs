@@ -24,7 +24,7 @@ use crate::{
 /// The applied entries, by index.
 pub(super) type Log = Arc<Mutex<Vec<(u64, Vec<u8>)>>>;
 
-struct TestState(Log);
+pub(super) struct TestState(pub(super) Log);
 
 struct Pinned(Vec<(u64, Vec<u8>)>);
 

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+mod disk;
 mod harness;
 
 use harness::{Cluster, connector, eventually};
@@ -307,4 +308,29 @@ impl crate::SnapshotWriter for NoState {
     fn write(self: Box<Self>, _: &mut dyn std::io::Write) -> std::io::Result<()> {
         Ok(())
     }
+}
+
+/// Prints how long writes are refused after the leader was killed; run with `--ignored --nocapture`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement, not a check"]
+async fn measure_failover() {
+    let mut cluster = Cluster::new(3, plain).await;
+    let mut times = Vec::new();
+    for round in 0..30 {
+        cluster.write(&format!("round {round}")).await;
+        cluster.converge().await;
+        let leader = cluster.wait_leader().await;
+        let killed = Instant::now();
+        let config = cluster.take(leader).kill().await;
+        cluster.write("after").await;
+        times.push(killed.elapsed().as_millis());
+        cluster.restart(leader, config).await;
+    }
+    times.sort_unstable();
+    println!(
+        "fail-over of {} kills: median {} ms, worst {} ms",
+        times.len(),
+        times[15],
+        times[29]
+    );
 }

@@ -151,10 +151,18 @@ impl v1::raft_server::Raft for RaftService {
     ) -> Result<Response<v1::RaftAck>, Status> {
         let caller = (self.identify)(request.extensions())?;
         let mut batches = request.into_inner();
+        let mut stopped = self.handle.stopped();
         let mut sender = None;
         loop {
-            let next = tokio::time::timeout(SILENT, batches.message()).await;
-            let Some(batch) = next.map_err(|_| Status::deadline_exceeded("the stream was silent"))?? else {
+            // A silent stream, such as one that carried a vote between followers, is closed without complaint.
+            let next = tokio::select! {
+                next = tokio::time::timeout(SILENT, batches.message()) => next.unwrap_or(Ok(None))?,
+                // At once, so that the peer does not lose its next message, maybe a vote, to a member that is gone.
+                _ = stopped.wait_for(Option::is_some) => {
+                    return Err(Status::unavailable("this manager's log has stopped"));
+                }
+            };
+            let Some(batch) = next else {
                 return Ok(Response::new(v1::RaftAck {}));
             };
             let from = batch.from;

@@ -35,6 +35,8 @@ enum Ended {
     Closed,
     /// The peer says that this member was removed.
     Removed,
+    /// The peer closed it because nothing came for long.
+    Idle,
     Failed(String),
 }
 
@@ -53,6 +55,7 @@ pub(super) async fn run(
         let started = Instant::now();
         let reason = match stream(&context, &member, first, &mut queue, &queued).await {
             Ended::Closed => return,
+            Ended::Idle => continue,
             Ended::Removed => {
                 tracing::warn!(
                     peer = member.id,
@@ -156,7 +159,7 @@ fn gather(
 
 fn explain(ended: Result<(), Status>) -> Ended {
     match ended {
-        Ok(()) => Ended::Failed("the peer closed the stream".into()),
+        Ok(()) => Ended::Idle,
         Err(status) if status.metadata().contains_key(REMOVED_KEY) => Ended::Removed,
         Err(status) => Ended::Failed(status.to_string()),
     }

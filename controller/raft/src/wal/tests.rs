@@ -419,7 +419,7 @@ proptest! {
         let disk = SimDisk::new(seed);
         let fault = [Fault::Crash, Fault::Crash, Fault::NoSpace, Fault::SyncError][kind as usize];
         let mut wal = Wal::create(dir(&disk), owner(), SEGMENT, vec![hard(0, 0)]).expect("create");
-        disk.fail_at(disk.operations() + position % (4 * groups.len() as u64) + 1, fault);
+        disk.fail_at(disk.operations() + position % (4 * groups.len().max(1) as u64) + 1, fault);
         let (acked, given) = run(&mut wal, &groups);
         drop(wal);
         disk.restart();
