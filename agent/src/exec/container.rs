@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use super::engine::Ranks;
 use super::request::{self, TASK_ID, task_name};
-use super::{Controller, Exit, Progress, StepError};
+use super::{Controller, Exit, Progress, StepError, placeholder};
 
 /// Lines of output that go into the error of a failed task.
 const LAST_LINES: u64 = 3;
@@ -23,14 +23,17 @@ pub(super) struct ContainerController {
     engine: Arc<Engine>,
     task: TaskAssignment,
     name: String,
+    hostname: String,
     ranks: Ranks,
 }
 
 impl ContainerController {
-    pub(super) fn new(engine: Arc<Engine>, task: TaskAssignment, ranks: Ranks) -> Self {
+    /// `hostname` is the node's.
+    pub(super) fn new(engine: Arc<Engine>, task: TaskAssignment, hostname: String, ranks: Ranks) -> Self {
         Self {
             engine,
             name: task_name(&task),
+            hostname,
             task,
             ranks,
         }
@@ -122,12 +125,15 @@ impl Controller for ContainerController {
                 _ => Progress::Ended,
             });
         }
-        let request = {
+        let mut request = {
             let ranks = self.ranks.read().unwrap_or_else(PoisonError::into_inner);
             request::create(&self.task, |network| {
                 ranks.get(network).copied().unwrap_or_default()
             })
         };
+        if let Some(config) = &mut request.config {
+            placeholder::expand(config, &self.task, &self.hostname).map_err(StepError::Reject)?;
+        }
         match self.engine.create(request).await {
             Ok(_) => Ok(Progress::Prepared),
             Err(error @ Error::ShuttingDown(_)) => Err(fail(error)),

@@ -50,6 +50,14 @@ impl EngineExecutor {
         }
     }
 
+    /// The node's host name: as configured, else the machine's.
+    fn hostname(&self) -> String {
+        match self.options.hostname.as_str() {
+            "" => system::host_name(),
+            configured => configured.to_owned(),
+        }
+    }
+
     /// Names of containers with a label.
     async fn containers(&self, label: String) -> Result<Vec<pontoon_proto::v1::Container>, String> {
         let request = ListContainersRequest {
@@ -64,13 +72,8 @@ impl EngineExecutor {
 #[tonic::async_trait]
 impl Executor for EngineExecutor {
     async fn describe(&self) -> NodeDescription {
-        let hostname = &self.options.hostname;
         NodeDescription {
-            hostname: if hostname.is_empty() {
-                system::host_name()
-            } else {
-                hostname.clone()
-            },
+            hostname: self.hostname(),
             platform: Some(Platform {
                 architecture: system::architecture().to_owned(),
                 os: "linux".to_owned(),
@@ -92,6 +95,7 @@ impl Executor for EngineExecutor {
         Box::new(ContainerController::new(
             self.engine.clone(),
             task.clone(),
+            self.hostname(),
             self.ranks.clone(),
         ))
     }

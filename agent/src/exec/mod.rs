@@ -5,6 +5,7 @@ mod container;
 mod engine;
 mod leave;
 mod network;
+mod placeholder;
 mod request;
 
 use pontoon_proto::v1::{
