@@ -81,6 +81,20 @@ fn check(core: &Core, path: &str, peer: Option<&PeerIdentity>) -> Result<(), Sta
     }
 }
 
+/// Managers pass calls on for others. One that was demoted must not, though its certificate still says manager: it
+/// could ask for a certificate in anybody's name.
+fn may_speak_for_others(core: &Core, peer: &PeerIdentity) -> bool {
+    if peer.role != NodeRole::Manager {
+        return false;
+    }
+    // Only the leader acts on what they say.
+    core.leading().is_none()
+        || core
+            .snapshot()
+            .node(&peer.node_id)
+            .is_some_and(|node| node.role() == NodeRole::Manager)
+}
+
 /// A service behind the table.
 #[derive(Clone)]
 pub(crate) struct Guard<S> {
@@ -123,7 +137,10 @@ where
         if let Err(status) = check(&self.core, request.uri().path(), peer.as_ref()) {
             return Box::pin(std::future::ready(Ok(status.into_http())));
         }
-        if peer.as_ref().is_none_or(|peer| peer.role != NodeRole::Manager) {
+        if !peer
+            .as_ref()
+            .is_some_and(|peer| may_speak_for_others(&self.core, peer))
+        {
             forward::strip(request.headers_mut());
         }
         if let Some(peer) = peer {

@@ -2,10 +2,14 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use pontoon_identity::{Endpoint, Identity, connect_lazy};
 use pontoon_raft::{ConnectError, Connector, Member};
 use tonic::transport::Channel;
+
+/// The log's streams to a dead manager are rebuilt as soon as it is back.
+const KEEP_ALIVE: Duration = Duration::from_secs(1);
 
 /// One channel per manager address; each reconnects by itself.
 pub(crate) struct Channels {
@@ -47,6 +51,7 @@ pub(crate) struct PeerConnector(pub(crate) Arc<Identity>);
 #[tonic::async_trait]
 impl Connector for PeerConnector {
     async fn connect(&self, member: &Member) -> Result<Channel, ConnectError> {
-        Ok(connect_lazy(&self.0, &Endpoint::manager(&member.addr))?)
+        let endpoint = Endpoint::manager(&member.addr).with_keep_alive(KEEP_ALIVE);
+        Ok(connect_lazy(&self.0, &endpoint)?)
     }
 }

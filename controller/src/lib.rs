@@ -34,6 +34,8 @@ mod core;
 mod dispatcher;
 mod error;
 mod forward;
+mod init;
+mod join;
 mod leader;
 mod logs;
 mod manager;

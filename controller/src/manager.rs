@@ -1,21 +1,18 @@
 //! A manager: made, opened or joined; gives the services to serve; leaves and stops. See the crate's documentation for the
 //! start order.
 
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pontoon_identity::{ConnectionInfo, Endpoint, connect, generate_secret};
+use pontoon_identity::ConnectionInfo;
+use pontoon_proto::v1::NodeRole;
 use pontoon_proto::v1::ca_server::CaServer;
 use pontoon_proto::v1::control_server::ControlServer;
 use pontoon_proto::v1::dispatcher_server::DispatcherServer;
-use pontoon_proto::v1::raft_client::RaftClient;
-use pontoon_proto::v1::{
-    Annotations, Cluster, JoinTokens, Node, NodeRole, NodeState, NodeStatus, RaftJoinRequest,
-    RaftJoinResponse, RootCa as StoredRoot,
-};
 use pontoon_raft::{Config, Leadership, Member, PeerIdentity, Raft, RaftHandle, RaftService, Role};
-use pontoon_store::{Snapshot, Tx};
+use pontoon_store::Snapshot;
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -31,16 +28,16 @@ use crate::core::Core;
 use crate::dispatcher::DispatcherService;
 use crate::error::Error;
 use crate::forward::Forward;
+use crate::init::first_state;
+use crate::join::ask_to_join;
 use crate::replica::{Machine, Replica};
-use crate::writer::Scope;
 use crate::{leader, sever, status};
 
 /// Holds this member's raft id, which must be known before the log is opened.
 const MEMBER_FILE: &str = "raft.id";
 const RAFT_DIR: &str = "raft";
-/// A remote manager that is asked to take this one in answers within this time (the cluster may be electing).
-const JOIN_TIMEOUT: Duration = Duration::from_secs(20);
-const JOIN_PAUSE: Duration = Duration::from_millis(200);
+/// A lone member leads as soon as its first entry is on the disk.
+const FIRST_ELECTION: Duration = Duration::from_secs(20);
 
 /// One manager of a cluster.
 pub struct Manager {
@@ -224,7 +221,7 @@ impl Manager {
             }
         };
         let init_failed = |status: Status| Error::Init(status.message().to_owned());
-        tokio::time::timeout(JOIN_TIMEOUT, leads)
+        tokio::time::timeout(FIRST_ELECTION, leads)
             .await
             .map_err(|_| init_failed(status::no_leader()))?;
         let me = self.core.identity.peer();
@@ -273,109 +270,6 @@ fn raft_peer(extensions: &tonic::Extensions) -> Result<PeerIdentity, Status> {
     }
 }
 
-/// What a new cluster's store begins with: the cluster and this node.
-fn first_state(
-    tx: &mut Tx,
-    scope: &Scope,
-    me: &pontoon_identity::PeerIdentity,
-    init: InitOptions,
-) -> Result<(), Status> {
-    let InitOptions {
-        root,
-        mut spec,
-        mut node,
-        description,
-    } = init;
-    let annotations = spec.annotations.get_or_insert_with(Annotations::default);
-    if annotations.name.is_empty() {
-        annotations.name = "default".to_owned();
-    }
-    let token = || root.join_token(generate_secret()).to_string();
-    let cluster = Cluster {
-        id: me.cluster_id.clone(),
-        spec: Some(spec),
-        root_ca: Some(StoredRoot {
-            certificate: root.certificate_pem().to_owned().into(),
-            key: root.key_pem().to_owned().into(),
-            join_tokens: Some(JoinTokens {
-                worker: token(),
-                manager: token(),
-            }),
-        }),
-        ..Cluster::default()
-    };
-    tx.put_cluster(cluster).map_err(status::from_store)?;
-    node.set_role(NodeRole::Manager);
-    node.annotations.get_or_insert_with(Annotations::default);
-    let state = NodeStatus {
-        state: NodeState::Unknown.into(),
-        since: scope.now,
-        ..NodeStatus::default()
-    };
-    let node = Node {
-        id: me.node_id.clone(),
-        spec: Some(node),
-        description,
-        status: Some(state),
-        role: NodeRole::Manager.into(),
-        ..Node::default()
-    };
-    tx.put_node(node).map_err(status::from_store)
-}
-
-/// Asks the remote managers, and the leader that they name, until one takes this node in.
-async fn ask_to_join(config: &ManagerConfig, remote_managers: &[String]) -> Result<RaftJoinResponse, Error> {
-    let mut last = String::from("no manager's address is known");
-    let request = RaftJoinRequest {
-        node_id: config.identity.node_id(),
-        addr: config.advertise.clone(),
-    };
-    let attempts = async {
-        loop {
-            let mut addrs = remote_managers.to_vec();
-            let mut next = 0;
-            while next < addrs.len() {
-                let addr = addrs[next].clone();
-                next += 1;
-                match join_at(config, &addr, &request).await {
-                    Ok(answer) => return Ok(answer),
-                    Err((text, leader)) => {
-                        last = format!("{addr}: {text}");
-                        addrs.extend(leader.filter(|leader| !addrs.contains(leader)));
-                    }
-                }
-            }
-            if addrs.is_empty() {
-                return Err(());
-            }
-            tokio::time::sleep(JOIN_PAUSE).await;
-        }
-    };
-    let outcome = tokio::time::timeout(JOIN_TIMEOUT, attempts).await;
-    outcome.unwrap_or(Err(())).map_err(|()| Error::Join(last))
-}
-
-/// One manager's answer, or why not and whom it names as the leader.
-async fn join_at(
-    config: &ManagerConfig,
-    addr: &str,
-    request: &RaftJoinRequest,
-) -> Result<RaftJoinResponse, (String, Option<String>)> {
-    let channel = connect(&config.identity, &Endpoint::manager(addr))
-        .await
-        .map_err(|error| (pontoon_identity::describe(&error), None))?;
-    match RaftClient::new(channel).join(request.clone()).await {
-        Ok(answer) => Ok(answer.into_inner()),
-        Err(refused) => {
-            let leader = refused
-                .metadata()
-                .get(status::LEADER)
-                .and_then(|addr| addr.to_str().ok());
-            Err((refused.message().to_owned(), leader.map(str::to_owned)))
-        }
-    }
-}
-
 fn read_member(data_dir: &Path) -> Result<u64, Error> {
     let path = data_dir.join(MEMBER_FILE);
     let text = std::fs::read_to_string(&path).map_err(|source| Error::File {
@@ -395,7 +289,11 @@ fn write_member(data_dir: &Path, id: u64) -> Result<(), Error> {
             source,
         }
     };
-    std::fs::create_dir_all(data_dir).map_err(failed("create", data_dir))?;
+    let created = std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(data_dir);
+    created.map_err(failed("create", data_dir))?;
     let path = data_dir.join(MEMBER_FILE);
     let temporary = data_dir.join("raft.id.tmp");
     std::fs::write(&temporary, format!("{id}\n")).map_err(failed("write", &temporary))?;

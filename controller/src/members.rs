@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use pontoon_proto::v1::{ManagerStatus, Node};
 use pontoon_raft::Member;
-use pontoon_store::Tx;
+use pontoon_store::{Snapshot, Tx};
 
 use crate::core::Core;
 use crate::leader::Leading;
 
-/// Runs until leadership is lost: compares at each change of members or objects.
+/// Runs until leadership is lost: compares at each change of members or nodes.
 pub(crate) async fn run(core: Arc<Core>, leading: Arc<Leading>) {
     let mut members = core.raft.members_watch();
     let mut versions = core.replica.versions();
@@ -18,20 +18,30 @@ pub(crate) async fn run(core: Arc<Core>, leading: Arc<Leading>) {
         versions.borrow_and_update();
         let now = members.borrow_and_update().clone();
         let snapshot = core.snapshot();
-        if snapshot
-            .nodes()
-            .any(|node| wanted(node, &by_node(&now)) != node.manager_status)
-        {
+        if differs(&snapshot, &now) {
             let written = leading.writer.observe(move |tx, _| update(tx, &now)).await;
             // Fails only with the leadership, which ends this task.
             let _ = written.await;
         }
-        tokio::select! {
-            () = leading.stop.cancelled() => return,
-            changed = members.changed() => if changed.is_err() { return },
-            changed = versions.changed() => if changed.is_err() { return },
+        loop {
+            tokio::select! {
+                () = leading.stop.cancelled() => return,
+                changed = members.changed() => if changed.is_err() { return } else { break },
+                changed = versions.changed() => if changed.is_err() { return },
+            }
+            versions.borrow_and_update();
+            if core.replica.nodes_changed_since(snapshot.version()) {
+                break;
+            }
         }
     }
+}
+
+fn differs(snapshot: &Snapshot, members: &[Member]) -> bool {
+    let members = by_node(members);
+    snapshot
+        .nodes()
+        .any(|node| wanted(node, &members) != node.manager_status)
 }
 
 fn by_node(members: &[Member]) -> BTreeMap<&str, &Member> {

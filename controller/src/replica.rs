@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use pontoon_proto::v1::Changeset;
 use pontoon_raft::{SnapshotWriter, StateMachine};
-use pontoon_store::{ApplyOutcome, Snapshot, Store, codec};
+use pontoon_store::{ApplyOutcome, Event, Kind, Snapshot, Store, codec};
 use prost::Message;
 use tokio::sync::watch;
 use tracing::error;
@@ -54,6 +54,16 @@ impl Replica {
             .rev()
             .find(|(at, _)| *at == index)
             .map(|(_, outcome)| *outcome)
+    }
+
+    /// True when a node or the cluster was written after `version` (or that is no longer known): for tasks that need not
+    /// look at all nodes at each status report.
+    pub(crate) fn nodes_changed_since(&self, version: u64) -> bool {
+        let concerns = |event: &Event| matches!(event.object().kind(), Kind::Node | Kind::Cluster);
+        match self.store.changes_since(version) {
+            Ok(changes) => changes.iter().flat_map(|applied| &applied.events).any(concerns),
+            Err(_) => true,
+        }
     }
 
     fn apply(&self, index: u64, data: &[u8]) {

@@ -31,22 +31,22 @@ pub(crate) async fn run(core: Arc<Core>, leading: Arc<Leading>) {
     loop {
         versions.borrow_and_update();
         members.borrow_and_update();
+        let seen = core.snapshot().version();
         let unfinished = tokio::select! {
             () = leading.stop.cancelled() => return,
             unfinished = settle(&core, &leading) => unfinished,
         };
-        let retry = async {
-            if unfinished {
-                tokio::time::sleep(RETRY).await;
-            } else {
-                std::future::pending::<()>().await;
+        loop {
+            tokio::select! {
+                () = leading.stop.cancelled() => return,
+                () = tokio::time::sleep(RETRY), if unfinished => break,
+                changed = members.changed() => if changed.is_err() { return } else { break },
+                changed = versions.changed() => if changed.is_err() { return },
             }
-        };
-        tokio::select! {
-            () = leading.stop.cancelled() => return,
-            () = retry => {}
-            changed = members.changed() => if changed.is_err() { return },
-            changed = versions.changed() => if changed.is_err() { return },
+            versions.borrow_and_update();
+            if core.replica.nodes_changed_since(seen) {
+                break;
+            }
         }
     }
 }

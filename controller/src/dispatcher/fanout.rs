@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use pontoon_proto::v1::{Node, Service, Task};
+use pontoon_proto::v1::{Network, Node, Service, Task};
 use pontoon_store::{Event, Object, Snapshot};
 
 use crate::core::Core;
@@ -27,11 +27,7 @@ pub(crate) async fn run(core: Arc<Core>, leading: Arc<Leading>) {
                 for event in changes.iter().flat_map(|applied| &applied.events) {
                     concern.add(event, &last, &now);
                 }
-                if concern.all {
-                    leading.sessions.wake_all();
-                } else {
-                    leading.sessions.wake(&concern.nodes, &concern.networks);
-                }
+                leading.sessions.wake(&concern.nodes, &concern.networks);
             }
             Err(_) => leading.sessions.wake_all(),
         }
@@ -42,7 +38,6 @@ pub(crate) async fn run(core: Arc<Core>, leading: Arc<Leading>) {
 /// Whom a set of changes concerns.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Concern {
-    all: bool,
     nodes: HashSet<String>,
     /// Nodes that have an endpoint in one of these.
     networks: HashSet<String>,
@@ -57,11 +52,11 @@ impl Concern {
                     self.task(before, now);
                 }
             }
-            Object::Node(node) => self.node(node, last.node(&node.id).map(Arc::as_ref)),
+            Object::Node(node) => self.node(node, last, now),
             Object::Service(service) => {
-                self.service(service);
+                self.service(service, now);
                 if let Some(before) = last.service(&service.id) {
-                    self.service(before);
+                    self.service(before, now);
                 }
                 // Names, labels and specs are in the assignments of its tasks.
                 let tasks = now
@@ -87,24 +82,42 @@ impl Concern {
         );
         // A backend of published ports is one on every node that takes part in the ingress network.
         if let Some(service) = now.service(&task.service_id) {
-            self.service(service);
+            self.service(service, now);
         }
     }
 
-    fn service(&mut self, service: &Service) {
+    fn service(&mut self, service: &Service, now: &Snapshot) {
         let Some(endpoint) = &service.endpoint else { return };
         self.networks
             .extend(endpoint.virtual_ips.iter().map(|vip| vip.network_id.clone()));
+        // Every node in the routing mesh knows every published port.
+        if !endpoint.ports.is_empty() {
+            let is_ingress = |network: &&Arc<Network>| network.spec.as_ref().is_some_and(|spec| spec.ingress);
+            self.networks
+                .extend(now.networks().find(is_ingress).map(|network| network.id.clone()));
+        }
     }
 
-    /// A node's address is in every network that it has an endpoint in; its legs concern all who route to it.
-    fn node(&mut self, node: &Node, before: Option<&Node>) {
+    /// A node's address is in the records of every network that it has an endpoint or a leg in.
+    fn node(&mut self, node: &Node, last: &Snapshot, now: &Snapshot) {
         self.nodes.insert(node.id.clone());
+        let before = last.node(&node.id);
         let address = |node: &Node| node.description.as_ref().map(|d| d.data_path_addr.clone());
-        let legs_changed = before.map(|before| &before.attachments) != Some(&node.attachments);
-        if before.is_none_or(|before| address(before) != address(node)) || legs_changed {
-            self.all = true;
+        let legs = |node: &Node| node.attachments.clone();
+        let same =
+            before.is_some_and(|before| address(before) == address(node) && legs(before) == legs(node));
+        if same && now.node(&node.id).is_some() {
+            return;
         }
+        let legs = before
+            .into_iter()
+            .flat_map(|before| &before.attachments)
+            .chain(&node.attachments);
+        let endpoints = now.tasks_by_node(&node.id).flat_map(|task| &task.networks);
+        self.networks.extend(
+            legs.chain(endpoints)
+                .map(|attachment| attachment.network_id.clone()),
+        );
     }
 }
 
@@ -113,6 +126,10 @@ mod tests {
     use super::*;
     use pontoon_proto::v1::{Endpoint, NetworkAttachment, NodeDescription, VirtualIp};
     use pontoon_store::Tx;
+
+    fn set(ids: &[&str]) -> HashSet<String> {
+        ids.iter().map(|id| (*id).to_owned()).collect()
+    }
 
     fn task(node: &str, network: &str) -> Task {
         Task {
@@ -148,10 +165,8 @@ mod tests {
         let moved = Event::Put(Object::Task(Arc::new(task("n2", "net2"))));
         let mut concern = Concern::default();
         concern.add(&moved, &before, &before);
-        let set = |ids: &[&str]| ids.iter().map(|id| (*id).to_owned()).collect::<HashSet<_>>();
         assert_eq!(concern.nodes, set(&["n1", "n2"]));
         assert_eq!(concern.networks, set(&["net1", "net2", "ingress"]));
-        assert!(!concern.all);
 
         let mut concern = Concern::default();
         let service = before.service("s1").unwrap().clone();
@@ -160,22 +175,28 @@ mod tests {
     }
 
     #[test]
-    fn a_new_address_concerns_all_and_a_status_does_not() {
+    fn a_new_address_concerns_the_networks_of_the_node_and_a_status_does_not() {
+        let leg = NetworkAttachment {
+            network_id: "ingress".into(),
+            ..NetworkAttachment::default()
+        };
         let node = |addr: &str| Node {
             id: "n1".into(),
             description: Some(NodeDescription {
                 data_path_addr: addr.into(),
                 ..NodeDescription::default()
             }),
+            attachments: vec![leg.clone()],
             ..Node::default()
         };
         let mut before = Tx::new(Snapshot::default());
         before.put_node(node("10.0.0.1")).unwrap();
-        for (addr, all) in [("10.0.0.1", false), ("10.0.0.2", true)] {
+        before.put_task(task("n1", "net1")).unwrap();
+        for (addr, networks) in [("10.0.0.1", &[][..]), ("10.0.0.2", &["ingress", "net1"])] {
             let mut concern = Concern::default();
             concern.add(&Event::Put(Object::Node(Arc::new(node(addr)))), &before, &before);
-            assert_eq!(concern.all, all);
-            assert!(concern.nodes.contains("n1"));
+            assert_eq!(concern.networks, set(networks));
+            assert_eq!(concern.nodes, set(&["n1"]));
         }
     }
 }

@@ -85,3 +85,70 @@ impl Ready {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::input::{Observation, Request};
+    use super::*;
+    use pontoon_proto::v1::{Changeset, Node};
+    use tokio::sync::oneshot;
+    use tonic::Status;
+
+    fn node(id: &str) -> Node {
+        Node {
+            id: id.to_owned(),
+            ..Node::default()
+        }
+    }
+
+    fn request(id: &'static str, fails: bool) -> (Box<dyn Input>, oneshot::Receiver<Result<(), Status>>) {
+        let (reply, answer) = oneshot::channel();
+        let change = move |tx: &mut Tx, _: &Scope| {
+            tx.put_node(node(id)).unwrap();
+            if fails { Err(Status::not_found(id)) } else { Ok(()) }
+        };
+        (Box::new(Request::new(change, reply)), answer)
+    }
+
+    #[test]
+    fn a_failed_input_leaves_nothing_and_the_others_stay() {
+        let mut batch = Batch::new(&Snapshot::default(), 7);
+        let (good, mut good_answer) = request("good", false);
+        let (bad, mut bad_answer) = request("bad", true);
+        let (reply, mut seen) = oneshot::channel();
+        let observation =
+            Observation::new(|tx: &mut Tx, _: &Scope| tx.put_node(node("seen")).unwrap(), reply);
+        for input in [good, bad, Box::new(observation)] {
+            batch.add(input);
+        }
+        let ready = batch.finish(&mut ReconcileState::default());
+        assert!(ready.needs_confirmation);
+        let changeset = Changeset::decode(ready.entry.clone().unwrap()).unwrap();
+        assert_eq!((changeset.changes.len(), changeset.at), (2, 7));
+        ready.answer(&Ok(()));
+        good_answer.try_recv().unwrap().unwrap();
+        assert_eq!(bad_answer.try_recv().unwrap().unwrap_err().message(), "bad");
+        seen.try_recv().unwrap().unwrap();
+    }
+
+    #[test]
+    fn what_was_not_written_is_nobodys_success() {
+        for (outcome, is_retriable) in [(WriteError::NotLeader, true), (WriteError::OutcomeUnknown, false)] {
+            let mut batch = Batch::new(&Snapshot::default(), 7);
+            let (input, mut answer) = request("node", false);
+            batch.add(input);
+            batch.finish(&mut ReconcileState::default()).answer(&Err(outcome));
+            let status = answer.try_recv().unwrap().unwrap_err();
+            assert_eq!(
+                status.metadata().contains_key(crate::status::NOT_LEADER),
+                is_retriable
+            );
+        }
+    }
+
+    #[test]
+    fn nothing_changed_is_no_entry() {
+        let ready = Batch::new(&Snapshot::default(), 7).finish(&mut ReconcileState::default());
+        assert!(ready.entry.is_none() && !ready.needs_confirmation && !ready.more);
+    }
+}

@@ -23,10 +23,11 @@ use tonic::transport::{Channel, Uri};
 
 use crate::error::Error;
 use crate::identity::Identity;
-use crate::listener::{KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT};
 use crate::peer::role_name;
 use crate::resolve::resolve;
 
+/// An agent must find out that its manager's machine is gone before the next leader takes it for down (6 s).
+const KEEP_ALIVE: Duration = Duration::from_secs(2);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Where to dial and whom to expect there.
@@ -36,6 +37,8 @@ pub struct Endpoint {
     pub addr: String,
     /// The role that the certificate at that address must have been issued for.
     pub role: NodeRole,
+    /// A connection that is dead is given up after at most twice this time.
+    pub keep_alive: Duration,
 }
 
 impl Endpoint {
@@ -44,7 +47,15 @@ impl Endpoint {
         Self {
             addr: addr.into(),
             role: NodeRole::Manager,
+            keep_alive: KEEP_ALIVE,
         }
+    }
+
+    /// The same with another keep-alive than 2 s.
+    #[must_use]
+    pub fn with_keep_alive(mut self, keep_alive: Duration) -> Self {
+        self.keep_alive = keep_alive;
+        self
     }
 }
 
@@ -87,8 +98,8 @@ fn transport(endpoint: &Endpoint) -> Result<tonic::transport::Endpoint, Error> {
     let transport =
         tonic::transport::Endpoint::from_shared(uri).map_err(|_| Error::Address(endpoint.addr.clone()))?;
     Ok(transport
-        .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
-        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+        .http2_keep_alive_interval(endpoint.keep_alive)
+        .keep_alive_timeout(endpoint.keep_alive)
         .keep_alive_while_idle(true))
 }
 

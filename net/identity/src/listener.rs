@@ -25,9 +25,9 @@ use crate::stream::{ConnectionInfo, TlsStream};
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Handshakes under way at once; more wait in the kernel's backlog.
 const MAX_HANDSHAKES: usize = 512;
-/// Both sides find out within this time that a connection is dead.
-pub(crate) const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(5);
-pub(crate) const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// The serving side finds out within twice this time that a connection is dead. Heartbeats find out sooner; this only
+/// frees what a dead connection holds.
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
 /// The cluster port.
 pub struct TlsListener {
@@ -188,8 +188,8 @@ pub async fn serve(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), tonic::transport::Error> {
     tonic::transport::Server::builder()
-        .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
-        .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
+        .http2_keepalive_interval(Some(KEEP_ALIVE))
+        .http2_keepalive_timeout(Some(KEEP_ALIVE))
         .add_routes(routes)
         .serve_with_incoming_shutdown(listener.incoming(), shutdown)
         .await

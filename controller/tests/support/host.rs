@@ -1,0 +1,189 @@
+//! One manager with its cluster port and its local socket.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pontoon_controller::{InitOptions, Manager, ManagerConfig};
+use pontoon_identity::{
+    Connections, DEFAULT_EXPIRY, Identity, JoinRequest, PeerIdentity, RootCa, TlsListener,
+    request_certificate, serve,
+};
+use pontoon_proto::v1::control_client::ControlClient;
+use pontoon_proto::v1::{Availability, ClusterSpec, GetJoinTokensRequest, JoinTokens, NodeRole, NodeSpec};
+use tokio::net::{TcpListener, UnixListener};
+use tokio_stream::wrappers::UnixListenerStream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
+
+use super::eventually;
+
+/// Heartbeats of the test clusters.
+const PERIOD: Duration = Duration::from_millis(500);
+
+pub struct Host {
+    pub manager: Arc<Manager>,
+    pub identity: Arc<Identity>,
+    pub addr: String,
+    pub client: ControlClient<Channel>,
+    pub dir: Arc<tempfile::TempDir>,
+    stop: CancellationToken,
+    servers: Vec<tokio::task::JoinHandle<()>>,
+}
+
+fn config(dir: &tempfile::TempDir, identity: &Arc<Identity>, addr: &str) -> ManagerConfig {
+    let mut config = ManagerConfig::new(dir.path().join("data"), identity.clone(), addr);
+    config.leader_timeout = Duration::from_secs(4);
+    config
+}
+
+impl Host {
+    /// A new cluster of one manager.
+    pub async fn bootstrap() -> Self {
+        let dir = Arc::new(tempfile::tempdir().unwrap());
+        let root = RootCa::generate("cluster1").unwrap();
+        let me = PeerIdentity {
+            node_id: "manager1".to_owned(),
+            role: NodeRole::Manager,
+            cluster_id: "cluster1".to_owned(),
+        };
+        let credentials = root.issue_credentials(&me, DEFAULT_EXPIRY).unwrap();
+        let identity = Identity::install(&dir.path().join("identity"), &credentials).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap().to_string();
+        let spec = ClusterSpec {
+            heartbeat_period: i64::try_from(PERIOD.as_nanos()).unwrap(),
+            ..ClusterSpec::default()
+        };
+        let config = config(&dir, &identity, &addr);
+        let connections = config.connections.clone();
+        let init = InitOptions {
+            root,
+            spec,
+            node: NodeSpec::default(),
+            description: None,
+        };
+        let manager = Manager::bootstrap(config, init).await.unwrap();
+        Self::serve(manager, identity, connections, listener, dir).await
+    }
+
+    /// A further manager, by the manager token and a certificate of the CA at `at`.
+    pub async fn join(at: &Host) -> Self {
+        let dir = Arc::new(tempfile::tempdir().unwrap());
+        let token = at.tokens().await.manager.parse().unwrap();
+        let join = JoinRequest {
+            addr: at.addr.clone(),
+            token,
+            availability: Availability::Active,
+        };
+        let issued = request_certificate(&join).await.unwrap();
+        assert_eq!(issued.role, NodeRole::Manager);
+        let identity = Identity::install(&dir.path().join("identity"), &issued.credentials).unwrap();
+        Self::join_with(identity, dir, &issued.manager_addrs).await
+    }
+
+    /// A manager for a node that has a manager certificate.
+    pub async fn join_with(identity: Arc<Identity>, dir: Arc<tempfile::TempDir>, remotes: &[String]) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap().to_string();
+        let config = config(&dir, &identity, &addr);
+        let connections = config.connections.clone();
+        let manager = Manager::join(config, remotes).await.unwrap();
+        let host = Self::serve(manager, identity, connections, listener, dir).await;
+        host.manager.wait_ready(Duration::from_secs(60)).await.unwrap();
+        host
+    }
+
+    /// Starts again from the folder of a host that was stopped, at its old address.
+    pub async fn reopen(dir: Arc<tempfile::TempDir>, addr: &str) -> Self {
+        let identity = Identity::open(&dir.path().join("identity")).unwrap();
+        assert!(Manager::exists(&dir.path().join("data")));
+        let listener = eventually("the address is free again", || async {
+            TcpListener::bind(addr).await.ok()
+        })
+        .await;
+        let config = config(&dir, &identity, addr);
+        let connections = config.connections.clone();
+        let manager = Manager::open(config).await.unwrap();
+        Self::serve(manager, identity, connections, listener, dir).await
+    }
+
+    async fn serve(
+        manager: Manager,
+        identity: Arc<Identity>,
+        connections: Connections,
+        listener: TcpListener,
+        dir: Arc<tempfile::TempDir>,
+    ) -> Self {
+        let addr = listener.local_addr().unwrap().to_string();
+        let stop = CancellationToken::new();
+        let tls = TlsListener::new(listener, identity.clone(), connections);
+        let routes = manager.cluster_routes();
+        let until = stop.clone().cancelled_owned();
+        let port = tokio::spawn(async move { serve(tls, routes, until).await.unwrap() });
+
+        let socket = dir.path().join("pontoon.sock");
+        let _ = std::fs::remove_file(&socket);
+        let local = UnixListenerStream::new(UnixListener::bind(&socket).unwrap());
+        let routes = manager.local_routes();
+        let server = tonic::transport::Server::builder().add_routes(routes);
+        let local = tokio::spawn(async move { server.serve_with_incoming(local).await.unwrap() });
+        let endpoint = tonic::transport::Endpoint::from_shared(format!("unix:{}", socket.display())).unwrap();
+        let client = ControlClient::new(endpoint.connect_lazy());
+        Self {
+            manager: Arc::new(manager),
+            identity,
+            addr,
+            client,
+            dir,
+            stop,
+            servers: vec![port, local],
+        }
+    }
+
+    pub fn client(&self) -> ControlClient<Channel> {
+        self.client.clone()
+    }
+
+    pub async fn tokens(&self) -> JoinTokens {
+        self.client()
+            .get_join_tokens(GetJoinTokensRequest {})
+            .await
+            .unwrap()
+            .into_inner()
+    }
+
+    pub fn is_leader(&self) -> bool {
+        self.manager.leadership().borrow().is_leader
+    }
+
+    /// Waits until the members are known to be this many voters here.
+    pub async fn wait_voters(&self, count: usize) {
+        let manager = &self.manager;
+        eventually(&format!("{count} voters"), || async {
+            let members = manager.members();
+            let voters = members
+                .iter()
+                .filter(|member| member.role == pontoon_raft::Role::Voter)
+                .count();
+            (members.len() == count && voters == count).then_some(())
+        })
+        .await;
+    }
+
+    /// As a power failure, as far as a process can do that to a part of itself: connections end, the log stops.
+    pub async fn stop(mut self) -> Arc<tempfile::TempDir> {
+        for server in self.servers.drain(..) {
+            server.abort();
+            let _ = server.await;
+        }
+        self.manager.shutdown().await;
+        self.dir.clone()
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        self.servers.iter().for_each(tokio::task::JoinHandle::abort);
+    }
+}
