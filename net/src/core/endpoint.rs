@@ -211,7 +211,8 @@ impl Core {
             batch.set_port(&record.link, flags);
             self.route.transact(batch)?;
             netns::disable_ipv6(&record.link)?;
-            self.configure_inside(sandbox_id, &record)
+            self.configure_inside(sandbox_id, &record)?;
+            self.route.wait_running(&record.link)
         });
         self.settle(sandbox_id, record, made)
     }
@@ -270,6 +271,9 @@ impl Core {
         overlay.route.transact(batch)?;
         let has_services = overlay.has_services();
         self.configure_inside(sandbox_id, record)?;
+        if let Some(overlay) = self.overlays.get_mut(&record.endpoint.network_id) {
+            overlay.route.wait_running(&record.link)?;
+        }
         if has_services {
             self.add_services(sandbox_id, &record.endpoint.network_id)?;
         }

@@ -109,7 +109,10 @@ impl Core {
         let Some(mesh) = &self.mesh else { return Ok(()) };
         let (address, ip) = (mesh.state.node_address, v4(mesh.state.node_address.addr())?);
         let id = mesh.state.network_id.clone();
-        let overlay = self.overlays.get_mut(&id).ok_or(Error::NetworkNotFound { id })?;
+        let overlay = self
+            .overlays
+            .get_mut(&id)
+            .ok_or_else(|| Error::NetworkNotFound { id: id.clone() })?;
         let index = overlay.take_index();
         let mut batch = Batch::default();
         batch.add_veth(&Veth {
@@ -132,6 +135,9 @@ impl Core {
         let mut batch = Batch::default();
         batch.add_address(link.index, address).set_up(link.index);
         self.route.transact(batch)?;
+        if let Some(overlay) = self.overlays.get_mut(&id) {
+            overlay.route.wait_running(LEG)?;
+        }
         netns::disable_ipv6(LEG)?;
         netns::set_sysctl(&format!("net.ipv4.conf.{LEG}.route_localnet"), "1")?;
         netns::set_sysctl("net.ipv4.ip_forward", "1")

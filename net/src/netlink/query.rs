@@ -11,6 +11,9 @@ const RTM_GETADDR: u16 = 22;
 const RTM_GETROUTE: u16 = 26;
 const RTM_GETNEIGH: u16 = 30;
 const NTF_SELF: u8 = 2;
+/// How often and at which distance the carrier is asked for: 10 ms in all.
+const CARRIER_TRIES: u32 = 50;
+const CARRIER_PAUSE: std::time::Duration = std::time::Duration::from_micros(200);
 
 /// A link.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +24,8 @@ pub struct Link {
     pub name: String,
     /// MTU in bytes.
     pub mtu: u32,
+    /// Up with a carrier (RFC 2863 operational state).
+    pub running: bool,
     /// veth, bridge, vxlan...; empty for hardware.
     pub kind: String,
 }
@@ -69,6 +74,23 @@ impl Socket {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Waits until the kernel has noticed that a link whose peer came up has a carrier: it does so in a work queue, and
+    /// until then drops the first packets, which are sent again only after a second. From Linux 6.12 the
+    /// question itself makes it notice.
+    ///
+    /// # Errors
+    /// [`crate::Error::Netlink`].
+    pub fn wait_running(&mut self, name: &str) -> Result<()> {
+        for _ in 0..CARRIER_TRIES {
+            if self.link(name)?.is_none_or(|link| link.running) {
+                return Ok(());
+            }
+            std::thread::sleep(CARRIER_PAUSE);
+        }
+        // Late, not wrong: the first packet may take a second.
+        Ok(())
     }
 
     /// IPv4 addresses with the index of their link.
@@ -136,6 +158,7 @@ fn link(body: &[u8]) -> Option<Link> {
         index: number(body, 4),
         name: attributes.string(3)?,
         mtu: attributes.u32(4).unwrap_or(1500),
+        running: attributes.value(16) == Some(&[6][..]), // IFLA_OPERSTATE, IF_OPER_UP
         kind: attributes.nested(18).string(1).unwrap_or_default(),
     })
 }
