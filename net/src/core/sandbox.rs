@@ -37,7 +37,8 @@ pub struct SandboxState {
     pub record: SandboxRecord,
     /// Its namespace; `None` in mode host, and when it vanished with a reboot.
     pub netns: Option<OwnedFd>,
-    /// A socket to its table, kept for those on overlays, whose VIPs change.
+    /// A socket to its table, once it has one. Closing it may wait for the kernel to free what was removed from
+    /// tables (milliseconds), so that is left to the removing thread.
     pub nft: Option<Socket>,
     /// Whether it has our table.
     pub table: bool,
@@ -85,6 +86,8 @@ impl SandboxState {
 pub struct Removal {
     /// Links in the daemon's namespace.
     pub links: Vec<String>,
+    /// A socket to be closed.
+    pub socket: Option<Socket>,
     /// Links in hidden namespaces.
     pub hidden: Vec<(OwnedFd, String)>,
 }
@@ -92,7 +95,7 @@ pub struct Removal {
 impl Removal {
     /// Whether there is nothing to remove.
     pub fn is_empty(&self) -> bool {
-        self.links.is_empty() && self.hidden.is_empty()
+        self.links.is_empty() && self.hidden.is_empty() && self.socket.is_none()
     }
 }
 
@@ -191,6 +194,7 @@ impl Core {
         let Some(sandbox) = self.sandboxes.get_mut(id) else {
             return (removal, errors);
         };
+        removal.socket = sandbox.nft.take();
         let ports = std::mem::take(&mut sandbox.record.ports);
         let endpoints = sandbox.record.endpoints.clone();
         let rules: Vec<_> = ports.iter().filter_map(PublishedPort::firewall).collect();
@@ -253,9 +257,7 @@ impl Core {
         };
         let result = self.write_table(id, &mut socket, change);
         let sandbox = self.sandbox_mut(id)?;
-        if sandbox.record.endpoints.iter().any(EndpointRecord::is_overlay) {
-            sandbox.nft = Some(socket);
-        }
+        sandbox.nft = Some(socket);
         sandbox.table |= result.is_ok();
         result
     }
@@ -271,7 +273,10 @@ impl Core {
             }
         }
         let mut tx = Transaction::default();
-        table::reset(&mut tx);
+        if sandbox.table {
+            tx.remove_table();
+        }
+        table::create(&mut tx);
         if let Some(ports) = sandbox.dns {
             table::set_dns(&mut tx, ports.udp, ports.tcp);
         }
@@ -361,6 +366,8 @@ fn set_up_namespace(sysctls: &std::collections::BTreeMap<String, String>) -> Res
 pub struct Remover {
     home: OwnedFd,
     route: Socket,
+    /// To be closed when the next job begins: nobody should wait for that.
+    spent: Vec<Socket>,
 }
 
 impl Remover {
@@ -373,16 +380,21 @@ impl Remover {
         Ok(Self {
             home: duplicate(home)?,
             route: Socket::open(Protocol::Route)?,
+            spent: Vec::new(),
         })
     }
 
     /// Forgets connections.
     pub fn forget(&mut self, stale: Vec<(Option<OwnedFd>, Stale)>) -> Vec<Error> {
+        self.spent.clear();
         let mut errors = Vec::new();
         for (netns, stale) in stale {
             let netns = netns.as_ref().unwrap_or(&self.home);
-            let forgotten = netns::inside(&self.home, netns.as_fd(), || {
-                forget(&mut Socket::open(Protocol::Netfilter)?, &stale)
+            let socket = netns::inside(&self.home, netns.as_fd(), || Socket::open(Protocol::Netfilter));
+            let forgotten = socket.and_then(|mut socket| {
+                let forgotten = forget(&mut socket, &stale);
+                self.spent.push(socket);
+                forgotten
             });
             errors.extend(forgotten.err());
         }
@@ -391,6 +403,8 @@ impl Remover {
 
     /// Removes the links; absent ones are fine.
     pub fn remove(&mut self, removal: Removal) -> Vec<Error> {
+        self.spent.clear();
+        self.spent.extend(removal.socket);
         let mut batch = Batch::default();
         for name in &removal.links {
             batch.remove_link(name);

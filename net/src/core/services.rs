@@ -12,6 +12,7 @@ use crate::{
         nft::Transaction,
         sandbox as table,
         slots::{Change, Slots},
+        tracked,
     },
     netlink::Protocol,
 };
@@ -210,9 +211,13 @@ impl Core {
         if lost.is_empty() {
             return Ok(());
         }
-        let Some(netns) = &self.sandbox(sandbox)?.netns else {
+        let state = self.sandbox_mut(sandbox)?;
+        if let Some(socket) = state.nft.as_mut()
+            && tracked(socket)? == 0
+        {
             return Ok(());
-        };
+        }
+        let Some(netns) = &state.netns else { return Ok(()) };
         let netns = duplicate(netns)?;
         self.stale.push((Some(netns), Stale::Services(lost.clone())));
         Ok(())

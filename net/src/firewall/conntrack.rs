@@ -50,7 +50,10 @@ fn flow(attributes: Attributes<'_>) -> Option<Flow> {
 
 /// How many connections the namespace tracks. A dump walks the hash table of the whole machine, which takes
 /// milliseconds; this does not.
-fn tracked(socket: &mut Socket) -> Result<u32> {
+///
+/// # Errors
+/// [`crate::Error::Netlink`].
+pub fn tracked(socket: &mut Socket) -> Result<u32> {
     let mut batch = Batch::default();
     batch.request(GET_STATS, 0, "count tracked connections", |m| {
         m.raw(&[2, 0, 0, 0]);

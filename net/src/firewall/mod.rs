@@ -11,4 +11,4 @@ pub mod nft;
 pub mod sandbox;
 pub mod slots;
 
-pub use conntrack::{Stale, forget};
+pub use conntrack::{Stale, forget, tracked};

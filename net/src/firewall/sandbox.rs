@@ -34,9 +34,10 @@ const SERVICES: [&str; CLASSES.len()] = [
     "services16384",
 ];
 
-/// Makes the table with everything but elements.
-pub fn reset(tx: &mut Transaction) {
-    tx.remove_table().add_table().add_set(DNS).add_set(VIPS);
+/// Makes the table with everything but elements; it must not be there. (Removing it in the same transaction would
+/// leave garbage for which the kernel waits when the socket is closed.)
+pub fn create(tx: &mut Transaction) {
+    tx.add_table().add_set(DNS).add_set(VIPS);
     for name in SERVICES {
         let key = (kind::concat(&[kind::ADDRESS, kind::MARK]), 8);
         tx.add_set(Set {
