@@ -358,3 +358,52 @@ async fn propagation_of_shared_mounts() {
         let _ = std::process::Command::new("umount").arg(at).status();
     }
 }
+
+/// The daemon of the next test: one container, then nothing but to be killed.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "started by a_killed_daemon_disturbs_nothing"]
+async fn daemon() {
+    let Some(mut bed) = bed() else { return };
+    bed.sh("i=0; while :; do echo $i; i=$((i+1)); sleep 0.01; done");
+    let client = bed.create().await.unwrap();
+    let (mut reader, _stdin) = halves(client.attach(OUTPUT).await.unwrap());
+    within(client.start()).await.unwrap();
+    println!("\ndaemon {} {}", bed.config.dir.display(), bed.cgroup);
+    while let Ok(Some(_)) = reader.next().await {}
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_daemon_disturbs_nothing() {
+    use std::io::BufRead as _;
+    let Some(mut bed) = bed() else { return };
+    let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "--ignored", "--nocapture", "daemon"])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = std::io::BufReader::new(child.stdout.take().unwrap()).lines();
+    let line = lines
+        .map_while(Result::ok)
+        .find(|l| l.starts_with("daemon "))
+        .unwrap();
+    let [_, dir, cgroup] = line.split(' ').collect::<Vec<_>>()[..] else {
+        panic!("{line}")
+    };
+    child.kill().unwrap();
+    child.wait().unwrap();
+    // From here on this bed stands for the other one, so that it is cleaned up like its own.
+    bed.config.dir = dir.into();
+    bed.cgroup = cgroup.to_owned();
+    let log = bed.config.dir.with_file_name("log");
+    let size = || std::fs::metadata(&log).map_or(0, |m| m.len());
+    let before = size();
+    assert!(wait_until(|| size() > before), "the log goes on");
+    let client = within(ShimClient::connect(&bed.config.dir)).await.unwrap();
+    let (mut reader, _stdin) = halves(client.attach(OUTPUT).await.unwrap());
+    read_until(&mut reader, "\n").await;
+    assert_eq!(bed.exec(&client, "e", "exit 3").await.0, 3);
+    within(client.kill(9, false)).await.unwrap();
+    assert_eq!(within(client.wait()).await.unwrap().code, 137);
+    bed.assert_nothing_left();
+    std::fs::remove_dir_all(bed.config.dir.parent().unwrap()).unwrap();
+}

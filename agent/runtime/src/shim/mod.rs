@@ -77,6 +77,10 @@ fn create(dir: &Path) -> Result<(Server, ContainerState), Error> {
     rustix::process::umask(Mode::from_raw_mode(0o077));
     let own = rustix::process::getpid();
     rustix::process::set_child_subreaper(Some(own)).context(|| "become a subreaper")?;
+    // Inherited by every process that joins a container, until its execve: nobody inside may trace it and so
+    // get at our descriptors (CVE-2016-9962).
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
+        .context(|| "become untraceable")?;
     let signals = sys::signal::descriptor(&[libc::SIGCHLD]).context(|| "make a signal descriptor")?;
 
     let config: ShimConfig = read_json(&dir.join(CONFIG_FILE))?;
