@@ -1,0 +1,120 @@
+//! The engine against the real kernel. Each case runs in a process and a network namespace of its own ("a host"), so that
+//! cases neither see each other's bridges nor firewall; the binary is also the shim, netd and init of its containers.
+//! Needs root. Arguments: a part of the names of the cases to run.
+#![allow(clippy::unwrap_used)]
+
+mod basics;
+mod bed;
+mod limits;
+mod network;
+mod restart;
+mod streams;
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::{Command, ExitCode, Stdio};
+use std::sync::Mutex;
+
+type Case = fn() -> std::pin::Pin<Box<dyn Future<Output = ()>>>;
+
+/// How many cases run at once.
+const PARALLEL: usize = 3;
+const CASE: &str = "PONTOON_ENGINE_CASE";
+
+fn cases() -> Vec<(&'static str, Case)> {
+    [
+        basics::cases(),
+        limits::cases(),
+        network::cases(),
+        restart::cases(),
+        streams::cases(),
+    ]
+    .concat()
+}
+
+fn main() -> ExitCode {
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    match (arguments.get(1).and_then(|a| a.to_str()), arguments.get(2)) {
+        (Some("shim"), Some(dir)) => return pontoon_runtime::shim_main(dir),
+        (Some("netd"), Some(dir)) => return pontoon_dataplane::netd_main(dir),
+        (Some("init"), _) => return pontoon_runtime::init_main(arguments.into_iter().skip(2)),
+        _ => {}
+    }
+    if !rustix::process::geteuid().is_root() || !Path::new(bed::BUSYBOX).exists() {
+        println!("skipped: needs root and {}", bed::BUSYBOX);
+        return ExitCode::SUCCESS;
+    }
+    if let Ok(name) = std::env::var(CASE) {
+        return run_here(&name);
+    }
+    let wanted: Vec<String> = arguments
+        .iter()
+        .skip(1)
+        .filter_map(|a| a.to_str())
+        .filter(|a| !a.starts_with('-'))
+        .map(str::to_owned)
+        .collect();
+    let queue: Vec<&str> = cases()
+        .into_iter()
+        .map(|(name, _)| name)
+        .filter(|name| wanted.is_empty() || wanted.iter().any(|part| name.contains(part.as_str())))
+        .collect();
+    run_all(queue)
+}
+
+fn run_all(queue: Vec<&'static str>) -> ExitCode {
+    let total = queue.len();
+    let queue = Mutex::new(queue.into_iter());
+    let failed = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..PARALLEL {
+            scope.spawn(|| {
+                loop {
+                    let Some(name) = queue.lock().unwrap().next() else {
+                        return;
+                    };
+                    let output = Command::new("unshare")
+                        .args(["--net", "--pid", "--fork", "--kill-child", "--mount-proc", "--"])
+                        .arg(std::env::current_exe().unwrap())
+                        .env(CASE, name)
+                        .stdin(Stdio::null())
+                        .output()
+                        .unwrap();
+                    let verdict = if output.status.success() { "ok" } else { "FAILED" };
+                    println!("case {name} ... {verdict}");
+                    if !output.status.success() {
+                        let text = [output.stdout, output.stderr].concat();
+                        println!("---- {name}\n{}", String::from_utf8_lossy(&text));
+                        failed.lock().unwrap().push(name);
+                    }
+                }
+            });
+        }
+    });
+    let failed = failed.into_inner().unwrap();
+    println!("{} of {total} cases passed", total - failed.len());
+    if failed.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+fn run_here(name: &str) -> ExitCode {
+    let Some((_, case)) = cases().into_iter().find(|(known, _)| *known == name) else {
+        return ExitCode::FAILURE;
+    };
+    bed::run("ip", &["link", "set", "lo", "up"]);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        // No case may hang the suite; none takes more than a few seconds by itself.
+        tokio::time::timeout(std::time::Duration::from_secs(180), case())
+            .await
+            .expect("the case hangs");
+    });
+    ExitCode::SUCCESS
+}
