@@ -8,6 +8,7 @@
 //! `shim`, `init` and `netd` are re-executions of this binary by the daemon. They are dispatched before anything else, as the
 //! shim must stay a process with one thread.
 
+use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
 
 mod cli;
@@ -21,13 +22,22 @@ mod terminal;
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1);
-    match (
-        arguments.next().as_deref().and_then(std::ffi::OsStr::to_str),
-        arguments.next(),
-    ) {
-        (Some("shim"), Some(dir)) => pontoon_runtime::shim_main(&dir),
-        (Some("netd"), Some(dir)) => pontoon_dataplane::netd_main(&dir),
+    match arguments.next().as_deref().and_then(std::ffi::OsStr::to_str) {
+        Some("shim") => with_folder(arguments, pontoon_runtime::shim_main),
+        Some("netd") => with_folder(arguments, pontoon_dataplane::netd_main),
+        Some("init") => pontoon_runtime::init_main(arguments),
         _ => client_main(),
+    }
+}
+
+/// Runs a hidden subcommand that takes its folder.
+fn with_folder(mut arguments: impl Iterator<Item = OsString>, run: fn(&OsStr) -> ExitCode) -> ExitCode {
+    match arguments.next() {
+        Some(folder) => run(&folder),
+        None => {
+            eprintln!("this command is the daemon's own: it needs the folder that the daemon gives it");
+            ExitCode::FAILURE
+        }
     }
 }
 

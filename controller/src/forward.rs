@@ -36,6 +36,9 @@ const RETRY_PAUSE: Duration = Duration::from_millis(50);
 fn needs_leader(path: &str) -> bool {
     const CALLS: &[&str] = &[
         "/pontoon.v1.Control/RotateJoinToken",
+        // Only the leader hears from every manager, so only it knows which are reachable.
+        "/pontoon.v1.Control/ListNodes",
+        "/pontoon.v1.Control/GetNode",
         "/pontoon.v1.Control/UpdateNode",
         "/pontoon.v1.Control/RemoveNode",
         "/pontoon.v1.Control/CreateService",

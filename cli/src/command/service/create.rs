@@ -98,12 +98,9 @@ pub async fn run(client: &Client, arguments: Arguments) -> Outcome {
     if detach {
         return Ok(0);
     }
-    let name = service
-        .spec
-        .and_then(|spec| spec.annotations)
-        .unwrap_or_default()
-        .name;
-    progress::wait(client, &[Waiting { id: service.id, name }], quiet).await
+    let spec = service.spec.clone().unwrap_or_default();
+    let name = spec.annotations.unwrap_or_default().name;
+    progress::wait(client, &[Waiting::on(&service, name, false)], quiet).await
 }
 
 fn service_spec(arguments: &Arguments) -> Result<ServiceSpec, Failure> {

@@ -149,18 +149,14 @@ pub async fn run(client: &Client, arguments: Arguments) -> Outcome {
         change_lists(&arguments, &mut spec, client).await?;
         Some(spec)
     };
-    client.control().update_service(request(&service, spec)).await?;
+    let updated = client.control().update_service(request(&service, spec)).await?.into_inner();
     listing::write(&format!("{}\n", arguments.service));
     if arguments.options.detach {
         return Ok(0);
     }
     progress::wait(
         client,
-        &[Waiting {
-            id: service.id,
-            name: arguments.service,
-        }],
-        arguments.options.quiet,
+        &[Waiting::on(&updated, arguments.service, arguments.rollback)], arguments.options.quiet,
     )
     .await
 }
@@ -292,18 +288,14 @@ fn change_ports(arguments: &Arguments, spec: &mut ServiceSpec) -> Result<(), Fai
 /// The daemon's, or that the rollback was paused.
 pub async fn rollback(client: &Client, arguments: RollbackArguments) -> Outcome {
     let service = get(client, &arguments.service).await?;
-    client.control().update_service(request(&service, None)).await?;
+    let updated = client.control().update_service(request(&service, None)).await?.into_inner();
     listing::write(&format!("{}\n", arguments.service));
     if arguments.detach {
         return Ok(0);
     }
     progress::wait(
         client,
-        &[Waiting {
-            id: service.id,
-            name: arguments.service,
-        }],
-        arguments.quiet,
+        &[Waiting::on(&updated, arguments.service, true)], arguments.quiet,
     )
     .await
 }
@@ -328,12 +320,9 @@ pub async fn scale(client: &Client, arguments: ScaleArguments) -> Outcome {
     let (mut scaled, mut failures) = (Vec::new(), Vec::new());
     for (name, replicas) in wishes {
         match scale_one(client, name, replicas).await {
-            Ok(id) => {
+            Ok(updated) => {
                 listing::write(&format!("{name} scaled to {replicas}\n"));
-                scaled.push(Waiting {
-                    id,
-                    name: name.to_owned(),
-                });
+                scaled.push(Waiting::on(&updated, name, false));
             }
             Err(failure) => failures.push(format!("{name}: {}", failure.message)),
         }
@@ -348,16 +337,12 @@ pub async fn scale(client: &Client, arguments: ScaleArguments) -> Outcome {
     }
 }
 
-async fn scale_one(client: &Client, name: &str, replicas: u64) -> Result<String, Failure> {
+async fn scale_one(client: &Client, name: &str, replicas: u64) -> Result<Service, Failure> {
     let service = get(client, name).await?;
     let mut spec = service.spec.clone().unwrap_or_default();
     match &mut spec.mode {
         Some(Mode::Replicated(mode)) => mode.replicas = replicas,
         _ => return Err(Failure::new("scale can only be used with replicated mode")),
     }
-    client
-        .control()
-        .update_service(request(&service, Some(spec)))
-        .await?;
-    Ok(service.id)
+    Ok(client.control().update_service(request(&service, Some(spec))).await?.into_inner())
 }

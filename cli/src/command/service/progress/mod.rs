@@ -24,6 +24,23 @@ pub struct Waiting {
     pub id: String,
     /// Its name, for messages.
     pub name: String,
+    /// When the change that is waited for was written: what an update came to before that is an old story.
+    pub since: i64,
+    /// The change is a rollback: then one that completes is no failure.
+    pub rollback: bool,
+}
+
+impl Waiting {
+    /// Waits for the change that a call has answered with.
+    pub fn on(service: &Service, name: impl Into<String>, rollback: bool) -> Self {
+        let since = service.meta.unwrap_or_default().updated_at;
+        Self {
+            id: service.id.clone(),
+            name: name.into(),
+            since,
+            rollback,
+        }
+    }
 }
 
 /// So long may all missing tasks be refused by every node before waiting is given up.
@@ -154,7 +171,7 @@ impl Progress {
             .values()
             .filter(|task| task.service_id == service.id)
             .collect();
-        let before = std::mem::replace(&mut self.view, View::of(service, &tasks));
+        let before = std::mem::replace(&mut self.view, View::of(service, &tasks, &self.waiting));
         if self.view.standing != before.standing {
             self.deadline = None;
         }

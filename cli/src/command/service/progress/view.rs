@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use pontoon_proto::v1::{Service, Task, TaskState, UpdateState, service_spec::Mode};
 
+use super::Waiting;
+
 /// Where a service stands.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Standing {
@@ -69,7 +71,7 @@ const BAR: [(TaskState, &str); 8] = [
 
 impl View {
     /// Looks at a service and all of its tasks.
-    pub fn of(service: &Service, tasks: &[&Task]) -> Self {
+    pub fn of(service: &Service, tasks: &[&Task], waiting: &Waiting) -> Self {
         let spec = service.spec.as_ref();
         let monitor = spec
             .and_then(|spec| spec.update)
@@ -118,34 +120,36 @@ impl View {
             note: service.allocation_error.clone(),
         };
         let surplus = places.len() as u64 > wanted;
-        view.standing = view.judge(
-            service,
-            &places.into_values().collect::<Vec<_>>(),
-            outdated > 0 || surplus,
-        );
+        view.standing = match view.update(service, tasks, waiting) {
+            Some(standing) => standing,
+            None => view.judge(&places.into_values().collect::<Vec<_>>(), outdated > 0 || surplus),
+        };
         view
     }
 
-    fn judge(&mut self, service: &Service, places: &[&Task], unsettled: bool) -> Standing {
+    /// What the service's update, or its rollback, has come to; `None` when the tasks decide.
+    fn update(&mut self, service: &Service, tasks: &[&Task], waiting: &Waiting) -> Option<Standing> {
         let update = service.update_status.clone().unwrap_or_default();
+        let is_new = update.started_at.max(update.completed_at) >= waiting.since;
         match update.state() {
-            UpdateState::Paused | UpdateState::RollbackPaused => {
-                return Standing::Failed(format!("update paused: {}", update.message));
+            UpdateState::Updating => Some(Standing::Working),
+            UpdateState::RollbackStarted => {
+                self.note = format!("rolling back: {}", update.message);
+                Some(Standing::Working)
             }
-            UpdateState::RollbackStarted => self.note = format!("rolling back: {}", update.message),
-            UpdateState::RollbackCompleted if self.running == self.wanted && !update.message.is_empty() => {
-                let asked_for = update.message.contains("manually");
-                if !asked_for {
-                    return Standing::Failed(format!("rolled back: {}", update.message));
-                }
+            UpdateState::Paused | UpdateState::RollbackPaused if is_new => Some(Standing::Failed(
+                with_reason(&update.message, tasks, waiting.since),
+            )),
+            UpdateState::RollbackCompleted if is_new && !waiting.rollback => {
+                let text = with_reason("the update failed and was rolled back", tasks, waiting.since);
+                Some(Standing::Failed(text))
             }
-            _ => {}
+            _ => None,
         }
-        let updating = matches!(
-            update.state(),
-            UpdateState::Updating | UpdateState::RollbackStarted
-        );
-        if self.running == self.wanted && !unsettled && !updating {
+    }
+
+    fn judge(&mut self, places: &[&Task], unsettled: bool) -> Standing {
+        if self.running == self.wanted && !unsettled {
             return Standing::Complete;
         }
         let missing: Vec<_> = places
@@ -188,6 +192,22 @@ impl View {
             "overall progress: {} out of {} tasks{note}",
             self.running, self.wanted
         )
+    }
+}
+
+/// A message with the reason of the newest task that failed since a time.
+fn with_reason(message: &str, tasks: &[&Task], since: i64) -> String {
+    let failed = tasks
+        .iter()
+        .filter_map(|task| task.status.as_ref())
+        .filter(|status| {
+            matches!(status.state(), TaskState::Failed | TaskState::Rejected)
+                && status.timestamp >= since
+                && !status.err.is_empty()
+        });
+    match failed.max_by_key(|status| status.timestamp) {
+        Some(status) => format!("{message}: {}", status.err),
+        None => message.to_owned(),
     }
 }
 
@@ -254,7 +274,13 @@ mod tests {
     }
 
     fn standing(service: &Service, tasks: &[Task]) -> Standing {
-        View::of(service, &tasks.iter().collect::<Vec<_>>()).standing
+        let waiting = Waiting {
+            id: "s".into(),
+            name: "web".into(),
+            since: 10,
+            rollback: false,
+        };
+        View::of(service, &tasks.iter().collect::<Vec<_>>(), &waiting).standing
     }
 
     #[test]
