@@ -149,14 +149,19 @@ pub async fn run(client: &Client, arguments: Arguments) -> Outcome {
         change_lists(&arguments, &mut spec, client).await?;
         Some(spec)
     };
-    let updated = client.control().update_service(request(&service, spec)).await?.into_inner();
+    let updated = client
+        .control()
+        .update_service(request(&service, spec))
+        .await?
+        .into_inner();
     listing::write(&format!("{}\n", arguments.service));
     if arguments.options.detach {
         return Ok(0);
     }
     progress::wait(
         client,
-        &[Waiting::on(&updated, arguments.service, arguments.rollback)], arguments.options.quiet,
+        &[Waiting::on(&updated, arguments.service, arguments.rollback)],
+        arguments.options.quiet,
     )
     .await
 }
@@ -288,14 +293,19 @@ fn change_ports(arguments: &Arguments, spec: &mut ServiceSpec) -> Result<(), Fai
 /// The daemon's, or that the rollback was paused.
 pub async fn rollback(client: &Client, arguments: RollbackArguments) -> Outcome {
     let service = get(client, &arguments.service).await?;
-    let updated = client.control().update_service(request(&service, None)).await?.into_inner();
+    let updated = client
+        .control()
+        .update_service(request(&service, None))
+        .await?
+        .into_inner();
     listing::write(&format!("{}\n", arguments.service));
     if arguments.detach {
         return Ok(0);
     }
     progress::wait(
         client,
-        &[Waiting::on(&updated, arguments.service, true)], arguments.quiet,
+        &[Waiting::on(&updated, arguments.service, true)],
+        arguments.quiet,
     )
     .await
 }
@@ -344,5 +354,9 @@ async fn scale_one(client: &Client, name: &str, replicas: u64) -> Result<Service
         Some(Mode::Replicated(mode)) => mode.replicas = replicas,
         _ => return Err(Failure::new("scale can only be used with replicated mode")),
     }
-    Ok(client.control().update_service(request(&service, Some(spec))).await?.into_inner())
+    Ok(client
+        .control()
+        .update_service(request(&service, Some(spec)))
+        .await?
+        .into_inner())
 }
