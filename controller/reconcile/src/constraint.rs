@@ -130,3 +130,77 @@ impl Constraint {
 pub(crate) fn all_match(constraints: &[Constraint], node: &Node) -> bool {
     constraints.iter().all(|constraint| constraint.matches(node))
 }
+
+#[cfg(test)]
+mod tests {
+    use pontoon_proto::v1::{Annotations, NodeDescription, NodeSpec, NodeStatus, Platform};
+
+    use super::*;
+
+    fn node() -> Node {
+        let labels = [("zone".to_owned(), "Eu-1".to_owned())].into();
+        let platform = Platform {
+            architecture: "amd64".to_owned(),
+            os: "linux".to_owned(),
+        };
+        Node {
+            id: "abc".to_owned(),
+            spec: Some(NodeSpec {
+                annotations: Some(Annotations {
+                    labels,
+                    ..Default::default()
+                }),
+                ..Default::default()
+            }),
+            description: Some(NodeDescription {
+                platform: Some(platform),
+                ..Default::default()
+            }),
+            status: Some(NodeStatus {
+                addr: "192.0.2.7".to_owned(),
+                ..Default::default()
+            }),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn matches_as_swarm_does() {
+        for (text, expected) in [
+            ("node.id==abc", true),
+            ("node.id == ABC", true),
+            ("node.id!=abc", false),
+            ("node.role==worker", true),
+            ("node.role!=manager", true),
+            ("node.labels.zone==eu-1", true),
+            ("node.labels.zone!=us", true),
+            ("node.labels.other==", false),
+            ("node.labels.other!=x", true),
+            ("node.ip==192.0.2.7", true),
+            ("node.ip==192.0.2.0/24", true),
+            ("node.ip!=192.0.3.0/24", true),
+            ("node.platform.arch==amd64", true),
+            ("node.platform.os!=linux", false),
+            ("node.unknown==x", false),
+            ("node.unknown!=x", false),
+        ] {
+            match parse(text) {
+                Ok(constraint) => assert_eq!(constraint.matches(&node()), expected, "{text}"),
+                Err(error) => assert_eq!((error, expected), (Error::Value(String::new()), false), "{text}"),
+            }
+        }
+    }
+
+    #[test]
+    fn says_what_is_wrong() {
+        assert_eq!(parse("node.id=abc").unwrap_err(), Error::NoOperator);
+        assert_eq!(
+            parse("1node==a").unwrap_err().to_string(),
+            "key '1node' is invalid"
+        );
+        assert_eq!(
+            parse("node.id==a&b").unwrap_err().to_string(),
+            "value 'a&b' is invalid"
+        );
+    }
+}

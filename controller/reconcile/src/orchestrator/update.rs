@@ -41,6 +41,8 @@ struct Slot<'a> {
     key: &'a SlotKey,
     tasks: &'a [Arc<Task>],
     stage: Stage,
+    /// Live tasks of the newest and of another version are in it: one of them is to go.
+    mixed: bool,
 }
 
 /// Takes the service's update one step further.
@@ -48,6 +50,8 @@ pub(super) fn run(pass: &mut Pass<'_, '_>, service: &Arc<Service>) {
     let Some(service) = pass.tx.service(&service.id).cloned() else {
         return;
     };
+    let subject = Subject::Service(Id::from(service.id.as_str()));
+    pass.state.timers.clear(&subject);
     let mut tasks: BTreeMap<SlotKey, Vec<Arc<Task>>> = BTreeMap::new();
     for task in pass.tx.tasks_by_service(&service.id) {
         tasks.entry(slot_key(task)).or_default().push(task.clone());
@@ -68,6 +72,7 @@ pub(super) fn run(pass: &mut Pass<'_, '_>, service: &Arc<Service>) {
             key,
             tasks,
             stage: stage(pass, &service, tasks),
+            mixed: is_mixed(&service, tasks),
         })
         .collect();
     let waiting = slots
@@ -82,7 +87,8 @@ pub(super) fn run(pass: &mut Pass<'_, '_>, service: &Arc<Service>) {
         _ => false,
     };
     if !started {
-        if waiting > 0 {
+        // Without a slot that waits, one may be left half moved by an update that was taken back.
+        if waiting > 0 || slots.iter().any(|slot| slot.mixed) {
             set_status(pass, &service, UpdateState::Updating, "update in progress");
         }
         return;
@@ -98,6 +104,14 @@ pub(super) fn run(pass: &mut Pass<'_, '_>, service: &Arc<Service>) {
     } else {
         go_on(pass, &service, slots);
     }
+}
+
+fn is_mixed(service: &Service, tasks: &[Arc<Task>]) -> bool {
+    let live = |current: bool| {
+        let same = |task: &&Arc<Task>| (task.spec_version == service.spec_version) == current;
+        tasks.iter().filter(same).any(|task| is_live(task))
+    };
+    live(true) && live(false)
 }
 
 fn started_at(service: &Service) -> i64 {
@@ -256,6 +270,7 @@ fn complete(pass: &mut Pass<'_, '_>, service: &Arc<Service>, slots: &[Slot<'_>])
     let mut last = started_at(service);
     for slot in slots {
         match slot.stage {
+            _ if slot.mixed => return,
             Stage::Moving | Stage::Waiting { .. } => return,
             Stage::Moved { at } => last = last.max(at),
             Stage::Untouched => {}
