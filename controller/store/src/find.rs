@@ -5,10 +5,11 @@ use std::sync::Arc;
 use imbl::OrdMap;
 use pontoon_proto::v1::{Network, Node, Service, Task};
 
+use crate::tables::Shared;
 use crate::{Error, Id, Kind, Result, Snapshot};
 
 /// The one object whose id starts with `target`.
-fn by_prefix<'a, T>(kind: Kind, table: &'a OrdMap<Id, Arc<T>>, target: &str) -> Result<&'a Arc<T>> {
+fn by_prefix<'a, T>(kind: Kind, table: &'a OrdMap<Id, Shared<T>>, target: &str) -> Result<&'a Arc<T>> {
     let not_found = || Error::NotFound {
         kind,
         target: target.to_owned(),
@@ -20,7 +21,7 @@ fn by_prefix<'a, T>(kind: Kind, table: &'a OrdMap<Id, Arc<T>>, target: &str) -> 
     let mut matches = table.range(from..).take_while(|(id, _)| id.starts_with(target));
     let (_, first) = matches.next().ok_or_else(not_found)?;
     match matches.count() {
-        0 => Ok(first),
+        0 => Ok(&first.0),
         more => Err(Error::Ambiguous {
             kind,
             target: target.to_owned(),

@@ -26,18 +26,18 @@ impl Snapshot {
     /// The cluster object (there is one).
     #[must_use]
     pub fn cluster(&self) -> Option<&Arc<Cluster>> {
-        self.tables.clusters.get_min().map(|(_, cluster)| cluster)
+        self.tables.clusters.get_min().map(|(_, cluster)| &cluster.0)
     }
 
     /// The node of this id.
     #[must_use]
     pub fn node(&self, id: &str) -> Option<&Arc<Node>> {
-        self.tables.nodes.get(id)
+        self.tables.nodes.get(id).map(|shared| &shared.0)
     }
 
     /// All nodes, by id.
     pub fn nodes(&self) -> impl DoubleEndedIterator<Item = &Arc<Node>> {
-        self.tables.nodes.values()
+        self.tables.nodes.values().map(|shared| &shared.0)
     }
 
     /// Number of nodes.
@@ -49,12 +49,12 @@ impl Snapshot {
     /// The network of this id.
     #[must_use]
     pub fn network(&self, id: &str) -> Option<&Arc<Network>> {
-        self.tables.networks.get(id)
+        self.tables.networks.get(id).map(|shared| &shared.0)
     }
 
     /// All networks, by id.
     pub fn networks(&self) -> impl DoubleEndedIterator<Item = &Arc<Network>> {
-        self.tables.networks.values()
+        self.tables.networks.values().map(|shared| &shared.0)
     }
 
     /// The network of this name.
@@ -66,12 +66,12 @@ impl Snapshot {
     /// The service of this id.
     #[must_use]
     pub fn service(&self, id: &str) -> Option<&Arc<Service>> {
-        self.tables.services.get(id)
+        self.tables.services.get(id).map(|shared| &shared.0)
     }
 
     /// All services, by id.
     pub fn services(&self) -> impl DoubleEndedIterator<Item = &Arc<Service>> {
-        self.tables.services.values()
+        self.tables.services.values().map(|shared| &shared.0)
     }
 
     /// The service of this name.
@@ -83,12 +83,12 @@ impl Snapshot {
     /// The task of this id.
     #[must_use]
     pub fn task(&self, id: &str) -> Option<&Arc<Task>> {
-        self.tables.tasks.get(id)
+        self.tables.tasks.get(id).map(|shared| &shared.0)
     }
 
     /// All tasks, by id.
     pub fn tasks(&self) -> impl DoubleEndedIterator<Item = &Arc<Task>> {
-        self.tables.tasks.values()
+        self.tables.tasks.values().map(|shared| &shared.0)
     }
 
     /// Number of tasks.
@@ -137,11 +137,20 @@ impl Snapshot {
     /// Every object, kind by kind.
     pub fn objects(&self) -> impl Iterator<Item = Object> + '_ {
         let tables = &self.tables;
-        let clusters = tables.clusters.values().cloned().map(Object::Cluster);
-        let nodes = tables.nodes.values().cloned().map(Object::Node);
-        let networks = tables.networks.values().cloned().map(Object::Network);
-        let services = tables.services.values().cloned().map(Object::Service);
-        let tasks = tables.tasks.values().cloned().map(Object::Task);
+        let clusters = tables
+            .clusters
+            .values()
+            .map(|shared| Object::Cluster(shared.0.clone()));
+        let nodes = tables.nodes.values().map(|shared| Object::Node(shared.0.clone()));
+        let networks = tables
+            .networks
+            .values()
+            .map(|shared| Object::Network(shared.0.clone()));
+        let services = tables
+            .services
+            .values()
+            .map(|shared| Object::Service(shared.0.clone()));
+        let tasks = tables.tasks.values().map(|shared| Object::Task(shared.0.clone()));
         clusters.chain(nodes).chain(networks).chain(services).chain(tasks)
     }
 
@@ -153,10 +162,10 @@ impl Snapshot {
             ($($table:ident $kind:ident),*) => {$(
                 for item in older.tables.$table.diff(&self.tables.$table) {
                     found.push(match item {
-                        DiffItem::Add(_, new) => (None, Some(Object::$kind(new.clone()))),
-                        DiffItem::Remove(_, old) => (Some(Object::$kind(old.clone())), None),
+                        DiffItem::Add(_, new) => (None, Some(Object::$kind(new.0.clone()))),
+                        DiffItem::Remove(_, old) => (Some(Object::$kind(old.0.clone())), None),
                         DiffItem::Update { old, new } => {
-                            (Some(Object::$kind(old.1.clone())), Some(Object::$kind(new.1.clone())))
+                            (Some(Object::$kind(old.1.0.clone())), Some(Object::$kind(new.1.0.clone())))
                         }
                     });
                 }
@@ -212,7 +221,7 @@ impl Stamp {
             ($table:ident, $kind:ident, $object:ident) => {{
                 let mut object = $object;
                 let old = tables.$table.get(object.id.as_str());
-                object.meta = self.meta(old.and_then(|old| old.meta.as_ref()));
+                object.meta = self.meta(old.and_then(|old| old.0.meta.as_ref()));
                 let object = Object::$kind(Arc::new(object));
                 tables.put(object.clone());
                 Some(Event::Put(object))

@@ -10,14 +10,25 @@ use crate::{Kind, Object};
 /// An object's id as the maps hold it.
 pub type Id = Arc<str>;
 
+/// A shared object. Compared by pointer first: unlike `Arc`, also where `T` is not `Eq`. That is what makes a difference of
+/// snapshots cheap, which looks at the neighbours of what changed too.
+#[derive(Debug, Clone)]
+pub(crate) struct Shared<T>(pub(crate) Arc<T>);
+
+impl<T: PartialEq> PartialEq for Shared<T> {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0) || self.0 == other.0
+    }
+}
+
 /// All objects and the indexes over them. A clone is O(1).
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Tables {
-    pub(crate) clusters: OrdMap<Id, Arc<Cluster>>,
-    pub(crate) nodes: OrdMap<Id, Arc<Node>>,
-    pub(crate) networks: OrdMap<Id, Arc<Network>>,
-    pub(crate) services: OrdMap<Id, Arc<Service>>,
-    pub(crate) tasks: OrdMap<Id, Arc<Task>>,
+    pub(crate) clusters: OrdMap<Id, Shared<Cluster>>,
+    pub(crate) nodes: OrdMap<Id, Shared<Node>>,
+    pub(crate) networks: OrdMap<Id, Shared<Network>>,
+    pub(crate) services: OrdMap<Id, Shared<Service>>,
+    pub(crate) tasks: OrdMap<Id, Shared<Task>>,
     pub(crate) network_names: OrdMap<Id, Id>,
     pub(crate) service_names: OrdMap<Id, Id>,
     /// Tasks of a service, in the order of slots.
@@ -73,11 +84,20 @@ impl Tables {
     /// The object of this kind and id.
     pub(crate) fn get(&self, kind: Kind, id: &str) -> Option<Object> {
         match kind {
-            Kind::Cluster => self.clusters.get(id).cloned().map(Object::Cluster),
-            Kind::Node => self.nodes.get(id).cloned().map(Object::Node),
-            Kind::Network => self.networks.get(id).cloned().map(Object::Network),
-            Kind::Service => self.services.get(id).cloned().map(Object::Service),
-            Kind::Task => self.tasks.get(id).cloned().map(Object::Task),
+            Kind::Cluster => self
+                .clusters
+                .get(id)
+                .map(|shared| Object::Cluster(shared.0.clone())),
+            Kind::Node => self.nodes.get(id).map(|shared| Object::Node(shared.0.clone())),
+            Kind::Network => self
+                .networks
+                .get(id)
+                .map(|shared| Object::Network(shared.0.clone())),
+            Kind::Service => self
+                .services
+                .get(id)
+                .map(|shared| Object::Service(shared.0.clone())),
+            Kind::Task => self.tasks.get(id).map(|shared| Object::Task(shared.0.clone())),
         }
     }
 
@@ -85,28 +105,35 @@ impl Tables {
     pub(crate) fn put(&mut self, object: Object) -> Option<Object> {
         let id = Id::from(object.id());
         match object {
-            Object::Cluster(new) => self.clusters.insert(id, new).map(Object::Cluster),
-            Object::Node(new) => self.nodes.insert(id, new).map(Object::Node),
+            Object::Cluster(new) => self
+                .clusters
+                .insert(id, Shared(new))
+                .map(|shared| Object::Cluster(shared.0)),
+            Object::Node(new) => self
+                .nodes
+                .insert(id, Shared(new))
+                .map(|shared| Object::Node(shared.0)),
             Object::Network(new) => {
-                let old = self.networks.insert(id.clone(), new.clone());
-                let old_name = old.as_deref().map(network_name);
+                let old = self.networks.insert(id.clone(), Shared(new.clone()));
+                let old_name = old.as_ref().map(|old| network_name(&old.0));
                 rename(&mut self.network_names, &id, old_name, Some(network_name(&new)));
-                old.map(Object::Network)
+                old.map(|shared| Object::Network(shared.0))
             }
             Object::Service(new) => {
-                let old = self.services.insert(id.clone(), new.clone());
-                let old_name = old.as_deref().map(service_name);
+                let old = self.services.insert(id.clone(), Shared(new.clone()));
+                let old_name = old.as_ref().map(|old| service_name(&old.0));
                 rename(&mut self.service_names, &id, old_name, Some(service_name(&new)));
-                old.map(Object::Service)
+                old.map(|shared| Object::Service(shared.0))
             }
             Object::Task(new) => self.put_task(id, new).map(Object::Task),
         }
     }
 
     fn put_task(&mut self, id: Id, new: Arc<Task>) -> Option<Arc<Task>> {
-        let old = self.tasks.insert(id.clone(), new.clone());
-        let place = |task: &Task| (task.service_id.clone(), task.slot);
-        if old.as_deref().map(place) != Some(place(&new)) {
+        let old = self.tasks.insert(id.clone(), Shared(new.clone()));
+        let old = old.map(|shared| shared.0);
+        let stays = |old: &Task| old.slot == new.slot && old.service_id == new.service_id;
+        if !old.as_deref().is_some_and(stays) {
             if let Some(old) = &old {
                 unindex(
                     &mut self.tasks_by_service,
@@ -133,20 +160,20 @@ impl Tables {
     /// Deletes an object; returns it.
     pub(crate) fn delete(&mut self, kind: Kind, id: &str) -> Option<Object> {
         match kind {
-            Kind::Cluster => self.clusters.remove(id).map(Object::Cluster),
-            Kind::Node => self.nodes.remove(id).map(Object::Node),
+            Kind::Cluster => self.clusters.remove(id).map(|shared| Object::Cluster(shared.0)),
+            Kind::Node => self.nodes.remove(id).map(|shared| Object::Node(shared.0)),
             Kind::Network => {
                 let (id, old) = self.networks.remove_with_key(id)?;
-                rename(&mut self.network_names, &id, Some(network_name(&old)), None);
-                Some(Object::Network(old))
+                rename(&mut self.network_names, &id, Some(network_name(&old.0)), None);
+                Some(Object::Network(old.0))
             }
             Kind::Service => {
                 let (id, old) = self.services.remove_with_key(id)?;
-                rename(&mut self.service_names, &id, Some(service_name(&old)), None);
-                Some(Object::Service(old))
+                rename(&mut self.service_names, &id, Some(service_name(&old.0)), None);
+                Some(Object::Service(old.0))
             }
             Kind::Task => {
-                let (id, old) = self.tasks.remove_with_key(id)?;
+                let (id, Shared(old)) = self.tasks.remove_with_key(id)?;
                 unindex(
                     &mut self.tasks_by_service,
                     &old.service_id,
