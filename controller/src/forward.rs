@@ -26,7 +26,7 @@ use tracing::debug;
 use crate::core::Core;
 use crate::status;
 
-/// On calls that a manager passed on: who made them, as `role:node id`, or `local`, or `nobody`.
+/// On calls that a manager passed on: who made them, as `role:node id`, or `nobody` (the local socket, or no certificate).
 const CALLER: HeaderName = HeaderName::from_static("pontoon-caller");
 /// Requests of the API are small; none needs more.
 const MAX_REQUEST: usize = 4 << 20;

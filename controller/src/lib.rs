@@ -21,8 +21,8 @@
 //! 4. [`Manager::wait_ready`]; then the agent may dial this manager.
 //!
 //! To stop: end the servers, then [`Manager::shutdown`] (hands leadership over). To leave for good: [`Manager::leave`]
-//! before that; afterwards the daemon removes the data folder. When the agent reports that this node's role is no
-//! longer manager (the raft member is gone by then), the daemon does the same as for leaving, without `leave`.
+//! before that; afterwards the daemon removes the data folder. When [`Manager::stopped`] says that the member was removed
+//! (this node was demoted) the daemon does the same without `leave`; the agent renews the certificate and goes on.
 
 mod access;
 mod api;
@@ -49,4 +49,4 @@ mod writer;
 pub use config::{InitOptions, ManagerConfig, RaftTimers};
 pub use error::Error;
 pub use manager::Manager;
-pub use pontoon_raft::{Leadership, Member};
+pub use pontoon_raft::{Leadership, Member, StopReason};

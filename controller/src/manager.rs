@@ -11,7 +11,9 @@ use pontoon_proto::v1::NodeRole;
 use pontoon_proto::v1::ca_server::CaServer;
 use pontoon_proto::v1::control_server::ControlServer;
 use pontoon_proto::v1::dispatcher_server::DispatcherServer;
-use pontoon_raft::{Config, Leadership, Member, PeerIdentity, Raft, RaftHandle, RaftService, Role};
+use pontoon_raft::{
+    Config, Leadership, Member, PeerIdentity, Raft, RaftHandle, RaftService, Role, StopReason,
+};
 use pontoon_store::Snapshot;
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinSet;
@@ -185,6 +187,12 @@ impl Manager {
     /// The managers.
     pub fn members(&self) -> Vec<Member> {
         self.core.raft.members()
+    }
+
+    /// Set once when the log has stopped: shut down, removed from the group (demoted by another manager), or its disk
+    /// failed. The manager is of no use then; the daemon shuts it down.
+    pub fn stopped(&self) -> watch::Receiver<Option<StopReason>> {
+        self.core.raft.stopped()
     }
 
     /// The state as this manager has it; not necessarily the newest.

@@ -4,8 +4,11 @@
 
 mod support;
 
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use pontoon_controller::StopReason;
 use pontoon_identity::{Endpoint, connect, renew};
 use pontoon_proto::v1::ca_client::CaClient;
 use pontoon_proto::v1::control_client::ControlClient;
@@ -36,6 +39,20 @@ async fn take_leader(hosts: &mut Vec<Host>) -> Host {
     })
     .await;
     hosts.remove(position)
+}
+
+fn files(dir: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(files(&path))
+        } else {
+            found.push(path)
+        }
+    }
+    assert!(!found.is_empty());
+    found
 }
 
 fn role(target: &str, role: NodeRole) -> UpdateNodeRequest {
@@ -275,6 +292,10 @@ async fn promotion_and_demotion() {
         .into_inner();
     assert_eq!(demoted_by.spec.unwrap().role(), NodeRole::Worker);
     first.wait_voters(1).await;
+    eventually("the demoted manager is told", || async {
+        (*second.manager.stopped().borrow() == Some(StopReason::Removed)).then_some(())
+    })
+    .await;
     eventually("the node's role follows", || async {
         let node = first
             .client()
@@ -364,6 +385,12 @@ async fn a_whole_cluster_restarts_from_disk() {
     let tokens = host.tokens().await;
     let addr = host.addr.clone();
     let dir = host.stop().await;
+    // The root's key is in these files.
+    for file in files(&dir.path().join("data/raft")) {
+        let metadata = std::fs::metadata(&file).unwrap();
+        let is_open = metadata.len() > 0 && metadata.permissions().mode() & 0o077 != 0;
+        assert!(!is_open, "{}", file.display());
+    }
     let again = Host::reopen(dir, &addr).await;
     eventually("the service is there", || async {
         again

@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use pontoon_proto::v1::NodeState;
 use pontoon_reconcile::observe;
-use pontoon_store::Snapshot;
+use pontoon_store::{Snapshot, Tx};
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::info;
 
 use crate::leader::Leading;
+use crate::writer::Scope;
 
 /// SwarmKit's grace.
 const MISSED: u32 = 3;
@@ -65,6 +66,11 @@ impl Beats {
         self.lock().insert(node_id.to_owned(), deadline);
     }
 
+    /// True when the node was heard of since it was last found late.
+    fn is_expected(&self, node_id: &str) -> bool {
+        self.lock().contains_key(node_id)
+    }
+
     /// Takes out those that are late.
     fn late(&self, now: Instant) -> Vec<String> {
         let mut deadlines = self.lock();
@@ -100,15 +106,15 @@ pub(crate) async fn run(leading: Arc<Leading>) {
             );
             // A session that still looks open must register anew.
             leading.sessions.end(&node_id);
+            let beats = leading.beats.clone();
+            let declare = move |tx: &mut Tx, scope: &Scope| {
+                // It may have registered while this was queued; its session must not outlive its being up.
+                if !beats.is_expected(&node_id) {
+                    observe::node_down(tx, &node_id, "heartbeat failure", scope.now);
+                }
+            };
             // Fails only with the leadership, which ends this task.
-            drop(
-                leading
-                    .writer
-                    .observe(move |tx, scope| {
-                        observe::node_down(tx, &node_id, "heartbeat failure", scope.now);
-                    })
-                    .await,
-            );
+            drop(leading.writer.observe(declare).await);
         }
     }
 }
@@ -117,7 +123,7 @@ pub(crate) async fn run(leading: Arc<Leading>) {
 mod tests {
     use super::*;
     use pontoon_proto::v1::{Cluster, ClusterSpec, Node, NodeStatus};
-    use pontoon_store::{Store, Tx};
+    use pontoon_store::Store;
 
     fn snapshot(period: i64, states: &[NodeState]) -> Snapshot {
         let store = Store::new();
@@ -170,7 +176,9 @@ mod tests {
         assert!(beats.late(at(2)).is_empty());
         beats.beat("n9", second, at(2));
         assert!(beats.late(at(4)).is_empty());
+        assert!(beats.is_expected("n9"));
         assert_eq!(beats.late(at(5)), ["n9"]);
+        assert!(!beats.is_expected("n9"));
         // The node that was ready under the former leader has twice the time; those that were not are left alone.
         assert_eq!(beats.late(at(6)), ["n0"]);
         assert!(beats.late(at(100)).is_empty());

@@ -109,6 +109,12 @@ impl Start {
             description.data_path_addr.clone_from(&self.addr);
         }
         let (node_id, addr) = (self.node_id.clone(), self.addr.clone());
+        let exists = self.core.snapshot().node(&node_id).is_some();
+        if exists {
+            // Before the write: a node that registers is not late any more.
+            let period = period(&self.core.snapshot());
+            self.leading.beats.beat(&node_id, period, Instant::now());
+        }
         let write = self.leading.writer.write(move |tx, scope| {
             if tx.node(&node_id).is_none() {
                 return Err(removed(&node_id));
