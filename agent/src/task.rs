@@ -172,14 +172,11 @@ impl Walk {
 
     /// Waits until nothing of the task is wanted any more. REMOVE takes the container already.
     async fn until_removed(&mut self) {
-        let wanted = self
-            .assignment
-            .wait_for(|task| task.desired_state() >= TaskState::Remove);
-        let removal = tokio::select! {
-            wanted = wanted => wanted.is_ok(),
+        tokio::select! {
+            () = desired(&mut self.assignment, TaskState::Remove) => {}
             () = self.remove.cancelled() => return,
-        };
-        if removal && let Err(error) = self.controller.remove().await {
+        }
+        if let Err(error) = self.controller.remove().await {
             tracing::warn!(task = self.id(), %error, "could not remove a task's container");
         }
         self.remove.cancelled().await;
@@ -280,11 +277,7 @@ impl Walk {
 
     async fn until_desired(&mut self, state: TaskState) -> Result<(), Interrupt> {
         tokio::select! {
-            reached = self.assignment.wait_for(|task| task.desired_state() >= state) => {
-                if reached.is_err() {
-                    return Err(Interrupt::Remove);
-                }
-            }
+            () = desired(&mut self.assignment, state) => {}
             () = self.remove.cancelled() => {}
         }
         self.check()
@@ -299,8 +292,20 @@ async fn interruptible<T>(
 ) -> Result<T, Interrupt> {
     tokio::select! {
         outcome = wait => Ok(outcome),
-        _ = assignment.wait_for(|task| task.desired_state() > TaskState::Running) => Err(Interrupt::Leave),
+        () = desired(assignment, TaskState::Shutdown) => Err(Interrupt::Leave),
         () = remove.cancelled() => Err(Interrupt::Remove),
+    }
+}
+
+/// Waits until the managers want at least this state. A worker that is gone (the daemon leaves) wants nothing any more:
+/// its containers have to stay as they are, so that is no end of the wait.
+async fn desired(assignment: &mut watch::Receiver<TaskAssignment>, state: TaskState) {
+    if assignment
+        .wait_for(|task| task.desired_state() >= state)
+        .await
+        .is_err()
+    {
+        std::future::pending::<()>().await;
     }
 }
 

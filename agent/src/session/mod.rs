@@ -15,7 +15,7 @@ use std::time::Duration;
 use pontoon_proto::v1::agent_message::Message as ToManager;
 use pontoon_proto::v1::dispatcher_client::DispatcherClient;
 use pontoon_proto::v1::manager_message::Message as FromManager;
-use pontoon_proto::v1::{AgentMessage, ManagerMessage, Node, Register};
+use pontoon_proto::v1::{AgentMessage, ManagerList, ManagerMessage, Node, Register};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -88,7 +88,19 @@ impl Runner {
             tracing::warn!(error = error.chain(), "could not read the list of managers");
             Default::default()
         });
-        let managers = Managers::new(config.managers.into_iter().chain(learned.managers));
+        let mut peers = learned.managers;
+        for peer in config.managers {
+            if !peers.iter().any(|known| known.addr == peer.addr) {
+                peers.push(peer);
+            }
+        }
+        // Kept from the first: the daemon may be restarted before a manager has told of others.
+        if let Err(error) = storage.put_managers(&ManagerList {
+            managers: peers.clone(),
+        }) {
+            tracing::warn!(error = error.chain(), "could not keep the list of managers");
+        }
+        let managers = Managers::new(peers);
         let parts = Parts {
             node_id: config.node_id,
             storage,

@@ -16,6 +16,14 @@ use crate::event::ContainerEventKind;
 use crate::undo::Undo;
 use crate::{Engine, Error, Result, id, logs, name};
 
+/// What a container is made with, checked and complete.
+struct Settings {
+    name: String,
+    config: ContainerSpec,
+    host: HostConfig,
+    exposed_ports: Vec<String>,
+}
+
 impl Engine {
     /// Makes a container; it does not run yet.
     ///
@@ -57,7 +65,16 @@ impl Engine {
             Ok::<(), Error>(())
         });
         let record = Record {
-            view: Some(self.first_view(&id, name, config, host, &image, exposed_ports)),
+            view: Some(self.first_view(
+                &id,
+                Settings {
+                    name,
+                    config,
+                    host,
+                    exposed_ports,
+                },
+                &image,
+            )),
             stdin_once: request.stdin_once,
             domainname: request.domainname,
             wanted_networks,
@@ -190,15 +207,13 @@ impl Engine {
         Ok(())
     }
 
-    fn first_view(
-        &self,
-        id: &str,
-        name: String,
-        config: ContainerSpec,
-        mut host: HostConfig,
-        image: &pontoon_image::Image,
-        exposed_ports: Vec<String>,
-    ) -> v1::Container {
+    fn first_view(&self, id: &str, settings: Settings, image: &pontoon_image::Image) -> v1::Container {
+        let Settings {
+            name,
+            config,
+            mut host,
+            exposed_ports,
+        } = settings;
         if host.network_mode.is_empty() {
             "default".clone_into(&mut host.network_mode);
         }

@@ -1,0 +1,229 @@
+//! Tasks as real containers: the agent with the engine behind it, a manager that speaks the real protocol. The case runs
+//! in namespaces of its own; the binary is also the shim, netd and init of its containers. Needs root.
+#![allow(clippy::unwrap_used)]
+
+#[path = "../manager/mod.rs"]
+mod manager;
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::{Command, ExitCode};
+use std::sync::Arc;
+
+use manager::{Manager, Running, soon, task};
+use pontoon_agent::exec::{EngineExecutor, ExecutorOptions};
+use pontoon_engine::{Engine, EngineConfig, LoadUpdate};
+use pontoon_image::{Reference, scratch};
+use pontoon_proto::v1::manager_message::Message as ToAgent;
+use pontoon_proto::v1::{
+    ContainerState, HealthConfig, LogSelector, LogSubscription, TaskAssignment, TaskState,
+};
+
+const BUSYBOX: &str = "/bin/busybox";
+const INNER: &str = "PONTOON_AGENT_CASE";
+
+fn main() -> ExitCode {
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    match (arguments.get(1).and_then(|a| a.to_str()), arguments.get(2)) {
+        (Some("shim"), Some(dir)) => return pontoon_runtime::shim_main(dir),
+        (Some("netd"), Some(dir)) => return pontoon_dataplane::netd_main(dir),
+        (Some("init"), _) => return pontoon_runtime::init_main(arguments.into_iter().skip(2)),
+        _ => {}
+    }
+    if !rustix::process::geteuid().is_root() || !Path::new(BUSYBOX).exists() {
+        println!("skipped: needs root and {BUSYBOX}");
+        return ExitCode::SUCCESS;
+    }
+    if std::env::var_os(INNER).is_none() {
+        let status = Command::new("unshare")
+            .args(["--net", "--pid", "--fork", "--kill-child", "--mount-proc", "--"])
+            .arg(std::env::current_exe().unwrap())
+            .env(INNER, "1")
+            .status()
+            .unwrap();
+        return if status.success() {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        };
+    }
+    assert!(
+        Command::new("ip")
+            .args(["link", "set", "lo", "up"])
+            .status()
+            .unwrap()
+            .success()
+    );
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(tasks_are_containers());
+    println!("tasks are containers ... ok");
+    ExitCode::SUCCESS
+}
+
+async fn load(engine: &Engine) {
+    let mut builder = scratch::Builder::new()
+        .host_file("/bin/busybox", 0o755, BUSYBOX.as_ref())
+        .unwrap();
+    for applet in ["sh", "sleep", "echo", "test", "touch"] {
+        builder = builder.symlink(&format!("/bin/{applet}"), "busybox");
+    }
+    let mut archive = Vec::new();
+    builder
+        .write(&[Reference::parse("busybox:latest").unwrap()], &mut archive)
+        .unwrap();
+    let (sender, mut updates) = engine.load_images();
+    sender.send(Ok(archive.into())).await.unwrap();
+    drop(sender);
+    while let Some(update) = updates.recv().await {
+        assert!(!matches!(update, LoadUpdate::Failed(_)), "{update:?}");
+    }
+}
+
+fn shell(id: &str, script: &str) -> TaskAssignment {
+    let mut task = task(id, "busybox", TaskState::Running);
+    let config = task.spec.as_mut().unwrap().container.as_mut().unwrap();
+    config.args = ["sh", "-c", script].map(str::to_owned).to_vec();
+    config.stop_grace_period = 500_000_000;
+    task
+}
+
+async fn tasks_are_containers() {
+    let temp = tempfile::tempdir().unwrap();
+    let tag = temp
+        .path()
+        .file_name()
+        .unwrap()
+        .to_str()
+        .unwrap()
+        .replace('.', "");
+    let mut config = EngineConfig::new(temp.path().join("data"), temp.path().join("run"));
+    config.cgroup_parent = format!("/pontoon-agent-{tag}");
+    let engine = Engine::open(config).await.unwrap();
+    load(&engine).await;
+    let options = ExecutorOptions {
+        node_id: "node".into(),
+        data_path_addr: "127.0.0.1".parse().unwrap(),
+        hostname: String::new(),
+        labels: Default::default(),
+    };
+    let executor = Arc::new(EngineExecutor::new(engine.clone(), options));
+    let mut manager = Manager::start().await;
+    let dir = temp.path().join("tasks");
+    let running = Running::start(&dir, executor.clone(), vec![manager.peer()]).await;
+    let mut session = manager.session().await;
+    assert!(
+        session
+            .register
+            .description
+            .as_ref()
+            .unwrap()
+            .resources
+            .unwrap()
+            .memory_bytes
+            > 0
+    );
+
+    let mut healthy = shell("h", "sleep 0.3; touch /well; sleep 1000");
+    healthy
+        .spec
+        .as_mut()
+        .unwrap()
+        .container
+        .as_mut()
+        .unwrap()
+        .healthcheck = Some(HealthConfig {
+        test: vec!["CMD".into(), "test".into(), "-e".into(), "/well".into()],
+        interval: 50_000_000,
+        retries: 1000,
+        ..HealthConfig::default()
+    });
+    session.assign(true, vec![healthy.clone()]);
+    let (status, _) = session.until("h", TaskState::Running).await;
+    let view = engine.inspect("web.1.h").unwrap();
+    assert_eq!(view.id, status.container.unwrap().container_id);
+    let labels = view.config.unwrap().labels;
+    assert_eq!(labels["com.docker.swarm.task.name"], "web.1.h");
+    assert_eq!(labels["com.docker.swarm.node.id"], "node");
+
+    endings(&mut session).await;
+    session.send(ToAgent::LogSubscription(LogSubscription {
+        id: "s".into(),
+        task_ids: vec!["f".into()],
+        options: Some(LogSelector {
+            follow: true,
+            ..LogSelector::default()
+        }),
+        close: false,
+    }));
+    let message = soon("lines", manager.logs.recv()).await.unwrap();
+    assert_eq!(message.entries[0].line, "last words\n");
+
+    // The agent's restart: the container is taken up as it is.
+    let pid = engine.inspect("web.1.h").unwrap().pid;
+    running.stop().await;
+    let running = Running::start(&dir, executor, vec![manager.peer()]).await;
+    leave(&engine, manager.session().await, healthy, pid).await;
+    running.stop().await;
+    engine.shutdown().await;
+    engine.network().shutdown_all().await.unwrap();
+}
+
+/// How tasks end, and what is said of it.
+async fn endings(session: &mut manager::Session) {
+    session.assign(false, vec![shell("f", "echo last words; exit 4")]);
+    let (status, _) = session.until("f", TaskState::Failed).await;
+    assert_eq!(status.err, "task: non-zero exit (4): last output: last words");
+    assert_eq!(status.container.unwrap().exit_code, 4);
+    session.assign(false, vec![task("m", "missing", TaskState::Running)]);
+    assert_eq!(
+        session.until("m", TaskState::Rejected).await.0.err,
+        "No such image: missing"
+    );
+    session.assign(false, vec![shell("c", "exit 0")]);
+    session.until("c", TaskState::Complete).await;
+    session.assign(
+        false,
+        vec![shell("x", "")]
+            .into_iter()
+            .map(|mut t| {
+                t.spec.as_mut().unwrap().container.as_mut().unwrap().args = vec!["/nothing".into()];
+                t
+            })
+            .collect(),
+    );
+    let (status, _) = session.until("x", TaskState::Failed).await;
+    assert!(
+        status.err.contains("no such file or directory") || status.err.contains("not found"),
+        "{}",
+        status.err
+    );
+}
+
+/// A full set without the others, then the task leaves and is removed.
+async fn leave(engine: &Engine, mut session: manager::Session, healthy: TaskAssignment, pid: u32) {
+    let mut leaving = healthy.clone();
+    session.assign(true, vec![healthy]);
+    assert_eq!(engine.inspect("web.1.h").unwrap().pid, pid);
+    soon("the others' containers go", async {
+        while engine.inspect("web.1.f").is_ok() || engine.inspect("web.1.c").is_ok() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    leaving.set_desired_state(TaskState::Shutdown);
+    session.assign(false, vec![leaving.clone()]);
+    session.until("h", TaskState::Shutdown).await;
+    assert_eq!(engine.inspect("web.1.h").unwrap().state(), ContainerState::Exited);
+    leaving.set_desired_state(TaskState::Remove);
+    session.assign(false, vec![leaving]);
+    soon("the container goes", async {
+        while engine.inspect("web.1.h").is_ok() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
