@@ -2,6 +2,7 @@
 //!
 //! # Layout
 //! - [`cli`]: grammar; [`command`]: the client's commands; [`output`]: what they print; [`stdio`], [`terminal`]: interactive sessions
+//! - [`compose`]: stack files
 //! - [`client`]: the way to a daemon; [`error`]: how commands fail
 //! - [`daemon`]: the parts of a node put together
 //!
@@ -14,6 +15,7 @@ use std::process::ExitCode;
 mod cli;
 mod client;
 mod command;
+mod compose;
 mod daemon;
 mod error;
 mod output;

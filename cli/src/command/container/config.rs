@@ -589,7 +589,7 @@ pub(crate) fn mount(text: &str) -> Result<Mount, Failure> {
 }
 
 /// `--tmpfs TARGET[:size=…,mode=…]`
-fn tmpfs(text: &str) -> Result<Mount, Failure> {
+pub(crate) fn tmpfs(text: &str) -> Result<Mount, Failure> {
     let (target, rest) = text.split_once(':').unwrap_or((text, ""));
     let mut mount = Mount {
         r#type: MountType::Tmpfs.into(),

@@ -1,0 +1,203 @@
+//! `stack deploy`: reads the files, works out what differs from the cluster, and makes it so. What fails while it is being made is
+//! taken back as far as it was new; what is made then is waited for.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use pontoon_proto::v1::{
+    CreateClusterNetworkRequest, CreateServiceRequest, GetRequest, ListRequest, Network, UpdateServiceRequest,
+};
+
+use super::change::{self, Change, Step};
+use super::{name_of, remove, service_name, spec_name};
+use crate::client::Client;
+use crate::command::service::progress::{self, Waiting};
+use crate::compose::{self, Loaded, Source};
+use crate::error::{Failure, Outcome};
+use crate::output::listing;
+
+/// `stack deploy [OPTIONS] STACK`
+#[derive(Args, Debug)]
+pub struct Arguments {
+    /// Path to a Compose file, or "-" to read from stdin
+    #[arg(short = 'c', long, value_name = "strings", required = true)]
+    compose_file: Vec<PathBuf>,
+    /// Exit immediately instead of waiting for the stack services to converge
+    #[arg(short = 'd', long)]
+    detach: bool,
+    /// Prune services that are no longer referenced
+    #[arg(long)]
+    prune: bool,
+    /// Suppress progress output
+    #[arg(short = 'q', long)]
+    quiet: bool,
+    /// The stack's name
+    #[arg(value_name = "STACK")]
+    stack: String,
+}
+
+/// Reads the files that `-c` named.
+///
+/// # Errors
+/// A file that can't be read.
+pub fn sources(paths: &[PathBuf]) -> Result<Vec<Source>, Failure> {
+    compose::read_files(paths).map_err(|error| anyhow::Error::from(error).into())
+}
+
+/// Checks the files and reads the stack; variables that are not set are warned of.
+///
+/// # Errors
+/// All mistakes of the files.
+pub fn load(paths: &[PathBuf], sources: &[Source]) -> Result<Loaded, Failure> {
+    let failed = |error: compose::Error| Failure::from(anyhow::Error::from(error));
+    let base = compose::base_folder(paths).map_err(failed)?;
+    let loaded = compose::load(sources, &base, &|name| std::env::var(name).ok()).map_err(failed)?;
+    for name in &loaded.unset {
+        eprintln!("WARNING: the variable {name} is not set: it counts as empty");
+    }
+    Ok(loaded)
+}
+
+/// Runs `stack deploy`.
+///
+/// # Errors
+/// All mistakes of the files, what stands in the way in the cluster, the daemon's, or that a service did not converge.
+pub async fn run(host: Option<&str>, arguments: Arguments) -> Outcome {
+    compose::check_stack_name(&arguments.stack).map_err(Failure::new)?;
+    let sources = sources(&arguments.compose_file)?;
+    let loaded = load(&arguments.compose_file, &sources)?;
+    let plan = loaded
+        .stack
+        .plan(&arguments.stack)
+        .map_err(|error| Failure::new(error.to_string()))?;
+    let client = Client::connect(host).await?;
+    let services = client.control().list_services(ListRequest::default()).await?;
+    let networks = client.control().list_networks(ListRequest::default()).await?;
+    let (services, networks) = (services.into_inner().services, networks.into_inner().networks);
+    let change = change::work_out(&arguments.stack, plan, &services, &networks)
+        .map_err(|problems| Failure::new(problems.join("\n")))?;
+    let gone = change.gone.clone();
+    let waiting = apply(&client, change).await?;
+    if arguments.prune {
+        for service in gone {
+            listing::write(&format!("Removing service {}\n", service_name(Some(&service))));
+            client
+                .control()
+                .remove_service(GetRequest { target: service.id })
+                .await?;
+        }
+    }
+    if arguments.detach || waiting.is_empty() {
+        return Ok(0);
+    }
+    progress::wait(&client, &waiting, arguments.quiet).await
+}
+
+/// What was made so far, for the case that the rest fails.
+#[derive(Default)]
+struct Made {
+    services: Vec<String>,
+    networks: Vec<Network>,
+}
+
+/// Makes the changes; returns the services to wait for.
+async fn apply(client: &Client, change: Change) -> Result<Vec<Waiting>, Failure> {
+    let mut made = Made::default();
+    match advance(client, change, &mut made).await {
+        Ok(waiting) => Ok(waiting),
+        Err(failure) => Err(Failure {
+            message: format!("{}{}", failure.message, undo(client, made).await),
+            ..failure
+        }),
+    }
+}
+
+async fn advance(client: &Client, mut change: Change, made: &mut Made) -> Result<Vec<Waiting>, Failure> {
+    for spec in change.networks {
+        let name = name_of(spec.annotations.as_ref()).to_owned();
+        listing::write(&format!("Creating network {name}\n"));
+        let request = CreateClusterNetworkRequest { spec: Some(spec) };
+        let created = client.control().create_network(request).await;
+        let network = created
+            .map_err(|status| failed("create network", &name, status))?
+            .into_inner();
+        change.known.insert(name, network.id.clone());
+        made.networks.push(network);
+    }
+    let mut waiting = Vec::new();
+    for step in change.services {
+        match step {
+            Step::Create(mut spec) => {
+                let name = spec_name(&spec).to_owned();
+                change::resolve(&mut spec, &change.known);
+                listing::write(&format!("Creating service {name}\n"));
+                let created = client
+                    .control()
+                    .create_service(CreateServiceRequest { spec: Some(spec) })
+                    .await;
+                let service = created
+                    .map_err(|status| failed("create service", &name, status))?
+                    .into_inner();
+                made.services.push(service.id.clone());
+                waiting.push(Waiting { id: service.id, name });
+            }
+            Step::Update(service, mut spec) => {
+                let name = spec_name(&spec).to_owned();
+                change::resolve(&mut spec, &change.known);
+                listing::write(&format!("Updating service {name} (id: {})\n", service.id));
+                let request = UpdateServiceRequest {
+                    target: service.id.clone(),
+                    version: service.meta.unwrap_or_default().version,
+                    spec: Some(spec),
+                    rollback: false,
+                };
+                let updated = client.control().update_service(request).await;
+                updated.map_err(|status| failed("update service", &name, status))?;
+                waiting.push(Waiting { id: service.id, name });
+            }
+            Step::Keep(service, is_settled) => {
+                let name = service_name(Some(&service)).to_owned();
+                listing::write(&format!("Service {name} is up to date (id: {})\n", service.id));
+                if !is_settled {
+                    waiting.push(Waiting { id: service.id, name });
+                }
+            }
+        }
+    }
+    Ok(waiting)
+}
+
+fn failed(what: &str, name: &str, status: tonic::Status) -> Failure {
+    let failure = Failure::from(status);
+    Failure {
+        message: format!("failed to {what} {name}: {}", failure.message),
+        ..failure
+    }
+}
+
+/// Removes what was made; returns what to add to the failure's message.
+async fn undo(client: &Client, made: Made) -> String {
+    if made.services.is_empty() && made.networks.is_empty() {
+        return String::new();
+    }
+    let mut failures = Vec::new();
+    let mut grace = 0;
+    for id in made.services {
+        let target = GetRequest { target: id };
+        if let Ok(service) = client.control().get_service(target.clone()).await {
+            grace = grace.max(remove::grace_of(service.get_ref()));
+        }
+        if let Err(status) = client.control().remove_service(target).await {
+            failures.push(Failure::from(status).message);
+        }
+    }
+    failures.extend(remove::networks(client, &made.networks, grace).await);
+    if failures.is_empty() {
+        "\nWhat had been created is removed again.".to_owned()
+    } else {
+        format!(
+            "\nWhat had been created could not be removed again:\n{}",
+            failures.join("\n")
+        )
+    }
+}

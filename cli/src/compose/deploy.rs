@@ -1,0 +1,190 @@
+//! A service's `deploy`: mode, placement, resources, restarts and updates.
+
+use std::collections::HashMap;
+
+use pontoon_proto::v1::{
+    EndpointMode, Placement, PlacementPreference, ResourceRequirements, Resources, RestartCondition,
+    RestartPolicy, UpdateConfig, UpdateFailureAction, UpdateOrder,
+};
+
+use super::reader::{Field, Reader};
+use super::refused;
+use super::service::duration;
+use super::yaml::Node;
+use crate::output::human;
+
+/// How a service is deployed.
+#[derive(Debug, Default)]
+pub struct Deploy {
+    /// A task on every node, instead of a number of tasks.
+    pub global: bool,
+    /// Number of tasks.
+    pub replicas: Option<u64>,
+    /// The service's labels.
+    pub labels: HashMap<String, String>,
+    /// Virtual address or DNS round robin.
+    pub endpoint_mode: EndpointMode,
+    /// Where tasks may run.
+    pub placement: Option<Placement>,
+    /// Limits and reservations.
+    pub resources: Option<ResourceRequirements>,
+    /// When tasks are restarted.
+    pub restart: Option<RestartPolicy>,
+    /// How an update goes.
+    pub update: Option<UpdateConfig>,
+    /// How a rollback goes.
+    pub rollback: Option<UpdateConfig>,
+}
+
+const KEYS: &[Field<Deploy>] = &[
+    ("mode", |d, r, n| d.global = mode(r, n)),
+    ("replicas", |d, r, n| d.replicas = Some(r.number(n))),
+    ("labels", |d, r, n| d.labels = r.labels(n)),
+    ("endpoint_mode", |d, r, n| {
+        let words = [("vip", EndpointMode::Vip), ("dnsrr", EndpointMode::Dnsrr)];
+        d.endpoint_mode = r.choice(n, &words).unwrap_or_default();
+    }),
+    ("placement", |d, r, n| {
+        r.fields(n, d.placement.get_or_insert_default(), PLACEMENT, &[]);
+    }),
+    ("resources", |d, r, n| {
+        r.fields(n, d.resources.get_or_insert_default(), RESOURCES, &[]);
+    }),
+    ("restart_policy", |d, r, n| {
+        r.fields(n, d.restart.get_or_insert_default(), RESTART, &[]);
+    }),
+    ("update_config", |d, r, n| d.update = Some(update(r, n))),
+    ("rollback_config", |d, r, n| d.rollback = Some(rollback(r, n))),
+];
+
+const PLACEMENT: &[Field<Placement>] = &[
+    ("constraints", |p, r, n| p.constraints = r.texts(n)),
+    ("preferences", |p, r, n| {
+        p.preferences = r.items(n).iter().map(|item| preference(r, item)).collect();
+    }),
+    ("max_replicas_per_node", |p, r, n| p.max_replicas = r.number(n)),
+];
+
+const PREFERENCE: &[Field<PlacementPreference>] = &[("spread", |p, r, n| p.spread_descriptor = r.text(n))];
+
+const RESOURCES: &[Field<ResourceRequirements>] = &[
+    ("limits", |q, r, n| {
+        r.fields(n, q.limits.get_or_insert_default(), LIMITS, refused::RESOURCES);
+    }),
+    ("reservations", |q, r, n| {
+        r.fields(
+            n,
+            q.reservations.get_or_insert_default(),
+            RESERVATIONS,
+            refused::RESOURCES,
+        );
+    }),
+];
+
+const LIMITS: &[Field<Resources>] = &[
+    ("cpus", |q, r, n| q.nano_cpus = cpus(r, n)),
+    ("memory", |q, r, n| q.memory_bytes = memory(r, n)),
+    ("pids", |q, r, n| q.pids = r.number(n)),
+];
+
+const RESERVATIONS: &[Field<Resources>] = &[
+    ("cpus", |q, r, n| q.nano_cpus = cpus(r, n)),
+    ("memory", |q, r, n| q.memory_bytes = memory(r, n)),
+];
+
+const RESTART: &[Field<RestartPolicy>] = &[
+    ("condition", |p, r, n| {
+        let words = [
+            ("none", RestartCondition::None),
+            ("on-failure", RestartCondition::OnFailure),
+            ("any", RestartCondition::Any),
+        ];
+        p.set_condition(r.choice(n, &words).unwrap_or_default());
+    }),
+    ("delay", |p, r, n| p.delay = Some(duration(r, n))),
+    ("max_attempts", |p, r, n| p.max_attempts = r.number(n)),
+    ("window", |p, r, n| p.window = duration(r, n)),
+];
+
+const UPDATE: &[Field<UpdateConfig>] = &[
+    ("parallelism", |u, r, n| u.parallelism = r.number(n)),
+    ("delay", |u, r, n| u.delay = duration(r, n)),
+    ("monitor", |u, r, n| u.monitor = Some(duration(r, n))),
+    ("failure_action", |u, r, n| {
+        let words = [
+            ("pause", UpdateFailureAction::Pause),
+            ("continue", UpdateFailureAction::Continue),
+            ("rollback", UpdateFailureAction::Rollback),
+        ];
+        u.set_failure_action(r.choice(n, &words).unwrap_or_default());
+    }),
+    ("max_failure_ratio", |u, r, n| {
+        u.max_failure_ratio = r.parsed(n, ratio).unwrap_or_default()
+    }),
+    ("order", |u, r, n| {
+        let words = [
+            ("stop-first", UpdateOrder::StopFirst),
+            ("start-first", UpdateOrder::StartFirst),
+        ];
+        u.set_order(r.choice(n, &words).unwrap_or_default());
+    }),
+];
+
+/// Reads a `deploy`.
+pub fn read(reader: &Reader<'_>, node: &Node, deploy: &mut Deploy) {
+    reader.fields(node, deploy, KEYS, &[]);
+    if deploy.global
+        && let (Some(_), Some(replicas)) = (deploy.replicas, node.get("replicas"))
+    {
+        reader.mistake(&replicas.at, "replicas can only be used with mode replicated");
+    }
+}
+
+fn mode(reader: &Reader<'_>, node: &Node) -> bool {
+    let text = reader.text(node);
+    if matches!(text.as_str(), "replicated-job" | "global-job") {
+        let message = format_args!("{text} is not supported by this version: use replicated or global");
+        reader.mistake(&node.at, message);
+        return false;
+    }
+    let words = [("replicated", false), ("global", true)];
+    reader.choice(node, &words).unwrap_or_default()
+}
+
+fn preference(reader: &Reader<'_>, node: &Node) -> PlacementPreference {
+    let mut preference = PlacementPreference::default();
+    reader.fields(node, &mut preference, PREFERENCE, &[]);
+    preference
+}
+
+fn cpus(reader: &Reader<'_>, node: &Node) -> i64 {
+    reader.parsed(node, human::parse_cpus).unwrap_or_default()
+}
+
+fn memory(reader: &Reader<'_>, node: &Node) -> i64 {
+    reader.parsed(node, human::parse_size).unwrap_or_default()
+}
+
+fn ratio(text: &str) -> Result<f32, String> {
+    match text.parse::<f32>() {
+        Ok(ratio) if (0.0..=1.0).contains(&ratio) => Ok(ratio),
+        _ => Err(format!("invalid ratio {text:?}: use a number from 0 to 1")),
+    }
+}
+
+fn update(reader: &Reader<'_>, node: &Node) -> UpdateConfig {
+    let mut config = UpdateConfig {
+        parallelism: 1,
+        ..Default::default()
+    };
+    reader.fields(node, &mut config, UPDATE, &[]);
+    config
+}
+
+fn rollback(reader: &Reader<'_>, node: &Node) -> UpdateConfig {
+    let config = update(reader, node);
+    if config.failure_action() == UpdateFailureAction::Rollback {
+        reader.mistake(&node.at, "failure_action of a rollback must be pause or continue");
+    }
+    config
+}
