@@ -1,7 +1,9 @@
 //! `version` and `info`, also under `system`.
 
 use clap::{Args, Subcommand};
-use pontoon_proto::v1::{InfoRequest, LocalNodeState, NodeRole, SwarmStatusRequest, VersionRequest};
+use pontoon_proto::v1::{
+    InfoRequest, InfoResponse, LocalNodeState, NodeRole, SwarmStatus, SwarmStatusRequest, VersionRequest,
+};
 use serde_json::{Value, json};
 
 use crate::client::Client;
@@ -139,14 +141,32 @@ pub async fn info(host: Option<&str>, arguments: InfoArguments) -> Outcome {
     let client = Client::connect(host).await?;
     let info = client.engine().info(InfoRequest {}).await?.into_inner();
     let swarm = client.swarm().status(SwarmStatusRequest {}).await?.into_inner();
-    let swarm_state = match swarm.state() {
+    if let Some(format) = &arguments.format {
+        print_formatted(format, &info_json(&info, &swarm))?;
+        return Ok(0);
+    }
+    listing::write(&info_text(&info, &swarm));
+    for warning in &info.warnings {
+        eprintln!("WARNING: {warning}");
+    }
+    Ok(0)
+}
+
+fn swarm_state(swarm: &SwarmStatus) -> &'static str {
+    match swarm.state() {
         LocalNodeState::Inactive => "inactive",
         LocalNodeState::Pending => "pending",
         LocalNodeState::Active => "active",
         LocalNodeState::Error => "error",
-    };
-    let is_manager = swarm.role() == NodeRole::Manager && swarm.state() == LocalNodeState::Active;
-    let value = json!({
+    }
+}
+
+fn is_manager(swarm: &SwarmStatus) -> bool {
+    swarm.role() == NodeRole::Manager && swarm.state() == LocalNodeState::Active
+}
+
+fn info_json(info: &InfoResponse, swarm: &SwarmStatus) -> Value {
+    json!({
         "ID": info.id, "Name": info.name, "Containers": info.containers, "ContainersRunning": info.containers_running,
         "ContainersPaused": info.containers_paused, "ContainersStopped": info.containers_stopped, "Images": info.images,
         "ServerVersion": info.server_version, "Driver": info.storage_driver, "LoggingDriver": info.logging_driver,
@@ -156,65 +176,66 @@ pub async fn info(host: Option<&str>, arguments: InfoArguments) -> Outcome {
         "DefaultRuntime": info.default_runtime, "Runtimes": info.runtimes, "SecurityOptions": info.security_options,
         "Warnings": info.warnings,
         "Swarm": {
-            "LocalNodeState": swarm_state, "NodeID": swarm.node_id, "NodeAddr": swarm.node_addr, "Error": swarm.error,
-            "ControlAvailable": is_manager, "Managers": swarm.managers, "Nodes": swarm.nodes,
+            "LocalNodeState": swarm_state(swarm), "NodeID": swarm.node_id, "NodeAddr": swarm.node_addr,
+            "Error": swarm.error, "ControlAvailable": is_manager(swarm), "Managers": swarm.managers, "Nodes": swarm.nodes,
             "RemoteManagers": swarm.remote_managers, "Cluster": { "ID": swarm.cluster_id },
         },
-    });
-    if let Some(format) = &arguments.format {
-        print_formatted(format, &value)?;
-        return Ok(0);
-    }
+    })
+}
+
+fn info_text(info: &InfoResponse, swarm: &SwarmStatus) -> String {
     let mut text = format!(
         "Client: Pontoon\n Version:    {}\n\nServer:\n",
         env!("CARGO_PKG_VERSION")
     );
-    let mut line = |indent: usize, name: &str, shown: String| {
-        text.push_str(&format!("{}{name}: {shown}\n", " ".repeat(indent)))
+    let mut lines = |indent: usize, all: &[(&str, &dyn std::fmt::Display)]| {
+        for (name, shown) in all {
+            text.push_str(&format!("{}{name}: {shown}\n", " ".repeat(indent)));
+        }
     };
-    line(1, "Containers", info.containers.to_string());
-    line(2, "Running", info.containers_running.to_string());
-    line(2, "Paused", info.containers_paused.to_string());
-    line(2, "Stopped", info.containers_stopped.to_string());
-    line(1, "Images", info.images.to_string());
-    line(1, "Server Version", info.server_version);
-    line(1, "Storage Driver", info.storage_driver);
-    line(1, "Logging Driver", info.logging_driver);
-    line(1, "Cgroup Driver", info.cgroup_driver);
-    line(1, "Cgroup Version", info.cgroup_version);
-    line(1, "Swarm", swarm_state.to_owned());
+    lines(1, &[("Containers", &info.containers)]);
+    lines(2, &[
+        ("Running", &info.containers_running),
+        ("Paused", &info.containers_paused),
+        ("Stopped", &info.containers_stopped),
+    ]);
+    lines(1, &[
+        ("Images", &info.images),
+        ("Server Version", &info.server_version),
+        ("Storage Driver", &info.storage_driver),
+        ("Logging Driver", &info.logging_driver),
+        ("Cgroup Driver", &info.cgroup_driver),
+        ("Cgroup Version", &info.cgroup_version),
+        ("Swarm", &swarm_state(swarm)),
+    ]);
     if swarm.state() != LocalNodeState::Inactive {
-        line(2, "NodeID", swarm.node_id);
+        lines(2, &[("NodeID", &swarm.node_id)]);
         if !swarm.error.is_empty() {
-            line(2, "Error", swarm.error);
+            lines(2, &[("Error", &swarm.error)]);
         }
-        line(2, "Is Manager", is_manager.to_string());
-        if is_manager {
-            line(2, "ClusterID", swarm.cluster_id);
-            line(2, "Managers", swarm.managers.to_string());
-            line(2, "Nodes", swarm.nodes.to_string());
+        lines(2, &[("Is Manager", &is_manager(swarm))]);
+        if is_manager(swarm) {
+            lines(2, &[("ClusterID", &swarm.cluster_id), ("Managers", &swarm.managers), ("Nodes", &swarm.nodes)]);
         }
-        line(2, "Node Address", swarm.node_addr);
+        lines(2, &[("Node Address", &swarm.node_addr)]);
         if !swarm.remote_managers.is_empty() {
-            line(2, "Manager Addresses", swarm.remote_managers.join(", "));
+            lines(2, &[("Manager Addresses", &swarm.remote_managers.join(", "))]);
         }
     }
-    line(1, "Runtimes", info.runtimes.join(" "));
-    line(1, "Default Runtime", info.default_runtime);
-    line(1, "Security Options", info.security_options.join(" "));
-    line(1, "Kernel Version", info.kernel_version);
-    line(1, "Operating System", info.operating_system);
-    line(1, "OSType", info.os_type);
-    line(1, "Architecture", info.architecture);
-    line(1, "CPUs", info.cpus.to_string());
-    line(1, "Total Memory", human::binary_size(info.memory_total));
-    line(1, "Name", info.name);
-    line(1, "ID", info.id);
-    line(1, "Data Dir", info.data_dir);
-    line(1, "Run Dir", info.run_dir);
-    listing::write(&text);
-    for warning in &info.warnings {
-        eprintln!("WARNING: {warning}");
-    }
-    Ok(0)
+    lines(1, &[
+        ("Runtimes", &info.runtimes.join(" ")),
+        ("Default Runtime", &info.default_runtime),
+        ("Security Options", &info.security_options.join(" ")),
+        ("Kernel Version", &info.kernel_version),
+        ("Operating System", &info.operating_system),
+        ("OSType", &info.os_type),
+        ("Architecture", &info.architecture),
+        ("CPUs", &info.cpus),
+        ("Total Memory", &human::binary_size(info.memory_total)),
+        ("Name", &info.name),
+        ("ID", &info.id),
+        ("Data Dir", &info.data_dir),
+        ("Run Dir", &info.run_dir),
+    ]);
+    text
 }

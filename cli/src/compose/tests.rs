@@ -252,9 +252,8 @@ surprise: 1
     }
 }
 
-#[test]
-fn bad_values_are_refused() {
-    let cases = [
+/// A service's keys, and what is said of them.
+const BAD_VALUES: &[(&str, &str)] = &[
         (
             "image: a\n    healthcheck: {test: [curl, x]}",
             "must be [\"NONE\"], [\"CMD\"",
@@ -328,8 +327,11 @@ fn bad_values_are_refused() {
             "image: a\n  other: {image: a, ports: [\"80:1\"]}\n  third: {image: a, ports: [\"80:2\"]}",
             "published by service other as well",
         ),
-    ];
-    for (body, expected) in cases {
+];
+
+#[test]
+fn bad_values_are_refused() {
+    for (body, expected) in BAD_VALUES {
         let told = mistakes(&format!("services:\n  web:\n    {body}\n"));
         assert!(told.contains(expected), "{body}: {told}");
         assert!(told.starts_with("f1.yaml:"), "{told}");

@@ -1,8 +1,8 @@
 //! `service inspect --pretty`.
 
 use pontoon_proto::v1::{
-    EndpointMode, GetRequest, PortProtocol, PublishMode, Resources, Service, UpdateConfig,
-    UpdateFailureAction, UpdateOrder, UpdateState, service_spec::Mode,
+    ContainerSpec, Endpoint, EndpointMode, GetRequest, Placement, PortProtocol, PublishMode, Resources, Service,
+    UpdateConfig, UpdateFailureAction, UpdateOrder, UpdateState, UpdateStatus, service_spec::Mode,
 };
 
 use crate::client::Client;
@@ -33,7 +33,6 @@ fn text(service: &Service) -> String {
     let spec = service.spec.clone().unwrap_or_default();
     let annotations = spec.annotations.clone().unwrap_or_default();
     let task = spec.task.clone().unwrap_or_default();
-    let container = task.container.clone().unwrap_or_default();
     let mut out = format!("ID:\t\t{}\nName:\t\t{}\n", service.id, annotations.name);
     if !annotations.labels.is_empty() {
         let mut labels: Vec<_> = annotations.labels.iter().collect();
@@ -46,50 +45,16 @@ fn text(service: &Service) -> String {
     match &spec.mode {
         Some(Mode::Global(_)) => out.push_str("Service Mode:\tGlobal\n"),
         Some(Mode::Replicated(mode)) => {
-            out.push_str(&format!(
-                "Service Mode:\tReplicated\n Replicas:\t{}\n",
-                mode.replicas
-            ));
+            let replicas = mode.replicas;
+            out.push_str(&format!("Service Mode:\tReplicated\n Replicas:\t{replicas}\n"));
         }
         None => {}
     }
-    if let Some(update) = service
-        .update_status
-        .as_ref()
-        .filter(|update| update.state() != UpdateState::None)
-    {
-        out.push_str(&format!(
-            "UpdateStatus:\n State:\t\t{}\n",
-            update_state_name(update.state())
-        ));
-        out.push_str(&format!(" Started:\t{}\n", human::ago(update.started_at)));
-        if update.completed_at != 0 {
-            out.push_str(&format!(" Completed:\t{}\n", human::ago(update.completed_at)));
-        }
-        out.push_str(&format!(" Message:\t{}\n", update.message));
-    }
-    let placement = task.placement.clone().unwrap_or_default();
-    if !placement.constraints.is_empty() || !placement.preferences.is_empty() {
-        out.push_str("Placement:\n");
-        if !placement.constraints.is_empty() {
-            out.push_str(&format!(" Constraints:\t[{}]\n", placement.constraints.join(" ")));
-        }
-        for preference in &placement.preferences {
-            out.push_str(&format!(
-                " Preferences:\tspread={}\n",
-                preference.spread_descriptor
-            ));
-        }
-    }
+    update_status(&mut out, service.update_status.as_ref());
+    placement(&mut out, task.placement.as_ref());
     update(&mut out, "UpdateConfig", "update", spec.update.as_ref());
     update(&mut out, "RollbackConfig", "rollback", spec.rollback.as_ref());
-    out.push_str(&format!("ContainerSpec:\n Image:\t\t{}\n", container.image));
-    if !container.args.is_empty() {
-        out.push_str(&format!(" Args:\t\t{}\n", container.args.join(" ")));
-    }
-    if !container.env.is_empty() {
-        out.push_str(&format!(" Env:\t\t{}\n", container.env.join(" ")));
-    }
+    container(&mut out, &task.container.unwrap_or_default());
     let limits = task.resources.unwrap_or_default();
     if limits.limits.is_some() || limits.reservations.is_some() {
         out.push_str("Resources:\n");
@@ -104,33 +69,73 @@ fn text(service: &Service) -> String {
             .collect();
         out.push_str(&format!("Networks: {}\n", names.join(" ")));
     }
-    let endpoint = service.endpoint.clone().unwrap_or_default();
-    let mode = endpoint.spec.clone().unwrap_or_default().mode();
-    out.push_str(&format!(
-        "Endpoint Mode:\t{}\n",
-        if mode == EndpointMode::Vip { "vip" } else { "dnsrr" }
-    ));
+    endpoint(&mut out, &service.endpoint.clone().unwrap_or_default());
+    out
+}
+
+fn update_status(out: &mut String, status: Option<&UpdateStatus>) {
+    let Some(status) = status.filter(|status| status.state() != UpdateState::None) else {
+        return;
+    };
+    let state = update_state_name(status.state());
+    let started = human::ago(status.started_at);
+    out.push_str(&format!("UpdateStatus:\n State:\t\t{state}\n Started:\t{started}\n"));
+    if status.completed_at != 0 {
+        out.push_str(&format!(" Completed:\t{}\n", human::ago(status.completed_at)));
+    }
+    out.push_str(&format!(" Message:\t{}\n", status.message));
+}
+
+fn placement(out: &mut String, placement: Option<&Placement>) {
+    let Some(placement) = placement else { return };
+    if placement.constraints.is_empty() && placement.preferences.is_empty() && placement.max_replicas == 0 {
+        return;
+    }
+    out.push_str("Placement:\n");
+    if !placement.constraints.is_empty() {
+        out.push_str(&format!(" Constraints:\t[{}]\n", placement.constraints.join(" ")));
+    }
+    for preference in &placement.preferences {
+        let spread = &preference.spread_descriptor;
+        out.push_str(&format!(" Preferences:\tspread={spread}\n"));
+    }
+    if placement.max_replicas > 0 {
+        out.push_str(&format!(" Max Replicas Per Node:\t{}\n", placement.max_replicas));
+    }
+}
+
+fn container(out: &mut String, container: &ContainerSpec) {
+    out.push_str(&format!("ContainerSpec:\n Image:\t\t{}\n", container.image));
+    for (title, words) in [("Args", &container.args), ("Env", &container.env)] {
+        if !words.is_empty() {
+            out.push_str(&format!(" {title}:\t\t{}\n", words.join(" ")));
+        }
+    }
+}
+
+fn endpoint(out: &mut String, endpoint: &Endpoint) {
+    let mode = match endpoint.spec.clone().unwrap_or_default().mode() {
+        EndpointMode::Vip => "vip",
+        EndpointMode::Dnsrr => "dnsrr",
+    };
+    out.push_str(&format!("Endpoint Mode:\t{mode}\n"));
     if !endpoint.ports.is_empty() {
         out.push_str("Ports:\n");
     }
     for port in &endpoint.ports {
+        let protocol = match port.protocol() {
+            PortProtocol::Tcp => "tcp",
+            PortProtocol::Udp => "udp",
+        };
+        let mode = match port.publish_mode() {
+            PublishMode::Ingress => "ingress",
+            PublishMode::Host => "host",
+        };
         out.push_str(&format!(
-            " PublishedPort = {}\n  Protocol = {}\n  TargetPort = {}\n  PublishMode = {}\n",
-            port.published_port,
-            if port.protocol() == PortProtocol::Tcp {
-                "tcp"
-            } else {
-                "udp"
-            },
-            port.target_port,
-            if port.publish_mode() == PublishMode::Ingress {
-                "ingress"
-            } else {
-                "host"
-            },
+            " PublishedPort = {}\n  Protocol = {protocol}\n  TargetPort = {}\n  PublishMode = {mode}\n",
+            port.published_port, port.target_port,
         ));
     }
-    out
 }
 
 fn resources(out: &mut String, title: &str, resources: Option<&Resources>) {
@@ -173,4 +178,70 @@ fn update(out: &mut String, title: &str, verb: &str, config: Option<&UpdateConfi
         verb[..1].to_uppercase(),
         &verb[1..]
     ));
+}
+
+#[cfg(test)]
+mod tests {
+    use pontoon_proto::v1::{Annotations, PortConfig, ReplicatedMode, ServiceSpec, TaskSpec};
+
+    use super::*;
+
+    #[test]
+    fn services_are_shown_as_docker_does() {
+        let task = TaskSpec {
+            container: Some(ContainerSpec {
+                image: "img".into(),
+                args: vec!["a".into(), "b".into()],
+                ..Default::default()
+            }),
+            placement: Some(Placement {
+                constraints: vec!["node.role==worker".into()],
+                max_replicas: 2,
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let service = Service {
+            id: "i".into(),
+            spec: Some(ServiceSpec {
+                annotations: Some(Annotations {
+                    name: "n".into(),
+                    labels: [("k".to_owned(), "v".to_owned())].into(),
+                }),
+                mode: Some(Mode::Replicated(ReplicatedMode { replicas: 2 })),
+                task: Some(task),
+                ..Default::default()
+            }),
+            endpoint: Some(Endpoint {
+                ports: vec![PortConfig {
+                    target_port: 80,
+                    published_port: 8080,
+                    ..Default::default()
+                }],
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let expected = "\
+ID:\t\ti
+Name:\t\tn
+Labels:
+ k=v
+Service Mode:\tReplicated
+ Replicas:\t2
+Placement:
+ Constraints:\t[node.role==worker]
+ Max Replicas Per Node:\t2
+ContainerSpec:
+ Image:\t\timg
+ Args:\t\ta b
+Endpoint Mode:\tvip
+Ports:
+ PublishedPort = 8080
+  Protocol = tcp
+  TargetPort = 80
+  PublishMode = ingress
+";
+        assert_eq!(text(&service), expected);
+    }
 }
