@@ -1,14 +1,18 @@
 //! The command line's grammar at the top: global options, the commands, and Docker's exit statuses for mistakes in usage.
 //!
 //! Docker has each container and image command twice (`pontoon ps`, `pontoon container ls`): both names lead to the same
-//! arguments type, declared beside its implementation in [`crate::command`].
+//! arguments type, declared beside its implementation in [`crate::command`]. How help and mistakes are told is in [`crate::usage`].
+
+use std::ffi::OsString;
 
 use clap::error::ErrorKind;
-use clap::{ArgAction, Args, Parser, Subcommand};
+use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::command::{self, container, image, network, node, service, stack, swarm, system};
 use crate::daemon;
-use crate::error::{EXIT_ENGINE, Failure, Outcome};
+use crate::error::{Failure, Outcome};
+use crate::output::listing;
+use crate::usage::{self, help, walk};
 
 /// A container engine and orchestrator in one binary. `alias docker=pontoon`
 #[derive(Debug, Parser)]
@@ -134,32 +138,42 @@ enum Command {
 /// Parses the process's arguments.
 ///
 /// # Errors
-/// A usage mistake, with Docker's exit status; help and version are an empty failure with status 0, already printed.
+/// As [`parse_from`].
 pub fn parse() -> Result<Cli, Failure> {
-    Cli::try_parse().map_err(|error| match error.kind() {
-        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
-            let _ = error.print();
+    parse_from(std::env::args_os())
+}
+
+/// Parses arguments, the program's name first.
+///
+/// # Errors
+/// A usage mistake, with Docker's words and exit status; help and version are an empty failure with status 0, already printed.
+pub fn parse_from(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, Failure> {
+    let root = Cli::command().args_override_self(true);
+    let mut arguments: Vec<OsString> = arguments.into_iter().collect();
+    if arguments.get(1).is_some_and(|word| word == "help") {
+        arguments.remove(1);
+        arguments.push("--help".into());
+    }
+    let walked =
+        walk::walk(&root, arguments).map_err(|(path, message)| usage::flag_mistake(&path, &message))?;
+    let parsed = root
+        .clone()
+        .try_get_matches_from(&walked.arguments)
+        .and_then(|matches| Cli::from_arg_matches(&matches));
+    parsed.map_err(|error| match error.kind() {
+        ErrorKind::DisplayVersion => {
+            listing::write(concat!("Pontoon version ", env!("CARGO_PKG_VERSION"), "\n"));
             Failure::silent(0)
         }
-        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-            let _ = error.print();
-            Failure::silent(1)
+        ErrorKind::DisplayHelp => {
+            listing::write(&help::help(usage::command_at(&root, &walked.path), &walked.path));
+            Failure::silent(0)
         }
-        kind => {
-            let text = error.render().to_string();
-            let text = text
-                .strip_prefix("error: ")
-                .unwrap_or(&text)
-                .trim_end()
-                .to_owned();
-            let code = match kind {
-                ErrorKind::InvalidSubcommand
-                | ErrorKind::MissingRequiredArgument
-                | ErrorKind::TooFewValues => 1,
-                _ => EXIT_ENGINE,
-            };
-            Failure { code, message: text }
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
+            let text = help::help(usage::command_at(&root, &walked.path), &walked.path);
+            Failure::new(text.trim_end())
         }
+        _ => usage::explain(&error, &root, &walked),
     })
 }
 

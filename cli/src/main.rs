@@ -1,7 +1,7 @@
 //! The `pontoon` binary: client, daemon, and the daemon's hidden helpers in one.
 //!
 //! # Layout
-//! - [`cli`]: grammar; [`command`]: the client's commands; [`output`]: what they print; [`stdio`], [`terminal`]: interactive sessions
+//! - [`cli`]: grammar; [`usage`]: help and mistakes; [`command`]: the client's commands; [`output`]: what they print; [`stdio`], [`terminal`]: interactive sessions
 //! - [`compose`]: stack files
 //! - [`client`]: the way to a daemon; [`error`]: how commands fail
 //! - [`daemon`]: the parts of a node put together
@@ -21,6 +21,7 @@ mod error;
 mod output;
 mod stdio;
 mod terminal;
+mod usage;
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1);

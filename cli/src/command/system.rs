@@ -194,20 +194,26 @@ fn info_text(info: &InfoResponse, swarm: &SwarmStatus) -> String {
         }
     };
     lines(1, &[("Containers", &info.containers)]);
-    lines(2, &[
-        ("Running", &info.containers_running),
-        ("Paused", &info.containers_paused),
-        ("Stopped", &info.containers_stopped),
-    ]);
-    lines(1, &[
-        ("Images", &info.images),
-        ("Server Version", &info.server_version),
-        ("Storage Driver", &info.storage_driver),
-        ("Logging Driver", &info.logging_driver),
-        ("Cgroup Driver", &info.cgroup_driver),
-        ("Cgroup Version", &info.cgroup_version),
-        ("Swarm", &swarm_state(swarm)),
-    ]);
+    lines(
+        2,
+        &[
+            ("Running", &info.containers_running),
+            ("Paused", &info.containers_paused),
+            ("Stopped", &info.containers_stopped),
+        ],
+    );
+    lines(
+        1,
+        &[
+            ("Images", &info.images),
+            ("Server Version", &info.server_version),
+            ("Storage Driver", &info.storage_driver),
+            ("Logging Driver", &info.logging_driver),
+            ("Cgroup Driver", &info.cgroup_driver),
+            ("Cgroup Version", &info.cgroup_version),
+            ("Swarm", &swarm_state(swarm)),
+        ],
+    );
     if swarm.state() != LocalNodeState::Inactive {
         lines(2, &[("NodeID", &swarm.node_id)]);
         if !swarm.error.is_empty() {
@@ -215,27 +221,37 @@ fn info_text(info: &InfoResponse, swarm: &SwarmStatus) -> String {
         }
         lines(2, &[("Is Manager", &is_manager(swarm))]);
         if is_manager(swarm) {
-            lines(2, &[("ClusterID", &swarm.cluster_id), ("Managers", &swarm.managers), ("Nodes", &swarm.nodes)]);
+            lines(
+                2,
+                &[
+                    ("ClusterID", &swarm.cluster_id),
+                    ("Managers", &swarm.managers),
+                    ("Nodes", &swarm.nodes),
+                ],
+            );
         }
         lines(2, &[("Node Address", &swarm.node_addr)]);
         if !swarm.remote_managers.is_empty() {
             lines(2, &[("Manager Addresses", &swarm.remote_managers.join(", "))]);
         }
     }
-    lines(1, &[
-        ("Runtimes", &info.runtimes.join(" ")),
-        ("Default Runtime", &info.default_runtime),
-        ("Security Options", &info.security_options.join(" ")),
-        ("Kernel Version", &info.kernel_version),
-        ("Operating System", &info.operating_system),
-        ("OSType", &info.os_type),
-        ("Architecture", &info.architecture),
-        ("CPUs", &info.cpus),
-        ("Total Memory", &human::binary_size(info.memory_total)),
-        ("Name", &info.name),
-        ("ID", &info.id),
-        ("Data Dir", &info.data_dir),
-        ("Run Dir", &info.run_dir),
-    ]);
+    lines(
+        1,
+        &[
+            ("Runtimes", &info.runtimes.join(" ")),
+            ("Default Runtime", &info.default_runtime),
+            ("Security Options", &info.security_options.join(" ")),
+            ("Kernel Version", &info.kernel_version),
+            ("Operating System", &info.operating_system),
+            ("OSType", &info.os_type),
+            ("Architecture", &info.architecture),
+            ("CPUs", &info.cpus),
+            ("Total Memory", &human::binary_size(info.memory_total)),
+            ("Name", &info.name),
+            ("ID", &info.id),
+            ("Data Dir", &info.data_dir),
+            ("Run Dir", &info.run_dir),
+        ],
+    );
     text
 }

@@ -254,79 +254,79 @@ surprise: 1
 
 /// A service's keys, and what is said of them.
 const BAD_VALUES: &[(&str, &str)] = &[
-        (
-            "image: a\n    healthcheck: {test: [curl, x]}",
-            "must be [\"NONE\"], [\"CMD\"",
-        ),
-        (
-            "image: a\n    healthcheck: {test: x, disable: true}",
-            "can't be used together",
-        ),
-        ("image: a\n    stop_grace_period: 10", "invalid duration"),
-        ("image: a\n    init: maybe", "must be true or false"),
-        ("image: true", "not the boolean true"),
-        (
-            "image: ${NOPE:?which image}",
-            "required variable NOPE is not set: which image",
-        ),
-        ("image: a$", "invalid interpolation format"),
-        ("image: a\n    deploy: {mode: replicated-job}", "not supported"),
-        (
-            "image: a\n    deploy: {mode: both}",
-            "must be one of replicated, global",
-        ),
-        (
-            "image: a\n    deploy: {mode: global, replicas: 2}",
-            "replicas can only be used with mode replicated",
-        ),
-        (
-            "image: a\n    deploy: {rollback_config: {failure_action: rollback}}",
-            "must be pause or continue",
-        ),
-        (
-            "image: a\n    deploy: {placement: {constraints: [\"node.role=worker\"]}}",
-            "invalid constraint",
-        ),
-        (
-            "image: a\n    deploy: {resources: {limits: {cpus: 0.1}, reservations: {cpus: 0.2}}}",
-            "must not be smaller",
-        ),
-        (
-            "image: a\n    volumes: [data:/data]",
-            "named and anonymous volumes",
-        ),
-        ("image: a\n    volumes: [/a:b]", "must be an absolute path"),
-        (
-            "image: a\n    volumes: [{type: volume, target: /b}]",
-            "named and anonymous volumes",
-        ),
-        (
-            "image: a\n    ports: [\"127.0.0.1:80:80\"]",
-            "published on all addresses",
-        ),
-        ("image: a\n    ports: [\"80:80\", \"80:81\"]", "published twice"),
-        ("image: a\n    ports: [{target: 70000}]", "is not a port"),
-        (
-            "image: a\n    ulimits: {nofile: {soft: 2, hard: 1}}",
-            "soft limit",
-        ),
-        ("image: a\n    extra_hosts: [db]", "not of the form"),
-        ("image: a\n    dns: nowhere", "not an IP address"),
-        (
-            "image: a\n    logging: {driver: syslog}",
-            "must be one of json-file, none",
-        ),
-        ("image: a\n    env_file: missing.env", "missing.env"),
-        ("image: a\n    command: sh -c 'open", "unterminated quote"),
-        (
-            "image: a\n    networks: {default: {ipv4_address: 1.2.3.4}}",
-            "addresses are given by the cluster",
-        ),
-        ("image: a\n    privileged: true", "cap_add"),
-        (
-            "image: a\n  other: {image: a, ports: [\"80:1\"]}\n  third: {image: a, ports: [\"80:2\"]}",
-            "published by service other as well",
-        ),
+    (
+        "image: a\n    healthcheck: {test: [curl, x]}",
+        "must be [\"NONE\"], [\"CMD\"",
+    ),
+    (
+        "image: a\n    healthcheck: {test: x, disable: true}",
+        "can't be used together",
+    ),
+    ("image: a\n    stop_grace_period: 10", "invalid duration"),
+    ("image: a\n    init: maybe", "must be true or false"),
+    ("image: true", "not the boolean true"),
+    (
+        "image: ${NOPE:?which image}",
+        "required variable NOPE is not set: which image",
+    ),
+    ("image: a$", "invalid interpolation format"),
+    ("image: a\n    deploy: {mode: replicated-job}", "not supported"),
+    (
+        "image: a\n    deploy: {mode: both}",
+        "must be one of replicated, global",
+    ),
+    (
+        "image: a\n    deploy: {mode: global, replicas: 2}",
+        "replicas can only be used with mode replicated",
+    ),
+    (
+        "image: a\n    deploy: {rollback_config: {failure_action: rollback}}",
+        "must be pause or continue",
+    ),
+    (
+        "image: a\n    deploy: {placement: {constraints: [\"node.role=worker\"]}}",
+        "invalid constraint",
+    ),
+    (
+        "image: a\n    deploy: {resources: {limits: {cpus: 0.1}, reservations: {cpus: 0.2}}}",
+        "must not be smaller",
+    ),
+    (
+        "image: a\n    volumes: [data:/data]",
+        "named and anonymous volumes",
+    ),
+    ("image: a\n    volumes: [/a:b]", "must be an absolute path"),
+    (
+        "image: a\n    volumes: [{type: volume, target: /b}]",
+        "named and anonymous volumes",
+    ),
+    (
+        "image: a\n    ports: [\"127.0.0.1:80:80\"]",
+        "published on all addresses",
+    ),
+    ("image: a\n    ports: [\"80:80\", \"80:81\"]", "published twice"),
+    ("image: a\n    ports: [{target: 70000}]", "is not a port"),
+    (
+        "image: a\n    ulimits: {nofile: {soft: 2, hard: 1}}",
+        "soft limit",
+    ),
+    ("image: a\n    extra_hosts: [db]", "not of the form"),
+    ("image: a\n    dns: nowhere", "not an IP address"),
+    (
+        "image: a\n    logging: {driver: syslog}",
+        "must be one of json-file, none",
+    ),
+    ("image: a\n    env_file: missing.env", "missing.env"),
+    ("image: a\n    command: sh -c 'open", "unterminated quote"),
+    (
+        "image: a\n    networks: {default: {ipv4_address: 1.2.3.4}}",
+        "addresses are given by the cluster",
+    ),
+    ("image: a\n    privileged: true", "cap_add"),
+    (
+        "image: a\n  other: {image: a, ports: [\"80:1\"]}\n  third: {image: a, ports: [\"80:2\"]}",
+        "published by service other as well",
+    ),
 ];
 
 #[test]

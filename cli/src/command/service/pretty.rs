@@ -1,8 +1,8 @@
 //! `service inspect --pretty`.
 
 use pontoon_proto::v1::{
-    ContainerSpec, Endpoint, EndpointMode, GetRequest, Placement, PortProtocol, PublishMode, Resources, Service,
-    UpdateConfig, UpdateFailureAction, UpdateOrder, UpdateState, UpdateStatus, service_spec::Mode,
+    ContainerSpec, Endpoint, EndpointMode, GetRequest, Placement, PortProtocol, PublishMode, Resources,
+    Service, UpdateConfig, UpdateFailureAction, UpdateOrder, UpdateState, UpdateStatus, service_spec::Mode,
 };
 
 use crate::client::Client;
@@ -79,7 +79,9 @@ fn update_status(out: &mut String, status: Option<&UpdateStatus>) {
     };
     let state = update_state_name(status.state());
     let started = human::ago(status.started_at);
-    out.push_str(&format!("UpdateStatus:\n State:\t\t{state}\n Started:\t{started}\n"));
+    out.push_str(&format!(
+        "UpdateStatus:\n State:\t\t{state}\n Started:\t{started}\n"
+    ));
     if status.completed_at != 0 {
         out.push_str(&format!(" Completed:\t{}\n", human::ago(status.completed_at)));
     }

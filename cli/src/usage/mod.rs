@@ -1,0 +1,172 @@
+//! Mistakes of usage and help texts in Docker's words. [`cli`](crate::cli) lets clap parse; what clap says is told here anew, as
+//! scripts and people know it from Docker: `unknown flag: --foo`, `See 'pontoon run --help'.`
+//!
+//! # Layout
+//! - [`walk`]: which command the arguments name; [`help`]: help texts; [`explain`] in this file: clap's errors to Docker's.
+
+pub mod help;
+pub mod walk;
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Arg, ArgAction, Command};
+
+use crate::error::{EXIT_ENGINE, Failure};
+use walk::Walked;
+
+/// The command at a path.
+pub fn command_at<'a>(root: &'a Command, path: &[String]) -> &'a Command {
+    path.iter().fold(root, |command, name| {
+        command.find_subcommand(name).unwrap_or(command)
+    })
+}
+
+/// A mistake in a flag: Docker's exit status 125 for it, and where to look.
+pub fn flag_mistake(path: &[String], message: &str) -> Failure {
+    Failure::new(format!("{message}\nSee '{} --help'.", named(path))).with_code(EXIT_ENGINE)
+}
+
+fn named(path: &[String]) -> String {
+    ["pontoon".to_owned()]
+        .iter()
+        .chain(path)
+        .cloned()
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+/// Tells clap's error in Docker's words.
+pub fn explain(error: &clap::Error, root: &Command, walked: &Walked) -> Failure {
+    let path = walked.path.as_slice();
+    let command = command_at(root, path);
+    let subject = context(error, ContextKind::InvalidArg);
+    match error.kind() {
+        ErrorKind::InvalidSubcommand => {
+            let mut words = path.to_vec();
+            words.push(context(error, ContextKind::InvalidSubcommand));
+            let message = format!("pontoon: '{}' is not a pontoon command.", words.join(" "));
+            Failure::new(format!("{message}\nSee '{} --help'", named(path)))
+        }
+        ErrorKind::UnknownArgument if subject.starts_with("--") => {
+            let name = subject.split('=').next().unwrap_or_default();
+            flag_mistake(path, &format!("unknown flag: {name}"))
+        }
+        ErrorKind::UnknownArgument if subject.starts_with('-') && subject.len() > 1 => {
+            let letter = subject.chars().nth(1).unwrap_or_default();
+            let cluster = walked.clusters.iter().find(|cluster| cluster.contains(letter));
+            let cluster = cluster.map_or(&subject[1..], String::as_str);
+            flag_mistake(path, &format!("unknown shorthand flag: '{letter}' in -{cluster}"))
+        }
+        ErrorKind::MissingRequiredArgument if subject.contains("--") => {
+            let flags: Vec<&str> = subject
+                .split_whitespace()
+                .filter_map(|word| word.strip_prefix("--"))
+                .collect();
+            let message = format!("required flag(s) \"{}\" not set", flags.join("\", \""));
+            flag_mistake(path, &message).with_code(1)
+        }
+        ErrorKind::UnknownArgument | ErrorKind::MissingRequiredArgument | ErrorKind::TooFewValues
+            if !subject.starts_with("--") =>
+        {
+            arguments_mistake(command, path)
+        }
+        ErrorKind::InvalidValue
+        | ErrorKind::ValueValidation
+        | ErrorKind::TooManyValues
+        | ErrorKind::NoEquals => value_mistake(error, command, path, &subject),
+        ErrorKind::ArgumentConflict => {
+            let other = context(error, ContextKind::PriorArg);
+            let message = format!(
+                "conflicting options: {} and {} can't be used together",
+                flag_of(&subject),
+                flag_of(&other)
+            );
+            flag_mistake(path, &message)
+        }
+        _ => {
+            let text = error.render().to_string();
+            let first = text.lines().next().unwrap_or_default();
+            flag_mistake(path, first.strip_prefix("error: ").unwrap_or(first))
+        }
+    }
+}
+
+/// Text of an error's context.
+fn context(error: &clap::Error, kind: ContextKind) -> String {
+    match error.get(kind) {
+        Some(ContextValue::String(text)) => text.clone(),
+        Some(ContextValue::Strings(texts)) => texts.join(" "),
+        _ => String::new(),
+    }
+}
+
+/// `--name` of clap's `--name <string>`.
+fn flag_of(subject: &str) -> &str {
+    subject.split([' ', '=', '<']).next().unwrap_or(subject)
+}
+
+/// `"-e, --env"` of the flag that clap calls `--env <list>`.
+fn flag_name(command: &Command, subject: &str) -> String {
+    let name = flag_of(subject);
+    let named = |arg: &&Arg| arg.get_long().is_some_and(|long| name == format!("--{long}"));
+    match command.get_arguments().find(named).and_then(Arg::get_short) {
+        Some(short) => format!("-{short}, {name}"),
+        None => name.to_owned(),
+    }
+}
+
+fn value_mistake(error: &clap::Error, command: &Command, path: &[String], subject: &str) -> Failure {
+    let value = context(error, ContextKind::InvalidValue);
+    if value.is_empty() && error.kind() == ErrorKind::InvalidValue {
+        return flag_mistake(path, &format!("flag needs an argument: {}", flag_of(subject)));
+    }
+    let mut reason = std::error::Error::source(error)
+        .map(ToString::to_string)
+        .unwrap_or_default();
+    let known = context(error, ContextKind::ValidValue);
+    if !known.is_empty() {
+        reason = format!("use one of {}", known.split(' ').collect::<Vec<_>>().join(", "));
+    }
+    let what = if subject.starts_with('-') {
+        format!("\"{}\" flag", flag_name(command, subject))
+    } else {
+        subject.trim_matches(['<', '>', '[', ']', '.']).to_owned()
+    };
+    let reason = if reason.is_empty() {
+        reason
+    } else {
+        format!(": {reason}")
+    };
+    flag_mistake(path, &format!("invalid argument \"{value}\" for {what}{reason}"))
+}
+
+/// Too many or too few arguments.
+fn arguments_mistake(command: &Command, path: &[String]) -> Failure {
+    let (mut least, mut most) = (0_usize, Some(0_usize));
+    for arg in command.get_positionals() {
+        least += usize::from(arg.is_required_set());
+        let many = matches!(arg.get_action(), ArgAction::Append);
+        most = if many { None } else { most.map(|most| most + 1) };
+    }
+    let count = |number: usize| {
+        if number == 1 {
+            "1 argument".to_owned()
+        } else {
+            format!("{number} arguments")
+        }
+    };
+    let needs = match (least, most) {
+        (_, Some(0)) => "accepts no arguments".to_owned(),
+        (least, Some(most)) if least == most => format!("requires {}", count(least)),
+        (0, Some(most)) => format!("accepts at most {}", count(most)),
+        (least, Some(most)) => format!("requires at least {least} and at most {}", count(most)),
+        (least, None) => format!("requires at least {}", count(least)),
+    };
+    let name = named(path);
+    let usage = help::usage(command, path);
+    Failure::new(format!(
+        "'{name}' {needs}\nSee '{name} --help'.\n\nUsage:  {usage}"
+    ))
+}
+
+#[cfg(test)]
+mod tests;

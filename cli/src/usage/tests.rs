@@ -1,0 +1,263 @@
+use clap::CommandFactory;
+
+use super::*;
+use crate::cli::{Cli, parse_from};
+
+fn parse(line: &str) -> Result<Cli, Failure> {
+    parse_from(line.split_whitespace().map(Into::into))
+}
+
+#[test]
+fn mistakes_are_told_as_docker_tells_them() {
+    let cases = [
+        (
+            "pontoon frobnicate",
+            1,
+            "pontoon: 'frobnicate' is not a pontoon command.\nSee 'pontoon --help'",
+        ),
+        (
+            "pontoon service frob x",
+            1,
+            "pontoon: 'service frob' is not a pontoon command.\nSee 'pontoon service --help'",
+        ),
+        (
+            "pontoon --foo ps",
+            125,
+            "unknown flag: --foo\nSee 'pontoon --help'.",
+        ),
+        (
+            "pontoon run --foo img",
+            125,
+            "unknown flag: --foo\nSee 'pontoon run --help'.",
+        ),
+        (
+            "pontoon run --foo=bar img",
+            125,
+            "unknown flag: --foo\nSee 'pontoon run --help'.",
+        ),
+        (
+            "pontoon run -iXt img",
+            125,
+            "unknown shorthand flag: 'X' in -iXt\nSee 'pontoon run --help'.",
+        ),
+        (
+            "pontoon ps x",
+            1,
+            "'pontoon ps' accepts no arguments\nSee 'pontoon ps --help'.\n\nUsage:  pontoon ps [OPTIONS]",
+        ),
+        ("pontoon run", 1, "'pontoon run' requires at least 1 argument\n"),
+        ("pontoon rm", 1, "'pontoon rm' requires at least 1 argument\n"),
+        ("pontoon rename a", 1, "'pontoon rename' requires 2 arguments\n"),
+        (
+            "pontoon rename a b c",
+            1,
+            "'pontoon rename' requires 2 arguments\n",
+        ),
+        (
+            "pontoon images a b",
+            1,
+            "'pontoon images' accepts at most 1 argument\n",
+        ),
+        (
+            "pontoon stack deploy",
+            1,
+            "required flag(s) \"compose-file\" not set\nSee 'pontoon stack deploy --help'.",
+        ),
+        (
+            "pontoon stack deploy -c f",
+            1,
+            "'pontoon stack deploy' requires 1 argument\n",
+        ),
+        (
+            "pontoon service update",
+            1,
+            "'pontoon service update' requires 1 argument\n",
+        ),
+        (
+            "pontoon run --name",
+            125,
+            "flag needs an argument: --name\nSee 'pontoon run --help'.",
+        ),
+        (
+            "pontoon run -m lots img",
+            125,
+            "invalid argument \"lots\" for \"-m, --memory\" flag: invalid size: 'lots'",
+        ),
+        (
+            "pontoon service create --mode both img",
+            125,
+            "invalid argument \"both\" for \"--mode\" flag: use one of replicated, global",
+        ),
+        (
+            "pontoon service create --replicas x img",
+            125,
+            "invalid argument \"x\" for \"--replicas\" flag",
+        ),
+        (
+            "pontoon stack deploy --prune=maybe -c f s",
+            125,
+            "invalid argument \"maybe\" for \"--prune\" flag: use true or false",
+        ),
+        (
+            "pontoon service inspect --pretty --format x s",
+            125,
+            "conflicting options: --pretty and --format can't be used together",
+        ),
+    ];
+    for (line, code, expected) in cases {
+        let failure = parse(line).expect_err(line);
+        assert_eq!(failure.code, code, "{line}: {failure}");
+        assert!(
+            failure.message.starts_with(expected),
+            "{line}:\n{failure}\nexpected:\n{expected}"
+        );
+    }
+}
+
+#[test]
+fn good_lines_parse() {
+    for line in [
+        "pontoon run --rm=true -it --name a --name b img sh -c x --detach=false --nope",
+        "pontoon run -d=false img",
+        "pontoon -H unix:///x ps -a",
+        "pontoon ps --all=false --filter a=b --filter c=d",
+        "pontoon run -eA=1 -e B=2 -p80:80 --cpus=1.5 --memory 64m img",
+        "pontoon stack deploy -c - --detach=true demo",
+        "pontoon stack deploy --compose-file a --compose-file b demo",
+        "pontoon service create --replicas 3 --constraint node.role==worker img --flag-of-the-command",
+        "pontoon service ls -q",
+        "pontoon exec -it c sh --help",
+        "pontoon stack up -c f s",
+        "pontoon container list",
+    ] {
+        if let Err(failure) = parse(line) {
+            panic!("{line}: {failure}");
+        }
+    }
+}
+
+#[test]
+fn switches_take_booleans_only_before_the_containers_command() {
+    let root = Cli::command();
+    let walked = |line: &str| {
+        let walked = walk::walk(&root, line.split_whitespace().map(Into::into)).unwrap();
+        let arguments: Vec<_> = walked
+            .arguments
+            .iter()
+            .map(|text| text.to_str().unwrap().to_owned())
+            .collect();
+        (walked.path.join(" "), arguments.join(" "))
+    };
+    for (line, path, arguments) in [
+        (
+            "pontoon run --rm=true img --rm=true",
+            "run",
+            "pontoon run --rm img --rm=true",
+        ),
+        (
+            "pontoon run --name --rm=true img",
+            "run",
+            "pontoon run --name --rm=true img",
+        ),
+        (
+            "pontoon run -ite A=1 --rm=0 img",
+            "run",
+            "pontoon run -ite A=1 img",
+        ),
+        (
+            "pontoon stack ps --no-trunc=f s",
+            "stack ps",
+            "pontoon stack ps s",
+        ),
+        ("pontoon ps -- --all=true", "ps", "pontoon ps -- --all=true"),
+        ("pontoon container list", "container ls", "pontoon container list"),
+    ] {
+        assert_eq!(walked(line), (path.to_owned(), arguments.to_owned()), "{line}");
+    }
+}
+
+#[test]
+fn help_is_laid_out_as_dockers() {
+    let root = Cli::command();
+    let text = help::help(&root, &[]);
+    let places: Vec<_> = [
+        "Usage:  pontoon [OPTIONS] COMMAND",
+        "\nCommon Commands:\n  run ",
+        "\nManagement Commands:\n  container ",
+        "\nSwarm Commands:\n  node ",
+        "\nCommands:\n  attach ",
+        "\nGlobal Options:\n",
+        "Run 'pontoon COMMAND --help'",
+    ]
+    .iter()
+    .map(|part| {
+        text.find(part)
+            .unwrap_or_else(|| panic!("{part} is missing in:\n{text}"))
+    })
+    .collect();
+    assert!(places.is_sorted(), "{text}");
+    for (path, usage) in [
+        (
+            &["run"][..],
+            "Usage:  pontoon run [OPTIONS] IMAGE [COMMAND] [ARG...]\n",
+        ),
+        (&["rm"], "Usage:  pontoon rm [OPTIONS] CONTAINER [CONTAINER...]\n"),
+        (&["stack"], "Usage:  pontoon stack COMMAND\n"),
+        (
+            &["stack", "deploy"],
+            "Usage:  pontoon stack deploy [OPTIONS] STACK\n",
+        ),
+        (&["rename"], "Usage:  pontoon rename CONTAINER NEW_NAME\n"),
+    ] {
+        let path: Vec<String> = path.iter().map(|name| (*name).to_owned()).collect();
+        let text = help::help(command_at(&root, &path), &path);
+        assert!(text.contains(usage), "{text}");
+    }
+    let path = ["run".to_owned()];
+    let text = help::help(command_at(&root, &path), &path);
+    assert!(
+        text.contains("\n  -e, --env list ") && text.contains("\n      --rm  "),
+        "{text}"
+    );
+}
+
+#[test]
+fn every_command_is_described() {
+    fn check(command: &clap::Command, path: &str) {
+        assert!(command.get_about().is_some(), "{path} has no description");
+        for arg in command.get_arguments() {
+            assert!(
+                arg.get_help().is_some(),
+                "{path}: {} has no description",
+                arg.get_id()
+            );
+        }
+        for sub in command.get_subcommands() {
+            check(sub, &format!("{path} {}", sub.get_name()));
+        }
+    }
+    let root = Cli::command();
+    check(&root, "pontoon");
+    root.debug_assert();
+}
+
+proptest::proptest! {
+    #[test]
+    fn arguments_never_panic(line in proptest::collection::vec(
+        proptest::sample::select(vec![
+            "run", "ps", "stack", "deploy", "service", "create", "-", "--", "-c", "-it", "--rm=x", "--rm=true", "-é", "--é=1", "--name",
+            "--help", "img", "=", "-=", "--=", "-c=", "update", "",
+        ]),
+        0..8,
+    )) {
+        let mut arguments = vec!["pontoon"];
+        arguments.extend(line);
+        let arguments: Vec<std::ffi::OsString> = arguments.into_iter().map(Into::into).collect();
+        let root = Cli::command();
+        if let Ok(walked) = walk::walk(&root, arguments)
+            && let Err(error) = root.clone().try_get_matches_from(&walked.arguments)
+        {
+            let _ = explain(&error, &root, &walked);
+        }
+    }
+}
