@@ -2,6 +2,8 @@
 //!
 //! `create` goes to the cluster for the overlay driver and to the local engine for the rest; the other commands look at both.
 
+use std::collections::HashMap;
+
 use clap::{Args, Subcommand};
 use pontoon_proto::v1::{
     Annotations, CreateClusterNetworkRequest, CreateNetworkRequest, GetRequest, IpamConfig,
@@ -205,14 +207,16 @@ async fn list(host: Option<&str>, arguments: ListArguments) -> Outcome {
     let mut rows: Vec<Value> = local
         .iter()
         .map(|network| {
-            row(
-                &network.id,
-                &network.name,
-                &network.driver,
-                &network.scope,
-                network.internal,
-                arguments.no_trunc,
-            )
+            let listed = Listed {
+                id: &network.id,
+                name: &network.name,
+                driver: &network.driver,
+                scope: &network.scope,
+                internal: network.internal,
+                labels: &network.labels,
+                created_at: network.created_at,
+            };
+            row(&listed, arguments.no_trunc)
         })
         .collect();
     // On a manager, the cluster's networks that have not reached this host yet are shown as well.
@@ -242,14 +246,16 @@ async fn list(host: Option<&str>, arguments: ListArguments) -> Outcome {
                 }
             });
             if matches {
-                rows.push(row(
-                    &network.id,
-                    &annotations.name,
-                    &spec.driver,
-                    "swarm",
-                    spec.internal,
-                    arguments.no_trunc,
-                ));
+                let listed = Listed {
+                    id: &network.id,
+                    name: &annotations.name,
+                    driver: &spec.driver,
+                    scope: "swarm",
+                    internal: spec.internal,
+                    labels: &annotations.labels,
+                    created_at: network.meta.unwrap_or_default().created_at,
+                };
+                rows.push(row(&listed, arguments.no_trunc));
             }
         }
     }
@@ -264,16 +270,39 @@ async fn list(host: Option<&str>, arguments: ListArguments) -> Outcome {
     listing::print(
         quiet.or(arguments.format.as_deref()),
         columns,
-        &[("INTERNAL", "Internal")],
+        &[
+            ("INTERNAL", "Internal"),
+            ("IPV6", "IPv6"),
+            ("LABELS", "Labels"),
+            ("CREATED AT", "CreatedAt"),
+        ],
         &rows,
     )?;
     Ok(0)
 }
 
-fn row(id: &str, name: &str, driver: &str, scope: &str, internal: bool, full: bool) -> Value {
+/// A network of either kind, as `network ls` shows it.
+struct Listed<'a> {
+    id: &'a str,
+    name: &'a str,
+    driver: &'a str,
+    scope: &'a str,
+    internal: bool,
+    labels: &'a HashMap<String, String>,
+    created_at: i64,
+}
+
+fn row(network: &Listed<'_>, full: bool) -> Value {
+    let mut labels: Vec<_> = network
+        .labels
+        .iter()
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect();
+    labels.sort();
     json!({
-        "ID": if full { id } else { human::short_id(id) }, "Name": name, "Driver": driver, "Scope": scope,
-        "Internal": internal.to_string(), "IPv6": "false",
+        "ID": if full { network.id } else { human::short_id(network.id) }, "Name": network.name,
+        "Driver": network.driver, "Scope": network.scope, "Internal": network.internal.to_string(), "IPv6": "false",
+        "Labels": labels.join(","), "CreatedAt": human::local_time(network.created_at),
     })
 }
 

@@ -297,7 +297,7 @@ async fn list(client: &Client, arguments: ListArguments) -> Outcome {
         .collect();
     rows.sort_by(|a, b| a["Hostname"].as_str().cmp(&b["Hostname"].as_str()));
     let columns: &[Column] = &[
-        ("ID", "MarkedID"),
+        ("ID", "_MarkedID"),
         ("HOSTNAME", "Hostname"),
         ("STATUS", "Status"),
         ("AVAILABILITY", "Availability"),
@@ -308,7 +308,7 @@ async fn list(client: &Client, arguments: ListArguments) -> Outcome {
     listing::print(
         quiet.or(arguments.format.as_deref()),
         columns,
-        &[("ID", "ID"), ("SELF", "Self")],
+        &[("ID", "ID"), ("SELF", "Self"), ("TLS STATUS", "TLSStatus")],
         &rows,
     )?;
     Ok(0)
@@ -342,7 +342,7 @@ fn row(node: &Node, own: &str) -> Value {
         node.id.clone()
     };
     json!({
-        "ID": node.id, "MarkedID": marked, "Self": node.id == own,
+        "ID": node.id, "_MarkedID": marked, "Self": node.id == own,
         "Hostname": description.hostname,
         "Status": capitalized(node.status.clone().unwrap_or_default().state().name()),
         "Availability": capitalized(availability_name(node.spec.clone().unwrap_or_default().availability())),

@@ -66,7 +66,7 @@ fn render(
         Some("json") => {
             let mut text = String::new();
             for row in rows {
-                text.push_str(&row.to_string());
+                text.push_str(&public(row).to_string());
                 text.push('\n');
             }
             Ok(text)
@@ -98,6 +98,15 @@ fn render(
             }
         },
     }
+}
+
+/// A row without the fields that only tables show: those whose names begin with `_`.
+fn public(row: &Value) -> Value {
+    let mut row = row.clone();
+    if let Value::Object(fields) = &mut row {
+        fields.retain(|name, _| !name.starts_with('_'));
+    }
+    row
 }
 
 fn unescape(format: &str) -> String {
@@ -157,7 +166,10 @@ mod tests {
             form(Some(r"table {{.Name}}\t{{.Extra}}")).unwrap(),
             "NAME      EXTRA\na         x\nb         y\n"
         );
-        assert!(form(Some("json")).unwrap().starts_with('{'));
+        assert_eq!(
+            render(Some("json"), &[], &[], &[json!({"A": "1", "_B": "2"})]).unwrap(),
+            "{\"A\":\"1\"}\n"
+        );
         assert!(form(Some("{{.Nope}}")).is_err());
     }
 }

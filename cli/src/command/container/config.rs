@@ -396,7 +396,8 @@ fn restart_policy(text: &str) -> Result<ContainerRestartPolicy, Failure> {
     })
 }
 
-fn ulimit(text: &str) -> Result<Ulimit, Failure> {
+/// `--ulimit NAME=SOFT[:HARD]`
+pub(crate) fn ulimit(text: &str) -> Result<Ulimit, Failure> {
     let bad = || Failure::new(format!("invalid ulimit argument: {text} (use NAME=SOFT[:HARD])"));
     let (name, limits) = text.split_once('=').ok_or_else(bad)?;
     let (soft, hard) = limits.split_once(':').unwrap_or((limits, limits));

@@ -10,7 +10,7 @@ use super::options::ServiceOptions;
 use super::progress::{self, Waiting};
 use super::spec;
 use crate::client::Client;
-use crate::command::container::config::{environment, label, mount, pair};
+use crate::command::container::config::{environment, label, mount, pair, ulimit};
 use crate::error::{Failure, Outcome};
 use crate::output::listing;
 
@@ -77,6 +77,9 @@ pub struct Arguments {
     /// Sysctl options
     #[arg(long, value_name = "list")]
     sysctl: Vec<String>,
+    /// Ulimit options
+    #[arg(long, value_name = "ulimit")]
+    ulimit: Vec<String>,
     /// The image, then the command's arguments
     #[arg(required = true, trailing_var_arg = true, value_names = ["IMAGE", "COMMAND"])]
     image_and_args: Vec<String>,
@@ -172,6 +175,11 @@ fn service_spec(arguments: &Arguments) -> Result<ServiceSpec, Failure> {
         .sysctl
         .iter()
         .map(|text| pair("sysctl", text))
+        .collect::<Result<_, _>>()?;
+    container.ulimits = arguments
+        .ulimit
+        .iter()
+        .map(|text| ulimit(text))
         .collect::<Result<_, _>>()?;
     if !arguments.dns.is_empty() || !arguments.dns_option.is_empty() || !arguments.dns_search.is_empty() {
         container.dns = Some(pontoon_proto::v1::DnsConfig {

@@ -31,7 +31,7 @@ pub struct ListingOptions {
 
 const COLUMNS: &[Column] = &[
     ("ID", "ID"),
-    ("NAME", "IndentedName"),
+    ("NAME", "_IndentedName"),
     ("IMAGE", "Image"),
     ("NODE", "Node"),
     ("DESIRED STATE", "DesiredState"),
@@ -164,7 +164,7 @@ fn row(view: &TaskView, name: &str, older: bool, options: &ListingOptions) -> Va
     json!({
         "ID": if options.no_trunc { task.id.as_str() } else { human::short_id(&task.id) },
         "Name": name,
-        "IndentedName": if older { format!(" \\_ {name}") } else { name.to_owned() },
+        "_IndentedName": if older { format!(" \\_ {name}") } else { name.to_owned() },
         "Image": image,
         "Node": node,
         "DesiredState": title(task.desired_state().name()),

@@ -1,13 +1,15 @@
 //! `service update`, `service scale`, `service rollback`.
 
 use clap::Args;
-use pontoon_proto::v1::{GetRequest, Service, ServiceSpec, UpdateServiceRequest, service_spec::Mode};
+use pontoon_proto::v1::{
+    DnsConfig, GetRequest, Service, ServiceSpec, UpdateServiceRequest, service_spec::Mode,
+};
 
 use super::options::ServiceOptions;
 use super::progress::{self, Waiting};
 use super::spec;
 use crate::client::Client;
-use crate::command::container::config::{environment, label, mount, pair};
+use crate::command::container::config::{environment, label, mount, pair, ulimit};
 use crate::error::{Failure, Outcome};
 use crate::output::listing;
 
@@ -31,6 +33,24 @@ pub struct Arguments {
     /// Remove a container label by its key
     #[arg(long, value_name = "list")]
     container_label_rm: Vec<String>,
+    /// Add or update a custom DNS server
+    #[arg(long, value_name = "list")]
+    dns_add: Vec<String>,
+    /// Remove a custom DNS server
+    #[arg(long, value_name = "list")]
+    dns_rm: Vec<String>,
+    /// Add or update a DNS option
+    #[arg(long, value_name = "list")]
+    dns_option_add: Vec<String>,
+    /// Remove a DNS option
+    #[arg(long, value_name = "list")]
+    dns_option_rm: Vec<String>,
+    /// Add or update a custom DNS search domain
+    #[arg(long, value_name = "list")]
+    dns_search_add: Vec<String>,
+    /// Remove a DNS search domain
+    #[arg(long, value_name = "list")]
+    dns_search_rm: Vec<String>,
     /// Add or update an environment variable
     #[arg(long, value_name = "list")]
     env_add: Vec<String>,
@@ -40,6 +60,12 @@ pub struct Arguments {
     /// Force update even if no changes require it
     #[arg(long)]
     force: bool,
+    /// Add an additional supplementary user group to the container
+    #[arg(long, value_name = "list")]
+    group_add: Vec<String>,
+    /// Remove a previously added supplementary user group from the container
+    #[arg(long, value_name = "list")]
+    group_rm: Vec<String>,
     /// Add a custom host-to-IP mapping (host:ip)
     #[arg(long, value_name = "list")]
     host_add: Vec<String>,
@@ -88,6 +114,12 @@ pub struct Arguments {
     /// Remove a Sysctl option
     #[arg(long, value_name = "list")]
     sysctl_rm: Vec<String>,
+    /// Add or update a ulimit option
+    #[arg(long, value_name = "ulimit")]
+    ulimit_add: Vec<String>,
+    /// Remove a ulimit option
+    #[arg(long, value_name = "list")]
+    ulimit_rm: Vec<String>,
     /// The service
     service: String,
 }
@@ -265,7 +297,34 @@ fn change_container(arguments: &Arguments, spec: &mut ServiceSpec) -> Result<(),
         let (key, value) = pair("sysctl-add", text)?;
         container.sysctls.insert(key, value);
     }
+    change_list(&mut container.groups, &arguments.group_add, &arguments.group_rm);
+    container
+        .ulimits
+        .retain(|ulimit| !arguments.ulimit_rm.contains(&ulimit.name));
+    for text in &arguments.ulimit_add {
+        let new = ulimit(text)?;
+        container.ulimits.retain(|ulimit| ulimit.name != new.name);
+        container.ulimits.push(new);
+    }
+    let mut dns = container.dns.take().unwrap_or_default();
+    change_list(&mut dns.nameservers, &arguments.dns_add, &arguments.dns_rm);
+    change_list(
+        &mut dns.options,
+        &arguments.dns_option_add,
+        &arguments.dns_option_rm,
+    );
+    change_list(
+        &mut dns.search,
+        &arguments.dns_search_add,
+        &arguments.dns_search_rm,
+    );
+    container.dns = (dns != DnsConfig::default()).then_some(dns);
     Ok(())
+}
+
+fn change_list(list: &mut Vec<String>, add: &[String], remove: &[String]) {
+    list.retain(|item| !remove.contains(item) && !add.contains(item));
+    list.extend(add.iter().cloned());
 }
 
 fn change_ports(arguments: &Arguments, spec: &mut ServiceSpec) -> Result<(), Failure> {

@@ -139,7 +139,7 @@ async fn advance(client: &Client, mut change: Change, made: &mut Made) -> Result
                     .map_err(|status| failed("create service", &name, status))?
                     .into_inner();
                 made.services.push(service.id.clone());
-                waiting.push(Waiting { id: service.id, name });
+                waiting.push(Waiting::on(&service, name, false));
             }
             Step::Update(service, mut spec) => {
                 let name = spec_name(&spec).to_owned();
@@ -152,14 +152,20 @@ async fn advance(client: &Client, mut change: Change, made: &mut Made) -> Result
                     rollback: false,
                 };
                 let updated = client.control().update_service(request).await;
-                updated.map_err(|status| failed("update service", &name, status))?;
-                waiting.push(Waiting { id: service.id, name });
+                let updated = updated.map_err(|status| failed("update service", &name, status))?;
+                waiting.push(Waiting::on(updated.get_ref(), name, false));
             }
             Step::Keep(service, is_settled) => {
                 let name = service_name(Some(&service)).to_owned();
                 listing::write(&format!("Service {name} is up to date (id: {})\n", service.id));
                 if !is_settled {
-                    waiting.push(Waiting { id: service.id, name });
+                    // Whatever its last change came to, it is asked for again.
+                    waiting.push(Waiting {
+                        id: service.id,
+                        name,
+                        since: 0,
+                        rollback: true,
+                    });
                 }
             }
         }

@@ -140,6 +140,14 @@ impl Run<'_> {
             arguments.extend(piped);
             return functions::call(name, &arguments);
         }
+        // The one method that Docker's rows have: {{.Label "key"}}.
+        if let (Expression::Field(path), [key], None) = (first, rest, &piped)
+            && path.as_slice() == ["Label"]
+            && dot.get("Labels").is_some()
+        {
+            let key = self.operand(key, dot)?;
+            return Ok(label(&dot["Labels"], key.as_str().unwrap_or_default()).into());
+        }
         if !rest.is_empty() || piped.is_some() {
             return Err(format!("can't give argument to non-function {first}"));
         }
@@ -162,6 +170,26 @@ impl Run<'_> {
             Expression::Function(name) => functions::call(name, &[]),
         }
     }
+}
+
+/// The value of a label, in a mapping or in Docker's "a=1,b=2"; a comma ends a value if another `key=` follows it.
+fn label(labels: &Value, key: &str) -> String {
+    let Some(text) = labels.as_str() else {
+        return labels[key].as_str().unwrap_or_default().to_owned();
+    };
+    let mut found: Option<String> = None;
+    for piece in text.split(',') {
+        match (piece.split_once('='), &mut found) {
+            (Some((name, value)), None) if name == key => found = Some(value.to_owned()),
+            (Some(_), Some(_)) => break,
+            (None, Some(value)) => {
+                value.push(',');
+                value.push_str(piece);
+            }
+            _ => {}
+        }
+    }
+    found.unwrap_or_default()
 }
 
 fn walk(from: &Value, path: &[String]) -> Result<Value, String> {

@@ -60,3 +60,35 @@ fn mistakes_are_errors() {
         assert!(render(template).is_err(), "{template}");
     }
 }
+
+#[test]
+fn labels_are_found_in_rows() {
+    let row = json!({ "Labels": "a=1,b=x,y,c=" });
+    let render = |template: &str| Template::parse(template)?.render(&row);
+    assert_eq!(
+        render(r#"{{.Label "a"}}|{{.Label "b"}}|{{.Label "c"}}|{{.Label "d"}}"#).as_deref(),
+        Ok("1|x,y||")
+    );
+    assert!(
+        Template::parse(r#"{{.Label "a"}}"#)
+            .unwrap()
+            .render(&json!({}))
+            .is_err()
+    );
+}
+
+proptest::proptest! {
+    #[test]
+    fn never_panics(text in "\\PC*", pieces in proptest::collection::vec(
+        proptest::sample::select(vec![
+            "{{", "}}", "{{-", "-}}", ".ID", ".", "$", "$x", ":=", "|", "range", "if", "else", "end", "with", "json", "printf",
+            "\"%5.9999d\"", "\"%s\"", "(", ")", " ", "index", ".Names", "1", "99999999999999999999", "-1", "/*", "*/", "é", ",", "len",
+            "slice", "truncate", "pad",
+        ]),
+        0..16,
+    )) {
+        let _ = render(&text);
+        let _ = render(&pieces.concat());
+        let _ = render(&format!("{{{{{}}}}}", pieces.join(" ")));
+    }
+}

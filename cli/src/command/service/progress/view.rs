@@ -317,6 +317,7 @@ mod tests {
         paused.update_status = Some(UpdateStatus {
             state: UpdateState::Paused.into(),
             message: "task failed".into(),
+            started_at: 10,
             ..Default::default()
         });
         assert!(
