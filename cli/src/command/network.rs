@@ -6,7 +6,7 @@ use std::collections::HashMap;
 
 use clap::{Args, Subcommand};
 use pontoon_proto::v1::{
-    Annotations, CreateClusterNetworkRequest, CreateNetworkRequest, GetRequest, IpamConfig,
+    Annotations, CreateClusterNetworkRequest, CreateNetworkRequest, FilterValues, GetRequest, IpamConfig,
     ListNetworksRequest, ListRequest, NetworkRequest, NetworkSpec,
 };
 use serde_json::{Value, json};
@@ -227,24 +227,7 @@ async fn list(host: Option<&str>, arguments: ListArguments) -> Outcome {
             }
             let spec = network.spec.unwrap_or_default();
             let annotations = spec.annotations.unwrap_or_default();
-            let matches = filters.iter().all(|(key, wanted)| {
-                let any = |test: &dyn Fn(&str) -> bool| wanted.values.iter().any(|value| test(value));
-                match key.as_str() {
-                    "driver" => any(&|value| value == spec.driver),
-                    "id" => any(&|value| network.id.starts_with(value)),
-                    "name" => any(&|value| annotations.name.contains(value)),
-                    "scope" => any(&|value| value == "swarm"),
-                    "type" => any(&|value| value == "custom"),
-                    "label" => any(&|value| {
-                        let (key, wanted) = label(value);
-                        annotations
-                            .labels
-                            .get(&key)
-                            .is_some_and(|has| wanted.is_empty() || *has == wanted)
-                    }),
-                    _ => false,
-                }
-            });
+            let matches = fits(&filters, &network.id, &spec.driver, &annotations);
             if matches {
                 let listed = Listed {
                     id: &network.id,
@@ -279,6 +262,26 @@ async fn list(host: Option<&str>, arguments: ListArguments) -> Outcome {
         &rows,
     )?;
     Ok(0)
+}
+
+/// Whether a network of the cluster meets all filters.
+fn fits(filters: &HashMap<String, FilterValues>, id: &str, driver: &str, annotations: &Annotations) -> bool {
+    filters.iter().all(|(key, wanted)| {
+        let any = |test: &dyn Fn(&str) -> bool| wanted.values.iter().any(|value| test(value));
+        match key.as_str() {
+            "driver" => any(&|value| value == driver),
+            "id" => any(&|value| id.starts_with(value)),
+            "name" => any(&|value| annotations.name.contains(value)),
+            "scope" => any(&|value| value == "swarm"),
+            "type" => any(&|value| value == "custom"),
+            "label" => any(&|value| {
+                let (key, wanted) = label(value);
+                let has = annotations.labels.get(&key);
+                has.is_some_and(|has| wanted.is_empty() || *has == wanted)
+            }),
+            _ => false,
+        }
+    })
 }
 
 /// A network of either kind, as `network ls` shows it.

@@ -7,104 +7,106 @@ fn parse(line: &str) -> Result<Cli, Failure> {
     parse_from(line.split_whitespace().map(Into::into))
 }
 
+/// Lines, exit statuses, and how the message begins.
+const MISTAKES: &[(&str, u8, &str)] = &[
+    (
+        "pontoon frobnicate",
+        1,
+        "pontoon: 'frobnicate' is not a pontoon command.\nSee 'pontoon --help'",
+    ),
+    (
+        "pontoon service frob x",
+        1,
+        "pontoon: 'service frob' is not a pontoon command.\nSee 'pontoon service --help'",
+    ),
+    (
+        "pontoon --foo ps",
+        125,
+        "unknown flag: --foo\nSee 'pontoon --help'.",
+    ),
+    (
+        "pontoon run --foo img",
+        125,
+        "unknown flag: --foo\nSee 'pontoon run --help'.",
+    ),
+    (
+        "pontoon run --foo=bar img",
+        125,
+        "unknown flag: --foo\nSee 'pontoon run --help'.",
+    ),
+    (
+        "pontoon run -iXt img",
+        125,
+        "unknown shorthand flag: 'X' in -iXt\nSee 'pontoon run --help'.",
+    ),
+    (
+        "pontoon ps x",
+        1,
+        "'pontoon ps' accepts no arguments\nSee 'pontoon ps --help'.\n\nUsage:  pontoon ps [OPTIONS]",
+    ),
+    ("pontoon run", 1, "'pontoon run' requires at least 1 argument\n"),
+    ("pontoon rm", 1, "'pontoon rm' requires at least 1 argument\n"),
+    ("pontoon rename a", 1, "'pontoon rename' requires 2 arguments\n"),
+    (
+        "pontoon rename a b c",
+        1,
+        "'pontoon rename' requires 2 arguments\n",
+    ),
+    (
+        "pontoon images a b",
+        1,
+        "'pontoon images' accepts at most 1 argument\n",
+    ),
+    (
+        "pontoon stack deploy",
+        1,
+        "required flag(s) \"compose-file\" not set\nSee 'pontoon stack deploy --help'.",
+    ),
+    (
+        "pontoon stack deploy -c f",
+        1,
+        "'pontoon stack deploy' requires 1 argument\n",
+    ),
+    (
+        "pontoon service update",
+        1,
+        "'pontoon service update' requires 1 argument\n",
+    ),
+    (
+        "pontoon run --name",
+        125,
+        "flag needs an argument: --name\nSee 'pontoon run --help'.",
+    ),
+    (
+        "pontoon run -m lots img",
+        125,
+        "invalid argument \"lots\" for \"-m, --memory\" flag: invalid size: 'lots'",
+    ),
+    (
+        "pontoon service create --mode both img",
+        125,
+        "invalid argument \"both\" for \"--mode\" flag: use one of replicated, global",
+    ),
+    (
+        "pontoon service create --replicas x img",
+        125,
+        "invalid argument \"x\" for \"--replicas\" flag",
+    ),
+    (
+        "pontoon stack deploy --prune=maybe -c f s",
+        125,
+        "invalid argument \"maybe\" for \"--prune\" flag: use true or false",
+    ),
+    (
+        "pontoon service inspect --pretty --format x s",
+        125,
+        "conflicting options: --pretty and --format can't be used together",
+    ),
+];
+
 #[test]
 fn mistakes_are_told_as_docker_tells_them() {
-    let cases = [
-        (
-            "pontoon frobnicate",
-            1,
-            "pontoon: 'frobnicate' is not a pontoon command.\nSee 'pontoon --help'",
-        ),
-        (
-            "pontoon service frob x",
-            1,
-            "pontoon: 'service frob' is not a pontoon command.\nSee 'pontoon service --help'",
-        ),
-        (
-            "pontoon --foo ps",
-            125,
-            "unknown flag: --foo\nSee 'pontoon --help'.",
-        ),
-        (
-            "pontoon run --foo img",
-            125,
-            "unknown flag: --foo\nSee 'pontoon run --help'.",
-        ),
-        (
-            "pontoon run --foo=bar img",
-            125,
-            "unknown flag: --foo\nSee 'pontoon run --help'.",
-        ),
-        (
-            "pontoon run -iXt img",
-            125,
-            "unknown shorthand flag: 'X' in -iXt\nSee 'pontoon run --help'.",
-        ),
-        (
-            "pontoon ps x",
-            1,
-            "'pontoon ps' accepts no arguments\nSee 'pontoon ps --help'.\n\nUsage:  pontoon ps [OPTIONS]",
-        ),
-        ("pontoon run", 1, "'pontoon run' requires at least 1 argument\n"),
-        ("pontoon rm", 1, "'pontoon rm' requires at least 1 argument\n"),
-        ("pontoon rename a", 1, "'pontoon rename' requires 2 arguments\n"),
-        (
-            "pontoon rename a b c",
-            1,
-            "'pontoon rename' requires 2 arguments\n",
-        ),
-        (
-            "pontoon images a b",
-            1,
-            "'pontoon images' accepts at most 1 argument\n",
-        ),
-        (
-            "pontoon stack deploy",
-            1,
-            "required flag(s) \"compose-file\" not set\nSee 'pontoon stack deploy --help'.",
-        ),
-        (
-            "pontoon stack deploy -c f",
-            1,
-            "'pontoon stack deploy' requires 1 argument\n",
-        ),
-        (
-            "pontoon service update",
-            1,
-            "'pontoon service update' requires 1 argument\n",
-        ),
-        (
-            "pontoon run --name",
-            125,
-            "flag needs an argument: --name\nSee 'pontoon run --help'.",
-        ),
-        (
-            "pontoon run -m lots img",
-            125,
-            "invalid argument \"lots\" for \"-m, --memory\" flag: invalid size: 'lots'",
-        ),
-        (
-            "pontoon service create --mode both img",
-            125,
-            "invalid argument \"both\" for \"--mode\" flag: use one of replicated, global",
-        ),
-        (
-            "pontoon service create --replicas x img",
-            125,
-            "invalid argument \"x\" for \"--replicas\" flag",
-        ),
-        (
-            "pontoon stack deploy --prune=maybe -c f s",
-            125,
-            "invalid argument \"maybe\" for \"--prune\" flag: use true or false",
-        ),
-        (
-            "pontoon service inspect --pretty --format x s",
-            125,
-            "conflicting options: --pretty and --format can't be used together",
-        ),
-    ];
-    for (line, code, expected) in cases {
+    for &(line, code, expected) in MISTAKES {
         let failure = parse(line).expect_err(line);
         assert_eq!(failure.code, code, "{line}: {failure}");
         assert!(

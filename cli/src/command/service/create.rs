@@ -2,8 +2,8 @@
 
 use clap::{Args, ValueEnum};
 use pontoon_proto::v1::{
-    Annotations, CreateServiceRequest, GlobalMode, Placement, ReplicatedMode, ServiceSpec, TaskSpec,
-    UpdateConfig, service_spec::Mode,
+    Annotations, ContainerSpec, CreateServiceRequest, GlobalMode, Placement, ReplicatedMode, ServiceSpec,
+    TaskSpec, UpdateConfig, service_spec::Mode,
 };
 
 use super::options::ServiceOptions;
@@ -155,12 +155,25 @@ fn service_spec(arguments: &Arguments) -> Result<ServiceSpec, Failure> {
         .collect::<Result<Vec<_>, _>>()?
         .concat();
     made.endpoint.get_or_insert_default().ports = ports;
-    let container = made
-        .task
-        .get_or_insert_default()
-        .container
-        .get_or_insert_default();
-    container.image.clone_from(image);
+    container(
+        arguments,
+        image,
+        args,
+        made.task
+            .get_or_insert_default()
+            .container
+            .get_or_insert_default(),
+    )?;
+    Ok(made)
+}
+
+fn container(
+    arguments: &Arguments,
+    image: &str,
+    args: &[String],
+    container: &mut ContainerSpec,
+) -> Result<(), Failure> {
+    image.clone_into(&mut container.image);
     container.args = args.to_vec();
     container.env = environment(&arguments.env_file, &arguments.env)?;
     container.labels = arguments.container_label.iter().map(|text| label(text)).collect();
@@ -188,5 +201,5 @@ fn service_spec(arguments: &Arguments) -> Result<ServiceSpec, Failure> {
             options: arguments.dns_option.clone(),
         });
     }
-    Ok(made)
+    Ok(())
 }
