@@ -91,17 +91,22 @@ pub fn serve(
     membership: Arc<Membership>,
     stop: CancellationToken,
 ) -> Result<JoinHandle<Result<(), tonic::transport::Error>>, Failure> {
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(pontoon_proto::FILE_DESCRIPTOR_SET)
-        .build_v1()
-        .map_err(|error| Failure::new(format!("describe the API: {error}")))?;
+    let failed = |error| Failure::new(format!("describe the API: {error}"));
+    let described = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(pontoon_proto::FILE_DESCRIPTOR_SET)
+    };
+    let reflection = described().build_v1().map_err(failed)?;
+    // grpcurl asks for the older one in its releases before 1.8.8.
+    let older_reflection = described().build_v1alpha().map_err(failed)?;
     let path = config.socket();
     let listener = bind(&path, &config.group)?;
     let router = tonic::transport::Server::builder()
         .add_service(pontoon_engine::grpc::service(engine))
         .add_service(SwarmServer::from_arc(membership.clone()).max_decoding_message_size(MESSAGE_LIMIT))
         .add_service(membership.control())
-        .add_service(reflection);
+        .add_service(reflection)
+        .add_service(older_reflection);
     Ok(tokio::spawn(async move {
         let incoming = UnixListenerStream::new(listener);
         let served = router
