@@ -57,9 +57,6 @@ pub struct InitArguments {
     /// Address or interface to use for data path traffic (format: "<ip|interface>")
     #[arg(long, value_name = "string", default_value = "", hide_default_value = true)]
     data_path_addr: String,
-    /// Port number to use for data path traffic (1024 - 49151). If no value is set or is set to 0, the default port (4789) is used.
-    #[arg(long, value_name = "uint32", default_value_t = 0, hide_default_value = true)]
-    data_path_port: u32,
     /// Default address pool in CIDR format
     #[arg(long, value_name = "ipNetSlice", value_delimiter = ',')]
     default_addr_pool: Vec<String>,
@@ -157,7 +154,7 @@ async fn init(client: &Client, arguments: InitArguments) -> Outcome {
         availability: Availability::from(arguments.availability).into(),
         default_addr_pool: arguments.default_addr_pool,
         default_addr_pool_mask_length: arguments.default_addr_pool_mask_length,
-        data_path_port: arguments.data_path_port,
+        data_path_port: 0,
         task_history_limit: Some(arguments.task_history_limit),
     };
     let made = client.swarm().init(request).await?.into_inner();

@@ -12,8 +12,8 @@ use crate::error::Failure;
 
 /// A unix socket's path has at most this many bytes (unix(7): `sun_path` is 108 with its NUL).
 const SOCKET_PATH_LIMIT: usize = 107;
-/// What the engine puts behind the run folder at most: `/shim/<64 hex digits>/shim.sock`, opened by a short name.
-const LONGEST_SOCKET: &str = "/pontoon.sock";
+/// The longest path below the run folder: `/shim/<64 hex digits>/shim.sock`.
+const LONGEST_SOCKET: usize = "/shim/".len() + 64 + "/shim.sock".len();
 
 /// `daemon [OPTIONS]`
 #[derive(Args, Debug)]
@@ -100,11 +100,13 @@ impl Config {
             std::path::absolute(path).map_err(|error| Failure::new(format!("{}: {error}", path.display())))
         };
         let run_dir = absolute(&arguments.run_dir)?;
-        let longest = run_dir.as_os_str().len() + LONGEST_SOCKET.len();
+        let longest = run_dir.as_os_str().len() + LONGEST_SOCKET;
         if longest > SOCKET_PATH_LIMIT {
             return Err(Failure::new(format!(
-                "--run-dir {} is too long for a socket's path: {longest} bytes where {SOCKET_PATH_LIMIT} fit",
-                run_dir.display()
+                "--run-dir {} is too long: a container's socket below it would have {longest} bytes where {SOCKET_PATH_LIMIT} fit; \
+                 use one of at most {} characters",
+                run_dir.display(),
+                SOCKET_PATH_LIMIT - LONGEST_SOCKET
             )));
         }
         let cgroup_parent = arguments.cgroup_parent.trim_end_matches('/').to_owned();
