@@ -172,7 +172,10 @@ where
     };
     let call = Call { parts, body };
     let deadline = Instant::now() + core.leader_timeout;
+    let mut leadership = core.raft.leadership();
     loop {
+        // Seen before the try: a change during it counts as new, an old one does not make this a busy loop.
+        leadership.mark_unchanged();
         let response = if core.leading().is_some() {
             let Ok(response) = inner.call(call.request()).await;
             Some(response)
@@ -185,7 +188,6 @@ where
             _ if Instant::now() >= deadline => return status::no_leader().into_http(),
             _ => {}
         }
-        let mut leadership = core.raft.leadership();
         let changed = tokio::time::timeout(RETRY_PAUSE, leadership.changed()).await;
         if matches!(changed, Ok(Err(_))) {
             return status::no_leader().into_http();
