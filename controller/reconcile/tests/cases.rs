@@ -148,6 +148,7 @@ fn run_line(sim: &mut Sim, line: &[&str]) {
         ["step"] => drop(sim.step()),
         ["wait", time] => sim.wait(words::duration(time)),
         ["fail", name] => sim.report(&newest(&sim.view(), name), TaskState::Failed),
+        ["reject", name] => sim.report(&newest(&sim.view(), name), TaskState::Rejected),
         ["complete", name] => sim.report(&newest(&sim.view(), name), TaskState::Complete),
         ["broken", image] => drop(sim.broken.insert((*image).to_owned())),
         ["mended", image] => drop(sim.broken.remove(*image)),

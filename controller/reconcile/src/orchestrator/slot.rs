@@ -43,7 +43,7 @@ pub(super) fn settle(pass: &mut Pass<'_, '_>, service: &Arc<Service>, slot: &Slo
         restart::Next::Finished => true,
         restart::Next::Replace { .. } if !eligible => false,
         restart::Next::Replace { delay } => {
-            start(pass, service, slot, delay);
+            restart_when_due(pass, service, slot, &tasks, delay);
             true
         }
     };
@@ -103,6 +103,24 @@ fn retry_start_first(pass: &mut Pass<'_, '_>, service: &Service, slot: &SlotKey,
         return;
     }
     if let restart::Next::Replace { delay } = restart::next(service, tasks) {
+        restart_when_due(pass, service, slot, tasks, delay);
+    }
+}
+
+/// Makes the successor of a slot's last task. One that ended before it was due to start (its image is missing, say) has
+/// its successor wait for that time: else the two would follow each other without any delay.
+fn restart_when_due(
+    pass: &mut Pass<'_, '_>,
+    service: &Service,
+    slot: &SlotKey,
+    tasks: &[Arc<Task>],
+    delay: i64,
+) {
+    let due = tasks.last().map_or(0, |task| task.start_not_before);
+    if due > pass.now() {
+        let subject = Subject::Slot(Id::from(service.id.as_str()), slot.clone());
+        pass.state.timers.set(due, subject);
+    } else {
         start(pass, service, slot, delay);
     }
 }
