@@ -130,9 +130,9 @@ impl Process {
         }
     }
 
-    /// Ends stdin after what is pending. A terminal has no end of its own.
+    /// Ends stdin after what is pending. A terminal has no end of its own: the next client goes on typing.
     pub(super) fn end_input(&mut self) {
-        self.close_input = true;
+        self.close_input = self.console.is_none();
         self.flush_input();
     }
 
