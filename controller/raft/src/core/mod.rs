@@ -347,12 +347,7 @@ impl Core {
 
     /// The members; on the leader with who answers lately.
     pub(crate) fn member_list(&self) -> Vec<Member> {
-        let raft = &self.node.raft;
-        let reachable = |id| {
-            id == self.id
-                || !self.is_leader()
-                || raft.prs().get(id).is_some_and(|progress| progress.recent_active)
-        };
+        let reachable = |id| !self.is_leader() || self.is_active(id);
         self.members.list(self.node.store().conf_state(), reachable)
     }
 
