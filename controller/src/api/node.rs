@@ -129,8 +129,10 @@ pub(super) async fn remove(core: &Core, request: RemoveNodeRequest) -> Result<Re
             .map_or(NodeState::Unknown, |status| status.state());
         if !force && state == NodeState::Ready {
             return Err(Status::failed_precondition(format!(
-                "node {} is not down and can't be removed",
-                node.id
+                "node {} is not down and can't be removed: let it leave with `pontoon swarm leave` there, or use --force",
+                node.description
+                    .as_ref()
+                    .map_or(node.id.as_str(), |description| description.hostname.as_str())
             )));
         }
         edit::remove_node(tx, &node.id).map_err(refused)?;
