@@ -53,7 +53,7 @@ pub fn with_fleet(count: usize, test: impl FnOnce(&Fleet) -> Result<()>) {
     }
     match outcome {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => panic!("{error:?}"),
+        Ok(Err(error)) => panic!("{error:#}"),
         Err(panic) => resume_unwind(panic),
     }
 }
