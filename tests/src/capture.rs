@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::process;
-use crate::wait::SHORT;
+use crate::wait::{SHORT, wait_until};
 use crate::wire::{self, Wire};
 
 /// A running capture.
@@ -26,7 +26,18 @@ impl Capture {
     pub fn start(wire: &Wire, interface: &str, filter: &str) -> Result<Self> {
         let mut command: Command = wire::enter(&wire::path(&wire.switch()));
         command
-            .args(["tcpdump", "-i", interface, "-n", "-l", "-A", "-s", "0", filter])
+            .args([
+                "tcpdump",
+                "-i",
+                interface,
+                "-n",
+                "--immediate-mode",
+                "-l",
+                "-A",
+                "-s",
+                "0",
+                filter,
+            ])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
@@ -54,6 +65,21 @@ impl Capture {
             drop(stderr);
         });
         Ok(Self { child, lines })
+    }
+
+    /// Waits until `text` was seen, ends the capture and returns everything it printed.
+    ///
+    /// # Errors
+    /// When the text is not seen in time, with what was.
+    pub fn finish_with(self, text: &str) -> Result<String> {
+        let mut seen = String::new();
+        wait_until(&format!("{text:?} is seen on the wire"), SHORT, || {
+            seen.extend(self.lines.try_iter());
+            ensure!(seen.contains(text), "seen:\n{seen}");
+            Ok(())
+        })?;
+        seen.push_str(&self.finish()?);
+        Ok(seen)
     }
 
     /// Ends the capture and returns everything it printed.

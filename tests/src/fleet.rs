@@ -192,6 +192,46 @@ impl Fleet {
         self.form_cluster(managers)
     }
 
+    /// Runs and removes one global service, so that what a node keeps as long as it is in a cluster (its leg in the routing mesh,
+    /// the bridge for the way out, netd) is there before a test counts what others leave.
+    ///
+    /// # Errors
+    /// When the service does not run or does not go.
+    pub fn warm_up(&self) -> Result<()> {
+        let first = self.host(1);
+        first.ok(&["network", "create", "--driver", "overlay", "warm"])?;
+        first.ok(&[
+            "service",
+            "create",
+            "--name",
+            "warm",
+            "--mode",
+            "global",
+            "--network",
+            "warm",
+            "--publish",
+            "7070:8080",
+            "web:1",
+        ])?;
+        first.ok(&["service", "rm", "warm"])?;
+        wait_until("the warm-up is over", LONG, || {
+            // Refused as long as a task is in it.
+            if view::rows(first, &["network", "ls", "--filter", "name=warm"])?.is_empty() {
+                return Ok(());
+            }
+            first.ok(&["network", "rm", "warm"]).map(drop)
+        })?;
+        wait_until("its containers and networks are gone", LONG, || {
+            for host in &self.hosts {
+                ensure!(host.ok(&["ps", "--all", "--quiet"])?.is_empty());
+                let spaces = host.footprint()?.of_kind("netns").len();
+                // The ingress network's own.
+                ensure!(spaces <= 1, "{spaces} network namespaces are left");
+            }
+            Ok(())
+        })
+    }
+
     /// The leader as `asked` sees it.
     ///
     /// # Errors

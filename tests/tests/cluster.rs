@@ -76,7 +76,13 @@ fn the_demos_path() {
                 host.get(&format!("http://{}:8080/", host.address()))
             })?;
         }
-        other.ok(&["stack", "rm", "demo"])?;
+        leader.start()?;
+        wait_until("the lost host is back", LONG, || {
+            let node = view::node(other, &leader.name())?;
+            ensure!(node.status == "Ready" && node.is_manager(), "{node:?}");
+            Ok(())
+        })?;
+        leader.ok(&["stack", "rm", "demo"])?;
         Ok(())
     });
 }

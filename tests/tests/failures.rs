@@ -134,7 +134,7 @@ fn a_killed_daemon_leaves_its_containers_serving() {
     with_fleet(1, |fleet| {
         fleet.ready(1)?;
         let host = fleet.host(1);
-        host.ok(&["network", "create", "--driver", "overlay", "--attachable", "app"])?;
+        host.ok(&["network", "create", "--driver", "overlay", "app"])?;
         host.ok(&[
             "service",
             "create",
@@ -360,7 +360,9 @@ fn without_a_quorum_writes_are_refused_and_containers_go_on() {
             output.fails(1, &["swarm does not have a leader"])
         })?;
         let create = ["service", "create", "--detach", "--name", "other", "web:1"];
-        let output = first.pontoon(&create)?.fails(1, &["swarm does not have a leader"])?;
+        let output = first
+            .pontoon(&create)?
+            .fails(1, &["swarm does not have a leader"])?;
         ensure!(output.stderr.trim().lines().count() == 1, "{output}");
         first.get("http://127.0.0.1:8080/")?;
         fleet.host(2).start()?;
