@@ -1,2 +1,153 @@
-//! x
-fn main() {}
+//! The figures: one command each, progress on standard error, one JSON document on standard output, then one line for people.
+//! Run by `make bench BENCH='name args'`; what was seen and under which conditions is in README.md.
+//!
+//! # Layout
+//! - [`run_latency`], [`memory`], [`scale`], [`failover`], [`overlay`], [`attach`]: one figure each
+//! - [`report`]: samples, ratios, conditions and the printed result
+//! - [`timing`]: commands timed without polling, contestants run in turn
+//! - [`docker`]: private Docker engines beside the fleet, the peer; [`floor`]: runc and crun, what is below any engine
+//! - [`procs`]: memory and CPU time of processes; [`iperf`]: iperf3 between two network namespaces
+//!
+//! Two things are compared only within one run and in turn, because machines differ and their load changes.
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+
+use crate::report::Report;
+
+mod attach;
+mod docker;
+mod failover;
+mod floor;
+mod iperf;
+mod memory;
+mod overlay;
+mod procs;
+mod report;
+mod run_latency;
+mod scale;
+mod timing;
+
+/// A figure that can be asked for.
+struct Figure {
+    name: &'static str,
+    arguments: &'static str,
+    about: &'static str,
+    run: fn(&[String]) -> Result<Report>,
+}
+
+const FIGURES: &[Figure] = &[
+    Figure {
+        name: "run-latency",
+        arguments: "[rounds=20] [--no-docker]",
+        about: "`run --rm IMG true` and `exec`, whole command, beside docker (a private dockerd), runc and crun",
+        run: run_latency::run,
+    },
+    Figure {
+        name: "memory",
+        arguments: "[containers=20] [seconds=20]",
+        about: "shim of an idle container; daemon (memory, CPU) as manager with one service; netd",
+        run: memory::run,
+    },
+    Figure {
+        name: "scale",
+        arguments: "[replicas=100] [rounds=3] [--peer]",
+        about: "`service create` on 3 hosts to all running, `service rm` to nothing left, without and with an overlay",
+        run: scale::run,
+    },
+    Figure {
+        name: "failover",
+        arguments: "[rounds=10]",
+        about: "the leader's host killed: next accepted write, and its tasks running elsewhere",
+        run: failover::run,
+    },
+    Figure {
+        name: "overlay",
+        arguments: "[seconds=5] [rounds=3]",
+        about: "iperf3 between containers of two hosts beside the hosts' own link, and on a bridge",
+        run: overlay::run,
+    },
+    Figure {
+        name: "attach",
+        arguments: "[rounds=20]",
+        about: "what an endpoint costs: `run` on bridge and overlay beside network none",
+        run: attach::run,
+    },
+];
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match figure(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn figure(arguments: &[String]) -> Result<()> {
+    let Some((name, rest)) = arguments.split_first() else {
+        return help();
+    };
+    if name == "help" || name == "--help" {
+        return help();
+    }
+    let Some(figure) = FIGURES.iter().find(|figure| figure.name == name.as_str()) else {
+        bail!("no figure is named {name:?}; `help` lists them");
+    };
+    if !rustix::process::geteuid().is_root() {
+        bail!("needs root for namespaces and control groups");
+    }
+    (figure.run)(rest)?.print(name)
+}
+
+fn help() -> Result<()> {
+    println!("make bench BENCH='name args'\n");
+    for figure in FIGURES {
+        println!("  {} {}\n      {}", figure.name, figure.arguments, figure.about);
+    }
+    println!("\nProgress on standard error, one JSON document on standard output, then a summary line.");
+    Ok(())
+}
+
+/// The argument at `position` among those that are no options, or `default`.
+///
+/// # Errors
+/// When it is no positive number.
+fn number(arguments: &[String], position: usize, default: usize) -> Result<usize> {
+    let mut plain = arguments.iter().filter(|argument| !argument.starts_with("--"));
+    match plain.nth(position) {
+        None => Ok(default),
+        Some(text) => match text.parse() {
+            Ok(number) if number > 0 => Ok(number),
+            _ => bail!("{text:?} is no positive number"),
+        },
+    }
+}
+
+/// Whether the option is given.
+fn option(arguments: &[String], name: &str) -> bool {
+    arguments.iter().any(|argument| argument == name)
+}
+
+/// Refuses options other than `known` and more than `plain` other arguments.
+///
+/// # Errors
+/// With the argument that is not understood.
+fn check(arguments: &[String], plain: usize, known: &[&str]) -> Result<()> {
+    let mut others = 0;
+    for argument in arguments {
+        let fine = if argument.starts_with("--") {
+            known.contains(&argument.as_str())
+        } else {
+            others += 1;
+            others <= plain
+        };
+        if !fine {
+            bail!("argument {argument:?} is not understood; `help` lists the figures");
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,255 @@
+//! Private Docker engines on the fleet's switch: the peer. Each is a dockerd with its own containerd in its own network, mount,
+//! UTS and PID namespace, with its state below the fleet's folder and everything it runs below the fleet's control group, so it
+//! goes away with the fleet. The machine's own Docker is never touched. Used by figures that quote a ratio to Docker.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use pontoon_tests::{Fleet, cgroups, process, wait_until, wire};
+use serde_json::Value;
+
+/// Host numbers of engines, beside the fleet's own.
+const FIRST: usize = 11;
+
+/// In the control group before the namespaces, so that all of the engine can be found and killed there.
+const ENTER: &str = "echo $$ >\"$1/cgroup.procs\" && shift && exec \"$@\"";
+
+/// Pid 1 of an engine's namespace; it reaps what containers leave behind. `$1` name, `$2` folder, `$3` control group.
+const BOOT: &str = r#"
+set -e
+echo "$1" >/proc/sys/kernel/hostname
+mount --make-rprivate /
+for own in /etc/docker /var/lib/docker; do
+    [ ! -d $own ] || mount --bind "$2/empty" $own
+done
+mount --bind "$2/run" /run
+mkdir -p /run/docker /run/containerd
+ulimit -n "$(ulimit -Hn)"
+cd /
+containerd --config /dev/null --root "$2/containerd" --state /run/containerd \
+    --address /run/containerd/containerd.sock --log-level warn >"$2/containerd.log" 2>&1 &
+until [ -S /run/containerd/containerd.sock ]; do sleep 0.02; done
+dockerd --data-root "$2/data" -H unix:///run/docker.sock --containerd /run/containerd/containerd.sock \
+    --cgroup-parent "$3" >"$2/dockerd.log" 2>&1 &
+while :; do sleep 3600 & wait $!; done
+"#;
+
+/// One engine.
+#[derive(Debug)]
+pub struct Engine {
+    folder: PathBuf,
+    address: String,
+    client: PathBuf,
+    child: Child,
+}
+
+/// The version of the Docker engine that is installed, when there is one that can be started here.
+pub fn installed() -> Option<String> {
+    let found = |program: &str| {
+        ["/usr/sbin", "/usr/bin", "/usr/local/bin", "/usr/local/sbin"]
+            .iter()
+            .any(|folder| Path::new(folder).join(program).is_file())
+    };
+    let complete = ["dockerd", "containerd", "docker"].iter().all(|name| found(name));
+    let version = crate::report::first_line("dockerd", &["--version"]);
+    (complete && !version.is_empty()).then_some(version)
+}
+
+/// Starts `count` engines beside the fleet's hosts and loads an image archive into each.
+///
+/// # Errors
+/// When one does not start, with its log.
+pub fn start(fleet: &Fleet, count: usize, image: &Path) -> Result<Vec<Engine>> {
+    (FIRST..FIRST + count)
+        .map(|number| {
+            let engine = Engine::start(fleet, number)?;
+            engine.docker(&["load", "--quiet", "--input", &image.display().to_string()])?;
+            Ok(engine)
+        })
+        .collect()
+}
+
+impl Engine {
+    fn start(fleet: &Fleet, number: usize) -> Result<Self> {
+        let folder = fleet.folder().join(format!("docker{number}"));
+        for part in ["run", "empty", "data", "containerd"] {
+            let part = folder.join(part);
+            fs::create_dir_all(&part).with_context(|| format!("cannot make {}", part.display()))?;
+        }
+        fleet.wire().add_host(number)?;
+        let parent = fleet.host(1).group().trim_end_matches("/h1").to_owned();
+        let group = format!("{parent}/docker{number}");
+        let mut command = wire::enter(&wire::path(&fleet.wire().host(number)));
+        command
+            .args(["sh", "-c", ENTER, "sh"])
+            .arg(cgroups::home(&format!("{group}/engine"))?)
+            .args([
+                "unshare",
+                "--mount",
+                "--uts",
+                "--pid",
+                "--fork",
+                "--mount-proc",
+                "--kill-child",
+            ])
+            .args(["sh", "-c", BOOT, "sh", &format!("docker{number}")])
+            .arg(&folder)
+            .arg(&group)
+            .stdin(Stdio::null())
+            .stdout(fs::File::create(folder.join("boot.log")).context("cannot make a log")?)
+            .stderr(fs::File::create(folder.join("boot.err")).context("cannot make a log")?);
+        let child = command.spawn().context("cannot start a Docker engine")?;
+        let engine = Self {
+            address: wire::address(number),
+            client: client(),
+            folder,
+            child,
+        };
+        wait_until("the Docker engine answers", Duration::from_secs(60), || {
+            engine.get("/_ping").map(drop)
+        })
+        .with_context(|| engine.log())?;
+        Ok(engine)
+    }
+
+    /// Its address on the switch.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// A `docker` command against this engine.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.client);
+        command
+            .env_remove("DOCKER_HOST")
+            .env_remove("DOCKER_CONTEXT")
+            .arg("--host")
+            .arg(format!("unix://{}", self.socket().display()))
+            .args(arguments);
+        command
+    }
+
+    /// Runs a `docker` command that must succeed.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub fn docker(&self, arguments: &[&str]) -> Result<String> {
+        process::run(self.command(arguments))?.ok()
+    }
+
+    /// Asks the engine's API: polling by the command line would cost the machine more than the engine's own work.
+    ///
+    /// # Errors
+    /// When there is no answer or it is not 200.
+    pub fn get(&self, path: &str) -> Result<String> {
+        let mut stream = UnixStream::connect(self.socket()).context("cannot connect to the Docker engine")?;
+        stream
+            .set_read_timeout(Some(Duration::from_secs(30)))
+            .context("cannot set a deadline")?;
+        // HTTP/1.0: the answer ends with the connection and is not chunked.
+        write!(stream, "GET {path} HTTP/1.0\r\nHost: docker\r\n\r\n")
+            .context("cannot ask the Docker engine")?;
+        let mut answer = Vec::new();
+        stream
+            .read_to_end(&mut answer)
+            .context("cannot read the Docker engine's answer")?;
+        let answer = String::from_utf8_lossy(&answer);
+        let Some((head, body)) = answer.split_once("\r\n\r\n") else {
+            bail!("the Docker engine answered {answer:?}");
+        };
+        ensure!(head.contains(" 200 "), "GET {path}: {answer}");
+        Ok(body.to_owned())
+    }
+
+    /// How many containers it has, ended ones too.
+    ///
+    /// # Errors
+    /// As [`Engine::get`].
+    pub fn containers(&self) -> Result<usize> {
+        let body: Value = serde_json::from_str(&self.get("/containers/json?all=1")?)?;
+        Ok(body.as_array().map_or(0, Vec::len))
+    }
+
+    /// Running tasks of a Swarm's only service, asked of a manager.
+    ///
+    /// # Errors
+    /// As [`Engine::get`].
+    pub fn running_tasks(&self) -> Result<u64> {
+        let body: Value = serde_json::from_str(&self.get("/v1.41/services?status=true")?)?;
+        Ok(body[0]["ServiceStatus"]["RunningTasks"]
+            .as_u64()
+            .unwrap_or_default())
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.folder.join("run/docker.sock")
+    }
+
+    fn log(&self) -> String {
+        let mut said = String::new();
+        for name in ["boot.err", "containerd.log", "dockerd.log"] {
+            let text = fs::read_to_string(self.folder.join(name)).unwrap_or_default();
+            let lines: Vec<&str> = text.lines().collect();
+            said.push_str(&lines[lines.len().saturating_sub(15)..].join("\n"));
+        }
+        said
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        // `unshare --kill-child` takes pid 1 of the namespace with it, and the kernel everything below that.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Makes a Swarm of managers.
+///
+/// # Errors
+/// When one can't join.
+pub fn swarm(engines: &[Engine]) -> Result<()> {
+    let Some((first, others)) = engines.split_first() else {
+        return Ok(());
+    };
+    let at = |engine: &Engine| format!("{}:2377", engine.address());
+    first.docker(&[
+        "swarm",
+        "init",
+        "--advertise-addr",
+        first.address(),
+        "--listen-addr",
+        &at(first),
+    ])?;
+    let token = first.docker(&["swarm", "join-token", "--quiet", "manager"])?;
+    for engine in others {
+        let (address, listen) = (engine.address(), at(engine));
+        engine.docker(&[
+            "swarm",
+            "join",
+            "--advertise-addr",
+            address,
+            "--listen-addr",
+            &listen,
+            "--token",
+            &token,
+            &at(first),
+        ])?;
+    }
+    Ok(())
+}
+
+/// Debian's client before another one that may be first in the path.
+fn client() -> PathBuf {
+    let debian = Path::new("/usr/bin/docker");
+    if debian.is_file() {
+        debian.to_owned()
+    } else {
+        PathBuf::from("docker")
+    }
+}
