@@ -102,6 +102,12 @@ fn floors(report: &mut Report, fleet: &Fleet, idle: &str) -> Result<Vec<Floor>> 
         .map(|floor| crate::report::first_line(&floor.name(), &["--version"]))
         .collect();
     report.condition("runtimes", json!(versions));
+    let wrapped: Vec<String> = made
+        .iter()
+        .filter(|floor| floor.is_wrapped())
+        .map(Floor::name)
+        .collect();
+    report.condition("through_nsenter", json!(wrapped));
     Ok(made)
 }
 
