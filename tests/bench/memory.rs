@@ -33,8 +33,19 @@ pub fn run(arguments: &[String]) -> Result<Report> {
         host.ok(&["load", "--quiet", "--input", &archive])?;
     }
     let first = fleet.host(1);
+    // On an overlay, so that netd has something to answer for.
+    first.ok(&["network", "create", "--driver", "overlay", "idle-net"])?;
     first.ok(&[
-        "service", "create", "--detach", "--name", "idle", "busybox", "sleep", "100000",
+        "service",
+        "create",
+        "--detach",
+        "--name",
+        "idle",
+        "--network",
+        "idle-net",
+        "busybox",
+        "sleep",
+        "100000",
     ])?;
     wait_until("the service runs", LONG, || {
         view::ensure_running(first, "idle", 1)
