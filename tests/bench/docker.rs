@@ -24,6 +24,8 @@ const BOOT: &str = r#"
 set -e
 echo "$1" >/proc/sys/kernel/hostname
 mount --make-rprivate /
+# Nothing answers behind the switch: looking for a registry shall fail at once and not by time-outs.
+ip route del default 2>/dev/null || true
 for own in /etc/docker /var/lib/docker; do
     [ ! -d $own ] || mount --bind "$2/empty" $own
 done

@@ -47,6 +47,8 @@ pub fn run(arguments: &[String]) -> Result<Report> {
         SERVICE,
         "--replicas",
         &replicas,
+        "--restart-delay",
+        "0s",
         "busybox",
         "sleep",
         "100000",
