@@ -189,7 +189,7 @@ impl Bed {
             assert!(!path.exists(), "{} is left", path.display());
         }
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
-        let base = self.temp.path().to_str().unwrap();
+        let base = self.config.dir.to_str().unwrap();
         assert!(!mounts.contains(base), "mounts are left: {mounts}");
         // The shim leaves right after it has told us.
         assert!(
@@ -197,10 +197,8 @@ impl Bed {
             "processes are left: {:?}",
             pids_of(base)
         );
-        assert!(
-            !self.config.dir.join("shim.sock").exists(),
-            "the shim's socket is left"
-        );
+        let socket = self.config.dir.join("shim.sock");
+        assert!(wait_until(|| !socket.exists()), "the shim's socket is left");
     }
 }
 
