@@ -39,7 +39,11 @@ impl Engine {
             if has_process(container.state()) {
                 continue;
             }
-            return self.remove_locked(container).await;
+            return match self.remove_locked(container).await {
+                // Removed at its end, which this removal may have brought about.
+                Err(Error::NoSuchContainer(_)) if force && container.read(|r| r.host().auto_remove) => Ok(()),
+                removed => removed,
+            };
         }
     }
 

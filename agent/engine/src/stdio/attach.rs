@@ -3,15 +3,16 @@
 use std::sync::Arc;
 
 use pontoon_proto::v1::{ContainerState, LogsRequest};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use super::{AttachOptions, Joined, Output, StdStream, StdioEvent, StdioSession, carry, channels};
-use crate::container::PendingAttach;
+use crate::container::{Container, PendingAttach, Phase};
 use crate::{Engine, Error, Result};
 
 impl Engine {
     /// Joins a container's streams. When this returns nothing that is written from now on is lost; for a container
     /// that does not run, from its next start on. `logs`: what was written before comes first, from its log.
+    /// The last event is the exit code, told when the container has ended; one that is removed at its end is gone by then.
     ///
     /// # Errors
     /// No such container, or its shim does not answer.
@@ -28,6 +29,7 @@ impl Engine {
                 container.id
             )));
         }
+        let end = End::of(&container);
         let (joined, waiting) = oneshot::channel();
         let shim = {
             let mut live = container.live();
@@ -58,6 +60,11 @@ impl Engine {
             // An error says that the start has failed: the one who started it knows why.
             if let Ok(joined) = joined {
                 carry(joined, None, &output, input).await;
+                tokio::select! {
+                    Some(code) = end.reached() => drop(output.send(Ok(StdioEvent::Exit(code))).await),
+                    () = output.closed() => {}
+                    () = engine.stop.cancelled() => {}
+                }
             }
         });
         Ok(StdioSession {
@@ -95,5 +102,35 @@ impl Engine {
                 return;
             }
         }
+    }
+}
+
+/// The next end of a container, seen from when a client attached.
+struct End {
+    phase: watch::Receiver<Phase>,
+    exits: u64,
+    auto_remove: bool,
+}
+
+impl End {
+    fn of(container: &Container) -> Self {
+        let phase = container.watch();
+        let exits = phase.borrow().exits;
+        Self {
+            phase,
+            exits,
+            auto_remove: container.read(|record| record.host().auto_remove),
+        }
+    }
+
+    /// The exit code, once nothing of the end is outstanding: after `--rm` the name is free again. `None` if nobody looks
+    /// after the container any more.
+    async fn reached(mut self) -> Option<i32> {
+        let over = |phase: &Phase| {
+            // Dead: it can't be removed, and waiting longer does not help.
+            let settled = !self.auto_remove || phase.state == ContainerState::Dead;
+            phase.removed || (phase.exits > self.exits && settled)
+        };
+        self.phase.wait_for(over).await.ok().map(|phase| phase.exit_code)
     }
 }

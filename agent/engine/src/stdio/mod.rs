@@ -22,7 +22,7 @@ const INPUT: usize = 8;
 pub enum StdioEvent {
     /// Output.
     Output(StdStream, Bytes),
-    /// An exec'd process has ended; nothing follows.
+    /// The process has ended; nothing follows.
     Exit(i32),
 }
 

@@ -6,7 +6,7 @@ use pontoon_proto::v1::{
     WaitCondition,
 };
 
-use crate::bed::{Bed, all, cases, command, eventually, is_running, sh, with};
+use crate::bed::{Bed, all, all_streams, cases, collect, command, eventually, is_running, sh, with};
 
 cases![
     lifecycle,
@@ -175,6 +175,22 @@ async fn auto_remove() {
     let end = bed.engine.wait_on(phase, WaitCondition::Removed).await.unwrap();
     assert_eq!(end.exit_code, 7);
     assert!(bed.engine.inspect(&id).is_err());
+    // Those who are attached are told the code when the name is free again.
+    for round in 0..10 {
+        let mut request = with(sh("exit 7"), |_, host| host.auto_remove = true);
+        request.name = "again".into();
+        let id = bed.create(request).await;
+        let session = bed.engine.attach(&id, all_streams(), false).await.unwrap();
+        bed.engine.start(&id).await.unwrap();
+        assert_eq!(collect(session).await.2, Some(7), "round {round}");
+    }
+    // A removal that the end overtakes has what it wanted.
+    let id = bed
+        .start(with(command(&["sleep", "1000"]), |_, host| {
+            host.auto_remove = true
+        }))
+        .await;
+    bed.engine.remove(&id, true).await.unwrap();
     bed.assert_empty().await;
     bed.finish().await;
 }
