@@ -32,7 +32,8 @@ async fn attach_stdin() {
         .await
         .unwrap();
     session.input.send(StdioInput::Close).await.unwrap();
-    assert_eq!(collect(session).await.0, "early late\n");
+    let (out, _, code) = collect(session).await;
+    assert_eq!((out.as_str(), code), ("early late\n", Some(0)));
     assert_eq!(bed.wait(&id).await, 0);
     let session = bed.engine.attach(&id, all_streams(), true).await.unwrap();
     let mut output = session.output;
@@ -64,6 +65,22 @@ async fn terminal() {
         .unwrap();
     let (out, _, _) = collect(session).await;
     assert!(out.contains("33 77\r\n") && out.ends_with("xterm\r\n"), "{out:?}");
+    // A client that leaves does not end a terminal's input for the next one.
+    let mut request = with(sh("read x; echo got $x"), |config, _| {
+        config.tty = true;
+        config.open_stdin = true;
+    });
+    request.stdin_once = true;
+    let id = bed.start(request).await;
+    drop(bed.engine.attach(&id, all_streams(), false).await.unwrap());
+    let session = bed.engine.attach(&id, all_streams(), false).await.unwrap();
+    session
+        .input
+        .send(StdioInput::Stdin("it\n".into()))
+        .await
+        .unwrap();
+    let (out, _, _) = collect(session).await;
+    assert!(out.ends_with("got it\r\n"), "{out:?}");
     bed.finish().await;
 }
 
