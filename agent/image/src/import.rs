@@ -59,6 +59,7 @@ pub(crate) fn import(store: &ImageStore, stream: impl Read, options: &ImportOpti
     };
     let now = Some(jiff::Timestamp::now().to_string());
     config.created.clone_from(&now);
+    config.comment = Some(message.into());
     config.rootfs = RootFs {
         diff_ids: vec![diff_id],
         ..RootFs::default()

@@ -9,7 +9,7 @@ use pontoon_proto::v1::{
 };
 
 use super::record::Record;
-use super::{Container, merge, validate};
+use super::{Container, merge, network, validate};
 use crate::config::NATIVE_RUNTIME;
 use crate::engine::{blocking, make_dir};
 use crate::event::ContainerEventKind;
@@ -50,6 +50,7 @@ impl Engine {
         let wanted_networks = self.wanted_networks(&host, &config, &request.networks).await?;
         let exposed_ports = exposed(&request, &image);
         let id = id::generate();
+        config.hostname = network::hostname(&id, &config, &host);
         let mut undo = Undo::default();
         let name = if request.name.is_empty() {
             self.containers.reserve_generated(&id)

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use pontoon_net::{EndpointSpec, PortMapping, Protocol, Sandbox, SandboxMode, SandboxSpec};
-use pontoon_proto::v1::{ContainerNetwork, PortBinding, PortProtocol};
+use pontoon_proto::v1::{ContainerNetwork, ContainerSpec, HostConfig, PortBinding, PortProtocol};
 
 use super::Container;
 use super::record::Record;
@@ -104,7 +104,7 @@ impl Engine {
             SandboxMode::Host => host_hosts(record)?,
             _ => self.network.hosts(&container.id).await.map_err(failed)?,
         };
-        let hostname = hostname(record);
+        let hostname = record.config().hostname;
         for (name, content) in [
             ("resolv.conf", resolv),
             ("hosts", hosts),
@@ -129,16 +129,14 @@ fn host_hosts(record: &Record) -> Result<String> {
     Ok(hosts)
 }
 
-/// The container's host name.
-pub(crate) fn hostname(record: &Record) -> String {
-    let config = record.config();
-    let host = record.host();
+/// The host name of a container whose id is `id`: the wanted one, else the host's where it shares that, else the short id.
+pub(crate) fn hostname(id: &str, config: &ContainerSpec, host: &HostConfig) -> String {
     if !config.hostname.is_empty() {
-        config.hostname
+        config.hostname.clone()
     } else if host.network_mode == "host" || host.uts_mode == "host" {
         rustix::system::uname().nodename().to_string_lossy().into_owned()
     } else {
-        id::short(&record.view().id).to_owned()
+        id::short(id).to_owned()
     }
 }
 
@@ -150,7 +148,7 @@ fn sandbox_spec(id: &str, record: &Record) -> Result<SandboxSpec> {
         _ => SandboxMode::Managed,
     };
     let mut spec = SandboxSpec::new(id, mode);
-    spec.hostname = hostname(record);
+    spec.hostname = record.config().hostname;
     let dns = config.dns.unwrap_or_default();
     spec.dns = dns
         .nameservers

@@ -1,14 +1,14 @@
 //! `start`: network and specification are made, the shim is spawned, clients that wait are joined to it, the program runs.
 //! A failure at any step takes back what was made before, and is recorded in the container.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use pontoon_image::{Rootfs, User};
-use pontoon_proto::v1::{ContainerState, HealthState};
+use pontoon_proto::v1::{ContainerSpec, ContainerState, HealthState};
 use pontoon_runtime::{RootfsMount, RuntimeKind, ShimClient, ShimConfig};
 
-use super::network::{Connected, hostname};
+use super::network::Connected;
 use super::record::Record;
 use super::{Container, health, supervise};
 use crate::config::NATIVE_RUNTIME;
@@ -103,6 +103,7 @@ impl Engine {
 
     async fn launch_steps(self: &Arc<Self>, container: &Arc<Container>, undo: &mut Undo) -> Result<()> {
         let record = container.record();
+        make_bind_sources(&record.config())?;
         let (connected, rootfs) = tokio::join!(
             self.connect(container, &record, undo),
             self.rootfs_and_user(&record)
@@ -125,7 +126,7 @@ impl Engine {
             dir: &container.dir,
             rootfs: &shim_config.rootfs_path,
             netns: connected.netns.clone(),
-            hostname: &hostname(&record),
+            hostname: &record.config().hostname,
             domainname: &record.domainname,
             cgroup: self.cgroup(&container.id),
         })?;
@@ -276,6 +277,22 @@ impl Engine {
     }
 }
 
+/// Makes the folders that binds are to find, as `run -v` does.
+fn make_bind_sources(config: &ContainerSpec) -> Result<()> {
+    for mount in config.mounts.iter().filter(|mount| mount.create_source) {
+        std::fs::create_dir_all(&mount.source)
+            .or_else(|error| {
+                if Path::new(&mount.source).exists() {
+                    Ok(())
+                } else {
+                    Err(error)
+                }
+            })
+            .context(|| format!("create bind source {}", mount.source))?;
+    }
+    Ok(())
+}
+
 /// Who a process runs as: the image's files decide, `groups` come on top.
 pub(crate) fn resolve_user(
     images: &pontoon_image::ImageStore,
@@ -293,6 +310,10 @@ pub(crate) fn resolve_user(
         if !resolved.additional_gids.contains(&gid) {
             resolved.additional_gids.push(gid);
         }
+    }
+    // Without it a group that a file denies could be left by setgid programs (CVE-2022-36109).
+    if !resolved.additional_gids.contains(&resolved.gid) {
+        resolved.additional_gids.insert(0, resolved.gid);
     }
     Ok(resolved)
 }

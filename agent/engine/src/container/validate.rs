@@ -1,5 +1,6 @@
 //! Checks of a container's settings before anything is made, with Docker's texts.
 
+use std::ops::RangeInclusive;
 use std::path::Path;
 
 use pontoon_proto::v1::{ContainerSpec, HostConfig, MountType, RestartPolicyName};
@@ -94,7 +95,7 @@ fn mounts(config: &ContainerSpec) -> Result<()> {
                     mount.source
                 )));
             }
-            if !Path::new(&mount.source).exists() {
+            if !mount.create_source && !Path::new(&mount.source).exists() {
                 return Err(invalid(format!(
                     "invalid mount config for type \"bind\": bind source path does not exist: {}",
                     mount.source
@@ -127,6 +128,8 @@ fn resources(host: &HostConfig) -> Result<()> {
             "Minimum memory limit can not be less than memory reservation limit, see usage",
         ));
     }
+    available("cpus", "CPUs", "cpu/online", &host.cpuset_cpus)?;
+    available("mems", "memory nodes", "node/online", &host.cpuset_mems)?;
     let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let most = i64::try_from(cpus)
         .unwrap_or(i64::MAX)
@@ -152,6 +155,46 @@ fn resources(host: &HostConfig) -> Result<()> {
     Ok(())
 }
 
+/// Checks a cpuset list against what the kernel has, told by a file below `/sys/devices/system`.
+fn available(kind: &str, what: &str, file: &str, wanted: &str) -> Result<()> {
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    let numbers = cpuset(wanted).ok_or_else(|| {
+        invalid(format!(
+            "Invalid value {wanted} for cpuset {kind}: use a list such as 0-2,4"
+        ))
+    })?;
+    // A kernel without the file has no choice to check against; its own answer comes at the start.
+    let Ok(online) = std::fs::read_to_string(Path::new("/sys/devices/system").join(file)) else {
+        return Ok(());
+    };
+    let online = online.trim();
+    let has = cpuset(online).unwrap_or_default();
+    let within = |wanted: &RangeInclusive<u32>| {
+        has.iter()
+            .any(|r| r.contains(wanted.start()) && r.contains(wanted.end()))
+    };
+    if numbers.iter().all(within) {
+        Ok(())
+    } else {
+        Err(invalid(format!(
+            "Requested {what} are not available - requested {wanted}, available: {online}"
+        )))
+    }
+}
+
+/// Reads the kernel's list format, cpuset(7): `0-2,4`.
+fn cpuset(text: &str) -> Option<Vec<RangeInclusive<u32>>> {
+    text.split(',')
+        .map(|part| {
+            let (first, last) = part.split_once('-').unwrap_or((part, part));
+            let range = first.trim().parse().ok()?..=last.trim().parse().ok()?;
+            (!range.is_empty()).then_some(range)
+        })
+        .collect()
+}
+
 fn restart(host: &HostConfig, warnings: &mut Vec<String>) -> Result<()> {
     let policy = host.restart_policy.unwrap_or_default();
     let name = policy.name();
@@ -163,8 +206,27 @@ fn restart(host: &HostConfig, warnings: &mut Vec<String>) -> Result<()> {
             "maximum retry count cannot be used with restart policy other than 'on-failure'",
         ));
     }
-    if matches!(host.network_mode.as_str(), "host" | "none") && !host.port_bindings.is_empty() {
+    if host.network_mode == "host" && !host.port_bindings.is_empty() {
         warnings.push("Published ports are discarded when using host network mode".to_owned());
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cpusets_are_checked() {
+        assert_eq!(cpuset("0-2,4"), Some(vec![0..=2, 4..=4]));
+        for bad in ["x", "1-", "3-1", "0,,1", "-1"] {
+            assert_eq!(cpuset(bad), None, "{bad}");
+        }
+        assert!(available("cpus", "CPUs", "cpu/online", "0").is_ok());
+        let error = available("cpus", "CPUs", "cpu/online", "0,70000").unwrap_err();
+        assert!(
+            error.to_string().contains("requested 0,70000, available: 0"),
+            "{error}"
+        );
+    }
 }

@@ -7,7 +7,6 @@ use pontoon_runtime::{ExecProcess, ExecSpec, ShimClient};
 
 use super::{Joined, StdioEvent, StdioInput, StdioSession, carry, channels};
 use crate::container::Container;
-use crate::container::network::hostname;
 use crate::container::start::resolve_user;
 use crate::engine::blocking;
 use crate::{Engine, Error, Result, id, spec};
@@ -117,7 +116,7 @@ impl Engine {
                 dir: &container.dir,
                 rootfs: &container.run_dir,
                 netns: None,
-                hostname: &hostname(&record),
+                hostname: &record.config().hostname,
                 domainname: &record.domainname,
                 cgroup: self.cgroup(&container.id),
             },

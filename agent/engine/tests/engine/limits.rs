@@ -51,6 +51,11 @@ async fn users() {
         config.groups = vec!["more".into()];
     });
     assert_eq!(bed.run(request).await.1, "77\n88\n88 3000\n/\n");
+    // The group itself is among the supplementary ones (CVE-2022-36109); `id` alone would not show that.
+    let groups = with(sh("grep Groups /proc/self/status"), |config, _| {
+        config.user = "app".into()
+    });
+    assert_eq!(bed.run(groups).await.1.trim_end(), "Groups:\t1000 2000");
     bed.finish().await;
 }
 
@@ -164,6 +169,18 @@ async fn mounts() {
     assert!(
         error.ends_with("bind source path does not exist: /does/not/exist"),
         "{error}"
+    );
+    let made = with(sh("echo here > /a/file"), |config, _| {
+        config.mounts = vec![Mount {
+            source: source.join("x/y").display().to_string(),
+            create_source: true,
+            ..bind("/a", false)
+        }];
+    });
+    assert_eq!(bed.run(made).await.0, 0);
+    assert_eq!(
+        std::fs::read_to_string(source.join("x/y/file")).unwrap(),
+        "here\n"
     );
     bed.finish().await;
 }
