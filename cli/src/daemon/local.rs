@@ -119,7 +119,7 @@ pub fn serve(
 }
 
 /// Binds the socket with mode 0660, for root and the group if there is one. A socket left by a killed daemon is replaced:
-/// the lock on the data folder says that no other daemon lives.
+/// the lock on the run folder says that no other daemon lives.
 fn bind(path: &Path, group: &str) -> Result<UnixListener, Failure> {
     let failed = |what: &str, error: std::io::Error| {
         Failure::new(format!("{what} socket {}: {error}", path.display()))

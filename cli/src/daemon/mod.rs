@@ -16,6 +16,7 @@ mod membership;
 mod node;
 
 use std::fs::File;
+use std::path::Path;
 use std::sync::Arc;
 
 use pontoon_engine::{BuildInfo, Engine, EngineConfig};
@@ -35,7 +36,7 @@ pub async fn run(arguments: Arguments) -> Outcome {
     let config = Config::new(arguments)?;
     config::start_logging(&config);
     config.make_folders()?;
-    let _lock = lock(&config)?;
+    let _locks = [lock(&config.data_dir)?, lock(&config.run_dir)?];
     let engine = Engine::open(engine_config(&config))
         .await
         .map_err(|error| Failure::new(describe(&error)))?;
@@ -67,16 +68,16 @@ async fn wait_for_signal() -> Result<(), Failure> {
     Ok(())
 }
 
-/// Takes the data folder for this process; the lock goes with it.
-fn lock(config: &Config) -> Result<File, Failure> {
+/// Takes one of the daemon's folders for this process; the lock goes with it.
+fn lock(folder: &Path) -> Result<File, Failure> {
     use rustix::fs::{FlockOperation, flock};
-    let path = config.data_dir.join("daemon.lock");
+    let path = folder.join("daemon.lock");
     let file =
         File::create(&path).map_err(|error| Failure::new(format!("create {}: {error}", path.display())))?;
     flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
         Failure::new(format!(
             "another daemon uses {}: stop it, or give this one its own --data-dir and --run-dir",
-            config.data_dir.display()
+            folder.display()
         ))
     })?;
     Ok(file)
