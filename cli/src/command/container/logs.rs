@@ -1,6 +1,7 @@
 //! `logs`.
 
 use clap::Args;
+use futures_util::FutureExt;
 use pontoon_proto::v1::LogsRequest;
 use tokio::io::AsyncWriteExt;
 
@@ -36,6 +37,32 @@ pub struct Arguments {
     container: String,
 }
 
+/// Text to gather before it is written.
+const CHUNK: usize = 64 << 10;
+
+/// Lines that go to one of our streams with one write.
+#[derive(Default)]
+struct Printer {
+    text: Vec<u8>,
+    stderr: bool,
+}
+
+impl Printer {
+    async fn flush(&mut self) -> std::io::Result<()> {
+        if self.stderr {
+            let mut stderr = tokio::io::stderr();
+            stderr.write_all(&self.text).await?;
+            stderr.flush().await?;
+        } else {
+            let mut stdout = tokio::io::stdout();
+            stdout.write_all(&self.text).await?;
+            stdout.flush().await?;
+        }
+        self.text.clear();
+        Ok(())
+    }
+}
+
 /// Reads `--tail`: "all" (or a negative number) is no limit.
 ///
 /// # Errors
@@ -68,21 +95,30 @@ pub async fn run(host: Option<&str>, arguments: Arguments) -> Outcome {
     };
     let client = Client::connect(host).await?;
     let mut entries = client.engine().logs(request).await?.into_inner();
-    let (mut stdout, mut stderr) = (tokio::io::stdout(), tokio::io::stderr());
-    while let Some(entry) = entries.message().await? {
-        let mut line = Vec::with_capacity(entry.line.len() + 32);
+    let mut printer = Printer::default();
+    loop {
+        // What has come already is written at once: a write a line would cost more than all the rest.
+        let next = match entries.message().now_or_never() {
+            Some(next) => next,
+            None => {
+                printer.flush().await?;
+                entries.message().await
+            }
+        };
+        let Some(entry) = next? else { break };
+        let stderr = entry.stream == 2;
+        if printer.stderr != stderr || printer.text.len() >= CHUNK {
+            printer.flush().await?;
+            printer.stderr = stderr;
+        }
         if arguments.timestamps {
-            line.extend_from_slice(human::rfc3339(entry.timestamp).as_bytes());
-            line.push(b' ');
+            printer
+                .text
+                .extend_from_slice(human::rfc3339(entry.timestamp).as_bytes());
+            printer.text.push(b' ');
         }
-        line.extend_from_slice(&entry.line);
-        if entry.stream == 2 {
-            stderr.write_all(&line).await?;
-            stderr.flush().await?;
-        } else {
-            stdout.write_all(&line).await?;
-            stdout.flush().await?;
-        }
+        printer.text.extend_from_slice(&entry.line);
     }
+    printer.flush().await?;
     Ok(0)
 }
