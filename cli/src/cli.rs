@@ -148,7 +148,7 @@ pub fn parse() -> Result<Cli, Failure> {
 /// # Errors
 /// A usage mistake, with Docker's words and exit status; help and version are an empty failure with status 0, already printed.
 pub fn parse_from(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, Failure> {
-    let root = Cli::command().args_override_self(true);
+    let root = usage::take_any_value(Cli::command().args_override_self(true));
     let mut arguments: Vec<OsString> = arguments.into_iter().collect();
     if arguments.get(1).is_some_and(|word| word == "help") {
         arguments.remove(1);

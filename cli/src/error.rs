@@ -4,8 +4,13 @@
 
 use std::fmt;
 
+use crate::output::listing;
+
 /// Exit status when `run`, `create` or `exec` failed before the container's process did.
 pub const EXIT_ENGINE: u8 = 125;
+
+/// Exit status when the reader of our output is gone: 128 + SIGPIPE.
+const EXIT_PIPE: u8 = 141;
 
 /// A command's failure.
 #[derive(Debug)]
@@ -72,11 +77,15 @@ impl From<anyhow::Error> for Failure {
 
 impl From<std::io::Error> for Failure {
     fn from(error: std::io::Error) -> Self {
+        // Nobody reads our output any more, as in `logs c | head -1`: end as if SIGPIPE had told us.
+        if error.kind() == std::io::ErrorKind::BrokenPipe {
+            return Self::silent(EXIT_PIPE);
+        }
         Self::new(error.to_string())
     }
 }
 
-/// Runs `each` on every target, prints what it returns, and goes on after failures: Docker's way for `rm a b c`.
+/// Runs `each` on every target, prints what it returns unless that is empty, and goes on after failures: Docker's way for `rm a b c`.
 ///
 /// # Errors
 /// A failure with all messages, one a line, when any target failed.
@@ -88,7 +97,8 @@ where
     let mut failures = Vec::new();
     for target in targets {
         match each(target.clone()).await {
-            Ok(line) => println!("{line}"),
+            Ok(line) if line.is_empty() => {}
+            Ok(line) => listing::write(&format!("{line}\n")),
             Err(failure) => failures.push(failure.message),
         }
     }

@@ -3,6 +3,9 @@
 //! Two directions run at once: stdin to requests (with detach keys, window size and signals), responses to stdout and stderr. The
 //! session ends when the daemon ends the stream, or the user detaches.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -12,6 +15,9 @@ use pontoon_proto::v1::{StdioResponse, TerminalSize, stdio_response::Response};
 
 use crate::error::Failure;
 use crate::terminal::{self, DetachKeys};
+
+/// So many SIGINT or SIGTERM end the client, whatever the process makes of them.
+const GIVE_UP: u32 = 3;
 
 /// How a session ended.
 #[derive(Debug, PartialEq, Eq)]
@@ -140,11 +146,18 @@ async fn watch_signals(to: mpsc::Sender<Option<Input>>) {
         (SignalKind::user_defined1(), "SIGUSR1"),
         (SignalKind::user_defined2(), "SIGUSR2"),
     ];
+    let ends = Arc::new(AtomicU32::new(0));
     for (kind, name) in kinds {
         let Ok(mut signals) = signal(kind) else { continue };
-        let to = to.clone();
+        let (to, ends) = (to.clone(), ends.clone());
         tokio::spawn(async move {
             while signals.recv().await.is_some() {
+                // A process that ignores them must not keep the user: Docker's client gives up at the third, too.
+                if matches!(name, "SIGINT" | "SIGTERM") && ends.fetch_add(1, Ordering::Relaxed) + 1 == GIVE_UP
+                {
+                    eprintln!("\ngot {GIVE_UP} SIGTERM/SIGINTs, forcefully exiting");
+                    std::process::exit(1);
+                }
                 if to.send(Some(Input::Signal(name))).await.is_err() {
                     return;
                 }

@@ -35,21 +35,26 @@ pub fn ago(at: i64) -> String {
 
 /// A size in decimal units with three or four significant digits: "1.24MB", as `docker images`.
 pub fn size(bytes: i64) -> String {
-    scaled(bytes as f64, 1000.0, &["B", "kB", "MB", "GB", "TB", "PB"])
+    scaled(bytes as f64, 1000.0, &["B", "kB", "MB", "GB", "TB", "PB"], 4)
+}
+
+/// As [`size`] with three digits: "1.98MB", as `docker ps --size`.
+pub fn short_size(bytes: i64) -> String {
+    scaled(bytes as f64, 1000.0, &["B", "kB", "MB", "GB", "TB", "PB"], 3)
 }
 
 /// A size in binary units: "7.5GiB", as `docker info`.
 pub fn binary_size(bytes: i64) -> String {
-    scaled(bytes as f64, 1024.0, &["B", "KiB", "MiB", "GiB", "TiB", "PiB"])
+    scaled(bytes as f64, 1024.0, &["B", "KiB", "MiB", "GiB", "TiB", "PiB"], 4)
 }
 
-fn scaled(mut value: f64, base: f64, units: &[&str]) -> String {
+fn scaled(mut value: f64, base: f64, units: &[&str], digits: usize) -> String {
     let mut unit = 0;
     while value >= base && unit + 1 < units.len() {
         value /= base;
         unit += 1;
     }
-    format!("{}{}", significant(value, 4), units[unit])
+    format!("{}{}", significant(value, digits), units[unit])
 }
 
 /// Like C's `%.{digits}g` for values of at least one.
@@ -228,6 +233,10 @@ mod tests {
     fn sizes_and_times_parse() {
         assert_eq!(size(1_240_000), "1.24MB");
         assert_eq!(size(0), "0B");
+        assert_eq!(
+            (size(1_982_345), short_size(1_982_345)),
+            ("1.982MB".into(), "1.98MB".into())
+        );
         assert_eq!(binary_size(8 << 30), "8GiB");
         assert_eq!(parse_size("64m"), Ok(64 << 20));
         assert_eq!(parse_size("1.5g"), Ok(3 << 29));

@@ -13,6 +13,22 @@ use clap::{Arg, ArgAction, Command};
 use crate::error::{EXIT_ENGINE, Failure};
 use walk::Walked;
 
+/// Lets every option take the next argument as its value, whatever that begins with, as Go's flags do: `-m -1` is a bad
+/// size, not an unknown flag `-1`.
+pub fn take_any_value(command: Command) -> Command {
+    let is_option = |arg: &Arg| {
+        !arg.is_positional()
+            && !arg.is_require_equals_set()
+            && matches!(arg.get_action(), ArgAction::Set | ArgAction::Append)
+    };
+    command
+        .mut_args(|arg| {
+            let any = is_option(&arg);
+            if any { arg.allow_hyphen_values(true) } else { arg }
+        })
+        .mut_subcommands(take_any_value)
+}
+
 /// The command at a path.
 pub fn command_at<'a>(root: &'a Command, path: &[String]) -> &'a Command {
     path.iter().fold(root, |command, name| {

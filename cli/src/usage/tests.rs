@@ -78,6 +78,11 @@ const MISTAKES: &[(&str, u8, &str)] = &[
         "flag needs an argument: --name\nSee 'pontoon run --help'.",
     ),
     (
+        "pontoon run -m -1 img",
+        125,
+        "invalid argument \"-1\" for \"-m, --memory\" flag: invalid size: '-1'",
+    ),
+    (
         "pontoon run -m lots img",
         125,
         "invalid argument \"lots\" for \"-m, --memory\" flag: invalid size: 'lots'",

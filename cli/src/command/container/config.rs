@@ -141,7 +141,10 @@ fn host_config(options: &ContainerOptions) -> Result<HostConfig, Failure> {
             .map(|text| security_option(text))
             .collect::<Result<_, _>>()?,
         pid_mode: host_or_own("pid", &options.pid)?,
-        ipc_mode: host_or_own("ipc", &options.ipc)?,
+        ipc_mode: match options.ipc.as_str() {
+            "none" => options.ipc.clone(),
+            mode => host_or_own("ipc", mode)?,
+        },
         uts_mode: host_or_own("uts", &options.uts)?,
         shm_size: options.shm_size.unwrap_or(0),
         log: Some(LogDriver {
@@ -289,10 +292,18 @@ pub fn label(text: &str) -> (String, String) {
 
 fn labels(options: &ContainerOptions) -> Result<HashMap<String, String>, Failure> {
     let mut labels = HashMap::new();
+    let mut given = Vec::new();
     for path in &options.label_file {
-        labels.extend(lines(path)?.iter().map(|line| label(line)));
+        given.extend(lines(path)?);
     }
-    labels.extend(options.label.iter().map(|text| label(text)));
+    given.extend(options.label.iter().cloned());
+    for text in given {
+        let (key, value) = label(&text);
+        if key.is_empty() {
+            return Err(Failure::new(format!("invalid label '{text}': empty name")));
+        }
+        labels.insert(key, value);
+    }
     Ok(labels)
 }
 
@@ -315,7 +326,18 @@ fn lines(path: &Path) -> Result<Vec<String>, Failure> {
 pub fn environment(files: &[impl AsRef<Path>], flags: &[String]) -> Result<Vec<String>, Failure> {
     let mut given = Vec::new();
     for path in files {
-        given.extend(lines(path.as_ref())?);
+        let path = path.as_ref();
+        let variables = lines(path)?;
+        for variable in &variables {
+            let name = variable.split('=').next().unwrap_or_default();
+            if name.contains(char::is_whitespace) {
+                return Err(Failure::new(format!(
+                    "invalid env file ({}): variable '{name}' contains whitespaces",
+                    path.display()
+                )));
+            }
+        }
+        given.extend(variables);
     }
     given.extend(flags.iter().cloned());
     let mut environment = Vec::new();
@@ -508,7 +530,7 @@ fn mounts(options: &ContainerOptions) -> Result<Vec<Mount>, Failure> {
 fn volume(text: &str) -> Result<Mount, Failure> {
     let mut parts = text.splitn(3, ':');
     let (source, target) = match (parts.next(), parts.next()) {
-        (Some(source), Some(target)) if source.starts_with(['/', '.', '~']) => (source, target),
+        (Some(source), Some(target)) if source.starts_with(['/', '.']) => (source, target),
         _ => {
             return Err(Failure::new(format!(
                 "invalid volume specification: '{text}': this version mounts host paths only (-v /host/path:/container/path[:ro])"
@@ -519,6 +541,7 @@ fn volume(text: &str) -> Result<Mount, Failure> {
     let mut mount = Mount {
         source: source.display().to_string(),
         target: target.to_owned(),
+        create_source: true,
         ..Default::default()
     };
     for option in parts

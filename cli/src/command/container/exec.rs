@@ -168,7 +168,15 @@ pub async fn run(host: Option<&str>, arguments: Arguments) -> Outcome {
 }
 
 fn exec_failure(status: tonic::Status) -> Failure {
+    let settings = [
+        "unable to find user",
+        "unable to find group",
+        "container could not be created",
+        "cwd ",
+    ];
     let code = match start_failure_status(status.message()) {
+        // The process could be made but for what it should be: Docker's runtimes end with "can't be executed" then.
+        EXIT_ENGINE if settings.iter().any(|text| status.message().contains(text)) => 126,
         EXIT_ENGINE => 1,
         code => code,
     };

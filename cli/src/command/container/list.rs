@@ -86,7 +86,12 @@ pub async fn run(host: Option<&str>, arguments: Arguments) -> Outcome {
         all: arguments.all,
         last,
         filters: filters(&arguments.filter)?,
-        size: arguments.size,
+        // Sizes take the daemon a walk through the files: only for those who look at them.
+        size: arguments.size
+            || arguments
+                .format
+                .as_deref()
+                .is_some_and(|format| format.contains(".Size")),
     };
     let client = Client::connect(host).await?;
     let containers = client
@@ -158,7 +163,7 @@ fn row(container: &Container, full: bool) -> Value {
         "Mounts": mounts.join(","),
         "Networks": networks.join(","),
         "LocalVolumes": "0",
-        "Size": format!("{} (virtual {})", human::size(container.size_rw), human::size(container.size_root_fs)),
+        "Size": format!("{} (virtual {})", human::short_size(container.size_rw), human::short_size(container.size_root_fs)),
         "Platform": container.platform,
     })
 }

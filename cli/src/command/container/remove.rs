@@ -4,7 +4,7 @@ use clap::Args;
 use pontoon_proto::v1::{RemoveContainerRequest, RenameContainerRequest};
 
 use crate::client::Client;
-use crate::error::{Outcome, for_each_target};
+use crate::error::{Failure, Outcome, for_each_target};
 
 /// `rm [OPTIONS] CONTAINER [CONTAINER...]`
 #[derive(Args, Debug)]
@@ -32,22 +32,26 @@ pub struct RenameArguments {
 /// Runs `rm`.
 ///
 /// # Errors
-/// The daemon's, one line a container; with `-f` a missing container is no error.
+/// The daemon's, one line a container; with `-f` a missing container is told but is no failure.
 pub async fn run(host: Option<&str>, arguments: Arguments) -> Outcome {
     let client = Client::connect(host).await?;
     for_each_target(&arguments.containers, |target| {
         let client = client.clone();
         let (force, volumes) = (arguments.force, arguments.volumes);
         async move {
-            client
-                .engine()
-                .remove_container(RemoveContainerRequest {
-                    target: target.clone(),
-                    force,
-                    volumes,
-                })
-                .await?;
-            Ok(target)
+            let request = RemoveContainerRequest {
+                target: target.clone(),
+                force,
+                volumes,
+            };
+            match client.engine().remove_container(request).await {
+                Ok(_) => Ok(target),
+                Err(status) if force && status.code() == tonic::Code::NotFound => {
+                    eprintln!("{}", Failure::from(status));
+                    Ok(String::new())
+                }
+                Err(status) => Err(status.into()),
+            }
         }
     })
     .await

@@ -78,3 +78,19 @@ fn environment_takes_names_from_the_client() {
     .unwrap();
     assert_eq!(environment, ["A=1".to_owned(), format!("PATH={path}")]);
 }
+
+#[test]
+fn environment_files_are_checked() {
+    let file = std::env::temp_dir().join(format!("pontoon-environment-{}", std::process::id()));
+    std::fs::write(&file, "# a comment\n\nX=a b\n").unwrap();
+    let good = environment(&[&file], &[]);
+    std::fs::write(&file, "A B=1\n").unwrap();
+    let bad = environment(&[&file], &[]);
+    std::fs::remove_file(&file).unwrap();
+    assert_eq!(good.unwrap(), ["X=a b"]);
+    assert!(
+        bad.unwrap_err()
+            .message
+            .ends_with("variable 'A B' contains whitespaces")
+    );
+}
