@@ -1,3 +1,4 @@
+use super::mounts::volume;
 use super::*;
 
 fn bindings(text: &str) -> Vec<(String, u32, u32)> {
