@@ -160,9 +160,8 @@ impl Core {
         if *voters == before {
             return Ok(());
         }
-        let active =
-            |id: &&u64| **id == self.id || self.node.raft.prs().get(**id).is_some_and(|p| p.recent_active);
-        let (reachable, needed) = (voters.iter().filter(active).count(), voters.len() / 2 + 1);
+        let active = voters.iter().filter(|id| self.is_active(**id));
+        let (reachable, needed) = (active.count(), voters.len() / 2 + 1);
         if reachable < needed {
             return Err(MembershipError::QuorumLoss {
                 reachable,

@@ -199,3 +199,45 @@ proptest! {
         settle(&mut core);
     }
 }
+
+/// What a peer that is well answers to a leader, or to one who wants to be.
+fn answer(core: &mut Core, from: u64, msg_type: MessageType, term: u64) {
+    core.step(Message {
+        msg_type: msg_type.into(),
+        from,
+        to: ME,
+        term,
+        ..Message::default()
+    });
+    settle(core);
+}
+
+#[test]
+fn peers_that_answer_are_reachable_at_every_tick() {
+    let mut core = core();
+    core.campaign();
+    settle(&mut core);
+    answer(&mut core, 2, MessageType::MsgRequestPreVoteResponse, 3);
+    answer(&mut core, 2, MessageType::MsgRequestVoteResponse, 3);
+    assert!(core.is_leader());
+    answer(&mut core, 3, MessageType::MsgHeartbeatResponse, 3);
+    for tick in 1..100 {
+        core.tick();
+        settle(&mut core);
+        let silent: Vec<u64> = core
+            .member_list()
+            .iter()
+            .filter(|member| !member.reachable)
+            .map(|member| member.id)
+            .collect();
+        let expected = if tick > 40 { vec![3] } else { vec![] };
+        assert!(
+            silent == expected || (20..=40).contains(&tick),
+            "tick {tick}: {silent:?}"
+        );
+        answer(&mut core, 2, MessageType::MsgHeartbeatResponse, 3);
+        if tick < 20 {
+            answer(&mut core, 3, MessageType::MsgHeartbeatResponse, 3);
+        }
+    }
+}
