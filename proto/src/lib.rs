@@ -2,12 +2,13 @@
 //!
 //! # Layout
 //! - [`v1`]: everything generated; with the feature `grpc` also the clients and servers.
-//! - [`id`]: id newtypes; [`state`]: what follows from a state alone.
+//! - [`id`]: id newtypes; [`name`]: made-up names; [`state`]: what follows from a state alone.
 //! - [`FILE_DESCRIPTOR_SET`]: the descriptors, for server reflection.
 //!
 //! Called by every other crate. It holds no logic.
 
 pub mod id;
+pub mod name;
 pub mod state;
 
 /// Version 1 of the API.

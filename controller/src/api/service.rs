@@ -1,5 +1,6 @@
 //! Services: validated, network names resolved, written in the transaction that also makes their tasks.
 
+use pontoon_proto::name;
 use pontoon_proto::v1::{
     CreateServiceRequest, GetRequest, ListRequest, ListServicesResponse, RemoveResponse, Service,
     ServiceSpec, ServiceStatus, TaskState, UpdateServiceRequest, service_spec::Mode,
@@ -44,8 +45,17 @@ fn read_back(core: &Core, id: &str) -> Result<Service, Status> {
 }
 
 pub(super) async fn create(core: &Core, request: CreateServiceRequest) -> Result<Service, Status> {
-    let mut wish = checked(request.spec)?;
+    let mut wish = request.spec.unwrap_or_default();
+    let named = wish.annotations.get_or_insert_default();
+    let made_up = named.name.is_empty();
+    if made_up {
+        named.name = name::free(rand::random, |_| false);
+    }
+    let mut wish = checked(Some(wish))?;
     let create = move |tx: &mut Tx, scope: &Scope| {
+        if made_up && let Some(named) = &mut wish.annotations {
+            named.name = name::free(rand::random, |name| tx.service_by_name(name).is_some());
+        }
         resolve_networks(tx, &mut wish)?;
         let id = scope.new_id();
         edit::create_service(tx, id.clone(), wish).map_err(refused)?;
