@@ -6,7 +6,7 @@
 
 mod view;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
@@ -45,14 +45,16 @@ impl Waiting {
 
 /// So long may all missing tasks be refused by every node before waiting is given up.
 const UNPLACEABLE_PATIENCE: Duration = Duration::from_secs(10);
+/// So much longer than its restart delay may an ended task be without a successor before waiting is given up.
+const SUCCESSOR_PATIENCE: Duration = Duration::from_secs(3);
 /// How often a display on a terminal is drawn at the most.
 const DRAW_PERIOD: Duration = Duration::from_millis(50);
 
 /// Waits for the services.
 ///
 /// # Errors
-/// When an update was paused or rolled back, when the tasks fit on no node, or when a service went away; the message has the reason
-/// of the tasks concerned.
+/// When an update was paused or rolled back, when the tasks fit on no node or fail again and again, or when a service went away; the
+/// message has the reason of the tasks concerned.
 pub async fn wait(client: &Client, services: &[Waiting], quiet: bool) -> Outcome {
     tokio::select! {
         outcome = follow(client, services, quiet) => outcome,
@@ -138,6 +140,8 @@ struct Progress {
     view: View,
     seen: bool,
     done: bool,
+    /// The tasks that have failed since the change; the managers forget them sooner.
+    failed: HashSet<String>,
     /// When the present standing will have lasted long enough to count.
     deadline: Option<Instant>,
 }
@@ -149,6 +153,7 @@ impl Progress {
             view: View::default(),
             seen: false,
             done: false,
+            failed: HashSet::new(),
             deadline: None,
         }
     }
@@ -171,7 +176,13 @@ impl Progress {
             .values()
             .filter(|task| task.service_id == service.id)
             .collect();
-        let before = std::mem::replace(&mut self.view, View::of(service, &tasks, &self.waiting));
+        let failed = tasks.iter().filter(|task| {
+            task.spec_version == service.spec_version && view::has_failed(task, self.waiting.since)
+        });
+        self.failed.extend(failed.map(|task| task.id.clone()));
+        let failures = self.failed.len() as u64;
+        let view = View::of(service, &tasks, &self.waiting, failures);
+        let before = std::mem::replace(&mut self.view, view);
         if self.view.standing != before.standing {
             self.deadline = None;
         }
@@ -181,6 +192,14 @@ impl Progress {
             Standing::Working => return Ok(()),
             Standing::Complete => self.view.monitor,
             Standing::Unplaceable(_) => UNPLACEABLE_PATIENCE,
+            Standing::Ended(_) => self.view.restart_delay + SUCCESSOR_PATIENCE,
+            Standing::Failing(reason) => {
+                return Err(Failure::new(format!(
+                    "service {name}: its tasks fail again and again: {reason}. It is retried in the background; see \
+                     `pontoon service ps --no-trunc {name}` and `pontoon service logs {name}`, then change it with \
+                     `pontoon service update`, or remove it with `pontoon service rm {name}`"
+                )));
+            }
         };
         let deadline = *self.deadline.get_or_insert(now + patience);
         if now < deadline {
@@ -193,17 +212,48 @@ impl Progress {
                  `pontoon service update`, or remove it with `pontoon service rm {name}`"
             )));
         }
+        if let Standing::Ended(reason) = &self.view.standing {
+            return Err(Failure::new(format!(
+                "service {name}: tasks have ended, and its restart policy does not start them again: {reason}. \
+                 See `pontoon service ps --no-trunc {name}` and `pontoon service logs {name}`"
+            )));
+        }
         self.done = true;
         Ok(())
     }
 }
 
-/// Draws views: in place on a terminal, each change as a line otherwise.
+/// What was printed of a service where nothing can be drawn over.
+#[derive(Default)]
+struct Lines {
+    /// The most tasks that ran, and of how many.
+    best: Option<(u64, u64)>,
+    notes: HashSet<String>,
+}
+
+impl Lines {
+    /// Whether the view tells something new. Tasks that come and go do not: a log would fill with them.
+    fn advances(&mut self, view: &View) -> bool {
+        let progress = Some((view.running, view.wanted));
+        let advanced = match self.best {
+            Some((running, wanted)) => view.wanted != wanted || view.running > running,
+            None => true,
+        };
+        if advanced {
+            self.best = progress;
+        }
+        let noted = !view.note.is_empty() && self.notes.insert(view.note.clone());
+        advanced || noted
+    }
+}
+
+/// Draws views: in place on a terminal, each advance as a line otherwise.
 struct Display {
     quiet: bool,
     terminal: bool,
-    lines: usize,
-    last: Vec<String>,
+    /// Lines on the terminal to draw over.
+    height: usize,
+    lines: Vec<Lines>,
     drawn_at: Option<Instant>,
 }
 
@@ -212,8 +262,8 @@ impl Display {
         Self {
             quiet,
             terminal: std::io::stdout().is_terminal(),
-            lines: 0,
-            last: Vec::new(),
+            height: 0,
+            lines: Vec::new(),
             drawn_at: None,
         }
     }
@@ -224,17 +274,15 @@ impl Display {
         }
         let several = waiting.len() > 1;
         if !self.terminal {
-            for (at, progress) in waiting.iter().enumerate() {
-                let prefix = if several {
-                    format!("{}: ", progress.waiting.name)
-                } else {
-                    String::new()
-                };
-                let line = format!("{prefix}{}", progress.view.summary());
-                if progress.seen && self.last.get(at) != Some(&line) {
-                    println!("{line}");
-                    self.last.resize(waiting.len(), String::new());
-                    self.last[at] = line;
+            self.lines.resize_with(waiting.len(), Lines::default);
+            for (lines, progress) in self.lines.iter_mut().zip(waiting) {
+                if progress.seen && lines.advances(&progress.view) {
+                    let prefix = if several {
+                        format!("{}: ", progress.waiting.name)
+                    } else {
+                        String::new()
+                    };
+                    println!("{prefix}{}", progress.view.summary());
                 }
             }
             return;
@@ -262,14 +310,14 @@ impl Display {
 
     fn replace(&mut self, lines: &[String]) {
         let mut text = String::new();
-        if self.lines > 0 {
-            text.push_str(&format!("\x1b[{}A", self.lines));
+        if self.height > 0 {
+            text.push_str(&format!("\x1b[{}A", self.height));
         }
         for line in lines {
             text.push_str(&format!("\x1b[2K{line}\n"));
         }
         text.push_str("\x1b[J");
-        self.lines = lines.len();
+        self.height = lines.len();
         let mut stdout = std::io::stdout();
         // A terminal that went away has nobody to show progress to.
         let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use pontoon_proto::v1::{Service, Task, TaskState, UpdateState, service_spec::Mode};
+use pontoon_proto::v1::{Service, ServiceSpec, Task, TaskState, UpdateState, service_spec::Mode};
 
 use super::Waiting;
 
@@ -19,7 +19,14 @@ pub enum Standing {
     Unplaceable(String),
     /// An update ended badly, with the reason.
     Failed(String),
+    /// The tasks fail again and again, with the newest one's reason.
+    Failing(String),
+    /// Tasks have ended and got no successor, with the newest one's reason.
+    Ended(String),
 }
+
+/// So many tasks may fail for each one that is wanted before waiting is given up.
+const FAILURES_PER_TASK: u64 = 3;
 
 /// What is shown of a service.
 #[derive(Debug, Default)]
@@ -29,9 +36,14 @@ pub struct View {
     pub monitor: Duration,
     /// A line for each slot or node.
     pub slots: Vec<String>,
-    running: u64,
-    wanted: u64,
-    note: String,
+    /// How long an ended task may be without a successor.
+    pub restart_delay: Duration,
+    /// How many tasks run, of how many.
+    pub running: u64,
+    /// See `running`.
+    pub wanted: u64,
+    /// What stands in the way.
+    pub note: String,
 }
 
 const BAR: [(TaskState, &str); 8] = [
@@ -70,8 +82,8 @@ const BAR: [(TaskState, &str); 8] = [
 ];
 
 impl View {
-    /// Looks at a service and all of its tasks.
-    pub fn of(service: &Service, tasks: &[&Task], waiting: &Waiting) -> Self {
+    /// Looks at a service and all of its tasks; `failures` is how many of its tasks failed since the change.
+    pub fn of(service: &Service, tasks: &[&Task], waiting: &Waiting, failures: u64) -> Self {
         let spec = service.spec.as_ref();
         let monitor = spec
             .and_then(|spec| spec.update)
@@ -115,6 +127,7 @@ impl View {
             standing: Standing::Working,
             monitor: Duration::from_nanos(u64::try_from(monitor).unwrap_or(0)),
             slots: places.values().map(|task| slot_line(task, wanted)).collect(),
+            restart_delay: restart_delay(spec),
             running,
             wanted,
             note: service.allocation_error.clone(),
@@ -124,6 +137,7 @@ impl View {
             Some(standing) => standing,
             None => view.judge(&places.into_values().collect::<Vec<_>>(), outdated > 0 || surplus),
         };
+        view.count_failures(service, tasks, waiting, failures);
         view
     }
 
@@ -145,6 +159,31 @@ impl View {
                 Some(Standing::Failed(text))
             }
             _ => None,
+        }
+    }
+
+    /// Gives up on tasks that fail for ever, or that are not started again.
+    fn count_failures(&mut self, service: &Service, tasks: &[&Task], waiting: &Waiting, failures: u64) {
+        // An update counts failures itself, and does with them what its failure action says.
+        let updating = service.update_status.as_ref().is_some_and(|status| {
+            matches!(
+                status.state(),
+                UpdateState::Updating | UpdateState::RollbackStarted
+            )
+        });
+        if self.standing != Standing::Working || updating || failures == 0 {
+            return;
+        }
+        let Some(reason) = newest_failure(tasks, waiting.since) else {
+            return;
+        };
+        if self.note.is_empty() {
+            self.note.clone_from(&reason);
+        }
+        if failures > FAILURES_PER_TASK * self.wanted.max(1) {
+            self.standing = Standing::Failing(reason);
+        } else if (self.slots.len() as u64) < self.wanted {
+            self.standing = Standing::Ended(reason);
         }
     }
 
@@ -197,18 +236,40 @@ impl View {
 
 /// A message with the reason of the newest task that failed since a time.
 fn with_reason(message: &str, tasks: &[&Task], since: i64) -> String {
-    let failed = tasks
-        .iter()
-        .filter_map(|task| task.status.as_ref())
-        .filter(|status| {
-            matches!(status.state(), TaskState::Failed | TaskState::Rejected)
-                && status.timestamp >= since
-                && !status.err.is_empty()
-        });
-    match failed.max_by_key(|status| status.timestamp) {
-        Some(status) => format!("{message}: {}", status.err),
+    match newest_failure(tasks, since) {
+        Some(reason) => format!("{message}: {reason}"),
         None => message.to_owned(),
     }
+}
+
+/// True for a task that ended by itself since a time: the restart policy replaces it. The time is the managers', as `since` is.
+pub fn has_failed(task: &Task, since: i64) -> bool {
+    let ended = matches!(
+        state(task),
+        TaskState::Complete | TaskState::Failed | TaskState::Rejected
+    );
+    ended && task.meta.is_some_and(|meta| meta.updated_at >= since)
+}
+
+fn restart_delay(spec: Option<&ServiceSpec>) -> Duration {
+    let policy = spec
+        .and_then(|spec| spec.task.as_ref())
+        .and_then(|task| task.restart.as_ref());
+    let delay = policy.and_then(|policy| policy.delay).unwrap_or(5_000_000_000);
+    Duration::from_nanos(u64::try_from(delay).unwrap_or(0))
+}
+
+/// Why the newest of the tasks that failed since a time did.
+fn newest_failure(tasks: &[&Task], since: i64) -> Option<String> {
+    let failed = tasks.iter().filter(|task| has_failed(task, since));
+    let status = failed
+        .filter_map(|task| task.status.as_ref())
+        .max_by_key(|status| status.timestamp)?;
+    Some(match status.state() {
+        TaskState::Complete => "task: its command ended, with exit code 0".to_owned(),
+        _ if status.err.is_empty() => format!("task: {}", status.state().name()),
+        _ => status.err.clone(),
+    })
 }
 
 fn state(task: &Task) -> TaskState {
@@ -241,7 +302,7 @@ fn slot_line(task: &Task, wanted: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use pontoon_proto::v1::{ReplicatedMode, ServiceSpec, TaskStatus, UpdateStatus};
+    use pontoon_proto::v1::{Meta, ReplicatedMode, TaskStatus, UpdateStatus};
 
     use super::*;
 
@@ -274,13 +335,17 @@ mod tests {
     }
 
     fn standing(service: &Service, tasks: &[Task]) -> Standing {
+        standing_after(service, tasks, 0)
+    }
+
+    fn standing_after(service: &Service, tasks: &[Task], failures: u64) -> Standing {
         let waiting = Waiting {
             id: "s".into(),
             name: "web".into(),
             since: 10,
             rollback: false,
         };
-        View::of(service, &tasks.iter().collect::<Vec<_>>(), &waiting).standing
+        View::of(service, &tasks.iter().collect::<Vec<_>>(), &waiting, failures).standing
     }
 
     #[test]
@@ -323,5 +388,50 @@ mod tests {
         assert!(
             matches!(standing(&paused, &[refused]), Standing::Failed(reason) if reason.contains("task failed"))
         );
+    }
+
+    fn failed(slot: u64, state: TaskState, err: &str) -> Task {
+        Task {
+            desired_state: TaskState::Shutdown.into(),
+            meta: Some(Meta {
+                updated_at: 20,
+                ..Default::default()
+            }),
+            ..task(slot, state, 2, err)
+        }
+    }
+
+    #[test]
+    fn tasks_that_fail_for_ever_are_given_up() {
+        let tasks = [
+            failed(1, TaskState::Failed, "task: non-zero exit (1)"),
+            task(1, TaskState::Ready, 2, ""),
+        ];
+        assert_eq!(standing_after(&service(1), &tasks, 3), Standing::Working);
+        let reason = "task: non-zero exit (1)".to_owned();
+        assert_eq!(standing_after(&service(1), &tasks, 4), Standing::Failing(reason));
+        let mut updating = service(1);
+        updating.update_status = Some(UpdateStatus {
+            state: UpdateState::Updating.into(),
+            ..Default::default()
+        });
+        assert_eq!(standing_after(&updating, &tasks, 4), Standing::Working);
+        let running = [tasks[0].clone(), task(1, TaskState::Running, 2, "")];
+        assert_eq!(standing_after(&service(1), &running, 4), Standing::Complete);
+    }
+
+    #[test]
+    fn tasks_that_end_without_a_successor_are_told() {
+        let tasks = [failed(1, TaskState::Complete, "")];
+        assert!(
+            matches!(standing_after(&service(1), &tasks, 1), Standing::Ended(reason) if reason.contains("exit code 0"))
+        );
+    }
+
+    #[test]
+    fn failures_before_the_change_do_not_count() {
+        assert!(has_failed(&failed(1, TaskState::Rejected, "x"), 20));
+        assert!(!has_failed(&failed(1, TaskState::Rejected, "x"), 21));
+        assert!(!has_failed(&failed(1, TaskState::Shutdown, "x"), 20));
     }
 }
