@@ -18,6 +18,7 @@ mod node;
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use pontoon_engine::{BuildInfo, Engine, EngineConfig};
 use tokio::signal::unix::{SignalKind, signal};
@@ -27,6 +28,9 @@ use crate::error::{Failure, Outcome};
 pub use config::Arguments;
 use config::Config;
 use membership::Membership;
+
+/// So long may calls of clients take to end once the daemon stops; then they are cut off.
+const LAST_CALLS: Duration = Duration::from_secs(2);
 
 /// Runs the daemon until SIGTERM or SIGINT.
 ///
@@ -42,19 +46,25 @@ pub async fn run(arguments: Arguments) -> Outcome {
         .map_err(|error| Failure::new(describe(&error)))?;
     let stop = CancellationToken::new();
     let membership = Membership::open(&config, engine.clone()).map_err(Failure::from)?;
-    let server = local::serve(&config, engine.clone(), membership.clone(), stop.clone())?;
+    let mut server = local::serve(&config, engine.clone(), membership.clone(), stop.clone())?;
     tracing::info!(socket = %config.socket().display(), "Pontoon daemon is ready");
     membership.resume().await;
     wait_for_signal().await?;
     tracing::info!("stopping; containers go on");
     membership.stop().await;
     stop.cancel();
-    let served = server.await;
+    // The engine ends what its callers wait for: logs that are followed, stops with a long grace period.
     engine.shutdown().await;
-    match served {
-        Ok(Ok(())) => Ok(0),
+    match tokio::time::timeout(LAST_CALLS, &mut server).await {
+        Ok(Ok(Ok(()))) => Ok(0),
+        Ok(Ok(Err(error))) => Err(Failure::new(format!("serve the local socket: {error}"))),
         Ok(Err(error)) => Err(Failure::new(format!("serve the local socket: {error}"))),
-        Err(error) => Err(Failure::new(format!("serve the local socket: {error}"))),
+        Err(_) => {
+            server.abort();
+            // The task that serves would have removed it.
+            let _ = std::fs::remove_file(config.socket());
+            Ok(0)
+        }
     }
 }
 

@@ -95,24 +95,27 @@ impl Engine {
         let Ok(shim) = container.shim() else { return Ok(()) };
         let mut ends = async |limit: Option<Duration>| {
             let wait = phase.wait_for(|phase| phase.exits > ended || phase.removed);
-            match limit {
-                Some(limit) => tokio::time::timeout(limit, wait).await.is_ok(),
-                None => wait.await.is_ok(),
+            tokio::select! {
+                _ = wait => Ok(true),
+                () = sleep_for(limit) => Ok(false),
+                // Nobody looks after the container from now on, so its end would not be seen.
+                () = self.stop.cancelled() => {
+                    Err(Error::ShuttingDown("stop the container again when the daemon is back"))
+                }
             }
         };
         self.signal(container, &shim, number).await;
-        if ends(grace).await {
+        if ends(grace).await? {
             return Ok(());
         }
         self.signal(container, &shim, signal::KILL).await;
-        if ends(Some(KILL_GRACE)).await {
+        if ends(Some(KILL_GRACE)).await? {
             return Ok(());
         }
         pontoon_runtime::destroy(&container.run_dir)
             .await
             .map_err(|error| Error::runtime(format!("kill container {}", id::short(&container.id)), error))?;
-        ends(None).await;
-        Ok(())
+        ends(None).await.map(drop)
     }
 
     /// Sends a signal and thaws a frozen container so that it takes effect. That the process has ended meanwhile is
@@ -274,4 +277,11 @@ fn change_running(container: &Container, state: ContainerState) -> Result<()> {
             record.view_mut().set_state(state);
         }
     })
+}
+
+async fn sleep_for(limit: Option<Duration>) {
+    match limit {
+        Some(limit) => tokio::time::sleep(limit).await,
+        None => std::future::pending().await,
+    }
 }

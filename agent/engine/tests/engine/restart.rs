@@ -11,6 +11,7 @@ cases![
     restarts_on_failure,
     always_restarts_until_stopped,
     daemon_restart_keeps_containers,
+    daemon_leaves_during_a_stop,
     ends_while_the_daemon_is_away,
     dead_shim,
     leftovers,
@@ -65,6 +66,33 @@ async fn always_restarts_until_stopped() {
     bed.engine.remove(&id, true).await.unwrap();
     assert!(count >= 3);
     bed.assert_empty().await;
+    bed.finish().await;
+}
+
+async fn daemon_leaves_during_a_stop() {
+    let mut bed = Bed::new().await;
+    let id = bed.start(sh("trap '' TERM; while :; do sleep 0.1; done")).await;
+    let pid = bed.inspect(&id).pid;
+    let mut events = bed.engine.events();
+    let engine = bed.engine.clone();
+    let patient = StopContainerRequest {
+        // Its end is waited for without a limit.
+        timeout: Some(-1),
+        ..stop(&id)
+    };
+    let stopping = tokio::spawn(async move { engine.stop(patient).await });
+    while !matches!(
+        events.recv().await.unwrap().kind,
+        pontoon_engine::ContainerEventKind::Killed { .. }
+    ) {}
+    bed.reopen().await;
+    let cut_off = stopping.await.unwrap();
+    assert!(
+        matches!(cut_off, Err(pontoon_engine::Error::ShuttingDown(_))),
+        "{cut_off:?}"
+    );
+    assert_eq!(bed.inspect(&id).pid, pid);
+    bed.engine.stop(stop(&id)).await.unwrap();
     bed.finish().await;
 }
 
