@@ -73,6 +73,17 @@ pub fn connect_lazy(identity: &Arc<Identity>, endpoint: &Endpoint) -> Result<Cha
     Ok(transport(endpoint)?.connect_with_connector_lazy(connector))
 }
 
+/// Whether something accepts connections at `addr`; nothing is said to it, for it may not be served yet.
+pub async fn probe(addr: &str) -> Result<(), Error> {
+    match tokio::time::timeout(CONNECT_TIMEOUT, tcp(addr)).await {
+        Ok(connected) => connected.map(drop),
+        Err(_) => Err(Error::Timeout {
+            addr: addr.to_owned(),
+            seconds: CONNECT_TIMEOUT.as_secs(),
+        }),
+    }
+}
+
 /// A channel whose TLS configuration comes from `config` at each connection.
 pub(crate) async fn dial<F>(endpoint: &Endpoint, config: F) -> Result<Channel, Error>
 where

@@ -236,7 +236,12 @@ pub fn describe(error: &(dyn std::error::Error + 'static)) -> String {
     let mut parts: Vec<String> = Vec::new();
     let mut next = Some(error);
     while let Some(current) = next {
-        let mut text = current.to_string();
+        let mut text = match current.downcast_ref::<tonic::Status>() {
+            // Its own text is for debugging.
+            Some(status) if status.message().is_empty() => status.code().to_string(),
+            Some(status) => status.message().to_owned(),
+            None => current.to_string(),
+        };
         if let Some(rustls::Error::AlertReceived(alert)) = current.downcast_ref::<rustls::Error>()
             && let Some(reason) = Refusal::from_alert(*alert)
         {

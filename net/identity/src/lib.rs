@@ -29,7 +29,7 @@ mod stream;
 mod tls;
 mod token;
 
-pub use connect::{Endpoint, connect, connect_lazy, never_connected};
+pub use connect::{Endpoint, connect, connect_lazy, never_connected, probe};
 pub use connections::Connections;
 pub use error::{Error, Refusal, describe};
 pub use identity::{Credentials, Identity};

@@ -1,5 +1,6 @@
 //! The stream of messages to one peer: connect, send in order, reconnect with back-off.
 
+use std::error::Error;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -161,6 +162,44 @@ fn explain(ended: Result<(), Status>) -> Ended {
     match ended {
         Ok(()) => Ended::Idle,
         Err(status) if status.metadata().contains_key(REMOVED_KEY) => Ended::Removed,
-        Err(status) => Ended::Failed(status.to_string()),
+        Err(status) => Ended::Failed(reason(&status)),
+    }
+}
+
+/// A failed call in few words: its message, and the first cause of it.
+fn reason(status: &Status) -> String {
+    let mut text = status.message().to_owned();
+    if text.is_empty() {
+        text = status.code().to_string();
+    }
+    let mut cause = status.source();
+    while let Some(deeper) = cause.and_then(Error::source) {
+        cause = Some(deeper);
+    }
+    match cause.map(ToString::to_string) {
+        Some(cause) if !text.contains(&cause) => format!("{text}: {cause}"),
+        _ => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_are_short() {
+        let plain = Status::permission_denied("for managers only");
+        assert_eq!(reason(&plain), "for managers only");
+        let refused = std::io::Error::other("connection refused");
+        let failed = Status::from_error(Box::new(std::io::Error::new(
+            std::io::ErrorKind::ConnectionRefused,
+            refused,
+        )));
+        let text = reason(&failed);
+        assert!(
+            text.contains("connection refused") && !text.contains("code:"),
+            "{text}"
+        );
+        assert_eq!(text.matches("connection refused").count(), 1, "{text}");
     }
 }
