@@ -54,4 +54,10 @@ impl Connector for PeerConnector {
         let endpoint = Endpoint::manager(&member.addr).with_keep_alive(KEEP_ALIVE);
         Ok(connect_lazy(&self.0, &endpoint)?)
     }
+
+    async fn probe(&self, addr: &str) -> Result<(), ConnectError> {
+        // In one line: it goes to the operator of the joiner.
+        let probed = pontoon_identity::probe(addr).await;
+        probed.map_err(|error| pontoon_identity::describe(&error).into())
+    }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use pontoon_identity::{Endpoint, connect};
 use pontoon_proto::v1::raft_client::RaftClient;
 use pontoon_proto::v1::{RaftJoinRequest, RaftJoinResponse};
+use tonic::Code;
 
 use crate::config::ManagerConfig;
 use crate::error::Error;
@@ -33,9 +34,12 @@ pub(crate) async fn ask_to_join(
                 next += 1;
                 match join_at(config, &addr, &request).await {
                     Ok(answer) => return Ok(answer),
-                    Err((text, leader)) => {
-                        last = format!("{addr}: {text}");
-                        addrs.extend(leader.filter(|leader| !addrs.contains(leader)));
+                    Err(refused) => {
+                        last = format!("{addr}: {}", refused.text);
+                        if refused.for_good {
+                            return Err(());
+                        }
+                        addrs.extend(refused.leader.filter(|leader| !addrs.contains(leader)));
                     }
                 }
             }
@@ -49,15 +53,27 @@ pub(crate) async fn ask_to_join(
     outcome.unwrap_or(Err(())).map_err(|()| Error::Join(last))
 }
 
-/// One manager's answer, or why not and whom it names as the leader.
+/// Why a manager did not take this node in.
+struct Refused {
+    text: String,
+    /// Whom it names as the leader.
+    leader: Option<String>,
+    /// Asking again would not help.
+    for_good: bool,
+}
+
 async fn join_at(
     config: &ManagerConfig,
     addr: &str,
     request: &RaftJoinRequest,
-) -> Result<RaftJoinResponse, (String, Option<String>)> {
+) -> Result<RaftJoinResponse, Refused> {
     let channel = connect(&config.identity, &Endpoint::manager(addr))
         .await
-        .map_err(|error| (pontoon_identity::describe(&error), None))?;
+        .map_err(|error| Refused {
+            text: pontoon_identity::describe(&error),
+            leader: None,
+            for_good: false,
+        })?;
     match RaftClient::new(channel).join(request.clone()).await {
         Ok(answer) => Ok(answer.into_inner()),
         Err(refused) => {
@@ -65,7 +81,11 @@ async fn join_at(
                 .metadata()
                 .get(status::LEADER)
                 .and_then(|addr| addr.to_str().ok());
-            Err((refused.message().to_owned(), leader.map(str::to_owned)))
+            Err(Refused {
+                text: refused.message().to_owned(),
+                leader: leader.map(str::to_owned),
+                for_good: refused.code() == Code::InvalidArgument,
+            })
         }
     }
 }

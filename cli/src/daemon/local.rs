@@ -20,7 +20,7 @@ use tower::Service;
 
 use super::SharedEngine;
 use super::config::Config;
-use super::membership::Membership;
+use super::membership::{Membership, SwarmService};
 use crate::error::Failure;
 
 /// The largest message taken from a client; archives come in chunks.
@@ -103,7 +103,9 @@ pub fn serve(
     let listener = bind(&path, &config.group)?;
     let router = tonic::transport::Server::builder()
         .add_service(pontoon_engine::grpc::service(engine))
-        .add_service(SwarmServer::from_arc(membership.clone()).max_decoding_message_size(MESSAGE_LIMIT))
+        .add_service(
+            SwarmServer::new(SwarmService(membership.clone())).max_decoding_message_size(MESSAGE_LIMIT),
+        )
         .add_service(membership.control())
         .add_service(reflection)
         .add_service(older_reflection);

@@ -53,6 +53,8 @@ pub struct Membership {
     engine: SharedEngine,
     control: ControlSlot,
     node: Mutex<Option<Node>>,
+    /// Held by each change from its begin to its end.
+    changes: Mutex<()>,
     /// What `status` answers while a change holds the lock: state and reason.
     state: StdMutex<(LocalNodeState, String)>,
 }
@@ -75,6 +77,7 @@ impl Membership {
             engine,
             control: ControlSlot::default(),
             node: Mutex::new(None),
+            changes: Mutex::new(()),
             state: StdMutex::new((state, String::new())),
         }))
     }
@@ -303,6 +306,7 @@ impl Membership {
     }
 
     async fn leave_cluster(&self, force: bool) -> Result<(), Status> {
+        let _change = self.changes.lock().await;
         let mut slot = self.node.lock().await;
         if self.state().0 == LocalNodeState::Inactive {
             return Err(Status::failed_precondition("This node is not part of a swarm"));
@@ -323,6 +327,7 @@ impl Membership {
     /// Runs `init` or `join`: state, failure and the removal of what was half-made are the same for both.
     async fn enter<T>(&self, change: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
         self.begin()?;
+        let _change = self.changes.lock().await;
         match change.await {
             Ok(answer) => {
                 self.set_state(LocalNodeState::Active, "");
@@ -383,37 +388,55 @@ fn cluster_spec(request: SwarmInitRequest) -> Result<ClusterSpec, Status> {
     })
 }
 
+/// The Swarm service. A change runs to its end whatever becomes of the caller: a client that gives up must not leave a node that is
+/// half in a cluster.
+#[derive(Debug)]
+pub struct SwarmService(pub Arc<Membership>);
+
+impl SwarmService {
+    async fn whole<T: Send + 'static>(
+        change: impl Future<Output = Result<T, Status>> + Send + 'static,
+    ) -> Result<Response<T>, Status> {
+        match tokio::spawn(change).await {
+            Ok(result) => result.map(Response::new),
+            Err(_) => Err(Status::unavailable("the daemon stops")),
+        }
+    }
+}
+
 #[tonic::async_trait]
-impl Swarm for Membership {
+impl Swarm for SwarmService {
     async fn init(&self, request: Request<SwarmInitRequest>) -> Result<Response<SwarmInitResponse>, Status> {
-        self.enter(self.initialize(request.into_inner()))
-            .await
-            .map(Response::new)
+        let (membership, request) = (self.0.clone(), request.into_inner());
+        Self::whole(async move { membership.enter(membership.initialize(request)).await }).await
     }
 
     async fn join(&self, request: Request<SwarmJoinRequest>) -> Result<Response<SwarmJoinResponse>, Status> {
-        self.enter(self.join_cluster(request.into_inner()))
-            .await
-            .map(Response::new)
+        let (membership, request) = (self.0.clone(), request.into_inner());
+        Self::whole(async move { membership.enter(membership.join_cluster(request)).await }).await
     }
 
     async fn leave(
         &self,
         request: Request<SwarmLeaveRequest>,
     ) -> Result<Response<SwarmLeaveResponse>, Status> {
-        self.leave_cluster(request.into_inner().force).await?;
-        Ok(Response::new(SwarmLeaveResponse {}))
+        let (membership, force) = (self.0.clone(), request.into_inner().force);
+        Self::whole(async move {
+            membership.leave_cluster(force).await?;
+            Ok(SwarmLeaveResponse {})
+        })
+        .await
     }
 
     async fn status(&self, _request: Request<SwarmStatusRequest>) -> Result<Response<SwarmStatus>, Status> {
-        let (state, error) = self.state();
+        let (state, error) = self.0.state();
         let mut status = SwarmStatus {
             state: state.into(),
             error,
             ..Default::default()
         };
         // A change under way holds the lock; then the state alone is the answer.
-        if let Ok(slot) = self.node.try_lock()
+        if let Ok(slot) = self.0.node.try_lock()
             && let Some(node) = slot.as_ref()
         {
             node.fill_status(&mut status);

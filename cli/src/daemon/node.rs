@@ -265,6 +265,7 @@ async fn start_manager(config: &NodeConfig, start: Start) -> Result<RunningManag
         config.settings.advertise_addr.to_string(),
     );
     manager_config.connections = connections;
+    let joining = matches!(start, Start::Joining);
     let manager = match start {
         Start::NewCluster(init) => {
             let init = InitOptions {
@@ -294,9 +295,17 @@ async fn start_manager(config: &NodeConfig, start: Start) -> Result<RunningManag
         stop,
         server,
     };
-    // A manager that restarts alone has no quorum yet, and must be up for the others to form one: not ready is no failure.
     if let Err(error) = running.manager.wait_ready(READY_TIMEOUT).await {
-        tracing::warn!(error = %describe(&error), "waiting for the other managers");
+        let reason = describe(&error);
+        if joining {
+            if let Err(error) = running.manager.leave().await {
+                tracing::warn!(error = %describe(&error), "the other managers still count this one");
+            }
+            stop_manager(config, running).await;
+            return Err(reason);
+        }
+        // A manager that restarts alone has no quorum yet, and must be up for the others to form one: not ready is no failure.
+        tracing::warn!(error = %reason, "waiting for the other managers");
     }
     Ok(running)
 }

@@ -14,4 +14,11 @@ pub trait Connector: Send + Sync + 'static {
     /// # Errors
     /// When the member can't be dialled; the caller retries with back-off.
     async fn connect(&self, member: &Member) -> Result<tonic::transport::Channel, ConnectError>;
+
+    /// Whether something listens at a joiner's address, which is not served yet: asked before it is taken in, since a
+    /// member that nobody reaches stays a burden until somebody removes it.
+    ///
+    /// # Errors
+    /// When nothing answers there.
+    async fn probe(&self, addr: &str) -> Result<(), ConnectError>;
 }

@@ -104,6 +104,11 @@ impl RaftHandle {
         answer.await.unwrap_or_else(|_| Err(self.read_stop_error()))
     }
 
+    /// The way to other members.
+    pub(crate) fn connector(&self) -> &dyn Connector {
+        &*self.shared.connector
+    }
+
     /// Who leads; changes are seen in order, though one that is replaced at once may be skipped.
     pub fn leadership(&self) -> watch::Receiver<Leadership> {
         self.shared.leadership.clone()

@@ -77,6 +77,13 @@ impl Connector for TestConnector {
             Endpoint::from_shared(format!("http://{}", member.addr))?.user_agent(self.0.clone())?;
         Ok(endpoint.connect_timeout(Duration::from_secs(1)).connect().await?)
     }
+
+    async fn probe(&self, addr: &str) -> Result<(), ConnectError> {
+        if addr.starts_with("nowhere") {
+            return Err("no route to host".into());
+        }
+        Ok(())
+    }
 }
 
 fn identify(mut request: Request<()>) -> Result<Request<()>, Status> {
@@ -207,22 +214,24 @@ impl Cluster {
         config
     }
 
-    /// Lets a new member join through the leader's service and waits until it votes.
-    pub(super) async fn join(&mut self, node: u64) -> u64 {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
-        let mut config = self.config(node, 1, &listener);
+    /// Asks the leader's service to take in `node`, which listens at `addr`.
+    pub(super) async fn ask_to_join(&self, node: u64, addr: &str) -> Result<v1::RaftJoinResponse, Status> {
         let leader = self.wait_leader().await;
         let leader = Member::new(1, "", self.nodes[&leader].config.advertise.clone());
         let channel = connector(node).connect(&leader).await.expect("connect");
         let request = v1::RaftJoinRequest {
-            node_id: config.node_id.clone(),
-            addr: config.advertise.clone(),
+            node_id: format!("node{node}"),
+            addr: addr.to_owned(),
         };
-        let answer = v1::raft_client::RaftClient::new(channel)
-            .join(request)
-            .await
-            .expect("join")
-            .into_inner();
+        let answer = v1::raft_client::RaftClient::new(channel).join(request).await?;
+        Ok(answer.into_inner())
+    }
+
+    /// Lets a new member join through the leader's service and waits until it votes.
+    pub(super) async fn join(&mut self, node: u64) -> u64 {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+        let mut config = self.config(node, 1, &listener);
+        let answer = self.ask_to_join(node, &config.advertise).await.expect("join");
         config.id = answer.raft_id;
         let members = answer
             .members

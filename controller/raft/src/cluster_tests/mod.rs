@@ -334,3 +334,12 @@ async fn measure_failover() {
         times[29]
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_joiner_that_nobody_reaches_is_refused() {
+    let cluster = Cluster::new(1, |_| ()).await;
+    let refused = cluster.ask_to_join(2, "nowhere:2377").await.expect_err("refused");
+    assert_eq!(refused.code(), tonic::Code::InvalidArgument);
+    assert!(refused.message().contains("--advertise-addr"), "{refused}");
+    assert_eq!(cluster.nodes[&1].handle.members().len(), 1);
+}

@@ -28,6 +28,13 @@ impl RaftService {
                 "the address where others reach the manager is missing",
             ));
         }
+        if let Err(error) = self.handle.connector().probe(&request.addr).await {
+            return Err(Status::invalid_argument(format!(
+                "this manager can't reach the joining one at its advertised address {}: {error}; name an address that the other \
+                 managers reach with --advertise-addr",
+                request.addr
+            )));
+        }
         // What is decided below must not rest on an old leader's view.
         self.handle
             .read_barrier()
