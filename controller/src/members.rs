@@ -23,6 +23,7 @@ pub(crate) async fn run(core: Arc<Core>, leading: Arc<Leading>) {
             // Fails only with the leadership, which ends this task.
             let _ = written.await;
         }
+        let mut seen = snapshot.version();
         loop {
             tokio::select! {
                 () = leading.stop.cancelled() => return,
@@ -30,7 +31,7 @@ pub(crate) async fn run(core: Arc<Core>, leading: Arc<Leading>) {
                 changed = versions.changed() => if changed.is_err() { return },
             }
             versions.borrow_and_update();
-            if core.replica.nodes_changed_since(snapshot.version()) {
+            if core.replica.nodes_changed_since(&mut seen) {
                 break;
             }
         }

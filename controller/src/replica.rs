@@ -56,12 +56,15 @@ impl Replica {
             .map(|(_, outcome)| *outcome)
     }
 
-    /// True when a node or the cluster was written after `version` (or that is no longer known): for tasks that need not
-    /// look at all nodes at each status report.
-    pub(crate) fn nodes_changed_since(&self, version: u64) -> bool {
+    /// True when a node or the cluster was written after `seen` (or that is no longer known): for tasks that need not
+    /// look at all nodes at each status report. `seen` goes on to what was looked at, so that nothing is looked at twice.
+    pub(crate) fn nodes_changed_since(&self, seen: &mut u64) -> bool {
         let concerns = |event: &Event| matches!(event.object().kind(), Kind::Node | Kind::Cluster);
-        match self.store.changes_since(version) {
-            Ok(changes) => changes.iter().flat_map(|applied| &applied.events).any(concerns),
+        match self.store.changes_since(*seen) {
+            Ok(changes) => {
+                *seen = changes.last().map_or(*seen, |applied| applied.version);
+                changes.iter().flat_map(|applied| &applied.events).any(concerns)
+            }
             Err(_) => true,
         }
     }

@@ -31,7 +31,7 @@ pub(crate) async fn run(core: Arc<Core>, leading: Arc<Leading>) {
     loop {
         versions.borrow_and_update();
         members.borrow_and_update();
-        let seen = core.snapshot().version();
+        let mut seen = core.snapshot().version();
         let unfinished = tokio::select! {
             () = leading.stop.cancelled() => return,
             unfinished = settle(&core, &leading) => unfinished,
@@ -44,7 +44,7 @@ pub(crate) async fn run(core: Arc<Core>, leading: Arc<Leading>) {
                 changed = versions.changed() => if changed.is_err() { return },
             }
             versions.borrow_and_update();
-            if core.replica.nodes_changed_since(seen) {
+            if core.replica.nodes_changed_since(&mut seen) {
                 break;
             }
         }

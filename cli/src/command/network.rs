@@ -36,9 +36,6 @@ pub enum Command {
 /// `network create [OPTIONS] NETWORK`
 #[derive(Args, Debug)]
 pub struct CreateArguments {
-    /// Enable manual container attachment
-    #[arg(long)]
-    attachable: bool,
     /// Driver to manage the Network
     #[arg(short = 'd', long, value_name = "string", default_value = "bridge")]
     driver: String,
@@ -154,7 +151,7 @@ async fn create(host: Option<&str>, arguments: CreateArguments) -> Outcome {
             driver_opts: options,
             ipam,
             internal: arguments.internal,
-            attachable: arguments.attachable,
+            attachable: false,
             ingress: arguments.ingress,
             enable_ipv6: false,
         };
@@ -165,15 +162,8 @@ async fn create(host: Option<&str>, arguments: CreateArguments) -> Outcome {
             .into_inner()
             .id
     } else {
-        if arguments.ingress || arguments.attachable {
-            let flag = if arguments.ingress {
-                "--ingress"
-            } else {
-                "--attachable"
-            };
-            return Err(Failure::new(format!(
-                "{flag} needs the overlay driver: add -d overlay"
-            )));
+        if arguments.ingress {
+            return Err(Failure::new("--ingress needs the overlay driver: add -d overlay"));
         }
         let request = CreateNetworkRequest {
             name: arguments.name,

@@ -34,8 +34,8 @@ pub fn validate_network(spec: &NetworkSpec) -> Result<(), Vec<Problem>> {
         "IPv6 in overlay networks is not supported: leave enable_ipv6 out",
     );
     problems.add_if(
-        spec.ingress && spec.attachable,
-        "ingress network cannot be attachable: services use it by publishing ports",
+        spec.attachable,
+        "attachable networks are not supported: only services join an overlay network; leave attachable out",
     );
     problems.add_if(
         spec.ingress && spec.internal,

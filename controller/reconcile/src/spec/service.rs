@@ -8,7 +8,7 @@ use pontoon_proto::v1::{
     UpdateFailureAction, UpdateOrder, service_spec::Mode,
 };
 
-use super::{Problem, Problems, check_name};
+use super::{Problem, Problems, check_name, image};
 use crate::{constraint, versions};
 
 /// Least memory a container can be limited to: Docker's 6 MiB is what runc needs, SwarmKit asks for 4.
@@ -91,6 +91,13 @@ fn check_container(container: &ContainerSpec, problems: &mut Problems) {
     problems.add_if(
         container.image.is_empty(),
         "ContainerSpec: image reference must be provided",
+    );
+    problems.add_if(
+        !container.image.is_empty() && !image::is_reference(&container.image),
+        &format!(
+            "ContainerSpec: \"{}\" is not a valid repository/tag: invalid reference format",
+            container.image
+        ),
     );
     problems.add_if(
         container.stop_grace_period < 0,
