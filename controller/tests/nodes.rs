@@ -208,9 +208,9 @@ async fn nodes_are_removed_when_down_and_cut_off() {
         force,
     };
     let error = client.remove_node(remove(false)).await.unwrap_err();
-    assert_eq!(
-        error.message(),
-        format!("node {} is not down and can't be removed", agent.node_id())
+    assert!(
+        error.message().contains("is not down and can't be removed"),
+        "{error:?}"
     );
     let own = RemoveNodeRequest {
         target: "manager1".into(),

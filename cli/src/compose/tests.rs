@@ -92,7 +92,7 @@ services:
       rollback_config: {parallelism: 0}
   agent: {image: agent, deploy: {mode: global, endpoint_mode: dnsrr}}
 networks:
-  front: {driver: overlay, internal: true, attachable: true, ipam: {config: [{subnet: 10.9.0.0/24}]}, labels: {k: v}}
+  front: {driver: overlay, internal: true, ipam: {config: [{subnet: 10.9.0.0/24}]}, labels: {k: v}}
   back: {external: true, name: shared}
   unused: {}
 volumes:
