@@ -214,13 +214,7 @@ impl Fleet {
             "web:1",
         ])?;
         first.ok(&["service", "rm", "warm"])?;
-        wait_until("the warm-up is over", LONG, || {
-            // Refused as long as a task is in it.
-            if view::rows(first, &["network", "ls", "--filter", "name=warm"])?.is_empty() {
-                return Ok(());
-            }
-            first.ok(&["network", "rm", "warm"]).map(drop)
-        })?;
+        self.remove_network("warm")?;
         wait_until("its containers and networks are gone", LONG, || {
             for host in &self.hosts {
                 ensure!(host.ok(&["ps", "--all", "--quiet"])?.is_empty());
@@ -229,6 +223,16 @@ impl Fleet {
                 ensure!(spaces <= 1, "{spaces} network namespaces are left");
             }
             Ok(())
+        })
+    }
+
+    /// Removes a cluster network as soon as no task is in it any more.
+    ///
+    /// # Errors
+    /// When tasks stay in it.
+    pub fn remove_network(&self, name: &str) -> Result<()> {
+        wait_until(&format!("network {name} can be removed"), LONG, || {
+            self.host(1).ok(&["network", "rm", name]).map(drop)
         })
     }
 
