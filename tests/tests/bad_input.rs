@@ -235,7 +235,7 @@ const SERVICES: &[Case<'_>] = &[
     (&["service", "create", "--name", "x", "--constraint", "node.labels.a=b", "web:1"], 1, &["node.labels.a=b"]),
     (&["service", "create", "--name", "x", "--limit-memory", "1", "web:1"], 1, &["memory"]),
     (&["service", "create", "--name", "x", "--reserve-cpu", "lots", "web:1"], 125, &["lots"]),
-    (&["service", "create", "--name", "x", "BAD/Image"], 1, &["BAD/Image", "lower case"]),
+    (&["service", "create", "--name", "x", "BAD/Image"], 1, &["BAD/Image", "invalid reference format"]),
     (&["service", "scale", "web"], 1, &["web"]),
     (&["service", "scale", "web=-3"], 1, &["-3", "web"]),
     (&["service", "scale", "each=2"], 1, &["each"]),

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use clap::{Args, Subcommand};
 use pontoon_proto::v1::{
     Annotations, CreateClusterNetworkRequest, CreateNetworkRequest, FilterValues, GetRequest, IpamConfig,
-    ListNetworksRequest, ListRequest, NetworkRequest, NetworkSpec,
+    ListNetworksRequest, ListRequest, LocalNodeState, NetworkRequest, NetworkSpec, SwarmStatusRequest,
 };
 use serde_json::{Value, json};
 
@@ -299,6 +299,12 @@ fn row(network: &Listed<'_>, full: bool) -> Value {
     })
 }
 
+/// Without a cluster the engine's answer, that there is no such network, is better than the cluster's, that there is none.
+async fn in_cluster(client: &Client) -> bool {
+    let status = client.swarm().status(SwarmStatusRequest {}).await;
+    status.is_ok_and(|status| status.get_ref().state() != LocalNodeState::Inactive)
+}
+
 async fn remove(host: Option<&str>, arguments: RemoveArguments) -> Outcome {
     let client = Client::connect(host).await?;
     for_each_target(&arguments.networks, |target| {
@@ -319,9 +325,8 @@ async fn remove(host: Option<&str>, arguments: RemoveArguments) -> Outcome {
                         target: target.clone(),
                     })
                     .await;
-                // Without a cluster the engine's answer, that there is no such network, is the better one.
                 match (removed, local) {
-                    (Err(status), Err(missing)) if status.code() != tonic::Code::NotFound => Err(missing),
+                    (Err(_), Err(missing)) if !in_cluster(&client).await => Err(missing),
                     (removed, _) => removed.map(|_| ()),
                 }
             } else {
