@@ -36,6 +36,8 @@ const EDGES: &[(&str, &[&str])] = &[
             "dataplane",
             "identity",
             "controller",
+            // Pure knowledge of specs, so that mistakes are told before anything is sent.
+            "reconcile",
         ],
     ),
     ("pontoon-tests", &["*"]),
