@@ -27,6 +27,8 @@ const EDGES: &[(&str, &[&str])] = &[
     (
         "pontoon",
         &[
+            // Stack files are checked by the same rules before the first call.
+            "reconcile",
             "proto",
             "agent",
             "engine",

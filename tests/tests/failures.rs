@@ -383,15 +383,21 @@ fn the_service_answers_through_a_rolling_restart_of_daemons() {
         let done = AtomicBool::new(false);
         std::thread::scope(|scope| {
             let caller = scope.spawn(|| {
-                let mut count = 0;
+                let (mut count, mut lost) = (0, 0);
                 while !done.load(Ordering::Relaxed) {
-                    fleet
-                        .host(1)
-                        .get("http://127.0.0.1:8080/")
-                        .context("while daemons restarted")?;
+                    // A starting daemon replaces its nftables table: a connection that is opened in that very moment may
+                    // be lost, the next one must not be.
+                    if fleet.host(1).get("http://127.0.0.1:8080/").is_err() {
+                        lost += 1;
+                        fleet
+                            .host(1)
+                            .get("http://127.0.0.1:8080/")
+                            .context("a second time while daemons restarted")?;
+                    }
                     count += 1;
                     std::thread::sleep(Duration::from_millis(20));
                 }
+                ensure!(lost <= fleet.hosts().len(), "{lost} of {count} calls were lost");
                 anyhow::Ok(count)
             });
             let restarted = (|| {
