@@ -127,21 +127,30 @@ impl Manager {
         }
     }
 
-    /// Waits until the cluster's state is here and somebody leads.
+    /// Waits until the cluster's state is here, somebody leads, and this manager votes: a cluster that loses another
+    /// manager from then on can count on it.
     ///
     /// # Errors
     /// [`Error::NotReady`].
     pub async fn wait_ready(&self, timeout: Duration) -> Result<(), Error> {
         let mut versions = self.core.replica.versions();
         let mut leadership = self.core.raft.leadership();
+        let mut members = self.core.raft.members_watch();
+        let own = self.core.raft.id();
         let ready = async {
             loop {
                 versions.borrow_and_update();
+                members.borrow_and_update();
                 let led = leadership.borrow_and_update().leader.is_some();
-                if led && self.core.snapshot().cluster().is_some() {
+                let known = self.core.raft.members();
+                let votes = known
+                    .iter()
+                    .any(|member| member.id == own && member.role == Role::Voter);
+                if led && votes && self.core.snapshot().cluster().is_some() {
                     return;
                 }
                 tokio::select! {
+                    Ok(()) = members.changed() => {}
                     Ok(()) = versions.changed() => {}
                     Ok(()) = leadership.changed() => {}
                     else => std::future::pending().await,
