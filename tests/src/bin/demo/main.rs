@@ -15,7 +15,7 @@ use tokio::signal::unix::{SignalKind, signal};
 mod screen;
 mod story;
 
-/// Where a kept demo's name is, for `demo end`.
+/// Names of kept demos, one a line, for `demo end`.
 const KEPT: &str = "/tmp/pontoon-demo.kept";
 
 fn main() -> ExitCode {
@@ -52,7 +52,9 @@ fn run() -> Result<()> {
     if keep && told.is_ok() {
         screen.heading("KEEP=1: the cluster stays up");
         story::how_to_go_on(&hosts, &screen);
-        std::fs::write(KEPT, hosts.name()).with_context(|| format!("cannot write {KEPT}"))?;
+        let kept = std::fs::read_to_string(KEPT).unwrap_or_default();
+        std::fs::write(KEPT, format!("{kept}{}\n", hosts.name()))
+            .with_context(|| format!("cannot write {KEPT}"))?;
         hosts.keep();
         return told;
     }
@@ -64,10 +66,10 @@ fn run() -> Result<()> {
     told
 }
 
-/// Ends the demo that `KEEP=1` left up.
+/// Ends the demos that `KEEP=1` left up.
 fn end() -> Result<()> {
-    let name = std::fs::read_to_string(KEPT).context("no demo was kept up")?;
-    let failures = fleet::remove(name.trim());
+    let kept = std::fs::read_to_string(KEPT).context("no demo was kept up")?;
+    let failures: Vec<String> = kept.lines().flat_map(fleet::remove).collect();
     anyhow::ensure!(failures.is_empty(), "{}", failures.join("\n"));
     std::fs::remove_file(KEPT).with_context(|| format!("cannot remove {KEPT}"))?;
     println!("the demo's hosts are gone");
