@@ -147,6 +147,7 @@ impl Engine {
                 endpoint_id: endpoint_id(&endpoint.sandbox_id, &spec.id),
                 mac_address: endpoint.endpoint.mac.map(|byte| format!("{byte:02x}")).join(":"),
                 ip_address: endpoint.endpoint.address.to_string(),
+                ..NetworkContainer::default()
             })
             .collect();
         let is_overlay = matches!(spec.driver, Driver::Overlay { .. });
@@ -169,6 +170,7 @@ impl Engine {
                     subnet: ipam.subnet.map(|subnet| subnet.to_string()).unwrap_or_default(),
                     range: ipam.range.map(|range| range.to_string()).unwrap_or_default(),
                     gateway: ipam.gateway.map(|ip| ip.to_string()).unwrap_or_default(),
+                    ..v1::IpamConfig::default()
                 })
                 .collect(),
             internal: spec.internal,
@@ -176,6 +178,7 @@ impl Engine {
             options: spec.options.into_iter().collect(),
             labels,
             containers,
+            ..LocalNetwork::default()
         }
     }
 }

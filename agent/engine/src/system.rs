@@ -100,6 +100,7 @@ impl Engine {
             runtimes,
             security_options: vec!["name=seccomp,profile=builtin".to_owned()],
             warnings: Vec::new(),
+            ..InfoResponse::default()
         })
     }
 }

@@ -128,6 +128,7 @@ fn ipam(arguments: &CreateArguments) -> Result<Vec<IpamConfig>, Failure> {
             subnet: subnet.clone(),
             range: at(&arguments.ip_range, place),
             gateway: at(&arguments.gateway, place),
+            ..IpamConfig::default()
         })
         .collect())
 }
@@ -172,6 +173,7 @@ async fn create(host: Option<&str>, arguments: CreateArguments) -> Outcome {
             internal: arguments.internal,
             options,
             labels,
+            ..CreateNetworkRequest::default()
         };
         let created = client.engine().create_network(request).await?.into_inner();
         if !created.warning.is_empty() {

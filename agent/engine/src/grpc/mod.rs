@@ -59,6 +59,10 @@ impl pontoon_proto::v1::engine_server::Engine for Service {
     type LogsStream = BoxStream<LogEntry>;
     type LoadImagesStream = BoxStream<LoadImagesResponse>;
     type SaveImagesStream = BoxStream<Chunk>;
+    type EventsStream = BoxStream<Event>;
+    type ContainerStatsStream = BoxStream<ContainerStatsResponse>;
+    type ExportContainerStream = BoxStream<Chunk>;
+    type CopyFromContainerStream = BoxStream<CopyFromContainerResponse>;
 
     async fn version(&self, _: Request<VersionRequest>) -> Answer<VersionResponse> {
         Ok(Response::new(self.engine.version()))
@@ -193,5 +197,89 @@ impl pontoon_proto::v1::engine_server::Engine for Service {
 
     async fn remove_network(&self, request: Request<NetworkRequest>) -> Answer<NetworkRemoved> {
         networks::remove(&self.engine, &request.into_inner().target).await
+    }
+
+    async fn connect_network(&self, _: Request<ConnectNetworkRequest>) -> Answer<Empty> {
+        Err(Status::unimplemented("connect_network"))
+    }
+
+    async fn disconnect_network(&self, _: Request<DisconnectNetworkRequest>) -> Answer<Empty> {
+        Err(Status::unimplemented("disconnect_network"))
+    }
+
+    async fn prune_networks(&self, _: Request<PruneRequest>) -> Answer<PruneResponse> {
+        Err(Status::unimplemented("prune_networks"))
+    }
+
+    async fn create_volume(&self, _: Request<CreateVolumeRequest>) -> Answer<Volume> {
+        Err(Status::unimplemented("create_volume"))
+    }
+
+    async fn list_volumes(&self, _: Request<ListVolumesRequest>) -> Answer<ListVolumesResponse> {
+        Err(Status::unimplemented("list_volumes"))
+    }
+
+    async fn inspect_volume(&self, _: Request<VolumeRequest>) -> Answer<Volume> {
+        Err(Status::unimplemented("inspect_volume"))
+    }
+
+    async fn remove_volume(&self, _: Request<RemoveVolumeRequest>) -> Answer<Empty> {
+        Err(Status::unimplemented("remove_volume"))
+    }
+
+    async fn prune_volumes(&self, _: Request<PruneRequest>) -> Answer<PruneResponse> {
+        Err(Status::unimplemented("prune_volumes"))
+    }
+
+    async fn events(&self, _: Request<EventsRequest>) -> Answer<Self::EventsStream> {
+        Err(Status::unimplemented("events"))
+    }
+
+    async fn disk_usage(&self, _: Request<DiskUsageRequest>) -> Answer<DiskUsageResponse> {
+        Err(Status::unimplemented("disk_usage"))
+    }
+
+    async fn update_container(&self, _: Request<UpdateContainerRequest>) -> Answer<UpdateContainerResponse> {
+        Err(Status::unimplemented("update_container"))
+    }
+
+    async fn top_container(&self, _: Request<TopContainerRequest>) -> Answer<TopContainerResponse> {
+        Err(Status::unimplemented("top_container"))
+    }
+
+    async fn container_stats(&self, _: Request<ContainerStatsRequest>) -> Answer<Self::ContainerStatsStream> {
+        Err(Status::unimplemented("container_stats"))
+    }
+
+    async fn prune_containers(&self, _: Request<PruneRequest>) -> Answer<PruneResponse> {
+        Err(Status::unimplemented("prune_containers"))
+    }
+
+    async fn container_changes(&self, _: Request<ContainerRequest>) -> Answer<ContainerChangesResponse> {
+        Err(Status::unimplemented("container_changes"))
+    }
+
+    async fn export_container(&self, _: Request<ContainerRequest>) -> Answer<Self::ExportContainerStream> {
+        Err(Status::unimplemented("export_container"))
+    }
+
+    async fn commit_container(&self, _: Request<CommitContainerRequest>) -> Answer<CommitContainerResponse> {
+        Err(Status::unimplemented("commit_container"))
+    }
+
+    async fn stat_path(&self, _: Request<ContainerPathRequest>) -> Answer<PathStat> {
+        Err(Status::unimplemented("stat_path"))
+    }
+
+    async fn copy_from_container(&self, _: Request<ContainerPathRequest>) -> Answer<Self::CopyFromContainerStream> {
+        Err(Status::unimplemented("copy_from_container"))
+    }
+
+    async fn copy_to_container(&self, _: Request<Streaming<CopyToContainerRequest>>) -> Answer<Empty> {
+        Err(Status::unimplemented("copy_to_container"))
+    }
+
+    async fn prune_images(&self, _: Request<PruneRequest>) -> Answer<PruneResponse> {
+        Err(Status::unimplemented("prune_images"))
     }
 }

@@ -162,6 +162,7 @@ fn host_config(options: &ContainerOptions) -> Result<HostConfig, Failure> {
         }),
         runtime: options.runtime.clone(),
         oom_score_adj: options.oom_score_adj,
+        ..HostConfig::default()
     })
 }
 

@@ -148,6 +148,7 @@ fn with_gateway(subnet: IpNet, asked: &IpamConfig) -> IpamConfig {
         subnet: subnet.to_string(),
         range: asked.range.clone(),
         gateway,
+        auxiliary_addresses: asked.auxiliary_addresses.clone(),
     }
 }
 
