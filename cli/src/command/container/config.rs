@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use pontoon_proto::v1::{
-    ContainerNetwork, ContainerRestartPolicy, ContainerSpec, CreateContainerRequest, DnsConfig, HealthConfig,
-    HostConfig, LogDriver, PortBinding, PortProtocol, Resources, RestartPolicyName, Ulimit,
+    ContainerRestartPolicy, ContainerSpec, CreateContainerRequest, HealthConfig, HostConfig, LogDriver,
+    Resources, RestartPolicyName, Ulimit,
 };
 
 use super::options::ContainerOptions;
@@ -13,9 +13,12 @@ use crate::error::Failure;
 use crate::output::human;
 
 mod mounts;
+mod networks;
+mod ports;
 
 use mounts::mounts;
 pub(crate) use mounts::{mount, tmpfs};
+pub(crate) use ports::publish;
 
 /// Builds the request for an image and its command line.
 ///
@@ -58,11 +61,11 @@ pub fn request(
             .iter()
             .map(|text| pair("sysctl", text))
             .collect::<Result<_, _>>()?,
-        dns: dns(options),
+        dns: networks::dns(options),
         hosts: options
             .add_host
             .iter()
-            .map(|text| extra_host(text))
+            .map(|text| networks::extra_host(text))
             .collect::<Result<_, _>>()?,
     };
     let attach_stdin = options.interactive && (options.attach.is_empty() || attaches(options, "stdin"));
@@ -70,13 +73,8 @@ pub fn request(
         name: options.name.clone(),
         config: Some(config),
         host: Some(host_config(options)?),
-        networks: networks(options)?,
-        exposed_ports: options
-            .expose
-            .iter()
-            .map(|text| exposed(text))
-            .collect::<Result<Vec<_>, _>>()?
-            .concat(),
+        networks: networks::networks(options)?,
+        exposed_ports: ports::exposed(options)?,
         attach_stdin,
         stdin_once: attach_stdin,
         domainname: options.domainname.clone(),
@@ -108,16 +106,8 @@ fn host_config(options: &ContainerOptions) -> Result<HostConfig, Failure> {
         ));
     }
     Ok(HostConfig {
-        network_mode: options
-            .network
-            .first()
-            .map_or("bridge".to_owned(), |network| network_name(network)),
-        port_bindings: options
-            .publish
-            .iter()
-            .map(|text| publish(text))
-            .collect::<Result<Vec<_>, _>>()?
-            .concat(),
+        network_mode: networks::mode(options),
+        port_bindings: ports::published(options)?,
         publish_all_ports: options.publish_all,
         restart_policy: Some(restart_policy(&options.restart)?),
         auto_remove: options.rm,
@@ -189,82 +179,6 @@ fn security_option(text: &str) -> Result<String, Failure> {
         }
         _ => Err(Failure::new(format!(
             "invalid --security-opt: {text:?}: this version knows no-new-privileges and seccomp=unconfined|PROFILE.json"
-        ))),
-    }
-}
-
-fn network_name(network: &str) -> String {
-    let named = network.split(',').find_map(|part| part.strip_prefix("name="));
-    named.unwrap_or(network).to_owned()
-}
-
-fn networks(options: &ContainerOptions) -> Result<Vec<ContainerNetwork>, Failure> {
-    let mut networks = Vec::new();
-    for (at, network) in options.network.iter().enumerate() {
-        let mut wish = ContainerNetwork {
-            network: network_name(network),
-            ..Default::default()
-        };
-        for part in network.split(',').filter(|part| part.contains('=')) {
-            match part.split_once('=') {
-                Some(("name", _)) => {}
-                Some(("alias", alias)) => wish.aliases.push(alias.to_owned()),
-                Some(("ip", ip)) => wish.ip_address = ip.to_owned(),
-                _ => {
-                    return Err(Failure::new(format!(
-                        "invalid field in --network {network:?}: {part}"
-                    )));
-                }
-            }
-        }
-        if at == 0 {
-            wish.aliases.extend(options.network_alias.iter().cloned());
-            wish.ip_address = options.ip.map_or(wish.ip_address, |ip| ip.to_string());
-        }
-        networks.push(wish);
-    }
-    let special = |name: &str| matches!(name, "host" | "none" | "bridge" | "default");
-    if networks.len() > 1
-        && networks
-            .iter()
-            .any(|network| matches!(network.network.as_str(), "host" | "none"))
-    {
-        return Err(Failure::new(
-            "conflicting options: cannot attach both user-defined and non-user-defined network-modes",
-        ));
-    }
-    if !options.network_alias.is_empty() && networks.first().is_none_or(|network| special(&network.network)) {
-        return Err(Failure::new(
-            "network-scoped alias is supported only for containers in user defined networks",
-        ));
-    }
-    if options.ip.is_some() && networks.first().is_none_or(|network| special(&network.network)) {
-        return Err(Failure::new(
-            "user specified IP address is supported on user defined networks only",
-        ));
-    }
-    // `network_mode` says it all for these; what is left are networks with settings of their own.
-    networks.retain(|network| !matches!(network.network.as_str(), "host" | "none"));
-    Ok(networks)
-}
-
-fn dns(options: &ContainerOptions) -> Option<DnsConfig> {
-    (!options.dns.is_empty() || !options.dns_search.is_empty() || !options.dns_option.is_empty()).then(|| {
-        DnsConfig {
-            nameservers: options.dns.clone(),
-            search: options.dns_search.clone(),
-            options: options.dns_option.clone(),
-        }
-    })
-}
-
-fn extra_host(text: &str) -> Result<String, Failure> {
-    match text.split_once([':', '=']) {
-        Some((name, address)) if !name.is_empty() && address.parse::<std::net::IpAddr>().is_ok() => {
-            Ok(format!("{name}:{address}"))
-        }
-        _ => Err(Failure::new(format!(
-            "bad format for add-host: {text:?} (use name:address)"
         ))),
     }
 }
@@ -441,75 +355,6 @@ pub(crate) fn ulimit(text: &str) -> Result<Ulimit, Failure> {
         soft,
         hard,
     })
-}
-
-/// A range of ports: "80" or "80-90".
-fn port_range(text: &str) -> Option<(u32, u32)> {
-    let (first, last) = text.split_once('-').unwrap_or((text, text));
-    let (first, last) = (first.parse::<u16>().ok()?, last.parse::<u16>().ok()?);
-    (first > 0 && first <= last).then_some((first.into(), last.into()))
-}
-
-fn protocol(text: &str) -> Option<PortProtocol> {
-    match text.to_ascii_lowercase().as_str() {
-        "tcp" => Some(PortProtocol::Tcp),
-        "udp" => Some(PortProtocol::Udp),
-        _ => None,
-    }
-}
-
-fn exposed(text: &str) -> Result<Vec<String>, Failure> {
-    let (ports, proto) = text.split_once('/').unwrap_or((text, "tcp"));
-    match (port_range(ports), protocol(proto)) {
-        (Some((first, last)), Some(_)) => Ok((first..=last)
-            .map(|port| format!("{port}/{}", proto.to_ascii_lowercase()))
-            .collect()),
-        _ => Err(Failure::new(format!("invalid range format for --expose: {text}"))),
-    }
-}
-
-/// `[[ip:][host-port]:]container-port[/protocol]`, with ranges.
-pub(crate) fn publish(text: &str) -> Result<Vec<PortBinding>, Failure> {
-    let bad = |why: &str| Failure::new(format!("invalid published port {text:?}: {why}"));
-    let (body, proto) = text.split_once('/').unwrap_or((text, "tcp"));
-    let protocol = protocol(proto).ok_or_else(|| bad("the protocol must be tcp or udp"))?;
-    let (address, ports) = match body.strip_prefix('[') {
-        Some(rest) => {
-            let (ip, ports) = rest
-                .split_once("]:")
-                .ok_or_else(|| bad("an IPv6 address is written [address]:port:port"))?;
-            (ip, ports)
-        }
-        None if body.matches(':').count() == 2 => body.split_once(':').unwrap_or(("", body)),
-        None => ("", body),
-    };
-    if !address.is_empty() && address.parse::<std::net::IpAddr>().is_err() {
-        return Err(bad(&format!("{address:?} is not an IP address")));
-    }
-    let (host, container) = ports
-        .rsplit_once(':')
-        .map_or((None, ports), |(host, container)| (Some(host), container));
-    let (first, last) =
-        port_range(container).ok_or_else(|| bad("ports are numbers from 1 to 65535, or ranges of them"))?;
-    let host = match host {
-        None | Some("") => None,
-        Some(host) => {
-            let range = port_range(host)
-                .ok_or_else(|| bad("ports are numbers from 1 to 65535, or ranges of them"))?;
-            if range.1 - range.0 != last - first {
-                return Err(bad("the host's and the container's ranges differ in length"));
-            }
-            Some(range.0)
-        }
-    };
-    Ok((first..=last)
-        .map(|port| PortBinding {
-            protocol: protocol.into(),
-            container_port: port,
-            host_ip: address.to_owned(),
-            host_port: host.map_or(0, |host| host + port - first),
-        })
-        .collect())
 }
 
 #[cfg(test)]
