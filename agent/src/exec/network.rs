@@ -94,6 +94,7 @@ pub(super) fn ingress(config: &IngressConfig) -> Result<net::IngressState, Strin
                     protocol: match wanted.protocol() {
                         PortProtocol::Tcp => net::Protocol::Tcp,
                         PortProtocol::Udp => net::Protocol::Udp,
+                        PortProtocol::Sctp => net::Protocol::Sctp,
                     },
                     published: port(wanted.published_port)?,
                     target: port(wanted.target_port)?,

@@ -11,7 +11,11 @@ const KEYS: &[Field<PortConfig>] = &[
     ("target", |p, r, n| p.target_port = port(r, n)),
     ("published", |p, r, n| p.published_port = port(r, n)),
     ("protocol", |p, r, n| {
-        let words = [("tcp", PortProtocol::Tcp), ("udp", PortProtocol::Udp)];
+        let words = [
+            ("tcp", PortProtocol::Tcp),
+            ("udp", PortProtocol::Udp),
+            ("sctp", PortProtocol::Sctp),
+        ];
         p.set_protocol(r.choice(n, &words).unwrap_or_default());
     }),
     ("mode", |p, r, n| {

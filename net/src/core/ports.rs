@@ -5,6 +5,7 @@ use std::{
     io,
     net::{Ipv4Addr, TcpListener, UdpSocket},
     ops::RangeInclusive,
+    os::fd::OwnedFd,
 };
 
 use serde::{Deserialize, Serialize};
@@ -44,6 +45,9 @@ impl PublishedPort {
 enum Reservation {
     Tcp(TcpListener),
     Udp(UdpSocket),
+    Sctp(OwnedFd),
+    /// The kernel has no SCTP sockets: no other process can hold such a port.
+    Free,
     /// Another process got the port while no daemon ran; ours still leads to the container.
     Lost,
 }
@@ -59,6 +63,21 @@ fn bind(protocol: Protocol, ip: Ipv4Addr, port: u16) -> io::Result<Reservation> 
     match protocol {
         Protocol::Tcp => TcpListener::bind((ip, port)).map(Reservation::Tcp),
         Protocol::Udp => UdpSocket::bind((ip, port)).map(Reservation::Udp),
+        Protocol::Sctp => bind_sctp(ip, port),
+    }
+}
+
+/// std has no SCTP. Where the kernel has none either, only our own table can conflict.
+fn bind_sctp(ip: Ipv4Addr, port: u16) -> io::Result<Reservation> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, ipproto, socket_with};
+    let (kind, flags) = (SocketType::STREAM, SocketFlags::CLOEXEC);
+    match socket_with(AddressFamily::INET, kind, flags, Some(ipproto::SCTP)) {
+        Ok(socket) => {
+            bind(&socket, &std::net::SocketAddrV4::new(ip, port))?;
+            Ok(Reservation::Sctp(socket))
+        }
+        Err(rustix::io::Errno::PROTONOSUPPORT | rustix::io::Errno::SOCKTNOSUPPORT) => Ok(Reservation::Free),
+        Err(errno) => Err(errno.into()),
     }
 }
 

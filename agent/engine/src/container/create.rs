@@ -303,6 +303,7 @@ fn parse_protocol(name: &str) -> Option<PortProtocol> {
     match name {
         "tcp" => Some(PortProtocol::Tcp),
         "udp" => Some(PortProtocol::Udp),
+        "sctp" => Some(PortProtocol::Sctp),
         _ => None,
     }
 }

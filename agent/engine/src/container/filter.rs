@@ -31,6 +31,7 @@ pub(crate) fn protocol(protocol: PortProtocol) -> &'static str {
     match protocol {
         PortProtocol::Tcp => "tcp",
         PortProtocol::Udp => "udp",
+        PortProtocol::Sctp => "sctp",
     }
 }
 
@@ -174,7 +175,7 @@ fn ports(value: &str) -> Option<(std::ops::RangeInclusive<u32>, &str)> {
     let (range, protocol) = value.split_once('/').unwrap_or((value, "tcp"));
     let (first, last) = range.split_once('-').unwrap_or((range, range));
     let (first, last) = (first.parse::<u16>().ok()?, last.parse::<u16>().ok()?);
-    matches!(protocol, "tcp" | "udp").then_some((u32::from(first)..=u32::from(last), protocol))
+    matches!(protocol, "tcp" | "udp" | "sctp").then_some((u32::from(first)..=u32::from(last), protocol))
 }
 
 fn is_published(view: &v1::Container, value: &str) -> bool {

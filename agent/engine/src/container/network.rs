@@ -219,6 +219,7 @@ fn mapping(binding: &PortBinding) -> Result<PortMapping> {
         protocol: match binding.protocol() {
             PortProtocol::Tcp => Protocol::Tcp,
             PortProtocol::Udp => Protocol::Udp,
+            PortProtocol::Sctp => Protocol::Sctp,
         },
     })
 }
@@ -249,6 +250,7 @@ fn connected(sandbox: Sandbox, wanted: &[ContainerNetwork]) -> Connected {
             protocol: match port.protocol {
                 Protocol::Tcp => PortProtocol::Tcp,
                 Protocol::Udp => PortProtocol::Udp,
+                Protocol::Sctp => PortProtocol::Sctp,
             }
             .into(),
             container_port: u32::from(port.container_port),

@@ -271,7 +271,10 @@ impl pontoon_proto::v1::engine_server::Engine for Service {
         Err(Status::unimplemented("stat_path"))
     }
 
-    async fn copy_from_container(&self, _: Request<ContainerPathRequest>) -> Answer<Self::CopyFromContainerStream> {
+    async fn copy_from_container(
+        &self,
+        _: Request<ContainerPathRequest>,
+    ) -> Answer<Self::CopyFromContainerStream> {
         Err(Status::unimplemented("copy_from_container"))
     }
 

@@ -204,6 +204,7 @@ fn protocol(port: &PortBinding) -> &'static str {
     match port.protocol() {
         PortProtocol::Tcp => "tcp",
         PortProtocol::Udp => "udp",
+        PortProtocol::Sctp => "sctp",
     }
 }
 

@@ -77,7 +77,7 @@ pub fn reachability_name(reachability: Reachability) -> &'static str {
 
 fn port_json(port: &PortConfig) -> Value {
     json!({
-        "Protocol": match port.protocol() { PortProtocol::Tcp => "tcp", PortProtocol::Udp => "udp" },
+        "Protocol": match port.protocol() { PortProtocol::Tcp => "tcp", PortProtocol::Udp => "udp", PortProtocol::Sctp => "sctp" },
         "TargetPort": port.target_port,
         "PublishedPort": port.published_port,
         "PublishMode": match port.publish_mode() { PublishMode::Ingress => "ingress", PublishMode::Host => "host" },

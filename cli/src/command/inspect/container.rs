@@ -150,6 +150,7 @@ fn port_key(port: &PortBinding) -> String {
     let protocol = match port.protocol() {
         PortProtocol::Tcp => "tcp",
         PortProtocol::Udp => "udp",
+        PortProtocol::Sctp => "sctp",
     };
     format!("{}/{protocol}", port.container_port)
 }

@@ -118,10 +118,10 @@ fn row(status: &ServiceStatus) -> Value {
         .iter()
         .filter(|port| port.publish_mode() == PublishMode::Ingress)
         .map(|port| {
-            let protocol = if port.protocol() == PortProtocol::Tcp {
-                "tcp"
-            } else {
-                "udp"
+            let protocol = match port.protocol() {
+                PortProtocol::Tcp => "tcp",
+                PortProtocol::Udp => "udp",
+                PortProtocol::Sctp => "sctp",
             };
             format!("*:{}->{}/{protocol}", port.published_port, port.target_port)
         })

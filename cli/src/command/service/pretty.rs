@@ -128,6 +128,7 @@ fn endpoint(out: &mut String, endpoint: &Endpoint) {
         let protocol = match port.protocol() {
             PortProtocol::Tcp => "tcp",
             PortProtocol::Udp => "udp",
+            PortProtocol::Sctp => "sctp",
         };
         let mode = match port.publish_mode() {
             PublishMode::Ingress => "ingress",

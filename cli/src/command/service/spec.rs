@@ -244,8 +244,11 @@ pub fn published(text: &str) -> Result<Vec<PortConfig>, Failure> {
             Some(("published", value)) => port.published_port = number(value)?,
             Some(("protocol", "tcp")) => port.set_protocol(PortProtocol::Tcp),
             Some(("protocol", "udp")) => port.set_protocol(PortProtocol::Udp),
+            Some(("protocol", "sctp")) => port.set_protocol(PortProtocol::Sctp),
             Some(("protocol", other)) => {
-                return Err(bad(&format!("invalid protocol value {other}: use tcp or udp")));
+                return Err(bad(&format!(
+                    "invalid protocol value {other}: use tcp, udp or sctp"
+                )));
             }
             Some(("mode", "ingress")) => port.set_publish_mode(PublishMode::Ingress),
             Some(("mode", "host")) => port.set_publish_mode(PublishMode::Host),

@@ -148,10 +148,10 @@ fn row(view: &TaskView, name: &str, older: bool, options: &ListingOptions) -> Va
         .ports
         .iter()
         .map(|port| {
-            let protocol = if port.protocol() == PortProtocol::Tcp {
-                "tcp"
-            } else {
-                "udp"
+            let protocol = match port.protocol() {
+                PortProtocol::Tcp => "tcp",
+                PortProtocol::Udp => "udp",
+                PortProtocol::Sctp => "sctp",
             };
             format!("*:{}->{}/{protocol}", port.published_port, port.target_port)
         })

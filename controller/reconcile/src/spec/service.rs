@@ -269,7 +269,7 @@ fn check_endpoint(endpoint: &EndpointSpec, problems: &mut Problems) {
     for port in &endpoint.ports {
         problems.add_if(
             PortProtocol::try_from(port.protocol).is_err(),
-            "EndpointSpec: protocol must be tcp or udp",
+            "EndpointSpec: protocol must be tcp, udp or sctp",
         );
         if port.target_port == 0 || port.target_port > 65_535 {
             problems.add(format!(

@@ -28,6 +28,7 @@ fn protocol(text: &str) -> Option<PortProtocol> {
     match text.to_ascii_lowercase().as_str() {
         "tcp" => Some(PortProtocol::Tcp),
         "udp" => Some(PortProtocol::Udp),
+        "sctp" => Some(PortProtocol::Sctp),
         _ => None,
     }
 }
@@ -46,7 +47,7 @@ fn expose(text: &str) -> Result<Vec<String>, Failure> {
 pub(crate) fn publish(text: &str) -> Result<Vec<PortBinding>, Failure> {
     let bad = |why: &str| Failure::new(format!("invalid published port {text:?}: {why}"));
     let (body, proto) = text.split_once('/').unwrap_or((text, "tcp"));
-    let protocol = protocol(proto).ok_or_else(|| bad("the protocol must be tcp or udp"))?;
+    let protocol = protocol(proto).ok_or_else(|| bad("the protocol must be tcp, udp or sctp"))?;
     let (address, ports) = match body.strip_prefix('[') {
         Some(rest) => {
             let (ip, ports) = rest
