@@ -55,11 +55,15 @@ pub fn help(command: &Command, path: &[String]) -> String {
     } else {
         "Options"
     };
-    let options: Vec<(String, String)> = command
+    let mut options: Vec<&Arg> = command
         .get_arguments()
         .filter(|arg| {
             !arg.is_positional() && !arg.is_hide_set() && (path.is_empty() || arg.get_id() != "help")
         })
+        .collect();
+    options.sort_by_key(|arg| arg.get_long());
+    let options: Vec<(String, String)> = options
+        .into_iter()
         .map(|arg| {
             (
                 option(arg),
@@ -137,8 +141,12 @@ fn section(title: &str, rows: &[(String, String)], text: &mut String) {
         + 3;
     text.push_str(&format!("\n{title}:\n"));
     for (left, right) in rows {
-        let line = format!("  {left:<width$}{right}");
-        text.push_str(line.trim_end());
-        text.push('\n');
+        // A text of several lines stays in its column.
+        for (at, right) in right.split('\n').enumerate() {
+            let left = if at == 0 { left.as_str() } else { "" };
+            let line = format!("  {left:<width$}{right}");
+            text.push_str(line.trim_end());
+            text.push('\n');
+        }
     }
 }

@@ -1,43 +1,43 @@
-//! The flags of `run` and `create`, in Docker's names. What can't be honoured yet is not here, and so refused by name.
+//! The flags of `run` and `create`: all of Docker's, in its names and words. What is honoured and what is refused by name is decided in
+//! [`config`](super::config).
+//!
+//! # Layout
+//! - [`limits`]: what a container may use; [`isolation`]: what separates it from the host; [`values`]: how single values are read.
+//! - the rest (process, network, volumes, logs, health) is [`ContainerOptions`] itself.
+
+pub mod isolation;
+pub mod limits;
+pub mod values;
 
 use clap::Args;
 
+pub use isolation::IsolationOptions;
+pub use limits::LimitOptions;
+
 /// Flags that describe a container.
-#[derive(Args, Debug, Default)]
+#[derive(Args, Clone, Debug)]
 pub struct ContainerOptions {
+    /// What it may use.
+    #[command(flatten)]
+    pub limits: LimitOptions,
+    /// What separates it from the host.
+    #[command(flatten)]
+    pub isolation: IsolationOptions,
     /// Add a custom host-to-IP mapping (host:ip)
     #[arg(long, value_name = "list")]
     pub add_host: Vec<String>,
+    /// Add an annotation to the container (passed through to the OCI runtime) (default map[])
+    #[arg(long, value_name = "map")]
+    pub annotation: Vec<String>,
     /// Attach to STDIN, STDOUT or STDERR
-    #[arg(short = 'a', long, value_name = "list")]
+    #[arg(short = 'a', long, value_name = "list", value_parser = values::stream)]
     pub attach: Vec<String>,
-    /// Add Linux capabilities
-    #[arg(long, value_name = "list")]
-    pub cap_add: Vec<String>,
-    /// Drop Linux capabilities
-    #[arg(long, value_name = "list")]
-    pub cap_drop: Vec<String>,
     /// Write the container ID to the file
     #[arg(long, value_name = "string")]
     pub cidfile: Option<std::path::PathBuf>,
-    /// Limit CPU CFS (Completely Fair Scheduler) period
-    #[arg(long, value_name = "int", default_value_t = 0)]
-    pub cpu_period: i64,
-    /// Limit CPU CFS (Completely Fair Scheduler) quota
-    #[arg(long, value_name = "int", default_value_t = 0, allow_hyphen_values = true)]
-    pub cpu_quota: i64,
-    /// CPU shares (relative weight)
-    #[arg(short = 'c', long, value_name = "int", default_value_t = 0)]
-    pub cpu_shares: u64,
-    /// Number of CPUs
-    #[arg(long, value_name = "decimal")]
-    pub cpus: Option<String>,
-    /// CPUs in which to allow execution (0-3, 0,1)
-    #[arg(long, value_name = "string", default_value = "", hide_default_value = true)]
-    pub cpuset_cpus: String,
-    /// MEMs in which to allow execution (0-3, 0,1)
-    #[arg(long, value_name = "string", default_value = "", hide_default_value = true)]
-    pub cpuset_mems: String,
+    /// Skip image verification (default true)
+    #[arg(long, value_name = "bool", default_value_t = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", action = clap::ArgAction::Set, hide_default_value = true)]
+    pub disable_content_trust: bool,
     /// Set custom DNS servers
     #[arg(long, value_name = "list")]
     pub dns: Vec<String>,
@@ -54,7 +54,7 @@ pub struct ContainerOptions {
     #[arg(long, value_name = "string")]
     pub entrypoint: Option<String>,
     /// Set environment variables
-    #[arg(short = 'e', long, value_name = "list")]
+    #[arg(short = 'e', long, value_name = "list", value_parser = values::variable)]
     pub env: Vec<String>,
     /// Read in a file of environment variables
     #[arg(long, value_name = "list")]
@@ -62,26 +62,23 @@ pub struct ContainerOptions {
     /// Expose a port or a range of ports
     #[arg(long, value_name = "list")]
     pub expose: Vec<String>,
-    /// Add additional groups to join
-    #[arg(long, value_name = "list")]
-    pub group_add: Vec<String>,
     /// Command to run to check health
     #[arg(long, value_name = "string")]
     pub health_cmd: Option<String>,
     /// Time between running the check (ms|s|m|h) (default 0s)
-    #[arg(long, value_name = "duration", value_parser = crate::output::human::parse_duration)]
+    #[arg(long, value_name = "duration", value_parser = values::duration)]
     pub health_interval: Option<i64>,
     /// Consecutive failures needed to report unhealthy
-    #[arg(long, value_name = "int")]
-    pub health_retries: Option<u32>,
+    #[arg(long, value_name = "int", value_parser = values::integer)]
+    pub health_retries: Option<i64>,
     /// Time between running the check during the start period (ms|s|m|h) (default 0s)
-    #[arg(long, value_name = "duration", value_parser = crate::output::human::parse_duration)]
+    #[arg(long, value_name = "duration", value_parser = values::duration)]
     pub health_start_interval: Option<i64>,
     /// Start period for the container to initialize before starting health-retries countdown (ms|s|m|h) (default 0s)
-    #[arg(long, value_name = "duration", value_parser = crate::output::human::parse_duration)]
+    #[arg(long, value_name = "duration", value_parser = values::duration)]
     pub health_start_period: Option<i64>,
     /// Maximum time to allow one check to run (ms|s|m|h) (default 0s)
-    #[arg(long, value_name = "duration", value_parser = crate::output::human::parse_duration)]
+    #[arg(long, value_name = "duration", value_parser = values::duration)]
     pub health_timeout: Option<i64>,
     /// Container host name
     #[arg(
@@ -101,30 +98,30 @@ pub struct ContainerOptions {
     /// IPv4 address (e.g., 172.30.100.104)
     #[arg(long, value_name = "string")]
     pub ip: Option<std::net::IpAddr>,
-    /// IPC mode to use
-    #[arg(long, value_name = "string", default_value = "", hide_default_value = true)]
-    pub ipc: String,
+    /// IPv6 address (e.g., 2001:db8::33)
+    #[arg(long, value_name = "string")]
+    pub ip6: Option<std::net::IpAddr>,
     /// Set meta data on a container
-    #[arg(short = 'l', long, value_name = "list")]
+    #[arg(short = 'l', long, value_name = "list", value_parser = values::label)]
     pub label: Vec<String>,
     /// Read in a line delimited file of labels
     #[arg(long, value_name = "list")]
     pub label_file: Vec<std::path::PathBuf>,
+    /// Add link to another container
+    #[arg(long, value_name = "list")]
+    pub link: Vec<String>,
+    /// Container IPv4/IPv6 link-local addresses
+    #[arg(long, value_name = "list")]
+    pub link_local_ip: Vec<String>,
     /// Logging driver for the container
     #[arg(long, value_name = "string", default_value = "", hide_default_value = true)]
     pub log_driver: String,
     /// Log driver options
     #[arg(long, value_name = "list")]
     pub log_opt: Vec<String>,
-    /// Memory limit
-    #[arg(short = 'm', long, value_name = "bytes", value_parser = crate::output::human::parse_size)]
-    pub memory: Option<i64>,
-    /// Memory soft limit
-    #[arg(long, value_name = "bytes", value_parser = crate::output::human::parse_size)]
-    pub memory_reservation: Option<i64>,
-    /// Swap limit equal to memory plus swap: '-1' to enable unlimited swap
-    #[arg(long, value_name = "bytes", allow_hyphen_values = true)]
-    pub memory_swap: Option<String>,
+    /// Container MAC address (e.g., 92:d0:c6:0a:29:33)
+    #[arg(long, value_name = "string", default_value = "", hide_default_value = true)]
+    pub mac_address: String,
     /// Attach a filesystem mount to the container
     #[arg(long, value_name = "mount")]
     pub mount: Vec<String>,
@@ -140,60 +137,46 @@ pub struct ContainerOptions {
     /// Disable any container-specified HEALTHCHECK
     #[arg(long)]
     pub no_healthcheck: bool,
-    /// Tune host's OOM preferences (-1000 to 1000)
-    #[arg(long, value_name = "int", default_value_t = 0, allow_hyphen_values = true)]
-    pub oom_score_adj: i32,
-    /// PID namespace to use
-    #[arg(long, value_name = "string", default_value = "", hide_default_value = true)]
-    pub pid: String,
-    /// Tune container pids limit (set -1 for unlimited)
-    #[arg(long, value_name = "int", default_value_t = 0, allow_hyphen_values = true)]
-    pub pids_limit: i64,
-    /// Give extended privileges to this container
-    #[arg(long)]
-    pub privileged: bool,
+    /// Set platform if server is multi-platform capable
+    #[arg(
+        long,
+        value_name = "string",
+        default_value = "",
+        hide_default_value = true,
+        env = "PONTOON_DEFAULT_PLATFORM",
+        hide_env = true
+    )]
+    pub platform: String,
     /// Publish a container's port(s) to the host
     #[arg(short = 'p', long, value_name = "list")]
     pub publish: Vec<String>,
     /// Publish all exposed ports to random ports
     #[arg(short = 'P', long)]
     pub publish_all: bool,
+    /// Suppress the pull output
+    #[arg(short = 'q', long)]
+    pub quiet: bool,
     /// Mount the container's root filesystem as read only
     #[arg(long)]
     pub read_only: bool,
-    /// Restart policy to apply when a container exits
-    #[arg(long, value_name = "string", default_value = "no")]
+    /// Restart policy to apply when a container exits (default "no")
+    #[arg(long, value_name = "string", default_value = "no", hide_default_value = true)]
     pub restart: String,
-    /// Automatically remove the container when it exits
+    /// Automatically remove the container and its associated anonymous volumes when it exits
     #[arg(long)]
     pub rm: bool,
-    /// Runtime to use for this container
-    #[arg(long, value_name = "string", default_value = "", hide_default_value = true)]
-    pub runtime: String,
-    /// Security Options
-    #[arg(long, value_name = "list")]
-    pub security_opt: Vec<String>,
-    /// Size of /dev/shm
-    #[arg(long, value_name = "bytes", value_parser = crate::output::human::parse_size)]
-    pub shm_size: Option<i64>,
     /// Signal to stop the container
     #[arg(long, value_name = "string", default_value = "", hide_default_value = true)]
     pub stop_signal: String,
     /// Timeout (in seconds) to stop a container
-    #[arg(long, value_name = "int")]
-    pub stop_timeout: Option<u32>,
-    /// Sysctl options
-    #[arg(long, value_name = "map")]
-    pub sysctl: Vec<String>,
+    #[arg(long, value_name = "int", value_parser = values::integer)]
+    pub stop_timeout: Option<i64>,
     /// Mount a tmpfs directory
     #[arg(long, value_name = "list")]
     pub tmpfs: Vec<String>,
     /// Allocate a pseudo-TTY
     #[arg(short = 't', long)]
     pub tty: bool,
-    /// Ulimit options
-    #[arg(long, value_name = "ulimit")]
-    pub ulimit: Vec<String>,
     /// Username or UID (format: <name|uid>[:<group|gid>])
     #[arg(
         short = 'u',
@@ -203,12 +186,15 @@ pub struct ContainerOptions {
         hide_default_value = true
     )]
     pub user: String,
-    /// UTS namespace to use
-    #[arg(long, value_name = "string", default_value = "", hide_default_value = true)]
-    pub uts: String,
-    /// Bind mount a host directory
+    /// Bind mount a volume
     #[arg(short = 'v', long, value_name = "list")]
     pub volume: Vec<String>,
+    /// Optional volume driver for the container
+    #[arg(long, value_name = "string", default_value = "", hide_default_value = true)]
+    pub volume_driver: String,
+    /// Mount volumes from the specified container(s)
+    #[arg(long, value_name = "list")]
+    pub volumes_from: Vec<String>,
     /// Working directory inside the container
     #[arg(
         short = 'w',

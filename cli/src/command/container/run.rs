@@ -33,6 +33,14 @@ pub struct Arguments {
     #[arg(long, value_name = "bool", default_value_t = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     #[arg(action = clap::ArgAction::Set, hide_default_value = true)]
     sig_proxy: bool,
+    /// Pull image before running ("always", "missing", "never") (default "missing")
+    #[arg(
+        long,
+        value_name = "string",
+        default_value = "missing",
+        hide_default_value = true
+    )]
+    pull: String,
     /// The image, then the command and its arguments
     #[arg(required = true, trailing_var_arg = true, value_names = ["IMAGE", "COMMAND"])]
     image_and_command: Vec<String>,
@@ -43,6 +51,14 @@ pub struct Arguments {
 pub struct CreateArguments {
     #[command(flatten)]
     options: ContainerOptions,
+    /// Pull image before creating ("always", "|missing", "never") (default "missing")
+    #[arg(
+        long,
+        value_name = "string",
+        default_value = "missing",
+        hide_default_value = true
+    )]
+    pull: String,
     /// The image, then the command and its arguments
     #[arg(required = true, trailing_var_arg = true, value_names = ["IMAGE", "COMMAND"])]
     image_and_command: Vec<String>,
@@ -54,8 +70,9 @@ pub struct CreateArguments {
 /// With status 125 for bad flags, 1 for what the daemon refuses.
 pub async fn create(host: Option<&str>, arguments: CreateArguments) -> Outcome {
     let request = request(&arguments.options, &arguments.image_and_command)?;
+    let pull = Pull::parse(&arguments.pull)?;
     let client = Client::connect(host).await?;
-    let id = create_container(&client, request, arguments.options.cidfile.as_ref()).await?;
+    let id = create_container(&client, request, pull, arguments.options.cidfile.as_ref()).await?;
     listing::write(&format!("{id}\n"));
     Ok(0)
 }
@@ -67,6 +84,7 @@ pub async fn create(host: Option<&str>, arguments: CreateArguments) -> Outcome {
 pub async fn run(host: Option<&str>, arguments: Arguments) -> Outcome {
     let options = &arguments.options;
     let request = request(options, &arguments.image_and_command)?;
+    let pull = Pull::parse(&arguments.pull)?;
     let keys =
         DetachKeys::parse(&arguments.detach_keys).map_err(|e| Failure::new(e).with_code(EXIT_ENGINE))?;
     if arguments.detach && !options.attach.is_empty() {
@@ -82,7 +100,7 @@ pub async fn run(host: Option<&str>, arguments: Arguments) -> Outcome {
     let client = Client::connect(host)
         .await
         .map_err(|e| e.with_code(EXIT_ENGINE))?;
-    let id = create_container(&client, request, options.cidfile.as_ref())
+    let id = create_container(&client, request, pull, options.cidfile.as_ref())
         .await
         .map_err(|e| e.with_code(EXIT_ENGINE))?;
     if arguments.detach {
@@ -162,9 +180,32 @@ fn request(
     config::request(options, image, command).map_err(|failure| failure.with_code(EXIT_ENGINE))
 }
 
+/// When `--pull` asks for an image from a registry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pull {
+    Always,
+    Missing,
+    Never,
+}
+
+impl Pull {
+    fn parse(text: &str) -> Result<Self, Failure> {
+        match text {
+            "always" => Ok(Self::Always),
+            "missing" | "" => Ok(Self::Missing),
+            "never" => Ok(Self::Never),
+            other => Err(Failure::new(format!(
+                "invalid pull option: '{other}': must be one of \"always\", \"missing\" or \"never\""
+            ))
+            .with_code(EXIT_ENGINE)),
+        }
+    }
+}
+
 async fn create_container(
     client: &Client,
     request: CreateContainerRequest,
+    pull: Pull,
     cidfile: Option<&PathBuf>,
 ) -> Result<String, Failure> {
     if let Some(path) = cidfile.filter(|path| path.exists()) {
@@ -178,12 +219,20 @@ async fn create_container(
         .as_ref()
         .map(|config| config.image.clone())
         .unwrap_or_default();
+    if pull == Pull::Always {
+        return Err(Failure::new(format!(
+            "Unable to pull image '{image}': this version does not pull from registries: load it first (pontoon load -i FILE, or \
+             pontoon import), and run it with --pull missing"
+        )));
+    }
     let created = client
         .engine()
         .create_container(request)
         .await
         .map_err(|status| {
-            if status.code() == tonic::Code::NotFound && status.message().contains("No such image") {
+            let no_image =
+                status.code() == tonic::Code::NotFound && status.message().contains("No such image");
+            if no_image && pull == Pull::Missing {
                 Failure::new(format!(
                     "Unable to find image '{image}' locally, and this version does not pull from registries: \
                  load it first (pontoon load -i FILE, or pontoon import)"

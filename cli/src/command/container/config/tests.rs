@@ -1,4 +1,7 @@
+use std::path::Path;
+
 use super::mounts::volume;
+use super::process::restart_policy;
 use super::*;
 
 fn bindings(text: &str) -> Vec<(String, u32, u32)> {
