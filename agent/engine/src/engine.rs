@@ -17,7 +17,8 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::NATIVE_RUNTIME;
 use crate::error::IoContext;
-use crate::event::{ContainerEvent, ContainerEventKind};
+use crate::event::ContainerEvent;
+use crate::event::log::EventLog;
 use crate::registry::Registry;
 use crate::{EngineConfig, Error, Result, container, id};
 
@@ -33,7 +34,8 @@ pub struct Engine {
     pub(crate) network: Arc<NetworkManager>,
     pub(crate) tasks: TaskTracker,
     pub(crate) stop: CancellationToken,
-    events: broadcast::Sender<ContainerEvent>,
+    pub(crate) event_log: Arc<EventLog>,
+    pub(crate) events: broadcast::Sender<ContainerEvent>,
 }
 
 impl std::fmt::Debug for Engine {
@@ -80,6 +82,7 @@ impl Engine {
             network,
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
+            event_log: Arc::default(),
             events: broadcast::Sender::new(EVENTS),
         });
         container::restore::run(&engine).await?;
@@ -116,17 +119,6 @@ impl Engine {
     /// Random id of this engine, made when its data folder was.
     pub fn id(&self) -> &str {
         &self.id
-    }
-
-    /// Tells watchers what happened.
-    pub(crate) fn emit(&self, container: &str, kind: ContainerEventKind) {
-        tracing::debug!(container, ?kind, "container event");
-        // An error only says that nobody listens.
-        let _ = self.events.send(ContainerEvent {
-            id: container.to_owned(),
-            kind,
-            time: id::now(),
-        });
     }
 
     /// Runs an operation to its end, whatever becomes of the caller.

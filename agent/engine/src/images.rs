@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 
 use crate::container::record::has_process;
 use crate::engine::blocking;
+use crate::event::EventObject;
 use crate::{Engine, Error, Result};
 
 /// Chunks that wait for the other side.
@@ -75,22 +76,23 @@ pub type ArchiveSender = mpsc::Sender<io::Result<Bytes>>;
 
 impl Engine {
     /// Loads an archive: send its bytes into the first, drop it at the end; updates come out of the second.
-    pub fn load_images(&self) -> (ArchiveSender, mpsc::Receiver<LoadUpdate>) {
+    pub fn load_images(self: &Arc<Self>) -> (ArchiveSender, mpsc::Receiver<LoadUpdate>) {
         let (sender, chunks) = mpsc::channel(CHUNKS);
         let (updates, receiver) = mpsc::channel(CHUNKS);
-        let images = self.images.clone();
+        let engine = self.clone();
         tokio::task::spawn_blocking(move || {
             let reader = ChunkReader {
                 chunks,
                 current: Bytes::new(),
             };
             // A client that no longer listens does not stop the load.
-            let outcome = images.load(reader, &mut |event| {
+            let outcome = engine.images.load(reader, &mut |event| {
                 updates.try_send(LoadUpdate::Event(event)).ok();
             });
             match outcome {
                 Ok(loaded) => {
                     for image in loaded {
+                        engine.tell_image("load", &image.id.to_string(), image.references.first());
                         updates.blocking_send(LoadUpdate::Loaded(image)).ok();
                     }
                 }
@@ -102,11 +104,11 @@ impl Engine {
 
     /// Imports a flat root file system: send its bytes into the first, drop it at the end; the second gives the id.
     pub fn import_image(
-        &self,
+        self: &Arc<Self>,
         options: ImportOptions,
     ) -> (ArchiveSender, impl Future<Output = Result<String>> + use<>) {
         let (sender, chunks) = mpsc::channel(CHUNKS);
-        let images = self.images.clone();
+        let engine = self.clone();
         let imported = blocking(move || {
             let reader = ChunkReader {
                 chunks,
@@ -118,24 +120,27 @@ impl Engine {
                 changes: options.changes,
                 platform: Some(options.platform).filter(|text| !text.is_empty()),
             };
-            images
+            let id = engine
+                .images
                 .import(reader, &options)
-                .map(|id| id.to_string())
-                .map_err(Error::Image)
+                .map_err(Error::Image)?
+                .to_string();
+            engine.tell_image("import", &id, options.reference.as_ref());
+            Ok(id)
         });
         (sender, imported)
     }
 
     /// Writes images as one archive.
-    pub fn save_images(&self, names: Vec<String>) -> mpsc::Receiver<Result<Bytes>> {
+    pub fn save_images(self: &Arc<Self>, names: Vec<String>) -> mpsc::Receiver<Result<Bytes>> {
         let (sender, receiver) = mpsc::channel(CHUNKS);
-        let images = self.images.clone();
+        let engine = self.clone();
         tokio::task::spawn_blocking(move || {
             let writer = ChunkWriter {
                 chunks: sender.clone(),
             };
             let mut writer = io::BufWriter::with_capacity(CHUNK, writer);
-            let saved = images.save(&names, &mut writer).map_err(|error| match error {
+            let saved = engine.images.save(&names, &mut writer).map_err(|error| match error {
                 pontoon_image::Error::NotFound(name) => Error::NoSuchImage(name),
                 other => Error::Image(other),
             });
@@ -145,8 +150,15 @@ impl Engine {
                     source,
                 })
             });
-            if let Err(error) = flushed {
-                sender.blocking_send(Err(error)).ok();
+            match flushed {
+                Ok(()) => {
+                    for name in &names {
+                        if let Ok(image) = engine.images.get(name) {
+                            engine.tell_image("save", &image.id.to_string(), Some(name));
+                        }
+                    }
+                }
+                Err(error) => drop(sender.blocking_send(Err(error))),
             }
         });
         receiver
@@ -200,12 +212,17 @@ impl Engine {
     ///
     /// # Errors
     /// [`Error::NoSuchImage`], or the new name is bad.
-    pub async fn tag_image(&self, source: &str, target: &str) -> Result<()> {
-        let (images, source, target) = (self.images.clone(), source.to_owned(), target.to_owned());
+    pub async fn tag_image(self: &Arc<Self>, source: &str, target: &str) -> Result<()> {
+        let (engine, source, target) = (self.clone(), source.to_owned(), target.to_owned());
         blocking(move || {
-            images
+            engine
+                .images
                 .tag(&source, &target)
-                .map_err(|error| Error::image(&source, error))
+                .map_err(|error| Error::image(&source, error))?;
+            if let Ok(image) = engine.images.get(&target) {
+                engine.tell_image("tag", &image.id.to_string(), Some(&target));
+            }
+            Ok(())
         })
         .await
     }
@@ -218,7 +235,6 @@ impl Engine {
         let engine = self.clone();
         self.whole(async move {
             let used = engine.images_in_use();
-            let images = engine.images.clone();
             blocking(move || {
                 let options = pontoon_image::RemoveOptions {
                     force: request.force,
@@ -226,9 +242,13 @@ impl Engine {
                 };
                 let in_use =
                     |id: &pontoon_image::ImageId| used.get(&id.to_string()).cloned().unwrap_or_default();
-                images
+                let named = engine.images.get(&request.target).map(|image| image.id.to_string());
+                let removed = engine
+                    .images
                     .remove(&request.target, &options, &in_use)
-                    .map_err(|error| Error::image(&request.target, error))
+                    .map_err(|error| Error::image(&request.target, error))?;
+                engine.tell_removed(&named.unwrap_or_default(), &removed);
+                Ok(removed)
             })
             .await
         })
@@ -257,6 +277,25 @@ impl Engine {
                 tags: line.tags,
             })
             .collect())
+    }
+
+    /// Tells of an image by its id and a name of it.
+    pub(crate) fn tell_image(&self, action: &str, id: &str, name: Option<&impl ToString>) {
+        let name = name.map_or_else(|| id.to_owned(), ToString::to_string);
+        self.emit_object(EventObject::Image, action, id, [("name", name)]);
+    }
+
+    /// Tells of tags that went, and of the image if it went. Layers are no events of their own.
+    pub(crate) fn tell_removed(&self, id: &str, removed: &[Removed]) {
+        for step in removed {
+            match step {
+                Removed::Untagged(name) => self.tell_image("untag", id, Some(name)),
+                Removed::Deleted(digest) if digest.to_string() == id => {
+                    self.tell_image("delete", id, None::<&String>);
+                }
+                Removed::Deleted(_) => {}
+            }
+        }
     }
 
     /// Containers by the image they were made from.

@@ -35,6 +35,6 @@ pub use config::{BuildInfo, EngineConfig, NATIVE_RUNTIME};
 pub use container::Phase;
 pub use engine::Engine;
 pub use error::{Error, Result};
-pub use event::{ContainerEvent, ContainerEventKind};
+pub use event::{ContainerEvent, ContainerEventKind, EventObject};
 pub use images::{ArchiveSender, LoadUpdate};
 pub use stdio::{AttachOptions, StdStream, StdioEvent, StdioInput, StdioSession};

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use futures_util::future::BoxFuture;
 use pontoon_proto::v1::{
     self, ContainerNetwork, ContainerSpec, ContainerState, CreateContainerRequest, CreateContainerResponse,
     HealthState, HostConfig, PortBinding, PortProtocol,
@@ -29,12 +30,18 @@ impl Engine {
     ///
     /// # Errors
     /// [`Error::Invalid`], [`Error::NoSuchImage`], [`Error::NameInUse`], [`Error::NoSuchNetwork`]; nothing is left then.
-    pub async fn create(
+    pub fn create(
         self: &Arc<Self>,
         request: CreateContainerRequest,
-    ) -> Result<CreateContainerResponse> {
+    ) -> BoxFuture<'static, Result<CreateContainerResponse>> {
+        // Boxed: a request is some kilobytes, which every caller's future would hold several times.
         let engine = self.clone();
-        self.whole(async move { engine.create_now(request).await }).await
+        Box::pin(async move {
+            let creation = engine.clone();
+            engine
+                .whole(async move { creation.create_now(request).await })
+                .await
+        })
     }
 
     async fn create_now(

@@ -44,7 +44,9 @@ impl Engine {
         let engine = self.clone();
         self.whole(async move {
             engine.stop_now(&container, &request).await?;
-            engine.start(&container.id).await
+            engine.start(&container.id).await?;
+            engine.emit_for(&container, ContainerEventKind::Restarted);
+            Ok(())
         })
         .await
     }
@@ -77,6 +79,7 @@ impl Engine {
                 container.update(|record| record.stopped_by_user = true)?;
                 self.terminate(container, number, grace).await?;
                 self.release(container).await;
+                self.emit_for(container, ContainerEventKind::Stopped);
                 Ok(())
             }
             _ => container.update(|record| record.stopped_by_user = true),
@@ -263,7 +266,7 @@ impl Engine {
                 return renamed;
             }
             engine.containers.release(&old, &container.id);
-            engine.emit(&container.id, ContainerEventKind::Renamed { name: new });
+            engine.emit(&container.id, ContainerEventKind::Renamed { old, name: new });
             Ok(())
         })
         .await

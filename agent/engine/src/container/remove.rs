@@ -84,7 +84,7 @@ impl Engine {
         }
         self.containers.remove(&container.id);
         container.mark_removed();
-        self.emit(&container.id, ContainerEventKind::Destroyed);
+        self.emit_for(container, ContainerEventKind::Destroyed);
         Ok(())
     }
 

@@ -142,6 +142,9 @@ fn publish_end(
             "could not record an end"
         );
     }
+    if exit.oom_killed {
+        engine.emit_for(container, ContainerEventKind::OutOfMemory);
+    }
     let kind = ContainerEventKind::Died {
         exit_code: exit.code,
         oom_killed: exit.oom_killed,

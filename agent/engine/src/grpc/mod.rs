@@ -5,6 +5,7 @@
 //! - [`status`]: errors as statuses.
 
 mod containers;
+mod events;
 mod images;
 mod logs;
 mod networks;
@@ -231,8 +232,8 @@ impl pontoon_proto::v1::engine_server::Engine for Service {
         Err(Status::unimplemented("prune_volumes"))
     }
 
-    async fn events(&self, _: Request<EventsRequest>) -> Answer<Self::EventsStream> {
-        Err(Status::unimplemented("events"))
+    async fn events(&self, request: Request<EventsRequest>) -> Answer<Self::EventsStream> {
+        events::events(&self.engine, &request.into_inner())
     }
 
     async fn disk_usage(&self, _: Request<DiskUsageRequest>) -> Answer<DiskUsageResponse> {

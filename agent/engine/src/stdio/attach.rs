@@ -5,8 +5,9 @@ use std::sync::Arc;
 use pontoon_proto::v1::{ContainerState, LogsRequest};
 use tokio::sync::{oneshot, watch};
 
-use super::{AttachOptions, Joined, Output, StdStream, StdioEvent, StdioSession, carry, channels};
+use super::{AttachOptions, Joined, Output, Owner, StdStream, StdioEvent, StdioSession, carry, channels};
 use crate::container::{Container, PendingAttach, Phase};
+use crate::event::ContainerEventKind;
 use crate::{Engine, Error, Result};
 
 impl Engine {
@@ -49,6 +50,7 @@ impl Engine {
         }
         let (output, from_process, to_process, input) = channels();
         let (engine, id) = (self.clone(), container.id.clone());
+        let session = id.clone();
         tokio::spawn(async move {
             if logs {
                 engine.send_history(&id, options, &output).await;
@@ -59,16 +61,17 @@ impl Engine {
             };
             // An error says that the start has failed: the one who started it knows why.
             if let Ok(joined) = joined {
-                carry(joined, None, &output, input).await;
+                engine.emit_for(&container, ContainerEventKind::Attached);
+                carry(joined, Owner::Container(&engine, &container), &output, input).await;
                 tokio::select! {
                     Some(code) = end.reached() => drop(output.send(Ok(StdioEvent::Exit(code))).await),
-                    () = output.closed() => {}
+                    () = output.closed() => engine.emit_for(&container, ContainerEventKind::Detached),
                     () = engine.stop.cancelled() => {}
                 }
             }
         });
         Ok(StdioSession {
-            id: container.id.clone(),
+            id: session,
             output: from_process,
             input: to_process,
         })

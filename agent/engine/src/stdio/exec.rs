@@ -5,9 +5,10 @@ use std::sync::Arc;
 use pontoon_proto::v1::{ContainerState, ExecStart};
 use pontoon_runtime::{ExecProcess, ExecSpec, ShimClient};
 
-use super::{Joined, StdioEvent, StdioInput, StdioSession, carry, channels};
+use super::{Joined, Owner, StdioEvent, StdioInput, StdioSession, carry, channels};
 use crate::container::Container;
 use crate::container::start::resolve_user;
+use crate::event::ContainerEventKind;
 use crate::engine::blocking;
 use crate::{Engine, Error, Result, id, spec};
 
@@ -54,7 +55,17 @@ impl Engine {
             output: from_process,
             input: to_process,
         };
+        let engine = self.clone();
+        let died = move |exit_code| {
+            let exec = id.clone();
+            engine.emit_for(&container, ContainerEventKind::ExecDied { exec, exit_code });
+        };
         if start.detach {
+            tokio::spawn(async move {
+                if let Ok(code) = process.wait().await {
+                    died(code);
+                }
+            });
             return Ok(session);
         }
         if let Some(size) = start.size {
@@ -65,14 +76,15 @@ impl Engine {
             // The channel is new: it has room.
             session.input.try_send(resize).ok();
         }
+        let id = session.id.clone();
         tokio::spawn(async move {
             if let Some(attachment) = process.attachment.take() {
-                carry(Joined { shim, attachment }, Some(&id), &output, input).await;
+                carry(Joined { shim, attachment }, Owner::Exec(&id), &output, input).await;
             }
-            let end = tokio::select! {
-                code = process.wait() => code,
-                () = output.closed() => return,
-            };
+            let end = process.wait().await;
+            if let Ok(code) = end {
+                died(code);
+            }
             let event = end
                 .map(StdioEvent::Exit)
                 .map_err(|error| Error::runtime(format!("wait for exec {id}"), error));
@@ -130,8 +142,23 @@ impl Engine {
             stdin: start.stdin,
             detach: start.detach,
         };
+        let command = start.command.join(" ");
+        self.emit_for(
+            container,
+            ContainerEventKind::ExecCreated {
+                exec: id.clone(),
+                command: command.clone(),
+            },
+        );
         let failed = |error| Error::runtime(format!("exec in container {}", id::short(&container.id)), error);
         let process = shim.exec(wanted).await.map_err(failed)?;
+        self.emit_for(
+            container,
+            ContainerEventKind::ExecStarted {
+                exec: id.clone(),
+                command,
+            },
+        );
         Ok(Started { id, process })
     }
 }

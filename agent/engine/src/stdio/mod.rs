@@ -10,7 +10,9 @@ use tokio::sync::mpsc;
 
 pub use pontoon_runtime::{AttachOptions, StdStream};
 
-use crate::{Error, Result};
+use crate::container::Container;
+use crate::event::ContainerEventKind;
+use crate::{Engine, Error, Result};
 
 /// Pieces of output that wait for the client.
 const OUTPUT: usize = 8;
@@ -77,12 +79,21 @@ fn channels() -> (
     (output, from_process, to_process, input)
 }
 
+/// Whose streams are carried.
+#[derive(Clone, Copy)]
+enum Owner<'a> {
+    /// A container's own process.
+    Container(&'a Engine, &'a Container),
+    /// A further process, by its id.
+    Exec(&'a str),
+}
+
 /// Carries bytes both ways until the output ends or the client goes.
-async fn carry(joined: Joined, exec: Option<&str>, output: &Output, input: mpsc::Receiver<StdioInput>) {
+async fn carry(joined: Joined, owner: Owner<'_>, output: &Output, input: mpsc::Receiver<StdioInput>) {
     let (reader, writer) = joined.attachment.split();
     tokio::select! {
         () = carry_output(reader, output) => {}
-        () = carry_input(&joined.shim, exec, writer, input) => {}
+        () = carry_input(&joined.shim, owner, writer, input) => {}
         () = output.closed() => {}
     }
 }
@@ -104,15 +115,25 @@ async fn carry_output(mut reader: OutputReader, output: &Output) {
 /// Never ends by itself: a client that sends no more may still listen.
 async fn carry_input(
     shim: &ShimClient,
-    exec: Option<&str>,
+    owner: Owner<'_>,
     mut writer: StdinWriter,
     mut input: mpsc::Receiver<StdioInput>,
 ) {
+    let exec = match owner {
+        Owner::Container(..) => None,
+        Owner::Exec(id) => Some(id),
+    };
     while let Some(request) = input.recv().await {
         let done = match request {
             StdioInput::Stdin(bytes) => writer.write(&bytes).await,
             StdioInput::Close => writer.close().await,
-            StdioInput::Resize { rows, columns } => shim.resize(exec, rows, columns).await,
+            StdioInput::Resize { rows, columns } => {
+                if let Owner::Container(engine, container) = owner {
+                    let (rows, columns) = (u32::from(rows), u32::from(columns));
+                    engine.emit_for(container, ContainerEventKind::Resized { rows, columns });
+                }
+                shim.resize(exec, rows, columns).await
+            }
             StdioInput::Signal(number) => match exec {
                 Some(exec) => shim.kill_exec(exec, number).await,
                 None => shim.kill(number, false).await,
