@@ -106,8 +106,10 @@ enum Command {
 
     /// Show the Pontoon version information
     Version(system::VersionArguments),
+    /// Get real time events from the server
+    Events(system::events::Arguments),
     /// Display system-wide information
-    Info(system::InfoArguments),
+    Info(system::info::Arguments),
 
     /// Manage containers
     #[command(subcommand)]
@@ -216,7 +218,8 @@ impl Cli {
             Command::Tag(arguments) => image::tag(host, arguments).await,
             Command::History(arguments) => image::history(host, arguments).await,
             Command::Version(arguments) => system::version(host, arguments).await,
-            Command::Info(arguments) => system::info(host, arguments).await,
+            Command::Events(arguments) => system::events::run(host, arguments).await,
+            Command::Info(arguments) => system::info::run(host, arguments).await,
             Command::Container(command) => container::dispatch(host, command).await,
             Command::Image(command) => image::dispatch(host, command).await,
             Command::Network(command) => network::dispatch(host, command).await,

@@ -140,10 +140,13 @@ impl Engine {
                 chunks: sender.clone(),
             };
             let mut writer = io::BufWriter::with_capacity(CHUNK, writer);
-            let saved = engine.images.save(&names, &mut writer).map_err(|error| match error {
-                pontoon_image::Error::NotFound(name) => Error::NoSuchImage(name),
-                other => Error::Image(other),
-            });
+            let saved = engine
+                .images
+                .save(&names, &mut writer)
+                .map_err(|error| match error {
+                    pontoon_image::Error::NotFound(name) => Error::NoSuchImage(name),
+                    other => Error::Image(other),
+                });
             let flushed = saved.and_then(|()| {
                 writer.flush().map_err(|source| Error::Io {
                     what: "send the archive".to_owned(),
@@ -242,7 +245,10 @@ impl Engine {
                 };
                 let in_use =
                     |id: &pontoon_image::ImageId| used.get(&id.to_string()).cloned().unwrap_or_default();
-                let named = engine.images.get(&request.target).map(|image| image.id.to_string());
+                let named = engine
+                    .images
+                    .get(&request.target)
+                    .map(|image| image.id.to_string());
                 let removed = engine
                     .images
                     .remove(&request.target, &options, &in_use)

@@ -30,6 +30,7 @@ mod spec;
 mod stdio;
 pub mod system;
 mod undo;
+mod usage;
 
 pub use config::{BuildInfo, EngineConfig, NATIVE_RUNTIME};
 pub use container::Phase;

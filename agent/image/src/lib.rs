@@ -44,6 +44,6 @@ pub use limits::Limits;
 pub use reference::Reference;
 pub use store::ImageStore;
 pub use types::{
-    ContainerUse, History, Image, ImageId, ImageSummary, ImportOptions, ListOptions, LoadEvent, Loaded,
-    RemoveOptions, Removed, Rootfs, RootfsSize, User,
+    ContainerUse, History, Image, ImageId, ImageSummary, ImportOptions, LayersUsage, ListOptions, LoadEvent,
+    Loaded, RemoveOptions, Removed, Rootfs, RootfsSize, User,
 };

@@ -1,10 +1,11 @@
 //! Listings: `images` with its filters, and `history`.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::{
-    History, Image, ImageConfig, ImageSummary, ListOptions, Reference, Result,
-    catalog::{Catalog, nanos},
+    Digest, History, Image, ImageConfig, ImageSummary, LayersUsage, ListOptions, Reference, Result,
+    catalog::{Catalog, Record, nanos},
     layers::Layers,
     store::created,
 };
@@ -49,6 +50,33 @@ pub(crate) fn list(catalog: &Catalog, options: &ListOptions) -> Result<Vec<Image
     }
     found.sort_by(|a, b| (b.created, &a.repo_tags, a.id).cmp(&(a.created, &b.repo_tags, b.id)));
     Ok(found)
+}
+
+/// What the layers of all images take on disk, each counted once, and how much of each image others use too.
+pub(crate) fn layers_usage(catalog: &Catalog, layers: &Layers) -> LayersUsage {
+    let mut users: HashMap<Digest, u32> = HashMap::new();
+    for record in catalog.images.values() {
+        // An image may hold one layer several times only below different ones: chain ids differ then.
+        for chain in &record.layers {
+            *users.entry(*chain).or_default() += 1;
+        }
+    }
+    let shared = |record: &Record| {
+        record
+            .layers
+            .iter()
+            .filter(|chain| users[*chain] > 1)
+            .map(|chain| layers.size(chain))
+            .sum()
+    };
+    LayersUsage {
+        total: users.keys().map(|chain| layers.size(chain)).sum(),
+        shared: catalog
+            .images
+            .iter()
+            .map(|(id, record)| (*id, shared(record)))
+            .collect(),
+    }
 }
 
 fn has_label(config: &ImageConfig, filter: &str) -> bool {

@@ -22,8 +22,8 @@ use std::{
 };
 
 use crate::{
-    ContainerUse, Digest, Error, History, Image, ImageId, ImageSummary, ImportOptions, ListOptions,
-    LoadEvent, Loaded, Reference, RemoveOptions, Removed, Result, Rootfs, RootfsSize, User,
+    ContainerUse, Digest, Error, History, Image, ImageId, ImageSummary, ImportOptions, LayersUsage,
+    ListOptions, LoadEvent, Loaded, Reference, RemoveOptions, Removed, Result, Rootfs, RootfsSize, User,
     blobs::Blobs,
     catalog::{Catalog, Record, nanos},
     error::At,
@@ -122,6 +122,11 @@ impl ImageStore {
     /// Lists images, newest first.
     pub fn list(&self, options: &ListOptions) -> Result<Vec<ImageSummary>> {
         list::list(&self.view(), options)
+    }
+
+    /// What the layers of all images take on disk.
+    pub fn layers_usage(&self) -> LayersUsage {
+        list::layers_usage(&self.view(), &self.layers)
     }
 
     /// Finds an image by name, `name:tag`, `name@digest`, id, or unique id prefix.

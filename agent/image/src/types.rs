@@ -171,6 +171,15 @@ pub struct RootfsSize {
     pub total: u64,
 }
 
+/// What the layers of all images take on disk.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LayersUsage {
+    /// Bytes of all layers, each counted once.
+    pub total: u64,
+    /// Bytes of an image's layers that other images use too.
+    pub shared: BTreeMap<ImageId, u64>,
+}
+
 /// Who a container's process runs as.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct User {

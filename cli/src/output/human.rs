@@ -88,6 +88,22 @@ pub fn rfc3339(at: i64) -> String {
         .unwrap_or_default()
 }
 
+/// As [`rfc3339`] in the local time zone, as `docker events` shows times.
+pub fn local_rfc3339(at: i64) -> String {
+    Timestamp::from_nanosecond(i128::from(at))
+        .map(|at| {
+            let text = at
+                .to_zoned(TimeZone::system())
+                .strftime("%Y-%m-%dT%H:%M:%S.%9f%:z")
+                .to_string();
+            match text.strip_suffix("+00:00") {
+                Some(utc) => format!("{utc}Z"),
+                None => text,
+            }
+        })
+        .unwrap_or_default()
+}
+
 /// A time as `docker ps --format '{{.CreatedAt}}'`: "2026-11-22 12:00:00 +0000 UTC".
 pub fn local_time(at: i64) -> String {
     Timestamp::from_nanosecond(i128::from(at))

@@ -38,7 +38,11 @@ pub fn write(text: &str) {
     }
 }
 
-fn render(
+/// As [`print`], to a text.
+///
+/// # Errors
+/// As [`print`].
+pub fn render(
     format: Option<&str>,
     columns: &[Column],
     headings: &[Column],

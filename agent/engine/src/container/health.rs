@@ -163,7 +163,13 @@ async fn probe(
             .wait()
             .await
             .map_err(|error| Error::runtime("run the health check", error))?;
-        engine.emit_for(container, ContainerEventKind::ExecDied { exec: exec_id.clone(), exit_code: code });
+        engine.emit_for(
+            container,
+            ContainerEventKind::ExecDied {
+                exec: exec_id.clone(),
+                exit_code: code,
+            },
+        );
         Ok((code, String::from_utf8_lossy(&output).into_owned()))
     };
     match tokio::time::timeout(check.timeout, run).await {

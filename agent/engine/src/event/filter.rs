@@ -8,8 +8,20 @@ use crate::{Error, Result};
 
 /// Keys that `events` knows. Those of objects that a single host does not have match nothing.
 const KEYS: [&str; 14] = [
-    "config", "container", "daemon", "event", "image", "label", "network", "node", "plugin", "scope",
-    "secret", "service", "type", "volume",
+    "config",
+    "container",
+    "daemon",
+    "event",
+    "image",
+    "label",
+    "network",
+    "node",
+    "plugin",
+    "scope",
+    "secret",
+    "service",
+    "type",
+    "volume",
 ];
 
 /// A checked filter.

@@ -258,7 +258,11 @@ impl Engine {
         if let ContainerEventKind::Died { .. } = kind {
             attributes.insert("execDuration".to_owned(), lasted.to_string());
         }
-        attributes.extend(kind.attributes().into_iter().map(|(key, value)| (key.to_owned(), value)));
+        attributes.extend(
+            kind.attributes()
+                .into_iter()
+                .map(|(key, value)| (key.to_owned(), value)),
+        );
         self.event_log.add(Event {
             r#type: EventObject::Container.name().to_owned(),
             action: kind.action(),

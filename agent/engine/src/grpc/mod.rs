@@ -236,8 +236,8 @@ impl pontoon_proto::v1::engine_server::Engine for Service {
         events::events(&self.engine, &request.into_inner())
     }
 
-    async fn disk_usage(&self, _: Request<DiskUsageRequest>) -> Answer<DiskUsageResponse> {
-        Err(Status::unimplemented("disk_usage"))
+    async fn disk_usage(&self, request: Request<DiskUsageRequest>) -> Answer<DiskUsageResponse> {
+        answer(self.engine.disk_usage(&request.into_inner()).await)
     }
 
     async fn update_container(&self, _: Request<UpdateContainerRequest>) -> Answer<UpdateContainerResponse> {

@@ -8,8 +8,8 @@ use pontoon_runtime::{ExecProcess, ExecSpec, ShimClient};
 use super::{Joined, Owner, StdioEvent, StdioInput, StdioSession, carry, channels};
 use crate::container::Container;
 use crate::container::start::resolve_user;
-use crate::event::ContainerEventKind;
 use crate::engine::blocking;
+use crate::event::ContainerEventKind;
 use crate::{Engine, Error, Result, id, spec};
 
 /// A process that was started in a container.

@@ -5,6 +5,7 @@
 
 mod basics;
 mod bed;
+mod events;
 mod limits;
 mod network;
 mod restart;
@@ -24,6 +25,7 @@ const CASE: &str = "PONTOON_ENGINE_CASE";
 fn cases() -> Vec<(&'static str, Case)> {
     [
         basics::cases(),
+        events::cases(),
         limits::cases(),
         network::cases(),
         restart::cases(),

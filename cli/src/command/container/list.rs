@@ -118,7 +118,8 @@ pub async fn run(host: Option<&str>, arguments: Arguments) -> Outcome {
     Ok(0)
 }
 
-fn row(container: &Container, full: bool) -> Value {
+/// Docker's fields of a container, as `ps` shows them; `full` cuts nothing.
+pub fn row(container: &Container, full: bool) -> Value {
     let config = container.config.clone().unwrap_or_default();
     let mut labels: Vec<_> = config
         .labels

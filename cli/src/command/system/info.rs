@@ -1,143 +1,29 @@
-//! `version` and `info`, also under `system`.
+//! `info`: what the engine, its host and the node's place in a swarm are.
 
-use clap::{Args, Subcommand};
+use clap::Args;
 use pontoon_proto::v1::{
-    InfoRequest, InfoResponse, LocalNodeState, NodeRole, SwarmStatus, SwarmStatusRequest, VersionRequest,
+    InfoRequest, InfoResponse, LocalNodeState, NodeRole, SwarmStatus, SwarmStatusRequest,
 };
 use serde_json::{Value, json};
 
+use super::print_formatted;
 use crate::client::Client;
-use crate::error::{Failure, Outcome};
-use crate::output::template::Template;
+use crate::error::Outcome;
 use crate::output::{human, listing};
-
-/// `pontoon system …`
-#[derive(Debug, Subcommand)]
-pub enum Command {
-    /// Display system-wide information
-    Info(InfoArguments),
-}
-
-/// Runs a `system` command.
-///
-/// # Errors
-/// The command's.
-pub async fn dispatch(host: Option<&str>, command: Command) -> Outcome {
-    match command {
-        Command::Info(arguments) => info(host, arguments).await,
-    }
-}
-
-/// `version [OPTIONS]`
-#[derive(Args, Debug)]
-pub struct VersionArguments {
-    /// Format output using a custom template: 'json' or TEMPLATE
-    #[arg(short = 'f', long, value_name = "string")]
-    format: Option<String>,
-}
 
 /// `info [OPTIONS]`
 #[derive(Args, Debug)]
-pub struct InfoArguments {
+pub struct Arguments {
     /// Format output using a custom template: 'json' or TEMPLATE
     #[arg(short = 'f', long, value_name = "string")]
     format: Option<String>,
-}
-
-/// Prints a value by a template or as JSON.
-///
-/// # Errors
-/// When the template is malformed or names a field that is not there.
-pub fn print_formatted(format: &str, value: &Value) -> Result<(), Failure> {
-    let text = match format {
-        "json" => value.to_string(),
-        template => Template::parse(template)
-            .and_then(|template| template.render(value))
-            .map_err(Failure::new)?,
-    };
-    listing::write(&format!("{text}\n"));
-    Ok(())
-}
-
-/// Runs `version`.
-///
-/// # Errors
-/// When the daemon does not answer, after the client's part is printed.
-pub async fn version(host: Option<&str>, arguments: VersionArguments) -> Outcome {
-    let client = json!({
-        "Version": env!("CARGO_PKG_VERSION"), "APIVersion": "v1",
-        "Os": std::env::consts::OS, "Arch": human_arch(std::env::consts::ARCH),
-    });
-    let answered = match Client::connect(host).await {
-        Ok(connection) => connection
-            .engine()
-            .version(VersionRequest {})
-            .await
-            .map_err(Failure::from),
-        Err(failure) => Err(failure),
-    };
-    let (server, failure) = match answered {
-        Ok(response) => {
-            let server = response.into_inner();
-            let server = json!({
-                "Version": server.version, "ApiVersion": server.api_version, "GitCommit": server.git_commit,
-                "Os": server.os, "Arch": server.arch, "KernelVersion": server.kernel_version, "BuildTime": server.built_at,
-            });
-            (server, None)
-        }
-        Err(failure) => (Value::Null, Some(failure)),
-    };
-    if let Some(format) = &arguments.format {
-        print_formatted(format, &json!({ "Client": client, "Server": server }))?;
-    } else {
-        let mut text = String::from("Client: Pontoon\n");
-        let mut lines = |title: &str, value: &Value| {
-            text.push_str(&format!(" {title:<18}{}\n", value.as_str().unwrap_or_default()))
-        };
-        lines("Version:", &client["Version"]);
-        lines("API version:", &client["APIVersion"]);
-        lines(
-            "OS/Arch:",
-            &Value::from(format!(
-                "{}/{}",
-                std::env::consts::OS,
-                human_arch(std::env::consts::ARCH)
-            )),
-        );
-        if !server.is_null() {
-            let platform = format!(
-                "{}/{}",
-                server["Os"].as_str().unwrap_or_default(),
-                server["Arch"].as_str().unwrap_or_default()
-            );
-            text.push_str("\nServer: Pontoon Engine\n");
-            let mut lines = |title: &str, value: &Value| {
-                text.push_str(&format!(" {title:<18}{}\n", value.as_str().unwrap_or_default()))
-            };
-            lines("Version:", &server["Version"]);
-            lines("API version:", &server["ApiVersion"]);
-            lines("OS/Arch:", &Value::from(platform));
-            lines("Kernel version:", &server["KernelVersion"]);
-        }
-        listing::write(&text);
-    }
-    failure.map_or(Ok(0), Err)
-}
-
-/// GOARCH names of the architectures we know.
-fn human_arch(arch: &str) -> &str {
-    match arch {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    }
 }
 
 /// Runs `info`.
 ///
 /// # Errors
 /// The daemon's.
-pub async fn info(host: Option<&str>, arguments: InfoArguments) -> Outcome {
+pub async fn run(host: Option<&str>, arguments: Arguments) -> Outcome {
     let client = Client::connect(host).await?;
     let info = client.engine().info(InfoRequest {}).await?.into_inner();
     let swarm = client.swarm().status(SwarmStatusRequest {}).await?.into_inner();
