@@ -19,6 +19,7 @@ pub mod defaults;
 mod driver;
 mod error;
 mod exit;
+mod hooks;
 mod init;
 mod protocol;
 mod seccomp;

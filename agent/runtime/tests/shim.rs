@@ -141,7 +141,8 @@ async fn refuses_what_it_does_not_do() {
         .as_array_mut()
         .unwrap()
         .push(json!({"type": "user"}));
-    assert!(matches!(bed.create().await, Err(Error::Unsupported(text)) if text.contains("user")));
+    // Without mappings nobody would exist in it.
+    assert!(matches!(bed.create().await, Err(Error::InvalidSpec(text)) if text.contains("uid mappings")));
     bed.spec = good.clone();
     bed.spec["process"]["args"] = json!([]);
     assert!(matches!(bed.create().await, Err(Error::InvalidSpec(_))));

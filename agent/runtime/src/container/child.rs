@@ -9,8 +9,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use oci_spec::runtime::LinuxNamespaceType;
 use rustix::fs::{Mode, OFlags};
-use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
+use rustix::thread::{ThreadNameSpaceType, UnshareFlags, move_into_thread_name_spaces};
 
 use super::dev::{DevicePlan, Terminal};
 use super::mounts::CgroupView;
@@ -19,9 +20,11 @@ use super::options::MountPlan;
 use super::plan::ProcessPlan;
 use super::resolve::{Kind, Root};
 use super::sync::{Message, Sync};
-use super::{credentials, dev, lookup, mask, mounts, rootfs, sysctl};
+use super::userns::Mappings;
+use super::{credentials, dev, lookup, mask, mounts, namespaces, rootfs, sync, sysctl};
 use crate::config::RootfsMount;
 use crate::error::IoContext;
+use crate::hooks::{Hooks, Moment};
 use crate::protocol::WireError;
 use crate::{Error, sys};
 
@@ -57,6 +60,30 @@ pub(crate) struct InitPlan {
     pub sysctls: HashMap<String, String>,
     /// Our own binary, to be run as the container's init (`--init`).
     pub own_binary: Option<OwnedFd>,
+    /// Where to wait for the start, if not at the shim that makes the container.
+    pub start: Option<OwnedFd>,
+    pub hooks: Hooks,
+}
+
+impl InitPlan {
+    /// Hooks of the runtime and then of the container's namespaces, where the root is made and not yet entered.
+    fn hooks_before_pivot(&self, sync: &Sync) -> Result<(), Error> {
+        if self.hooks.has_outer() {
+            sync.send(&Message::Hooks, None)?;
+            if !sync.wait_go() {
+                sys::process::exit(1);
+            }
+        }
+        self.hooks.run(Moment::CreateContainer, "creating", own_pid())
+    }
+
+    fn start_hooks(&self) -> Option<&Hooks> {
+        Some(&self.hooks)
+    }
+}
+
+fn own_pid() -> u32 {
+    std::process::id()
 }
 
 /// Everything that a process joining a container needs to know.
@@ -66,21 +93,57 @@ pub(crate) struct JoinPlan {
     pub cgroup_procs: Vec<OwnedFd>,
     /// The container's init.
     pub target: OwnedFd,
+    /// Mappings of the container's user namespace, if it has one of its own.
+    pub user: Option<Mappings>,
+    /// It has a time namespace of its own.
+    pub time: bool,
+}
+
+/// What was made with the host's privileges.
+#[derive(Debug)]
+pub(super) struct Outside<'a> {
+    warnings: Vec<String>,
+    sources: Vec<mounts::OpenMount<'a>>,
+    root: OwnedFd,
+    /// Device nodes of a container that may not make them itself.
+    nodes: Option<Vec<OwnedFd>>,
 }
 
 /// Body of a container's init.
 pub(crate) fn run_init(plan: &InitPlan, stdio: Option<Stdio>, sync: &Sync) -> ! {
-    let result = build(plan, stdio).and_then(|(warnings, terminal)| {
+    match prepare_outside(plan) {
+        Ok(outside) => run_inside(plan, outside, stdio, sync),
+        Err(error) => fail(sync, Err(error)),
+    }
+}
+
+/// The rest of it, in all its namespaces.
+pub(super) fn run_inside(plan: &InitPlan, outside: Outside<'_>, stdio: Option<Stdio>, sync: &Sync) -> ! {
+    let result = build(plan, outside, stdio, sync).and_then(|(warnings, terminal)| {
         sync.send(&Message::Ready { warnings }, terminal.as_ref())?;
         drop(terminal);
-        if !sync.wait_go() {
-            // The shim is gone: nobody would ever see this container.
-            sys::process::exit(1);
-        }
         Ok(())
     });
-    let result = result.and_then(|()| execute(&plan.process, plan.own_binary.as_ref()));
-    fail(sync, result)
+    if let Err(error) = result {
+        fail(sync, Err(error));
+    }
+    match &plan.start {
+        None => {
+            if !sync.wait_go() {
+                // The shim is gone: nobody would ever see this container.
+                sys::process::exit(1);
+            }
+            let result = execute(&plan.process, plan.own_binary.as_ref(), plan.start_hooks());
+            fail(sync, result)
+        }
+        Some(listener) => {
+            let Ok(starter) = sync::accept_start(listener) else {
+                sys::process::exit(1);
+            };
+            let result = execute(&plan.process, plan.own_binary.as_ref(), plan.start_hooks());
+            fail(&starter, result)
+        }
+    }
 }
 
 /// Body of a process that joins a running container.
@@ -90,11 +153,12 @@ pub(crate) fn run_join(plan: &JoinPlan, stdio: Option<Stdio>, sync: &Sync) -> ! 
         drop(terminal);
         Ok(())
     });
-    let result = result.and_then(|()| execute(&plan.process, None));
+    let result = result.and_then(|()| execute(&plan.process, None, None));
     fail(sync, result)
 }
 
-fn fail(sync: &Sync, result: Result<(), Error>) -> ! {
+/// Tells the shim what went wrong, and ends.
+pub(super) fn fail(sync: &Sync, result: Result<(), Error>) -> ! {
     let error = result
         .err()
         .unwrap_or_else(|| Error::Create("execve returned".to_owned()));
@@ -114,24 +178,67 @@ fn fail(sync: &Sync, result: Result<(), Error>) -> ! {
 
 type Prepared = (Vec<String>, Option<OwnedFd>);
 
-fn build(plan: &InitPlan, stdio: Option<Stdio>) -> Result<Prepared, Error> {
+/// Joins cgroups and given namespaces, writes to the host's `/proc`, opens everything that lies on the host.
+pub(super) fn prepare_outside(plan: &InitPlan) -> Result<Outside<'_>, Error> {
     let mut warnings = Vec::new();
+    let namespaces = &plan.namespaces;
     join_cgroups(&plan.cgroup_procs)?;
-    plan.namespaces.enter()?;
+    credentials::before_pivot(&plan.process, &mut warnings)?;
+    rustix::process::umask(Mode::empty());
+    namespaces.join_given()?;
+    let map = namespaces.user.as_ref();
+    // With a user namespace, what is bound to a namespace that it does not own is the host's to make and set.
+    let foreign = |typ: LinuxNamespaceType| map.is_some() && !namespaces.is_new(typ);
+    sysctl::write(&plan.sysctls, |key| foreign(sysctl::namespace_of(key)))?;
+    let sources = mounts::open_sources(&plan.mounts, &plan.cgroups, |typ| match typ {
+        "sysfs" => foreign(LinuxNamespaceType::Network),
+        "mqueue" => foreign(LinuxNamespaceType::Ipc),
+        _ => false,
+    })?;
+    if namespaces.needs_stage() || namespaces.joins_mount() {
+        namespaces::unshare(UnshareFlags::NEWNS).context(|| "make a mount namespace")?;
+    }
+    rootfs::detach_from_host()?;
+    let root = rootfs::open_root(&plan.rootfs, &plan.rootfs_path, map)?;
+    let nodes = match map {
+        Some(user) if !plan.devices.is_empty() => {
+            let scratch = rootfs::Scratch::new(&plan.rootfs_path)?;
+            Some(dev::outside(&scratch, &plan.devices, &user.mappings)?)
+        }
+        _ => None,
+    };
+    if namespaces.joins_mount() {
+        namespaces.join_mount()?;
+        rootfs::detach_from_host()?;
+    }
+    Ok(Outside {
+        warnings,
+        sources,
+        root,
+        nodes,
+    })
+}
+
+fn build(
+    plan: &InitPlan,
+    outside: Outside<'_>,
+    stdio: Option<Stdio>,
+    sync: &Sync,
+) -> Result<Prepared, Error> {
+    plan.namespaces.settle()?;
     rustix::process::setsid().context(|| "setsid")?;
     sys::process::new_session_keyring()
         .or_else(no_keyrings)
         .context(|| "join a new session keyring")?;
-    credentials::before_pivot(&plan.process, &mut warnings)?;
-    rustix::process::umask(Mode::empty());
 
     let null = mask::open_null()?;
-    let sources = mounts::open_sources(&plan.mounts, &plan.cgroups)?;
-    rootfs::detach_from_host()?;
-    let root = rootfs::mount_root(&plan.rootfs, &plan.rootfs_path)?;
-    mounts::mount_all(&root, sources, plan.cgroups.version)?;
-    if !plan.devices.is_empty() {
-        dev::populate(&root, &plan.devices)?;
+    let propagation = plan.root_propagation.as_deref();
+    let root = rootfs::attach_root(outside.root, propagation)?;
+    mounts::mount_all(&root, outside.sources, plan.cgroups.version)?;
+    match outside.nodes {
+        Some(nodes) => dev::attach_nodes(&root, &plan.devices, &nodes)?,
+        None if plan.devices.is_empty() => {}
+        None => dev::populate(&root, &plan.devices)?,
     }
     let terminal = if plan.process.terminal {
         let terminal = Terminal::open(&root, plan.process.console_size)?;
@@ -140,6 +247,7 @@ fn build(plan: &InitPlan, stdio: Option<Stdio>) -> Result<Prepared, Error> {
     } else {
         None
     };
+    plan.hooks_before_pivot(sync)?;
     mask::make_read_only(&root, &plan.read_only)?;
     mask::mask(&root, &plan.masked, &null)?;
     if plan.process.cwd != Path::new("/") {
@@ -151,12 +259,15 @@ fn build(plan: &InitPlan, stdio: Option<Stdio>) -> Result<Prepared, Error> {
     if let Some(name) = &plan.domainname {
         rustix::system::setdomainname(name.as_bytes()).context(|| format!("set domainname {name}"))?;
     }
-    sysctl::write(&plan.sysctls)?;
-    rootfs::finish(&root, plan.root_read_only, plan.root_propagation.as_deref())?;
+    let mapped = plan.namespaces.user.is_some();
+    sysctl::write(&plan.sysctls, |key| {
+        !mapped || plan.namespaces.is_new(sysctl::namespace_of(key))
+    })?;
+    rootfs::finish(&root, plan.root_read_only, propagation)?;
     rootfs::enter(&root)?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
     let master = streams(stdio, terminal, plan.process.uid)?;
-    Ok((warnings, master))
+    Ok((outside.warnings, master))
 }
 
 fn join(plan: &JoinPlan, stdio: Option<Stdio>) -> Result<Prepared, Error> {
@@ -164,12 +275,24 @@ fn join(plan: &JoinPlan, stdio: Option<Stdio>) -> Result<Prepared, Error> {
     join_cgroups(&plan.cgroup_procs)?;
     credentials::before_pivot(&plan.process, &mut warnings)?;
     // All at once, as they are those of the container's init: new, joined by path or the host's.
-    let all = ThreadNameSpaceType::MOUNT
+    let mut all = ThreadNameSpaceType::MOUNT
         | ThreadNameSpaceType::NETWORK
         | ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION
         | ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME
         | ThreadNameSpaceType::CONTROL_GROUP;
+    if plan.time {
+        all |= ThreadNameSpaceType::TIME;
+    }
+    if let Some(mappings) = &plan.user {
+        all |= ThreadNameSpaceType::USER;
+        if let Some(stdio) = &stdio {
+            dev::own_outside(stdio, mappings);
+        }
+    }
     move_into_thread_name_spaces(plan.target.as_fd(), all).context(|| "join the container's namespaces")?;
+    if plan.user.is_some() {
+        super::stage::become_root()?;
+    }
     rustix::process::setsid().context(|| "setsid")?;
     sys::process::new_session_keyring()
         .or_else(no_keyrings)
@@ -230,7 +353,7 @@ fn streams(stdio: Option<Stdio>, terminal: Option<Terminal>, uid: u32) -> Result
 }
 
 /// The last steps, the same for both. Returns only with an error.
-fn execute(plan: &ProcessPlan, own_binary: Option<&OwnedFd>) -> Result<(), Error> {
+fn execute(plan: &ProcessPlan, own_binary: Option<&OwnedFd>, hooks: Option<&Hooks>) -> Result<(), Error> {
     let env = environment(plan);
     // As root first, for directories that only root may enter; if it may not (NFS), as the user below.
     let entered = rustix::process::chdir(&plan.cwd);
@@ -241,6 +364,9 @@ fn execute(plan: &ProcessPlan, own_binary: Option<&OwnedFd>) -> Result<(), Error
     verify_cwd()?;
     let program = lookup::program(plan)?;
     sys::exec::close_on_exec_from(3).context(|| "close descriptors")?;
+    if let Some(hooks) = hooks {
+        hooks.run(Moment::StartContainer, "created", own_pid())?;
+    }
     sys::signal::reset_all();
     credentials::seal(plan)?;
     let error = match own_binary {

@@ -9,13 +9,17 @@ use rustix::fs::{
     mknodat, symlinkat,
 };
 use rustix::io::Errno;
+use rustix::mount::{OpenTreeFlags, open_tree};
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, unlockpt};
 
 use super::mounts::{attach, copy_handle};
 use super::options::clean;
 use super::resolve::{Kind, Root, stat_handle};
+use super::rootfs::Scratch;
+use super::userns::Mappings;
 use crate::Error;
 use crate::error::IoContext;
+use crate::sys::mount::set_attributes;
 
 const DEVPTS_SUPER_MAGIC: i64 = 0x1cd1;
 
@@ -88,6 +92,53 @@ pub(crate) fn plans(devices: &[LinuxDevice]) -> Result<Vec<DevicePlan>, Error> {
     Ok(result)
 }
 
+/// Makes nodes for a container in a user namespace, which may not make them itself: on a tmpfs of the host's,
+/// each as a mount that is attached nowhere. The caller's umask must be 0.
+pub(super) fn outside(
+    scratch: &Scratch,
+    devices: &[DevicePlan],
+    mappings: &Mappings,
+) -> Result<Vec<OwnedFd>, Error> {
+    let make = |(index, device): (usize, &DevicePlan)| -> Result<OwnedFd, Error> {
+        let what = || format!("create device {}", device.path.display());
+        let name = format!("device{index}");
+        let mode = Mode::from_raw_mode(device.mode);
+        mknodat(&scratch.tree, &name, device.kind, mode, device.device).context(what)?;
+        let (uid, gid) = device.owner;
+        let unmapped = || {
+            Error::InvalidSpec(format!(
+                "the owner of device {} is not mapped",
+                device.path.display()
+            ))
+        };
+        let uid = Uid::from_raw(mappings.outside_uid(uid).ok_or_else(unmapped)?);
+        let gid = Gid::from_raw(mappings.outside_gid(gid).ok_or_else(unmapped)?);
+        chownat(
+            &scratch.tree,
+            &name,
+            Some(uid),
+            Some(gid),
+            AtFlags::SYMLINK_NOFOLLOW,
+        )
+        .context(what)?;
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        let tree = open_tree(&scratch.tree, &name, flags).context(what)?;
+        set_attributes(&tree, false, 0, 0, libc::MS_PRIVATE).context(what)?;
+        Ok(tree)
+    };
+    devices.iter().enumerate().map(make).collect()
+}
+
+/// Attaches nodes that were made by [`outside`].
+pub(super) fn attach_nodes(root: &Root, devices: &[DevicePlan], nodes: &[OwnedFd]) -> Result<(), Error> {
+    for (device, node) in devices.iter().zip(nodes) {
+        let target = root.ensure(&device.path, Kind::File)?;
+        attach(node, target).context(|| format!("mount device {}", device.path.display()))?;
+    }
+    let dev = root.ensure(Path::new("/dev"), Kind::Directory)?;
+    links(&dev)
+}
+
 /// Makes nodes and links. The caller's umask must be 0.
 pub(super) fn populate(root: &Root, devices: &[DevicePlan]) -> Result<(), Error> {
     let dev = root.ensure(Path::new("/dev"), Kind::Directory)?;
@@ -120,8 +171,12 @@ pub(super) fn populate(root: &Root, devices: &[DevicePlan]) -> Result<(), Error>
             chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW).context(what)?;
         }
     }
+    links(&dev)
+}
+
+fn links(dev: &OwnedFd) -> Result<(), Error> {
     for (target, name) in LINKS {
-        match symlinkat(target, &dev, name) {
+        match symlinkat(target, dev, name) {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(e) => return Err(e).context(|| format!("create /dev/{name}")),
         }
@@ -175,6 +230,19 @@ impl Terminal {
         let target = root.ensure(Path::new("/dev/console"), Kind::File)?;
         let tree = copy_handle(&self.slave, false).context(|| "copy the terminal's mount")?;
         attach(tree, target).context(|| "mount /dev/console")
+    }
+}
+
+/// Gives streams to the root of the container's user namespace, as far as they are the host root's: inside,
+/// nobody could make them its own otherwise.
+pub(super) fn own_outside(stdio: &super::child::Stdio, mappings: &Mappings) {
+    let (uid, gid) = (mappings.outside_uid(0), mappings.outside_gid(0));
+    for fd in [&stdio.stdin, &stdio.stdout, &stdio.stderr] {
+        let Ok(stat) = stat_handle(fd) else { continue };
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        if stat.st_uid == 0 && matches!(kind, FileType::Fifo | FileType::Socket) {
+            let _ = rustix::fs::fchown(fd, uid.map(Uid::from_raw), gid.map(Gid::from_raw));
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 //! in the container's own process; plans are made in the shim before the clone.
 
 pub(crate) mod child;
+mod copy_up;
 mod credentials;
 mod dev;
 mod lookup;
@@ -12,8 +13,10 @@ mod options;
 pub(crate) mod plan;
 mod resolve;
 mod rootfs;
+mod stage;
 pub(crate) mod sync;
 mod sysctl;
+pub(crate) mod userns;
 
 use std::path::Path;
 
@@ -24,12 +27,16 @@ use crate::cgroup::Cgroup;
 use dev::DevicePlan;
 use mounts::CgroupView;
 use options::{MountPlan, Source};
+use userns::UserNamespace;
 
 pub(crate) use sysctl::check as check_sysctls;
 
-/// Translates the specification's mounts.
-pub(crate) fn plan_mounts(mounts: &[Mount]) -> Result<Vec<MountPlan>, Error> {
-    mounts.iter().map(MountPlan::new).collect()
+pub(crate) use rootfs::check_propagation;
+pub(crate) use stage::run as run_stage;
+
+/// Translates the specification's mounts, for a container in the user namespace `user`.
+pub(crate) fn plan_mounts(mounts: &[Mount], user: Option<&UserNamespace>) -> Result<Vec<MountPlan>, Error> {
+    mounts.iter().map(|mount| MountPlan::new(mount, user)).collect()
 }
 
 /// The devices to make; none if the container's `/dev` is a directory of the host.

@@ -7,13 +7,14 @@ use std::path::Path;
 use rustix::fs::{CWD, FileType, PROC_SUPER_MAGIC, fstatfs};
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 
+use super::copy_up;
 use super::options::{MountPlan, Source};
 use super::resolve::{Kind, Root, stat_handle};
 use super::rootfs::new_file_system;
 use crate::Error;
 use crate::cgroup::Version;
 use crate::error::IoContext;
-use crate::sys::mount::{attr, set_attributes};
+use crate::sys::mount::{attr, set_attributes, set_id_map};
 
 /// The container's own cgroup directories: name below `/sys/fs/cgroup`, path on the host.
 #[derive(Debug)]
@@ -54,10 +55,13 @@ pub(super) fn copy_handle(handle: impl AsFd, recursive: bool) -> rustix::io::Res
     open_tree(handle, "", flags)
 }
 
-/// Opens everything that lies on the host.
+/// Opens everything that lies on the host, with the attributes that it will have inside. `foreign` tells
+/// which file systems belong to a namespace that the container's user namespace does not own: the container's
+/// init would not be allowed to make them.
 pub(super) fn open_sources<'a>(
     plans: &'a [MountPlan],
     cgroups: &CgroupView,
+    foreign: impl Fn(&str) -> bool,
 ) -> Result<Vec<OpenMount<'a>>, Error> {
     plans
         .iter()
@@ -69,24 +73,53 @@ pub(super) fn open_sources<'a>(
                     .iter()
                     .map(|(name, path)| Ok((name.clone(), copy_tree(path, false)?)))
                     .collect::<Result<_, Error>>()?,
+                Source::FileSystem { typ, .. } if foreign(typ) => {
+                    vec![(String::new(), file_system(plan)?)]
+                }
                 Source::FileSystem { .. } => Vec::new(),
             };
+            if !matches!(plan.source, Source::FileSystem { .. }) {
+                for (_, tree) in &trees {
+                    own_attributes(tree, plan).map_err(|e| failed(plan, &e))?;
+                }
+            }
             Ok(OpenMount { plan, trees })
         })
         .collect()
 }
 
+fn failed(plan: &MountPlan, error: &Error) -> Error {
+    Error::Create(format!(
+        "mount {} inside the container: {}",
+        plan.destination.display(),
+        error.chain()
+    ))
+}
+
+/// A new file system as a mount wants it, attached nowhere.
+fn file_system(plan: &MountPlan) -> Result<OwnedFd, Error> {
+    let Source::FileSystem {
+        typ,
+        parameters,
+        name,
+    } = &plan.source
+    else {
+        return Err(Error::Create("the mount is no file system".to_owned()));
+    };
+    let set = (plan.set | plan.recursive_set) & !(plan.recursive_clear & !plan.set);
+    let tree = new_file_system(typ, name, parameters, set)?;
+    let (propagation, recursive) = plan.propagation;
+    if propagation != libc::MS_PRIVATE {
+        set_attributes(&tree, recursive, 0, 0, propagation).context(|| "set propagation")?;
+    }
+    Ok(tree)
+}
+
 /// Makes all mounts, in the specification's order.
 pub(super) fn mount_all(root: &Root, mounts: Vec<OpenMount<'_>>, version: Version) -> Result<(), Error> {
     for mount in mounts {
-        let shown = mount.plan.destination.clone();
-        mount_one(root, mount, version).map_err(|error| {
-            Error::Create(format!(
-                "mount {} inside the container: {}",
-                shown.display(),
-                error.chain()
-            ))
-        })?;
+        let plan = mount.plan;
+        mount_one(root, mount, version).map_err(|error| failed(plan, &error))?;
     }
     Ok(())
 }
@@ -100,12 +133,11 @@ fn mount_one(root: &Root, mount: OpenMount<'_>, version: Version) -> Result<(), 
             }
             Ok(())
         }
-        Source::FileSystem {
-            typ,
-            parameters,
-            name,
-        } => {
-            let tree = new_file_system(typ, name, parameters, plan.set)?;
+        Source::FileSystem { typ, .. } => {
+            let tree = match trees.into_iter().next() {
+                Some((_, tree)) => tree,
+                None => file_system(plan)?,
+            };
             let target = if matches!(typ.as_str(), "proc" | "sysfs") {
                 match root.plain_directory(&plan.destination) {
                     Err(rustix::io::Errno::NOENT) => root.ensure(&plan.destination, Kind::Directory)?,
@@ -114,12 +146,14 @@ fn mount_one(root: &Root, mount: OpenMount<'_>, version: Version) -> Result<(), 
             } else {
                 root.ensure(&plan.destination, Kind::Directory)?
             };
+            if plan.copy_up {
+                copy_up::copy(&target, &tree)?;
+            }
             attach(&tree, target).context(|| "attach")
         }
         Source::Cgroup if version == Version::V2 => {
             let target = root.ensure(&plan.destination, Kind::Directory)?;
             for (_, tree) in trees {
-                own_attributes(&tree, plan)?;
                 attach(&tree, &target).context(|| "attach the cgroup")?;
             }
             Ok(())
@@ -138,7 +172,6 @@ fn bind(root: &Root, plan: &MountPlan, tree: &OwnedFd) -> Result<(), Error> {
     if in_proc && !plan.destination.starts_with("/proc") {
         return Err(Error::InvalidSpec("the target is inside /proc".to_owned()));
     }
-    own_attributes(tree, plan)?;
     attach(tree, target).context(|| "attach")
 }
 
@@ -161,6 +194,10 @@ fn own_attributes(tree: &OwnedFd, plan: &MountPlan) -> Result<(), Error> {
         set_attributes(tree, true, plan.recursive_set, clear, 0)
             .context(|| "set mount options recursively")?;
     }
+    if let Some(map) = &plan.id_map {
+        set_id_map(tree, map.recursive, &*map.namespace)
+            .context(|| "id-map it (its file system may be unable to)")?;
+    }
     Ok(())
 }
 
@@ -174,7 +211,6 @@ fn mount_cgroup_v1(root: &Root, plan: &MountPlan, trees: Vec<(String, OwnedFd)>)
     let inside = Root(base);
     for (name, tree) in trees {
         let target = inside.ensure(&Path::new("/").join(&name), Kind::Directory)?;
-        own_attributes(&tree, plan)?;
         attach(&tree, target).context(|| format!("attach cgroup {name}"))?;
         // Programs look for each controller of a joint hierarchy under its own name.
         for single in name.split(',').filter(|single| *single != name) {

@@ -1,11 +1,15 @@
 //! Mount options: the words of the OCI specification (and of mount(8)) into attributes, propagation and what
 //! is left for the file system.
 
+use std::os::fd::OwnedFd;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
 use oci_spec::runtime::Mount;
 
+use super::userns::{Mappings, UserNamespace};
 use crate::Error;
+use crate::error::IoContext;
 use crate::sys::mount::attr;
 
 /// What is mounted.
@@ -37,11 +41,24 @@ pub(crate) struct MountPlan {
     pub recursive_clear: u64,
     /// `MS_SHARED`, ... and whether for everything below.
     pub propagation: (u64, bool),
+    /// Owners are shown as this user namespace maps them.
+    pub id_map: Option<IdMap>,
+    /// Copies what the root has at the destination into a new tmpfs.
+    pub copy_up: bool,
+}
+
+/// An id-mapped mount.
+#[derive(Debug, Clone)]
+pub(crate) struct IdMap {
+    /// Everything mounted below too.
+    pub recursive: bool,
+    /// A user namespace with the mappings.
+    pub namespace: Arc<OwnedFd>,
 }
 
 impl MountPlan {
-    /// Translates one mount of the specification.
-    pub(crate) fn new(mount: &Mount) -> Result<Self, Error> {
+    /// Translates one mount of the specification, for a container in the user namespace `user`.
+    pub(crate) fn new(mount: &Mount, user: Option<&UserNamespace>) -> Result<Self, Error> {
         let destination = clean(mount.destination())?;
         let typ = mount.typ().clone().unwrap_or_default();
         let mut plan = Self {
@@ -52,13 +69,19 @@ impl MountPlan {
             recursive_set: 0,
             recursive_clear: 0,
             propagation: (libc::MS_PRIVATE, true),
+            id_map: None,
+            copy_up: false,
         };
+        let mut id_map = None;
         let mut bind = (typ == "bind").then_some(false);
         let mut parameters = Vec::new();
         for option in mount.options().iter().flatten() {
             match option.as_str() {
                 "bind" => bind = bind.or(Some(false)),
                 "rbind" => bind = Some(true),
+                "idmap" => id_map = id_map.or(Some(false)),
+                "ridmap" => id_map = Some(true),
+                "tmpcopyup" => plan.copy_up = true,
                 other => plan.option(other, &mut parameters)?,
             }
         }
@@ -89,6 +112,19 @@ impl MountPlan {
         if let Source::Bind { .. } = plan.source {
             check_proc_bind(&plan.destination)?;
         }
+        if plan.copy_up && !matches!(&plan.source, Source::FileSystem { typ, .. } if typ == "tmpfs") {
+            return Err(Error::InvalidSpec(format!(
+                "{}: tmpcopyup is for tmpfs",
+                plan.destination.display()
+            )));
+        }
+        plan.id_map = id_map_of(mount, id_map, user)?;
+        if plan.id_map.is_some() && !matches!(plan.source, Source::Bind { .. }) {
+            return Err(Error::InvalidSpec(format!(
+                "{}: only bind mounts can be id-mapped",
+                plan.destination.display()
+            )));
+        }
         Ok(plan)
     }
 
@@ -110,7 +146,8 @@ impl MountPlan {
         match word {
             // Every instance of devpts is a new one since Linux 4.7.
             "defaults" | "newinstance" | "private_tmp" => {}
-            "idmap" | "ridmap" => return Err(Error::Unsupported("id-mapped mounts".to_owned())),
+            // What mount(8) knows and the kernel's new interface has no word for.
+            "async" | "loud" | "silent" | "noiversion" | "iversion" | "acl" | "noacl" => {}
             other => parameters.push(match other.split_once('=') {
                 Some((key, value)) => (key.to_owned(), Some(value.to_owned())),
                 None => (other.to_owned(), None),
@@ -118,6 +155,32 @@ impl MountPlan {
         }
         Ok(())
     }
+}
+
+/// The namespace that maps a mount: from its own mappings, or the container's.
+fn id_map_of(
+    mount: &Mount,
+    word: Option<bool>,
+    user: Option<&UserNamespace>,
+) -> Result<Option<IdMap>, Error> {
+    let uids = mount.uid_mappings().as_deref().unwrap_or_default();
+    let gids = mount.gid_mappings().as_deref().unwrap_or_default();
+    let namespace = if !uids.is_empty() || !gids.is_empty() {
+        UserNamespace::make(&Mappings::new(uids, gids)?)?.fd
+    } else if word.is_none() {
+        return Ok(None);
+    } else if let Some(user) = user {
+        user.fd.try_clone().context(|| "duplicate a user namespace")?
+    } else {
+        return Err(Error::InvalidSpec(format!(
+            "{}: an id-mapped mount needs mappings, or a container with a user namespace",
+            mount.destination().display()
+        )));
+    };
+    Ok(Some(IdMap {
+        recursive: word.unwrap_or(false),
+        namespace: Arc::new(namespace),
+    }))
 }
 
 fn propagation(word: &str) -> Option<(u64, bool)> {
@@ -147,6 +210,8 @@ fn attribute(word: &str) -> Option<(u64, u64)> {
         "relatime" | "atime" | "norelatime" | "nostrictatime" => (0, attr::ATIME),
         "nodiratime" => (attr::NODIRATIME, 0),
         "diratime" => (0, attr::NODIRATIME),
+        "nosymfollow" => (attr::NOSYMFOLLOW, 0),
+        "symfollow" => (0, attr::NOSYMFOLLOW),
         _ => return None,
     })
 }

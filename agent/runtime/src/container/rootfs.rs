@@ -13,6 +13,7 @@ use rustix::mount::{
 
 use super::mounts::attach;
 use super::resolve::Root;
+use super::userns::UserNamespace;
 use crate::config::RootfsMount;
 use crate::error::IoContext;
 use crate::sys::mount::set_attributes;
@@ -28,43 +29,160 @@ pub(super) fn detach_from_host() -> Result<(), Error> {
     .context(|| "make mounts private to the container")
 }
 
-/// Mounts the root at its place and opens it.
-pub(super) fn mount_root(source: &RootfsMount, at: &Path) -> Result<Root, Error> {
-    match source {
-        RootfsMount::Bind(path) => {
+/// The root file system as a mount that is attached nowhere. `at` is an empty directory of the host, needed
+/// for a moment in this mount namespace where the kernel wants paths; the owners of an overlay's layers are
+/// shown as the user namespace `user` maps them.
+pub(super) fn open_root(
+    source: &RootfsMount,
+    at: &Path,
+    user: Option<&UserNamespace>,
+) -> Result<OwnedFd, Error> {
+    match (source, user) {
+        (RootfsMount::Bind(path), _) => {
             let flags = OpenTreeFlags::OPEN_TREE_CLONE
                 | OpenTreeFlags::OPEN_TREE_CLOEXEC
                 | OpenTreeFlags::AT_RECURSIVE;
-            let tree = open_tree(CWD, path, flags).context(|| format!("bind root {}", path.display()))?;
-            set_attributes(&tree, true, 0, 0, libc::MS_PRIVATE).context(|| "make the root private")?;
-            place(&tree, at)?;
+            open_tree(CWD, path, flags).context(|| format!("bind root {}", path.display()))
         }
-        RootfsMount::Overlay { lower, upper, work } => match overlay(lower, upper, work) {
-            Ok(tree) => place(&tree, at)?,
-            // Before Linux 6.5 layers can't be given one by one.
-            Err(Error::Io { source, .. }) if source.raw_os_error() == Some(libc::EINVAL) => {
-                overlay_by_options(lower, upper, work, at)?;
-            }
-            Err(error) => return Err(error),
-        },
+        (RootfsMount::Overlay { lower, upper, work }, None) => overlay_of(lower, upper, work, at),
+        (RootfsMount::Overlay { lower, upper, work }, Some(user)) => {
+            let scratch = Scratch::new(at)?;
+            let layers = scratch.map_layers(lower, upper, work, &user.fd)?;
+            as_root_of(user, || {
+                overlay_of(&layers.lower, &layers.upper, &layers.work, &layers.spare)
+            })
+        }
     }
-    let root = rustix::fs::open(
-        at,
-        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )
-    .context(|| format!("open {}", at.display()))?;
-    Ok(Root(root))
+}
+
+/// Runs `make` with the file system ids of the user namespace's root: overlayfs writes to its layers with the
+/// ids of whoever has mounted it, and the host's root does not exist on id-mapped ones.
+fn as_root_of<T>(user: &UserNamespace, make: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+    let unmapped = || Error::InvalidSpec("user and group 0 of the user namespace must be mapped".to_owned());
+    let uid = user.mappings.outside_uid(0).ok_or_else(unmapped)?;
+    let gid = user.mappings.outside_gid(0).ok_or_else(unmapped)?;
+    // The change of the user takes capabilities that are still needed (capabilities(7)).
+    let keep =
+        |capabilities| rustix::thread::set_capabilities(None, capabilities).context(|| "keep capabilities");
+    let capabilities = rustix::thread::capabilities(None).context(|| "read capabilities")?;
+    sys::process::set_file_system_ids(uid, gid);
+    let result = keep(capabilities).and_then(|()| make());
+    sys::process::set_file_system_ids(0, 0);
+    keep(capabilities)?;
+    result
+}
+
+fn overlay_of(lower: &[PathBuf], upper: &Path, work: &Path, at: &Path) -> Result<OwnedFd, Error> {
+    match overlay(lower, upper, work) {
+        // Before Linux 6.5 layers can't be given one by one.
+        Err(Error::Io { source, .. }) if source.raw_os_error() == Some(libc::EINVAL) => {
+            overlay_by_options(lower, upper, work, at)?;
+            let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+            let tree = open_tree(CWD, at, flags).context(|| "open the overlay")?;
+            unmount(at, UnmountFlags::DETACH).context(|| "detach the overlay")?;
+            Ok(tree)
+        }
+        result => result,
+    }
+}
+
+/// A tmpfs in this mount namespace that goes with this value.
+pub(super) struct Scratch {
+    at: PathBuf,
+    pub(super) tree: OwnedFd,
+}
+
+struct MappedLayers {
+    lower: Vec<PathBuf>,
+    upper: PathBuf,
+    work: PathBuf,
+    spare: PathBuf,
+}
+
+impl Scratch {
+    pub(super) fn new(at: &Path) -> Result<Self, Error> {
+        let parameters = [("mode".to_owned(), Some("700".to_owned()))];
+        let tree = new_file_system("tmpfs", "tmpfs", &parameters, 0)?;
+        place(&tree, at)?;
+        let at = at.to_owned();
+        Ok(Self { at, tree })
+    }
+
+    /// Id-mapped views of an overlay's layers, at paths, as kernels before 6.15 take no detached ones.
+    fn map_layers(
+        &self,
+        lower: &[PathBuf],
+        upper: &Path,
+        work: &Path,
+        map: &OwnedFd,
+    ) -> Result<MappedLayers, Error> {
+        // Both must be reached through one mount.
+        let shared: PathBuf = upper
+            .components()
+            .zip(work.components())
+            .take_while(|(a, b)| a == b)
+            .map(|(a, _)| a)
+            .collect();
+        let inside = |path: &Path| path.strip_prefix(&shared).unwrap_or(path).to_owned();
+        let writable = self.view("writable", &shared, map)?;
+        let lower = lower
+            .iter()
+            .enumerate()
+            .map(|(index, path)| self.view(&index.to_string(), path, map))
+            .collect::<Result<_, Error>>()?;
+        let spare = self.directory("spare")?;
+        Ok(MappedLayers {
+            lower,
+            upper: writable.join(inside(upper)),
+            work: writable.join(inside(work)),
+            spare,
+        })
+    }
+
+    fn directory(&self, name: &str) -> Result<PathBuf, Error> {
+        rustix::fs::mkdirat(&self.tree, name, Mode::from_raw_mode(0o700))
+            .context(|| format!("create {name} for an id-mapped layer"))?;
+        Ok(self.at.join(name))
+    }
+
+    fn view(&self, name: &str, path: &Path, map: &OwnedFd) -> Result<PathBuf, Error> {
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        let what = || format!("id-map layer {}", path.display());
+        let tree = open_tree(CWD, path, flags).context(what)?;
+        set_attributes(&tree, false, 0, 0, libc::MS_PRIVATE).context(what)?;
+        sys::mount::set_id_map(&tree, false, map).context(what)?;
+        let at = self.directory(name)?;
+        place(&tree, &at)?;
+        Ok(at)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // In a mount namespace that ends with its container; nothing depends on it.
+        let _ = unmount(&self.at, UnmountFlags::DETACH);
+    }
+}
+
+/// Attaches the root over this mount namespace's old one, where every user may reach it.
+pub(super) fn attach_root(tree: OwnedFd, propagation: Option<&str>) -> Result<Root, Error> {
+    let keep_slave = matches!(propagation, Some("slave" | "rslave"));
+    let flag = if keep_slave {
+        libc::MS_SLAVE
+    } else {
+        libc::MS_PRIVATE
+    };
+    set_attributes(&tree, true, 0, 0, flag).context(|| "set the root's propagation")?;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let old = rustix::fs::open("/", flags, Mode::empty()).context(|| "open the host's root")?;
+    attach(&tree, &old).context(|| "attach the container's root")?;
+    Ok(Root(tree))
 }
 
 fn place(tree: &OwnedFd, at: &Path) -> Result<(), Error> {
-    let target = rustix::fs::open(
-        at,
-        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )
-    .context(|| format!("open {}", at.display()))?;
-    attach(tree, &target).context(|| format!("mount the root on {}", at.display()))
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let target = rustix::fs::open(at, flags, Mode::empty()).context(|| format!("open {}", at.display()))?;
+    attach(tree, &target).context(|| format!("mount {}", at.display()))
 }
 
 /// One call per layer: no limit on the number or length of the paths, no quoting.
@@ -139,6 +257,17 @@ fn reason(fs: &OwnedFd) -> String {
     }
 }
 
+/// Refuses a propagation that does not exist, before anything is made.
+pub(crate) fn check_propagation(word: Option<&str>) -> Result<(), Error> {
+    match word.unwrap_or_default() {
+        "" | "private" | "rprivate" | "slave" | "rslave" | "shared" | "rshared" | "unbindable"
+        | "runbindable" => Ok(()),
+        other => Err(Error::InvalidSpec(format!(
+            "rootfsPropagation={other} is not supported"
+        ))),
+    }
+}
+
 /// Sets the root read-only and its propagation, as the specification asks.
 pub(super) fn finish(root: &Root, read_only: bool, propagation: Option<&str>) -> Result<(), Error> {
     if read_only {
@@ -148,8 +277,7 @@ pub(super) fn finish(root: &Root, read_only: bool, propagation: Option<&str>) ->
     let flag = match propagation.unwrap_or_default() {
         "shared" | "rshared" => libc::MS_SHARED,
         "unbindable" | "runbindable" => libc::MS_UNBINDABLE,
-        "" | "private" | "rprivate" | "slave" | "rslave" => return Ok(()),
-        other => return Err(Error::InvalidSpec(format!("rootfs propagation {other}"))),
+        _ => return Ok(()),
     };
     set_attributes(&root.0, false, 0, 0, flag).context(|| "set the root's propagation")
 }

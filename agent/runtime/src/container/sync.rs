@@ -1,7 +1,8 @@
 //! The socket between the shim and the process that it has cloned: sequenced packets, closed by execve.
 //!
-//! Child: `Ready` (with warnings and, for a tty, the terminal's master), then `Failed` or silence; the end of
-//! the stream without a `Failed` means that execve has succeeded. Shim: `Go` to an init that waits.
+//! Child: `Hooks` where the runtime's hooks are due, `Ready` (with warnings and, for a tty, the terminal's
+//! master), then `Failed` or silence; the end of the stream without a `Failed` means that execve has succeeded.
+//! Shim: `Go` after each that waits. A stage in between (`stage`) tells of its clone with `Cloned`.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -22,7 +23,15 @@ use crate::protocol::WireError;
 /// What the child says.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Message {
-    Ready { warnings: Vec<String> },
+    /// The init's pid, sent by the stage that has cloned it, with its pidfd.
+    Cloned {
+        pid: u32,
+    },
+    /// Namespaces and mounts are made; the child waits while the runtime's hooks run.
+    Hooks,
+    Ready {
+        warnings: Vec<String>,
+    },
     Failed(WireError),
 }
 
@@ -99,6 +108,23 @@ impl Sync {
             return Err(Error::Create("its process did not get ready in time".to_owned()));
         }
         receive(&self.0)
+    }
+}
+
+/// Waits until somebody connects to a created container and says go; what is returned tells that one how
+/// execve went.
+pub(super) fn accept_start(listener: &OwnedFd) -> Result<Sync, Error> {
+    loop {
+        match rustix::net::accept_with(listener, SocketFlags::CLOEXEC) {
+            Ok(connection) => {
+                let starter = Sync(connection);
+                if starter.wait_go() {
+                    return Ok(starter);
+                }
+            }
+            Err(rustix::io::Errno::INTR | rustix::io::Errno::CONNABORTED) => {}
+            Err(e) => return Err(e).context(|| "wait for the start"),
+        }
     }
 }
 

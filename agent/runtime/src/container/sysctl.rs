@@ -46,8 +46,20 @@ pub(crate) fn check(sysctls: &HashMap<String, String>, namespaces: &Namespaces) 
     Ok(())
 }
 
-/// Writes them, from inside the new namespaces.
-pub(super) fn write(sysctls: &HashMap<String, String>) -> Result<(), Error> {
+/// The namespace that a parameter belongs to.
+pub(super) fn namespace_of(key: &str) -> LinuxNamespaceType {
+    if key.replace('/', ".").starts_with("net.") {
+        LinuxNamespaceType::Network
+    } else if key.ends_with("domainname") || key.ends_with("hostname") {
+        LinuxNamespaceType::Uts
+    } else {
+        LinuxNamespaceType::Ipc
+    }
+}
+
+/// Writes those that `ours` picks, from inside the container's namespaces.
+pub(super) fn write(sysctls: &HashMap<String, String>, ours: impl Fn(&str) -> bool) -> Result<(), Error> {
+    let sysctls: Vec<_> = sysctls.iter().filter(|(key, _)| ours(key)).collect();
     if sysctls.is_empty() {
         return Ok(());
     }

@@ -42,6 +42,10 @@ pub(crate) trait Driver {
     fn create(&mut self, streams: Streams) -> Result<Created, Error>;
     /// Lets the init execute its program. The outcome as in [`Launched::outcome`].
     fn start(&mut self) -> Result<Option<OwnedFd>, Error>;
+    /// After execve has succeeded; on failure the container must be stopped.
+    fn started(&mut self, _pid: u32) -> Result<(), Error> {
+        Ok(())
+    }
     /// Starts a further process.
     fn exec(&mut self, id: &str, process: &Process, streams: Streams) -> Result<Launched, Error>;
     /// Signals the init, or every process.

@@ -1,6 +1,7 @@
 //! Our own OCI runtime: plans in the shim, one clone, the rest in the child (`container::child`).
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Process, Spec};
@@ -13,8 +14,10 @@ use crate::container::child::{self, InitPlan, JoinPlan, Stdio};
 use crate::container::namespaces::Namespaces;
 use crate::container::plan::ProcessPlan;
 use crate::container::sync::{Message, Sync};
+use crate::container::userns::Mappings;
 use crate::container::{self};
 use crate::error::IoContext;
+use crate::hooks::{Hooks, Moment};
 use crate::seccomp::Filter;
 use crate::sys::process::{Forked, fork};
 use crate::{Error, ShimConfig, sys};
@@ -32,6 +35,15 @@ pub(super) struct Native {
     default_no_new_privileges: bool,
     init: Option<OwnedFd>,
     sync: Option<Sync>,
+    /// Mappings of the container's user namespace.
+    user: Option<Mappings>,
+    /// It has a time namespace of its own.
+    time: bool,
+    hooks: Hooks,
+    /// What hooks are told as the bundle.
+    bundle: PathBuf,
+    /// Where the init waits for its start, if not at us.
+    start: Option<OwnedFd>,
 }
 
 impl Native {
@@ -44,6 +56,11 @@ impl Native {
             default_no_new_privileges: false,
             init: None,
             sync: None,
+            user: None,
+            time: false,
+            hooks: Hooks::default(),
+            bundle: config.dir.clone(),
+            start: None,
         }
     }
 
@@ -63,7 +80,10 @@ impl Native {
             .map(|s| Filter::of(s, &self.config.seccomp_cache))
             .transpose()?;
         self.default_no_new_privileges = process.no_new_privileges().unwrap_or(false);
-        let namespaces = Namespaces::new(linux.namespaces().as_deref().unwrap_or_default())?;
+        container::check_propagation(linux.rootfs_propagation().as_deref())?;
+        let process_plan = ProcessPlan::new(process, self.filter.clone())?;
+        let hooks = Hooks::new(spec, &self.config.id, &self.bundle)?;
+        let namespaces = Namespaces::new(linux)?;
         let sysctls = linux.sysctl().clone().unwrap_or_default();
         container::check_sysctls(&sysctls, &namespaces)?;
         let uts = namespaces.is_private(LinuxNamespaceType::Uts);
@@ -72,7 +92,11 @@ impl Native {
                 "a hostname needs a private uts namespace".to_owned(),
             ));
         }
-        let mounts = container::plan_mounts(spec.mounts().as_deref().unwrap_or_default())?;
+        let user = namespaces.user.as_ref();
+        self.user = user.map(|u| u.mappings.clone());
+        self.time = namespaces.is_private(LinuxNamespaceType::Time);
+        self.hooks = hooks.clone();
+        let mounts = container::plan_mounts(spec.mounts().as_deref().unwrap_or_default(), user)?;
         let devices = container::plan_devices(linux.devices().as_deref().unwrap_or_default(), &mounts)?;
         let own_binary = if self.config.init {
             let flags = OFlags::PATH | OFlags::CLOEXEC;
@@ -82,7 +106,7 @@ impl Native {
             None
         };
         Ok(InitPlan {
-            process: ProcessPlan::new(process, self.filter.clone())?,
+            process: process_plan,
             namespaces,
             cgroup_procs: Vec::new(),
             cgroups: container::cgroup_view(&self.cgroup),
@@ -98,6 +122,8 @@ impl Native {
             domainname: spec.domainname().clone().filter(|d| !d.is_empty()),
             sysctls,
             own_binary,
+            start: self.start.take(),
+            hooks,
         })
     }
 
@@ -108,12 +134,18 @@ impl Native {
         }
         let (ours, theirs) = Sync::pair()?;
         let stdio = stdio_of(streams);
-        let forked = fork_into(
-            plan.namespaces.pid.as_ref(),
-            plan.namespaces.clone_flags,
-            unified.as_ref().map(AsFd::as_fd),
-        )?;
-        let (pid, pidfd) = match forked {
+        let staged = plan.namespaces.needs_stage();
+        let into = unified.as_ref().map(AsFd::as_fd);
+        let forked = if staged {
+            fork(0, into).context(|| "clone a process")?
+        } else {
+            fork_into(plan.namespaces.pid.as_ref(), plan.namespaces.clone_flags, into)?
+        };
+        let child = match forked {
+            Forked::Child if staged => {
+                drop(ours);
+                container::run_stage(plan, stdio, &theirs);
+            }
             Forked::Child => {
                 drop(ours);
                 child::run_init(plan, stdio, &theirs);
@@ -121,9 +153,15 @@ impl Native {
             Forked::Parent { pid, pidfd } => (pid, pidfd),
         };
         drop((theirs, stdio));
-        match ready(&ours, "container init") {
-            Ok((warnings, console)) => {
-                self.init = Some(pidfd);
+        let mut family = Family {
+            init: (!staged).then_some(child.0),
+            pidfds: vec![child.1],
+        };
+        match self.until_ready(&ours, &mut family) {
+            Ok((pid, warnings, console)) => {
+                self.init = family.pidfds.pop();
+                // The stage has ended.
+                family.collect();
                 self.sync = Some(ours);
                 Ok(Created {
                     pid,
@@ -132,17 +170,53 @@ impl Native {
                 })
             }
             Err(error) => {
-                // The shim collects the status; here it only matters that nothing runs on.
-                let _ = sys::signal::send(&pidfd, libc::SIGKILL);
-                let _ = rustix::process::waitid(
-                    rustix::process::WaitId::PidFd(pidfd.as_fd()),
-                    rustix::process::WaitIdOptions::EXITED,
-                );
+                // It matters that nothing runs on.
+                family.kill();
+                family.collect();
                 if self.cgroup.oom_kills() > 0 {
                     let text = "the memory limit is too low for the container's init".to_owned();
                     return Err(Error::Create(text));
                 }
                 Err(error)
+            }
+        }
+    }
+
+    /// Follows the container's init (and the stage before it) until it is ready; runs the hooks that are due.
+    fn until_ready(
+        &self,
+        sync: &Sync,
+        family: &mut Family,
+    ) -> Result<(u32, Vec<String>, Option<OwnedFd>), Error> {
+        let mut ready = None;
+        loop {
+            if let (Some(pid), Some((warnings, console))) = (family.init, ready.take()) {
+                return Ok((pid, warnings, console));
+            }
+            match sync.receive(PATIENCE)? {
+                Some((Message::Cloned { pid }, pidfd)) => {
+                    family.init = Some(pid);
+                    family.pidfds.extend(pidfd);
+                }
+                Some((Message::Hooks, _)) => {
+                    // The stage's word may come after its child's.
+                    while family.init.is_none() {
+                        match sync.receive(PATIENCE)? {
+                            Some((Message::Cloned { pid }, pidfd)) => {
+                                family.init = Some(pid);
+                                family.pidfds.extend(pidfd);
+                            }
+                            _ => return Err(killed("container init")),
+                        }
+                    }
+                    let pid = family.init.unwrap_or(0);
+                    self.hooks.run(Moment::Prestart, "creating", pid)?;
+                    self.hooks.run(Moment::CreateRuntime, "creating", pid)?;
+                    sync.go()?;
+                }
+                Some((Message::Ready { warnings }, console)) => ready = Some((warnings, console)),
+                Some((Message::Failed(error), _)) => return Err(error.into()),
+                None => return Err(killed("container init")),
             }
         }
     }
@@ -167,9 +241,35 @@ fn ready(sync: &Sync, what: &str) -> Result<(Vec<String>, Option<OwnedFd>), Erro
     match sync.receive(PATIENCE)? {
         Some((Message::Ready { warnings }, console)) => Ok((warnings, console)),
         Some((Message::Failed(error), _)) => Err(error.into()),
-        None => Err(Error::Create(format!(
-            "the {what} was killed before it was ready"
-        ))),
+        _ => Err(killed(what)),
+    }
+}
+
+fn killed(what: &str) -> Error {
+    Error::Create(format!("the {what} was killed before it was ready"))
+}
+
+/// The processes of a creation: the init, and before it the stage if there is one.
+struct Family {
+    init: Option<u32>,
+    pidfds: Vec<OwnedFd>,
+}
+
+impl Family {
+    fn kill(&self) {
+        for pidfd in &self.pidfds {
+            let _ = sys::signal::send(pidfd, libc::SIGKILL);
+        }
+    }
+
+    /// Collects their statuses. Each is our child, or gone already.
+    fn collect(&self) {
+        for pidfd in &self.pidfds {
+            let _ = rustix::process::waitid(
+                rustix::process::WaitId::PidFd(pidfd.as_fd()),
+                rustix::process::WaitIdOptions::EXITED,
+            );
+        }
     }
 }
 
@@ -207,20 +307,12 @@ fn enter_pid_namespace(namespace: &OwnedFd) -> Result<(), Error> {
 fn refuse_unsupported(spec: &Spec) -> Result<(), Error> {
     let refuse = |what: &str| Err(Error::Unsupported(what.to_owned()));
     if let Some(linux) = spec.linux() {
-        let maps = linux.uid_mappings().as_ref().is_some_and(|m| !m.is_empty());
-        if maps {
-            return refuse("user namespaces");
-        }
         if linux.intel_rdt().is_some() || linux.personality().is_some() || linux.memory_policy().is_some() {
             return refuse("linux.intelRdt, linux.personality and linux.memoryPolicy");
         }
         if linux.mount_label().as_ref().is_some_and(|l| !l.is_empty()) {
             return refuse("SELinux labels");
         }
-    }
-    let hooks = spec.hooks().as_ref().and_then(|h| serde_json::to_value(h).ok());
-    if hooks.is_some_and(|h| h.as_object().is_some_and(|o| !o.is_empty())) {
-        return refuse("hooks");
     }
     Ok(())
 }
@@ -276,6 +368,8 @@ impl Driver for Native {
             process: plan,
             cgroup_procs,
             target,
+            user: self.user.clone(),
+            time: self.time,
         };
         let (ours, theirs) = Sync::pair()?;
         let stdio = stdio_of(streams);
@@ -322,8 +416,16 @@ impl Driver for Native {
         }
     }
 
+    fn started(&mut self, pid: u32) -> Result<(), Error> {
+        self.hooks.run(Moment::Poststart, "running", pid)
+    }
+
     fn delete(&mut self) -> Result<(), Error> {
-        self.cgroup.remove()
+        let removed = self.cgroup.remove();
+        for failure in self.hooks.run_all(Moment::Poststop, "stopped", 0) {
+            eprintln!("{failure}");
+        }
+        removed
     }
 
     fn cgroup(&self) -> &Cgroup {

@@ -261,7 +261,11 @@ impl Server {
             }
             Ok(_) => {
                 process.running = true;
-                if key == INIT { Reply::Ok } else { Reply::Pid(pid) }
+                if key == INIT {
+                    self.init_started(pid)
+                } else {
+                    Reply::Pid(pid)
+                }
             }
             Err(error) => Reply::Error(WireError::from_error("start the program", &error)),
         };
@@ -273,6 +277,20 @@ impl Server {
                 connection.role = Role::Call;
             }
             connection.reply(&reply);
+        }
+    }
+
+    /// Poststart hooks; a container of which one fails is stopped.
+    fn init_started(&mut self, pid: u32) -> Reply {
+        match self.driver.started(pid) {
+            Ok(()) => Reply::Ok,
+            Err(error) => {
+                eprintln!("{}", error.chain());
+                let _ = self.driver.kill(libc::SIGKILL, true);
+                let reply = Reply::Error(WireError::from_error("start the container", &error));
+                self.start_error = Some(error);
+                reply
+            }
         }
     }
 

@@ -16,6 +16,7 @@ pub(crate) mod attr {
     pub(crate) const NOATIME: u64 = 0x10;
     pub(crate) const STRICTATIME: u64 = 0x20;
     pub(crate) const NODIRATIME: u64 = 0x80;
+    pub(crate) const NOSYMFOLLOW: u64 = 0x20_0000;
 }
 
 #[repr(C)]
@@ -34,13 +35,29 @@ pub(crate) fn set_attributes(
     clear: u64,
     propagation: u64,
 ) -> io::Result<()> {
-    let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
     let attributes = MountAttr {
         set,
         clear,
         propagation,
         userns: 0,
     };
+    apply(mount, recursive, attributes)
+}
+
+/// Shows the owners of a detached mount as the user namespace `userns` maps them (`MOUNT_ATTR_IDMAP`).
+pub(crate) fn set_id_map(mount: impl AsFd, recursive: bool, userns: impl AsFd) -> io::Result<()> {
+    const IDMAP: u64 = 0x10_0000;
+    let attributes = MountAttr {
+        set: IDMAP,
+        clear: 0,
+        propagation: 0,
+        userns: u64::from(userns.as_fd().as_raw_fd().unsigned_abs()),
+    };
+    apply(mount, recursive, attributes)
+}
+
+fn apply(mount: impl AsFd, recursive: bool, attributes: MountAttr) -> io::Result<()> {
+    let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: the path is a constant C string, the struct lives across the call and its size is passed.
     let result = unsafe {
         libc::syscall(

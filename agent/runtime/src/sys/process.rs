@@ -8,6 +8,9 @@ use super::check;
 /// `CLONE_INTO_CGROUP`, which libc types too narrowly.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
+/// `CLONE_PARENT`: the new process becomes a child of the caller's parent.
+pub(crate) const SIBLING: u64 = libc::CLONE_PARENT as u64;
+
 #[repr(C)]
 #[derive(Default)]
 struct CloneArgs {
@@ -35,10 +38,16 @@ pub(crate) enum Forked {
 /// single-threaded: the child goes on using the allocator.
 pub(crate) fn fork(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Forked> {
     let mut pidfd: libc::c_int = -1;
+    // A child of our own parent (CLONE_PARENT) takes over our own exit signal.
+    let exit_signal = if flags & SIBLING == 0 {
+        libc::SIGCHLD as u64
+    } else {
+        0
+    };
     let mut arguments = CloneArgs {
         flags: flags | libc::CLONE_PIDFD as u64,
         pidfd: &raw mut pidfd as u64,
-        exit_signal: libc::SIGCHLD as u64,
+        exit_signal,
         ..CloneArgs::default()
     };
     if let Some(cgroup) = cgroup {
@@ -73,6 +82,15 @@ pub(crate) fn fork_plain() -> io::Result<Option<u32>> {
 pub(crate) fn exit(code: i32) -> ! {
     // SAFETY: does not return; touches no memory.
     unsafe { libc::_exit(code) }
+}
+
+/// setfsuid(2) and setfsgid(2). They tell nothing; the kernel takes every id from a privileged caller.
+pub(crate) fn set_file_system_ids(uid: u32, gid: u32) {
+    // SAFETY: no memory is passed.
+    unsafe {
+        libc::setfsgid(gid);
+        libc::setfsuid(uid);
+    }
 }
 
 /// getrlimit(2): soft and hard.
