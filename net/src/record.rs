@@ -39,8 +39,14 @@ pub fn write(dir: &Path, id: &str, value: &impl Serialize) -> Result<()> {
         path: path.clone(),
         source,
     })?;
-    fs::write(&temporary, bytes).map_err(failed("write", &temporary))?;
-    fs::rename(&temporary, &path).map_err(failed("write", &path))
+    let written = fs::write(&temporary, bytes)
+        .map_err(failed("write", &temporary))
+        .and_then(|()| fs::rename(&temporary, &path).map_err(failed("write", &path)));
+    if written.is_err() {
+        // The disk is full, for example: what is half there must not make that worse.
+        let _ = fs::remove_file(&temporary);
+    }
+    written
 }
 
 /// Removes `<dir>/<id>.json`; an absent one is fine.
@@ -81,6 +87,33 @@ pub fn names(dir: &Path) -> Result<Vec<String>> {
         .collect();
     names.sort();
     Ok(names)
+}
+
+/// Reads all records in `dir` but `others`, sorted by name, when a daemon starts. Removes what a killed one was writing. A record that can't be
+/// read is told in the log and left out, so that one bad file does not keep the daemon from starting.
+///
+/// # Errors
+/// [`Error::File`] when the directory can't be read.
+pub fn read_all<T: DeserializeOwned>(dir: &Path, others: &[&str]) -> Result<Vec<(String, T)>> {
+    for name in entries(dir)?.iter().filter(|name| name.ends_with(".tmp")) {
+        let path = dir.join(name);
+        fs::remove_file(&path).map_err(failed("remove", &path))?;
+    }
+    let mut records = Vec::new();
+    for name in names(dir)?
+        .into_iter()
+        .filter(|name| !others.contains(&name.as_str()))
+    {
+        match read(dir, &name) {
+            Ok(Some(record)) => records.push((name, record)),
+            Ok(None) => {}
+            Err(error) => {
+                let source = std::error::Error::source(&error).map(ToString::to_string);
+                tracing::error!(record = %dir.join(&name).display(), %error, source, "a record can't be read and is left out");
+            }
+        }
+    }
+    Ok(records)
 }
 
 /// The names of all files in `dir`.

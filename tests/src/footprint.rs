@@ -1,9 +1,11 @@
-//! What a host has on the machine: interfaces, firewall rules, mounts, control groups, processes, namespace files. Tests take it
+//! What a host has on the machine: interfaces, firewall rules, mounts, control groups, processes, namespace files, and the
+//! daemon's folders of containers, root file systems, shims, sandboxes, volumes and networks. Tests take it
 //! before and after, and what is there afterwards only was left behind. Used by [`crate::host`].
 
 use std::collections::BTreeSet;
 use std::fmt;
 use std::fs;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
 
@@ -59,12 +61,24 @@ impl Footprint {
             // A new daemon is the same thing as the one before: processes count by what they are.
             things.insert(format!("process {}", line.trim()));
         }
-        for entry in fs::read_dir(host.run_dir().join("netns"))
-            .into_iter()
-            .flatten()
-            .flatten()
-        {
-            things.insert(format!("netns {}", entry.path().display()));
+        for path in entries(&host.run_dir().join("netns")) {
+            things.insert(format!("netns {}", path.display()));
+        }
+        let (data, run) = (host.data_dir(), host.run_dir());
+        let mut parents = vec![
+            data.join("image/rootfs"),
+            data.join("image/staging"),
+            data.join("network"),
+        ];
+        for parent in [data.join("engine"), run] {
+            parents.extend(entries(&parent));
+            parents.push(parent);
+        }
+        // Compiled filters are kept for the next container.
+        for parent in parents.iter().filter(|parent| !parent.ends_with("seccomp")) {
+            for path in entries(parent) {
+                things.insert(format!("file {}", path.display()));
+            }
         }
         Ok(Self { things })
     }
@@ -92,6 +106,11 @@ impl Footprint {
         ensure!(left.is_empty(), "left behind:\n  {}", left.join("\n  "));
         Ok(())
     }
+}
+
+fn entries(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).collect()
 }
 
 impl fmt::Display for Footprint {

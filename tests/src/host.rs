@@ -20,6 +20,9 @@ use crate::{cgroups, programs};
 const BOOT: &str =
     "echo $$ >\"$1/cgroup.procs\" && echo \"$2\" >/proc/sys/kernel/hostname && shift 2 && exec \"$@\"";
 
+/// The same, but it waits before the last step until somebody continues it.
+const BOOT_STOPPED: &str = "echo $$ >\"$1/cgroup.procs\" && echo \"$2\" >/proc/sys/kernel/hostname && shift 2 && kill -STOP $$ && exec \"$@\"";
+
 /// A host.
 #[derive(Debug)]
 pub struct Host {
@@ -100,7 +103,30 @@ impl Host {
     /// # Errors
     /// When it ends or does not answer, with its log.
     pub fn start(&self) -> Result<()> {
-        self.spawn()?;
+        self.spawn(BOOT)?;
+        self.wait_listening()
+    }
+
+    /// Starts the daemon's process and stops it before its first step: [`crate::killer::Killer::aim`] lets it go on.
+    ///
+    /// # Errors
+    /// When it does not stop.
+    pub fn start_stopped(&self) -> Result<()> {
+        self.spawn(BOOT_STOPPED)?;
+        let pid = self.daemon_pid().context("no daemon")?;
+        wait_until("the new daemon stops", SHORT, || {
+            let status = fs::read_to_string(format!("/proc/{pid}/stat")).context("the daemon ended")?;
+            let state = status.rsplit(") ").next().unwrap_or_default();
+            ensure!(state.trim_start().starts_with('T'), "its state is {state:?}");
+            Ok(())
+        })
+    }
+
+    /// Waits until the daemon listens; for one that was started stopped.
+    ///
+    /// # Errors
+    /// When it ends or does not answer, with its log.
+    pub fn wait_listening(&self) -> Result<()> {
         let socket = self.run_dir().join("pontoon.sock");
         wait_until(
             &format!("{}'s daemon listens", self.name()),
@@ -114,7 +140,27 @@ impl Host {
         .with_context(|| self.log_tail(60))
     }
 
-    fn spawn(&self) -> Result<()> {
+    /// Whether the daemon's process has come to an end that nobody has looked at yet.
+    pub fn has_ended(&self) -> bool {
+        let pid = self.daemon_pid().unwrap_or_default();
+        let status = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let state = status.rsplit(") ").next().unwrap_or_default();
+        state.is_empty() || state.starts_with('Z')
+    }
+
+    /// Waits for the end of a daemon that somebody else has killed.
+    ///
+    /// # Errors
+    /// When it goes on.
+    pub fn wait_killed(&self) -> Result<()> {
+        let mut child = self
+            .daemon()
+            .take()
+            .with_context(|| format!("{} has no daemon", self.name()))?;
+        process::end(&mut child, SHORT).map(drop)
+    }
+
+    fn spawn(&self, boot: &str) -> Result<()> {
         let mut daemon = self.daemon();
         ensure!(daemon.is_none(), "{} has a daemon already", self.name());
         let log = OpenOptions::new()
@@ -124,7 +170,7 @@ impl Host {
             .with_context(|| format!("cannot open {}", self.log().display()))?;
         let mut command = wire::enter(&self.netns());
         command
-            .args(["unshare", "--uts", "--", "sh", "-c", BOOT, "sh"])
+            .args(["unshare", "--uts", "--", "sh", "-c", boot, "sh"])
             .arg(cgroups::home(&format!("{}/host", self.group))?)
             .arg(self.name())
             .arg(&self.program)

@@ -5,6 +5,7 @@
 //! - [`host`]: [`Host`], one daemon with its namespaces, folders and control group: command line, kill, stop, start, unplug
 //! - [`wire`]: the namespaces, cables and the switch; [`capture`]: what crosses the switch, seen by tcpdump
 //! - [`cgroups`]: a host's processes, found and ended by control group; [`footprint`]: what a host leaves on the machine
+//! - [`killer`]: death of a daemon or shim at an exact step of its work
 //! - [`process`]: a command's run with its output, deadline and checks; [`pty`]: a command on a terminal
 //! - [`images`]: the images of the tests, made here; [`view`]: what listings say, as values
 //! - [`wait`]: conditions with a deadline; [`programs`]: where the binaries under test are
@@ -18,6 +19,7 @@ pub mod fleet;
 pub mod footprint;
 pub mod host;
 pub mod images;
+pub mod killer;
 pub mod process;
 pub mod programs;
 pub mod pty;

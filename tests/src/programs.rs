@@ -20,6 +20,14 @@ pub fn web() -> Result<PathBuf> {
     find("web", "PONTOON_WEB")
 }
 
+/// The program that kills daemons at exact steps: `PONTOON_KILLER`, else found like [`pontoon`].
+///
+/// # Errors
+/// When there is none.
+pub fn killer() -> Result<PathBuf> {
+    find("killer", "PONTOON_KILLER")
+}
+
 fn find(name: &str, variable: &str) -> Result<PathBuf> {
     if let Some(path) = std::env::var_os(variable).filter(|path| !path.is_empty()) {
         let path = PathBuf::from(path);

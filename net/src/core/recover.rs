@@ -81,10 +81,7 @@ impl Core {
     }
 
     fn recover_sandboxes(&mut self) -> Result<()> {
-        for id in record::names(&self.sandbox_dir())? {
-            let Some(record) = record::read::<SandboxRecord>(&self.sandbox_dir(), &id)? else {
-                continue;
-            };
+        for (id, record) in record::read_all::<SandboxRecord>(&self.sandbox_dir(), &[])? {
             let netns = match self.netns_path(&record) {
                 Some(path) => netns::open(&path)?,
                 None => None,
@@ -101,13 +98,8 @@ impl Core {
         let (bridge, gateway) = (&self.config.default_bridge, &self.config.gateway_bridge);
         let ids = self.predefined.clone();
         let mut records: Vec<(LocalRecord, bool)> = Vec::new();
-        for id in record::names(&self.network_dir())?
-            .into_iter()
-            .filter(|name| name != PREDEFINED)
-        {
-            if let Some(record) = record::read::<LocalRecord>(&self.network_dir(), &id)? {
-                records.push((record, true));
-            }
+        for (_, record) in record::read_all::<LocalRecord>(&self.network_dir(), &[PREDEFINED])? {
+            records.push((record, true));
         }
         let default = LocalNetwork::lazy(&ids.bridge, "bridge", Role::Default, bridge);
         let egress = LocalNetwork::lazy(&ids.gateway, &gateway.name, Role::Gateway, gateway);
@@ -130,10 +122,7 @@ impl Core {
     }
 
     fn recover_overlays(&mut self) -> Result<()> {
-        for id in record::names(&self.overlay_dir())? {
-            let Some(record) = record::read::<OverlayRecord>(&self.overlay_dir(), &id)? else {
-                continue;
-            };
+        for (id, record) in record::read_all::<OverlayRecord>(&self.overlay_dir(), &[])? {
             if self.recover_overlay(record)?.is_none() {
                 let _ = netns::remove(&self.netns_dir().join(format!("ov-{}", short(&id))));
                 record::remove(&self.overlay_dir(), &id)?;
