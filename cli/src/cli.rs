@@ -156,8 +156,12 @@ pub fn parse_from(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, 
         arguments.remove(1);
         arguments.push("--help".into());
     }
-    let walked =
+    let mut walked =
         walk::walk(&root, arguments).map_err(|(path, message)| usage::flag_mistake(&path, &message))?;
+    if let (["daemon"], Some(at)) = (walked.path_words().as_slice(), walked.command_end) {
+        let settings = daemon::file::flags(usage::command_at(&root, &walked.path), &walked.arguments[at..])?;
+        walked.arguments.splice(at..at, settings);
+    }
     let parsed = root
         .clone()
         .try_get_matches_from(&walked.arguments)

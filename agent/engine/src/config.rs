@@ -26,6 +26,8 @@ pub struct EngineConfig {
     pub exe: PathBuf,
     /// Log driver of containers that name none; default `json-file`.
     pub log: LogDriver,
+    /// Labels of this engine, `key=value`, as `info` shows them.
+    pub labels: Vec<String>,
     /// What `version` answers.
     pub build: BuildInfo,
     /// Name of the default bridge's interface.
@@ -54,6 +56,7 @@ impl EngineConfig {
                 name: "json-file".to_owned(),
                 ..LogDriver::default()
             },
+            labels: Vec::new(),
             build: BuildInfo::default(),
             bridge: "pontoon0".to_owned(),
             gateway_bridge: "pontoon_gw".to_owned(),

@@ -21,6 +21,7 @@ mod event;
 pub mod grpc;
 mod id;
 mod images;
+mod kernel_limits;
 mod logs;
 mod name;
 mod networks;

@@ -1,12 +1,14 @@
 //! `version` and `info`.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use pontoon_proto::v1::{ContainerState, InfoResponse, VersionResponse};
 
 use crate::config::NATIVE_RUNTIME;
 use crate::engine::blocking;
-use crate::{Engine, Error, Result};
+use crate::kernel_limits::{KernelLimits, is_on};
+use crate::{Engine, Error, Result, id};
 
 /// This machine's architecture in Go's names.
 pub fn architecture() -> &'static str {
@@ -75,6 +77,14 @@ impl Engine {
         let mut runtimes: Vec<String> = self.config.runtimes.keys().cloned().collect();
         runtimes.push(NATIVE_RUNTIME.to_owned());
         runtimes.sort();
+        let limits = KernelLimits::read();
+        let mut runtime_paths: HashMap<String, String> = self
+            .config
+            .runtimes
+            .iter()
+            .map(|(name, path)| (name.clone(), path.display().to_string()))
+            .collect();
+        runtime_paths.insert(NATIVE_RUNTIME.to_owned(), NATIVE_RUNTIME.to_owned());
         Ok(InfoResponse {
             id: self.id.clone(),
             name: host_name(),
@@ -98,11 +108,78 @@ impl Engine {
             run_dir: self.config.run_dir.display().to_string(),
             default_runtime: self.config.default_runtime.clone(),
             runtimes,
-            security_options: vec!["name=seccomp,profile=builtin".to_owned()],
-            warnings: Vec::new(),
+            runtime_paths,
+            security_options: security_options(),
+            log_drivers: names(&["journald", "json-file", "local", "none", "syslog"]),
+            network_drivers: names(&["bridge", "host", "ipvlan", "macvlan", "null", "overlay"]),
+            volume_drivers: names(&["local"]),
+            labels: self.config.labels.clone(),
+            init_binary: "docker-init".to_owned(),
+            // Containers always outlive the daemon.
+            live_restore: true,
+            debug: tracing::enabled!(tracing::Level::DEBUG),
+            file_descriptors: open_files(),
+            system_time: id::now(),
+            driver_status: self.driver_status(),
+            event_listeners: self.event_log.watchers(),
+            ipv4_forwarding: is_on("/proc/sys/net/ipv4/ip_forward"),
+            memory_limit: limits.memory,
+            swap_limit: limits.swap,
+            cpu_cfs_quota: limits.cpu_quota,
+            cpu_shares: limits.cpu_shares,
+            cpu_set: limits.cpuset,
+            pids_limit: limits.pids,
+            oom_kill_disable: limits.oom_kill_disable,
+            warnings: limits.warnings(),
             ..InfoResponse::default()
         })
     }
+
+    /// What `info` says of the storage driver, in Docker's words.
+    fn driver_status(&self) -> Vec<String> {
+        vec![
+            format!("Backing Filesystem: {}", filesystem(&self.config.data_dir)),
+            "Supports d_type: true".to_owned(),
+            "Using metacopy: false".to_owned(),
+            "Native Overlay Diff: true".to_owned(),
+            "userxattr: false".to_owned(),
+        ]
+    }
+}
+
+fn names(names: &[&str]) -> Vec<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
+}
+
+/// What confines containers here, in Docker's form.
+fn security_options() -> Vec<String> {
+    let mut options = vec!["name=seccomp,profile=builtin".to_owned()];
+    if std::path::Path::new("/sys/kernel/security/apparmor").exists() {
+        options.insert(0, "name=apparmor".to_owned());
+    }
+    options.push("name=cgroupns".to_owned());
+    options
+}
+
+/// Name of the file system of a folder, as `info` shows it.
+fn filesystem(folder: &std::path::Path) -> String {
+    // statfs(2), and linux/magic.h for those it leaves out.
+    let kind = rustix::fs::statfs(folder).map(|stat| u64::try_from(stat.f_type).unwrap_or(0));
+    match kind {
+        Ok(0xef53) => "extfs".to_owned(),
+        Ok(0x5846_5342) => "xfs".to_owned(),
+        Ok(0x9123_683e) => "btrfs".to_owned(),
+        Ok(0x0102_1994) => "tmpfs".to_owned(),
+        Ok(0x794c_7630) => "overlayfs".to_owned(),
+        Ok(0x2fc1_2fc1) => "zfs".to_owned(),
+        Ok(0xf2f5_2010) => "f2fs".to_owned(),
+        Ok(other) => format!("0x{other:x}"),
+        Err(_) => "unknown".to_owned(),
+    }
+}
+
+fn open_files() -> u64 {
+    std::fs::read_dir("/proc/self/fd").map_or(0, |files| files.count() as u64)
 }
 
 /// True if limits go through the unified hierarchy (cgroups(7), version 2).

@@ -27,6 +27,10 @@ pub struct Arguments {
         hide_env = true
     )]
     cgroup_parent: String,
+    /// Settings file: TOML, or JSON as Docker's daemon.json; keys are flags' names (default /etc/pontoon/pontoon.toml)
+    // Read by `file` before the flags are parsed.
+    #[arg(long, value_name = "file", env = "PONTOON_CONFIG", hide_env = true)]
+    config: Option<PathBuf>,
     /// Folder of lasting state
     #[arg(
         long,
@@ -48,6 +52,9 @@ pub struct Arguments {
         hide_env = true
     )]
     group: String,
+    /// Set key=value labels to the daemon
+    #[arg(long = "label", value_name = "list")]
+    labels: Vec<String>,
     /// Logging level ("error", "warn", "info", "debug", "trace")
     #[arg(
         short = 'l',
@@ -85,6 +92,8 @@ pub struct Config {
     pub default_runtime: String,
     /// External runtimes by name.
     pub runtimes: BTreeMap<String, PathBuf>,
+    /// `key=value` labels of this engine.
+    pub labels: Vec<String>,
     /// Group of the local socket.
     pub group: String,
     log_level: LevelFilter,
@@ -135,6 +144,7 @@ impl Config {
             default_runtime: arguments.default_runtime,
             runtimes,
             group: arguments.group,
+            labels: labels(arguments.labels)?,
             log_level: arguments.log_level,
         })
     }
@@ -158,6 +168,26 @@ impl Config {
         }
         Ok(())
     }
+}
+
+/// Checks labels; one given twice with different values is a mistake.
+fn labels(given: Vec<String>) -> Result<Vec<String>, Failure> {
+    let mut known: BTreeMap<&str, &str> = BTreeMap::new();
+    for text in &given {
+        let (key, value) = text
+            .split_once('=')
+            .filter(|(key, _)| !key.is_empty())
+            .ok_or_else(|| Failure::new(format!("bad attribute format: {text}: use --label key=value")))?;
+        if known.insert(key, value).is_some_and(|before| before != value) {
+            return Err(Failure::new(format!(
+                "conflict labels for {key}: it is given twice"
+            )));
+        }
+    }
+    Ok(known
+        .into_iter()
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect())
 }
 
 /// runc and crun, where they are installed.

@@ -1,7 +1,7 @@
 //! `pontoon daemon`: the parts of a node put together. Called by `main` only.
 //!
 //! # Layout
-//! - [`config`]: flags to settings; [`local`]: the services of the local socket; [`address`]: which address to advertise
+//! - [`config`]: flags to settings, [`file`]: the settings file to flags; [`local`]: the services of the local socket; [`address`]: which address to advertise
 //! - [`membership`]: this node's place in a cluster: init, join, leave, what is kept of it on disk
 //! - [`node`]: what runs while the node is in a cluster: agent, and on managers the controller
 //!
@@ -11,6 +11,7 @@
 
 mod address;
 mod config;
+pub mod file;
 mod local;
 mod membership;
 mod node;
@@ -98,6 +99,7 @@ fn engine_config(config: &Config) -> EngineConfig {
     engine.cgroup_parent.clone_from(&config.cgroup_parent);
     engine.default_runtime.clone_from(&config.default_runtime);
     engine.runtimes.extend(config.runtimes.clone());
+    engine.labels.clone_from(&config.labels);
     engine.build = BuildInfo {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         ..BuildInfo::default()

@@ -4,7 +4,6 @@
 //! manager's certificate and joins the raft group; demoted (its raft member is gone by then), it drops the controller and takes a
 //! worker's certificate.
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -204,7 +203,15 @@ fn agent_config(config: &NodeConfig) -> AgentConfig {
         node_id: config.identity.node_id(),
         data_path_addr: config.settings.data_path_addr,
         hostname: String::new(),
-        labels: HashMap::new(),
+        // Checked at the daemon's start.
+        labels: config
+            .engine
+            .config()
+            .labels
+            .iter()
+            .filter_map(|label| label.split_once('='))
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .collect(),
     };
     AgentConfig {
         node_id: config.identity.node_id(),

@@ -14,6 +14,15 @@ pub struct Walked {
     pub arguments: Vec<OsString>,
     /// The text of each argument that clap could call wrong without quoting it whole: the cluster of short flags.
     pub clusters: Vec<String>,
+    /// Where in `arguments` those of the innermost command begin; `None` if no command is named.
+    pub command_end: Option<usize>,
+}
+
+impl Walked {
+    /// The command's words.
+    pub fn path_words(&self) -> Vec<&str> {
+        self.path.iter().map(String::as_str).collect()
+    }
 }
 
 /// Walks the arguments; the first is the program's name.
@@ -67,6 +76,7 @@ pub fn walk(
         {
             command = sub;
             walked.path.push(sub.get_name().to_owned());
+            walked.command_end = Some(walked.arguments.len() + 1);
         } else if command.has_subcommands() || command.get_positionals().any(Arg::is_trailing_var_arg_set) {
             // What follows belongs to a container's command, or to no command of ours.
             walked.arguments.push(argument);

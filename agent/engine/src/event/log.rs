@@ -67,6 +67,11 @@ impl EventLog {
         }
     }
 
+    /// How many watchers there are.
+    pub(crate) fn watchers(&self) -> u32 {
+        u32::try_from(self.added.receiver_count()).unwrap_or(u32::MAX)
+    }
+
     fn lock(&self) -> MutexGuard<'_, Kept> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -113,7 +113,7 @@ async fn a_life_is_told_in_order() {
             .unwrap()
             .attributes
     };
-    assert_eq!(of("create")["image"], "busybox:latest");
+    assert_eq!(of("create")["image"], "busybox");
     assert_eq!(of("create")["tier"], "front");
     assert_eq!(
         (of("start")["name"].as_str(), of("stop")["name"].as_str()),

@@ -141,7 +141,7 @@ mod tests {
         );
         assert_eq!(
             as_json(&event).to_string(),
-            r#"{"status":"die","id":"c0ffee","from":"busybox","Type":"container","Action":"die","Actor":{"ID":"c0ffee","Attributes":{"exitCode":"0","image":"busybox","name":"web"}},"scope":"local","time":1700000000,"timeNano":1700000000000000001}"#
+            r#"{"Action":"die","Actor":{"Attributes":{"exitCode":"0","image":"busybox","name":"web"},"ID":"c0ffee"},"Type":"container","from":"busybox","id":"c0ffee","scope":"local","status":"die","time":1700000000,"timeNano":1700000000000000001}"#
         );
     }
 }

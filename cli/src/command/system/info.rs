@@ -52,92 +52,170 @@ fn is_manager(swarm: &SwarmStatus) -> bool {
 }
 
 fn info_json(info: &InfoResponse, swarm: &SwarmStatus) -> Value {
-    json!({
+    let driver_status: Vec<Value> = info
+        .driver_status
+        .iter()
+        .map(|line| {
+            let (key, value) = line.split_once(": ").unwrap_or((line, ""));
+            json!([key, value])
+        })
+        .collect();
+    let paths: std::collections::BTreeMap<_, _> = info
+        .runtime_paths
+        .iter()
+        .map(|(name, path)| (name, json!({ "path": path })))
+        .collect();
+    let engine = json!({
         "ID": info.id, "Name": info.name, "Containers": info.containers, "ContainersRunning": info.containers_running,
         "ContainersPaused": info.containers_paused, "ContainersStopped": info.containers_stopped, "Images": info.images,
-        "ServerVersion": info.server_version, "Driver": info.storage_driver, "LoggingDriver": info.logging_driver,
+        "Driver": info.storage_driver, "DriverStatus": driver_status,
+        "Plugins": {
+            "Volume": info.volume_drivers, "Network": info.network_drivers, "Authorization": null, "Log": info.log_drivers,
+        },
+        "MemoryLimit": info.memory_limit, "SwapLimit": info.swap_limit, "CpuCfsPeriod": info.cpu_cfs_quota,
+        "CpuCfsQuota": info.cpu_cfs_quota, "CPUShares": info.cpu_shares, "CPUSet": info.cpu_set,
+        "PidsLimit": info.pids_limit, "OomKillDisable": info.oom_kill_disable, "IPv4Forwarding": info.ipv4_forwarding,
+    });
+    let host = json!({
+        "Debug": info.debug, "NFd": info.file_descriptors, "SystemTime": human::rfc3339(info.system_time),
+        "NEventsListener": info.event_listeners, "LoggingDriver": info.logging_driver,
         "CgroupDriver": info.cgroup_driver, "CgroupVersion": info.cgroup_version, "KernelVersion": info.kernel_version,
         "OperatingSystem": info.operating_system, "OSType": info.os_type, "Architecture": info.architecture,
-        "NCPU": info.cpus, "MemTotal": info.memory_total, "DockerRootDir": info.data_dir,
-        "DefaultRuntime": info.default_runtime, "Runtimes": info.runtimes, "SecurityOptions": info.security_options,
+        "NCPU": info.cpus, "MemTotal": info.memory_total, "DockerRootDir": info.data_dir, "Labels": info.labels,
+        "ExperimentalBuild": false, "ServerVersion": info.server_version, "DefaultRuntime": info.default_runtime,
+        "Runtimes": paths, "LiveRestoreEnabled": info.live_restore, "InitBinary": info.init_binary,
+        "DefaultAddressPools": info.default_address_pools, "SecurityOptions": info.security_options,
         "Warnings": info.warnings,
         "Swarm": {
             "LocalNodeState": swarm_state(swarm), "NodeID": swarm.node_id, "NodeAddr": swarm.node_addr,
             "Error": swarm.error, "ControlAvailable": is_manager(swarm), "Managers": swarm.managers, "Nodes": swarm.nodes,
             "RemoteManagers": swarm.remote_managers, "Cluster": { "ID": swarm.cluster_id },
         },
-    })
-}
-
-fn info_text(info: &InfoResponse, swarm: &SwarmStatus) -> String {
-    let mut text = format!(
-        "Client: Pontoon\n Version:    {}\n\nServer:\n",
-        env!("CARGO_PKG_VERSION")
-    );
-    let mut lines = |indent: usize, all: &[(&str, &dyn std::fmt::Display)]| {
-        for (name, shown) in all {
-            text.push_str(&format!("{}{name}: {shown}\n", " ".repeat(indent)));
-        }
-    };
-    lines(1, &[("Containers", &info.containers)]);
-    lines(
-        2,
-        &[
-            ("Running", &info.containers_running),
-            ("Paused", &info.containers_paused),
-            ("Stopped", &info.containers_stopped),
-        ],
-    );
-    lines(
-        1,
-        &[
-            ("Images", &info.images),
-            ("Server Version", &info.server_version),
-            ("Storage Driver", &info.storage_driver),
-            ("Logging Driver", &info.logging_driver),
-            ("Cgroup Driver", &info.cgroup_driver),
-            ("Cgroup Version", &info.cgroup_version),
-            ("Swarm", &swarm_state(swarm)),
-        ],
-    );
-    if swarm.state() != LocalNodeState::Inactive {
-        lines(2, &[("NodeID", &swarm.node_id)]);
-        if !swarm.error.is_empty() {
-            lines(2, &[("Error", &swarm.error)]);
-        }
-        lines(2, &[("Is Manager", &is_manager(swarm))]);
-        if is_manager(swarm) {
-            lines(
-                2,
-                &[
-                    ("ClusterID", &swarm.cluster_id),
-                    ("Managers", &swarm.managers),
-                    ("Nodes", &swarm.nodes),
-                ],
-            );
-        }
-        lines(2, &[("Node Address", &swarm.node_addr)]);
-        if !swarm.remote_managers.is_empty() {
-            lines(2, &[("Manager Addresses", &swarm.remote_managers.join(", "))]);
+    });
+    let mut all = serde_json::Map::new();
+    for part in [engine, host] {
+        if let Value::Object(fields) = part {
+            all.extend(fields);
         }
     }
-    lines(
-        1,
-        &[
-            ("Runtimes", &info.runtimes.join(" ")),
-            ("Default Runtime", &info.default_runtime),
-            ("Security Options", &info.security_options.join(" ")),
-            ("Kernel Version", &info.kernel_version),
-            ("Operating System", &info.operating_system),
-            ("OSType", &info.os_type),
-            ("Architecture", &info.architecture),
-            ("CPUs", &info.cpus),
-            ("Total Memory", &human::binary_size(info.memory_total)),
-            ("Name", &info.name),
-            ("ID", &info.id),
-            ("Data Dir", &info.data_dir),
-            ("Run Dir", &info.run_dir),
-        ],
-    );
-    text
+    Value::Object(all)
+}
+
+/// Docker's page. Each part adds its lines.
+fn info_text(info: &InfoResponse, swarm: &SwarmStatus) -> String {
+    let mut page = Page(format!(
+        "Client: Pontoon\n Version:    {}\n\nServer:\n",
+        env!("CARGO_PKG_VERSION")
+    ));
+    engine_lines(&mut page, info);
+    swarm_lines(&mut page, swarm);
+    host_lines(&mut page, info);
+    page.0
+}
+
+/// Lines of `name: value`, indented.
+struct Page(String);
+
+impl Page {
+    fn line(&mut self, indent: usize, name: &str, value: impl std::fmt::Display) {
+        self.0
+            .push_str(&format!("{}{name}: {value}\n", " ".repeat(indent)));
+    }
+
+    fn heading(&mut self, indent: usize, name: &str) {
+        self.0.push_str(&format!("{}{name}\n", " ".repeat(indent)));
+    }
+}
+
+fn engine_lines(page: &mut Page, info: &InfoResponse) {
+    page.line(1, "Containers", info.containers);
+    page.line(2, "Running", info.containers_running);
+    page.line(2, "Paused", info.containers_paused);
+    page.line(2, "Stopped", info.containers_stopped);
+    page.line(1, "Images", info.images);
+    page.line(1, "Server Version", &info.server_version);
+    page.line(1, "Storage Driver", &info.storage_driver);
+    for status in &info.driver_status {
+        page.heading(2, status);
+    }
+    page.line(1, "Logging Driver", &info.logging_driver);
+    page.line(1, "Cgroup Driver", &info.cgroup_driver);
+    page.line(1, "Cgroup Version", &info.cgroup_version);
+    page.heading(1, "Plugins:");
+    page.line(2, "Volume", info.volume_drivers.join(" "));
+    page.line(2, "Network", info.network_drivers.join(" "));
+    page.line(2, "Log", info.log_drivers.join(" "));
+}
+
+fn swarm_lines(page: &mut Page, swarm: &SwarmStatus) {
+    page.line(1, "Swarm", swarm_state(swarm));
+    if swarm.state() == LocalNodeState::Inactive {
+        return;
+    }
+    page.line(2, "NodeID", &swarm.node_id);
+    if !swarm.error.is_empty() {
+        page.line(2, "Error", &swarm.error);
+    }
+    page.line(2, "Is Manager", is_manager(swarm));
+    if is_manager(swarm) {
+        page.line(2, "ClusterID", &swarm.cluster_id);
+        page.line(2, "Managers", swarm.managers);
+        page.line(2, "Nodes", swarm.nodes);
+    }
+    page.line(2, "Node Address", &swarm.node_addr);
+    if !swarm.remote_managers.is_empty() {
+        page.heading(2, "Manager Addresses:");
+        for address in &swarm.remote_managers {
+            page.heading(3, address);
+        }
+    }
+}
+
+fn host_lines(page: &mut Page, info: &InfoResponse) {
+    page.line(1, "Runtimes", info.runtimes.join(" "));
+    page.line(1, "Default Runtime", &info.default_runtime);
+    page.line(1, "Init Binary", &info.init_binary);
+    page.heading(1, "Security Options:");
+    for option in &info.security_options {
+        // "name=seccomp,profile=builtin": the name, and below it the rest.
+        let mut words = option.split(',');
+        page.heading(
+            2,
+            words.next().map_or("", |name| name.trim_start_matches("name=")),
+        );
+        for (key, value) in words.filter_map(|word| word.split_once('=')) {
+            let (first, rest) = key.split_at(key.len().min(1));
+            page.line(3, &format!("{}{rest}", first.to_uppercase()), value);
+        }
+    }
+    page.line(1, "Kernel Version", &info.kernel_version);
+    page.line(1, "Operating System", &info.operating_system);
+    page.line(1, "OSType", &info.os_type);
+    page.line(1, "Architecture", &info.architecture);
+    page.line(1, "CPUs", info.cpus);
+    page.line(1, "Total Memory", human::binary_size(info.memory_total));
+    page.line(1, "Name", &info.name);
+    page.line(1, "ID", &info.id);
+    page.line(1, "Data Dir", &info.data_dir);
+    page.line(1, "Run Dir", &info.run_dir);
+    page.line(1, "Debug Mode", info.debug);
+    if info.debug {
+        page.line(2, "File Descriptors", info.file_descriptors);
+        page.line(2, "System Time", human::local_rfc3339(info.system_time));
+        page.line(2, "EventsListeners", info.event_listeners);
+    }
+    if !info.labels.is_empty() {
+        page.heading(1, "Labels:");
+        for label in &info.labels {
+            page.heading(2, label);
+        }
+    }
+    page.line(1, "Experimental", false);
+    page.line(1, "Live Restore Enabled", info.live_restore);
+    if !info.default_address_pools.is_empty() {
+        page.heading(1, "Default Address Pools:");
+        for pool in &info.default_address_pools {
+            page.heading(3, pool);
+        }
+    }
 }
