@@ -64,7 +64,7 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-async fn load(engine: &Engine) {
+async fn load(engine: &Arc<Engine>) {
     let mut builder = scratch::Builder::new()
         .host_file("/bin/busybox", 0o755, BUSYBOX.as_ref())
         .unwrap();
