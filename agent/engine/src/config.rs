@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use pontoon_proto::v1::LogDriver;
+use pontoon_proto::v1::{LogDriver, Ulimit};
+
+use crate::spec::security::Seccomp;
 
 /// Name of the built-in runtime in `--runtime` and `default_runtime`.
 pub const NATIVE_RUNTIME: &str = "pontoon";
@@ -40,6 +42,11 @@ pub struct EngineConfig {
     pub dns: bool,
     /// The host's resolver configuration, from which containers' are made.
     pub resolv_conf: PathBuf,
+    /// What holds for containers that say nothing about it.
+    pub containers: ContainerDefaults,
+    /// Run containers in user namespaces: "default", or `USER[:GROUP]` whose subordinate ids (subuid(5), subgid(5)) are used. Empty:
+    /// containers have the host's users.
+    pub userns_remap: String,
 }
 
 impl EngineConfig {
@@ -63,7 +70,52 @@ impl EngineConfig {
             data_path_port: 4789,
             dns: true,
             resolv_conf: PathBuf::from("/etc/resolv.conf"),
+            containers: ContainerDefaults::default(),
+            userns_remap: String::new(),
         }
+    }
+}
+
+/// Settings of containers that don't set them.
+#[derive(Clone, Debug)]
+pub struct ContainerDefaults {
+    /// Limits of names that a container does not set itself.
+    pub ulimits: Vec<Ulimit>,
+    /// Size of `/dev/shm` in bytes.
+    pub shm_size: i64,
+    /// "private" or "shareable".
+    pub ipc_mode: String,
+    /// "private" or "host"; empty: private where the kernel has unified cgroups only, as Docker.
+    pub cgroupns_mode: String,
+    /// Run a small init as pid 1.
+    pub init: bool,
+    /// No process can gain privileges by execve.
+    pub no_new_privileges: bool,
+    pub(crate) seccomp: Seccomp,
+}
+
+impl Default for ContainerDefaults {
+    fn default() -> Self {
+        Self {
+            ulimits: Vec::new(),
+            shm_size: 64 << 20,
+            ipc_mode: "private".to_owned(),
+            cgroupns_mode: String::new(),
+            init: false,
+            no_new_privileges: false,
+            seccomp: Seccomp::Builtin,
+        }
+    }
+}
+
+impl ContainerDefaults {
+    /// Sets the system call filter: "builtin", "unconfined", or a profile as JSON.
+    ///
+    /// # Errors
+    /// A profile that can't be read.
+    pub fn set_seccomp(&mut self, profile: &str) -> crate::Result<()> {
+        self.seccomp = Seccomp::parse(profile);
+        self.seccomp.check()
     }
 }
 

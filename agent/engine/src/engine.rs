@@ -20,6 +20,7 @@ use crate::error::IoContext;
 use crate::event::ContainerEvent;
 use crate::event::log::EventLog;
 use crate::registry::Registry;
+use crate::spec::remap::IdMap;
 use crate::{EngineConfig, Error, Result, container, id};
 
 /// Events kept for slow watchers.
@@ -36,6 +37,8 @@ pub struct Engine {
     pub(crate) stop: CancellationToken,
     pub(crate) event_log: Arc<EventLog>,
     pub(crate) events: broadcast::Sender<ContainerEvent>,
+    /// Mappings of containers' user namespaces, if they have any.
+    pub(crate) remap: Option<IdMap>,
 }
 
 impl std::fmt::Debug for Engine {
@@ -60,6 +63,7 @@ impl Engine {
                 config.default_runtime
             )));
         }
+        let remap = IdMap::load(&config.userns_remap)?;
         make_dir(&config.data_dir.join("engine/containers"))?;
         make_dir(&config.run_dir.join("shim"))?;
         make_dir(&config.run_dir.join("seccomp"))?;
@@ -84,6 +88,7 @@ impl Engine {
             stop: CancellationToken::new(),
             event_log: Arc::default(),
             events: broadcast::Sender::new(EVENTS),
+            remap,
         });
         container::restore::run(&engine).await?;
         Ok(engine)

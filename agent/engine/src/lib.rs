@@ -33,7 +33,7 @@ pub mod system;
 mod undo;
 mod usage;
 
-pub use config::{BuildInfo, EngineConfig, NATIVE_RUNTIME};
+pub use config::{BuildInfo, ContainerDefaults, EngineConfig, NATIVE_RUNTIME};
 pub use container::Phase;
 pub use engine::Engine;
 pub use error::{Error, Result};

@@ -10,7 +10,7 @@ use pontoon_proto::v1::{
 };
 
 use super::record::Record;
-use super::{Container, merge, network, validate};
+use super::{Container, merge, network, settings, validate};
 use crate::config::NATIVE_RUNTIME;
 use crate::engine::{blocking, make_dir};
 use crate::event::ContainerEventKind;
@@ -51,8 +51,12 @@ impl Engine {
         let mut config = request.config.clone().unwrap_or_default();
         let mut host = request.host.clone().unwrap_or_default();
         let image = self.find_image(&config.image).await?;
+        check_platform(&request.platform, &config.image, &image)?;
         merge::merge(&mut config, &image.config.config)?;
-        let warnings = validate::validate(&config, &host)?;
+        settings::adapt(&mut config, &mut host, &self.config.containers);
+        let warnings = validate::validate(&mut config, &mut host, &request.domainname)?;
+        self.check_remap(&host)?;
+        self.resolve_shared(&mut host)?;
         self.fill_defaults(&mut host)?;
         let wanted_networks = self.wanted_networks(&host, &config, &request.networks).await?;
         let exposed_ports = exposed(&request, &image);
@@ -261,6 +265,25 @@ impl Engine {
             ..v1::Container::default()
         }
     }
+}
+
+/// Refuses an image that is for other machines than the ones asked for; the words are Docker's.
+fn check_platform(wanted: &str, name: &str, image: &pontoon_image::Image) -> Result<()> {
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    let wanted = settings::Platform::parse(wanted)?;
+    let own = settings::Platform {
+        os: image.config.os.clone(),
+        architecture: image.config.architecture.clone(),
+        variant: image.config.variant.clone().unwrap_or_default(),
+    };
+    if wanted.accepts(&own) {
+        return Ok(());
+    }
+    Err(Error::Invalid(format!(
+        "image with reference {name} was found but its platform ({own}) does not match the specified platform ({wanted})"
+    )))
 }
 
 fn exposed(request: &CreateContainerRequest, image: &pontoon_image::Image) -> Vec<String> {

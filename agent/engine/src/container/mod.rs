@@ -14,6 +14,7 @@
 pub(crate) mod create;
 pub(crate) mod filter;
 pub(crate) mod health;
+mod joined;
 pub(crate) mod lifecycle;
 pub(crate) mod list;
 pub(crate) mod merge;
@@ -22,6 +23,7 @@ pub(crate) mod record;
 pub(crate) mod remove;
 pub(crate) mod restart;
 pub(crate) mod restore;
+mod settings;
 pub(crate) mod start;
 pub(crate) mod supervise;
 pub(crate) mod validate;

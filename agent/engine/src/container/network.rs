@@ -161,11 +161,7 @@ fn sandbox_spec(id: &str, record: &Record) -> Result<SandboxSpec> {
     spec.dns_search = dns.search;
     spec.dns_options = dns.options;
     spec.extra_hosts = extra_hosts(&config.hosts)?;
-    spec.sysctls = config
-        .sysctls
-        .into_iter()
-        .filter(|(name, _)| name.starts_with("net."))
-        .collect();
+    spec.sysctls = crate::spec::namespaces::net_sysctls(&config.sysctls, mode == SandboxMode::Host);
     Ok(spec)
 }
 

@@ -218,6 +218,7 @@ async fn remove_leftovers(engine: &Arc<Engine>, live: &HashSet<String>, unreadab
             destroy(&id, &engine.shim_dir(&id)).await;
         }
     }
+    engine.remove_shm_leftovers(live);
     let images = engine.images.clone();
     let ids = match blocking(move || images.rootfs_ids().map_err(Error::Image)).await {
         Ok(ids) => ids,

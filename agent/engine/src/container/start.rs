@@ -15,6 +15,7 @@ use crate::config::NATIVE_RUNTIME;
 use crate::engine::{blocking, make_dir};
 use crate::error::IoContext;
 use crate::event::ContainerEventKind;
+use crate::spec::namespaces::PidMode;
 use crate::stdio::Joined;
 use crate::undo::Undo;
 use crate::{Engine, Error, Result, id, logs, spec};
@@ -103,12 +104,17 @@ impl Engine {
 
     async fn launch_steps(self: &Arc<Self>, container: &Arc<Container>, undo: &mut Undo) -> Result<()> {
         let record = container.record();
+        let joined = self.join_namespaces(container, &record, undo).await?;
         make_bind_sources(&record.config())?;
         let (connected, rootfs) = tokio::join!(
             self.connect(container, &record, undo),
             self.rootfs_and_user(&record)
         );
         let (connected, (rootfs, user)) = (connected?, rootfs?);
+        let remap = self.remap(&record.host());
+        if let Some(remap) = remap {
+            own_files(&container.dir, remap.root())?;
+        }
         let run_dir = container.run_dir.clone();
         let gone = run_dir.clone();
         undo.push("remove the shim's folder", async move {
@@ -129,6 +135,9 @@ impl Engine {
             hostname: &record.config().hostname,
             domainname: &record.domainname,
             cgroup: self.cgroup(&container.id),
+            joined: &joined,
+            defaults: &self.config.containers,
+            remap,
         })?;
         undo.push("remove the container's processes", async move {
             pontoon_runtime::destroy(&run_dir).await
@@ -142,6 +151,7 @@ impl Engine {
                     message: other.chain(),
                 },
             })?;
+        check_limits(&record, &shim)?;
         join_pending(container, &shim).await;
         shim.start().await.map_err(|error| match error {
             pontoon_runtime::Error::Exec { code, message } => Error::Start { code, message },
@@ -245,13 +255,22 @@ impl Engine {
                 &logs::path(&container.dir, &container.id),
             )?,
             seccomp_cache: self.config.run_dir.join("seccomp"),
-            init: config.init,
+            init: config.init && PidMode::parse(&host.pid_mode)? == PidMode::Own,
         })
     }
 
     /// Path of a container's cgroup below each hierarchy.
     pub(crate) fn cgroup(&self, id: &str) -> PathBuf {
-        PathBuf::from(&self.config.cgroup_parent).join(id)
+        let own = self
+            .containers
+            .find(id)
+            .map(|container| container.read(|record| record.host().cgroup_parent))
+            .unwrap_or_default();
+        let parent = match own.trim_matches('/') {
+            "" => self.config.cgroup_parent.trim_matches('/').to_owned(),
+            own => own.to_owned(),
+        };
+        Path::new("/").join(parent).join(id)
     }
 
     /// Gives back what a container that has no process any more still holds. The caller has its operation lock.
@@ -260,6 +279,7 @@ impl Engine {
         if !std::mem::take(&mut container.live().held) {
             return;
         }
+        self.remove_shm(&container.id);
         if let Err(errors) = self.network.remove_sandbox(&container.id).await {
             tracing::warn!(container = container.id, %errors, "could not remove the sandbox");
         }
@@ -274,6 +294,32 @@ impl Engine {
                 "could not remove the shim's folder"
             );
         }
+    }
+}
+
+/// The files that are bound into a container belong to its root.
+fn own_files(dir: &Path, (uid, gid): (u32, u32)) -> Result<()> {
+    for name in ["resolv.conf", "hosts", "hostname"] {
+        let path = dir.join(name);
+        std::os::unix::fs::chown(&path, Some(uid), Some(gid))
+            .context(|| format!("change the owner of {}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// A real-time budget that the kernel refuses is an error, as with Docker: the program would be run with less than was asked for.
+fn check_limits(record: &Record, shim: &ShimClient) -> Result<()> {
+    let host = record.host();
+    let refused = shim
+        .warnings()
+        .iter()
+        .find(|warning| warning.starts_with("cpu.rt_"));
+    match refused.filter(|_| host.cpu_rt_period != 0 || host.cpu_rt_runtime != 0) {
+        Some(warning) => Err(Error::Start {
+            code: 125,
+            message: warning.clone(),
+        }),
+        None => Ok(()),
     }
 }
 

@@ -2,19 +2,25 @@
 //! `/dev` for privileged containers. Called by `container::start` and `stdio::exec`.
 
 pub(crate) mod capabilities;
+pub(crate) mod devices;
 pub(crate) mod mounts;
+pub(crate) mod namespaces;
 pub(crate) mod process;
+mod profile;
+pub(crate) mod remap;
 mod resources;
 pub(crate) mod security;
+mod system_mounts;
 
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{Linux, LinuxNamespace, LinuxNamespaceType, Root, Spec};
+use namespaces::Joined;
+use oci_spec::runtime::{Linux, Root, Spec};
 use pontoon_proto::v1::{ContainerSpec, HostConfig};
-use pontoon_runtime::defaults;
-use security::{Seccomp, SecurityOptions};
+use security::SecurityOptions;
 
-use crate::Result;
+use crate::config::ContainerDefaults;
+use crate::{Result, spec::remap::IdMap};
 
 /// Version of the runtime specification that is written.
 const OCI_VERSION: &str = "1.1.0";
@@ -39,6 +45,12 @@ pub(crate) struct Inputs<'a> {
     pub domainname: &'a str,
     /// Path of the cgroup below each hierarchy.
     pub cgroup: PathBuf,
+    /// Namespaces of other containers.
+    pub joined: &'a Joined,
+    /// What holds for containers that say nothing.
+    pub defaults: &'a ContainerDefaults,
+    /// Its user namespace's mappings; `None`: the host's users.
+    pub remap: Option<&'a IdMap>,
 }
 
 /// The whole specification.
@@ -47,12 +59,18 @@ pub(crate) fn build(inputs: &Inputs<'_>) -> Result<Spec> {
     let mut root = Root::default();
     root.set_path(inputs.rootfs.to_owned())
         .set_readonly(Some(inputs.config.read_only));
+    let annotations = inputs.host.annotations.clone();
     let mut spec = Spec::default();
     spec.set_version(OCI_VERSION.to_owned())
         .set_root(Some(root))
         .set_process(Some(process::build(inputs, &security)?))
-        .set_mounts(Some(mounts::build(inputs)?))
+        .set_mounts(Some(system_mounts::adjust(
+            mounts::build(inputs)?,
+            inputs,
+            &security,
+        )))
         .set_linux(Some(linux(inputs, &security)?))
+        .set_annotations(Some(annotations).filter(|map| !map.is_empty()))
         .set_hostname(None);
     if inputs.host.uts_mode != "host" {
         spec.set_hostname(Some(inputs.hostname.to_owned()));
@@ -65,16 +83,23 @@ pub(crate) fn build(inputs: &Inputs<'_>) -> Result<Spec> {
 
 fn linux(inputs: &Inputs<'_>, security: &SecurityOptions) -> Result<Linux> {
     let (config, host) = (inputs.config, inputs.host);
+    let devices = devices::build(host)?;
+    let paths = |list: &[String]| Some(list.to_vec()).filter(|list| !list.is_empty() && !host.privileged);
     let mut linux = Linux::default();
     linux
-        .set_namespaces(Some(namespaces(inputs)))
-        .set_resources(Some(resources::build(host)))
+        .set_namespaces(Some(namespaces::build(inputs)?))
+        .set_resources(Some(resources::build(host, devices.rules)?))
         .set_cgroups_path(Some(inputs.cgroup.clone()))
         .set_rootfs_propagation(mounts::rootfs_propagation(config))
-        .set_seccomp(None)
-        .set_devices(None)
-        .set_masked_paths(None)
-        .set_readonly_paths(None);
+        .set_seccomp(security.filter(config, host, &inputs.defaults.seccomp)?)
+        .set_devices(Some(devices.nodes).filter(|nodes| !nodes.is_empty()))
+        .set_masked_paths(paths(&host.masked_paths))
+        .set_readonly_paths(paths(&host.readonly_paths));
+    if let Some(remap) = inputs.remap {
+        linux
+            .set_uid_mappings(Some(remap.uids()))
+            .set_gid_mappings(Some(remap.gids()));
+    }
     // `net.*` is set by the sandbox, which owns the namespace.
     let sysctls = config
         .sysctls
@@ -85,38 +110,5 @@ fn linux(inputs: &Inputs<'_>, security: &SecurityOptions) -> Result<Linux> {
             .map(|(name, value)| (name.clone(), value.clone()))
             .collect(),
     ));
-    if host.privileged {
-        linux.set_devices(Some(resources::host_devices()));
-        return Ok(linux);
-    }
-    if !security.system_paths_unconfined {
-        let owned = |paths: &[&str]| Some(paths.iter().map(|&p| p.to_owned()).collect());
-        linux
-            .set_masked_paths(owned(&defaults::MASKED_PATHS))
-            .set_readonly_paths(owned(&defaults::READONLY_PATHS));
-    }
-    linux.set_seccomp(match &security.seccomp {
-        Seccomp::Default => Some(defaults::seccomp_profile(&capabilities::resolve(config, host)?)),
-        Seccomp::Custom(profile) => Some((**profile).clone()),
-        Seccomp::Unconfined => None,
-    });
     Ok(linux)
-}
-
-fn namespaces(inputs: &Inputs<'_>) -> Vec<LinuxNamespace> {
-    let own_cgroup = crate::system::has_unified_cgroups() && !inputs.host.privileged;
-    let mut namespaces = defaults::namespaces(own_cgroup);
-    namespaces.retain(|namespace| match namespace.typ() {
-        LinuxNamespaceType::Pid => inputs.host.pid_mode != "host",
-        LinuxNamespaceType::Ipc => inputs.host.ipc_mode != "host",
-        LinuxNamespaceType::Uts => inputs.host.uts_mode != "host",
-        LinuxNamespaceType::Network => inputs.netns.is_some(),
-        _ => true,
-    });
-    for namespace in &mut namespaces {
-        if namespace.typ() == LinuxNamespaceType::Network {
-            namespace.set_path(inputs.netns.clone());
-        }
-    }
-    namespaces
 }

@@ -10,8 +10,7 @@ use crate::{Error, Result};
 /// Where programs are looked for unless the image says otherwise.
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-const RLIMITS: [(&str, PosixRlimitType); 16] = [
-    ("as", PosixRlimitType::RlimitAs),
+const RLIMITS: [(&str, PosixRlimitType); 15] = [
     ("core", PosixRlimitType::RlimitCore),
     ("cpu", PosixRlimitType::RlimitCpu),
     ("data", PosixRlimitType::RlimitData),
@@ -56,6 +55,17 @@ pub(crate) fn rlimits(ulimits: &[Ulimit]) -> Result<Vec<PosixRlimit>> {
         .collect()
 }
 
+/// The container's ulimits, and the daemon's for the names that it does not set.
+pub(crate) fn merged_ulimits(own: &[Ulimit], defaults: &[Ulimit]) -> Vec<Ulimit> {
+    let mut merged: Vec<Ulimit> = Vec::new();
+    // Of one that is given twice the last holds.
+    for ulimit in defaults.iter().chain(own) {
+        merged.retain(|known| known.name != ulimit.name);
+        merged.push(ulimit.clone());
+    }
+    merged
+}
+
 /// The container's own process.
 pub(super) fn build(inputs: &Inputs<'_>, security: &SecurityOptions) -> Result<Process> {
     let config = inputs.config;
@@ -67,12 +77,20 @@ pub(super) fn build(inputs: &Inputs<'_>, security: &SecurityOptions) -> Result<P
         .set_env(Some(environment(inputs, config.tty, &[], &inputs.user.home)))
         .set_cwd(cwd.into())
         .set_user(user(inputs.user))
-        .set_no_new_privileges(Some(security.no_new_privileges))
+        .set_no_new_privileges(Some(
+            security
+                .no_new_privileges
+                .unwrap_or(inputs.defaults.no_new_privileges),
+        ))
+        .set_apparmor_profile(security.apparmor_profile())
         .set_capabilities(Some(capabilities::linux(
             &capabilities::resolve(config, inputs.host)?,
             inputs.user.uid,
         )))
-        .set_rlimits(Some(rlimits(&config.ulimits)?));
+        .set_rlimits(Some(rlimits(&merged_ulimits(
+            &config.ulimits,
+            &inputs.defaults.ulimits,
+        ))?));
     if inputs.host.oom_score_adj != 0 {
         process.set_oom_score_adj(Some(inputs.host.oom_score_adj));
     }
@@ -149,5 +167,10 @@ mod tests {
         assert!(rlimits(&[limit("nofile", 10, -1)]).is_ok());
         assert!(rlimits(&[limit("nofile", 20, 10)]).is_err());
         assert!(rlimits(&[limit("files", 1, 1)]).is_err());
+        let merged = merged_ulimits(
+            &[limit("nofile", 1, 2), limit("nofile", 3, 4)],
+            &[limit("nofile", 5, 6), limit("core", 0, 0)],
+        );
+        assert_eq!(merged, [limit("core", 0, 0), limit("nofile", 3, 4)]);
     }
 }

@@ -10,6 +10,7 @@ use crate::container::Container;
 use crate::container::start::resolve_user;
 use crate::engine::blocking;
 use crate::event::ContainerEventKind;
+use crate::spec::namespaces::Joined as JoinedNamespaces;
 use crate::{Engine, Error, Result, id, spec};
 
 /// A process that was started in a container.
@@ -131,6 +132,9 @@ impl Engine {
                 hostname: &record.config().hostname,
                 domainname: &record.domainname,
                 cgroup: self.cgroup(&container.id),
+                joined: &JoinedNamespaces::default(),
+                defaults: &self.config.containers,
+                remap: None,
             },
             start,
         )?;

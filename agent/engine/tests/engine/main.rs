@@ -6,6 +6,7 @@
 mod basics;
 mod bed;
 mod events;
+mod isolation;
 mod limits;
 mod network;
 mod restart;
@@ -26,6 +27,7 @@ fn cases() -> Vec<(&'static str, Case)> {
     [
         basics::cases(),
         events::cases(),
+        isolation::cases(),
         limits::cases(),
         network::cases(),
         restart::cases(),

@@ -75,6 +75,7 @@ pub fn request(
         attach_stdin,
         stdin_once: attach_stdin,
         domainname: options.domainname.clone(),
+        platform: options.platform.clone(),
     })
 }
 
