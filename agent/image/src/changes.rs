@@ -1,4 +1,4 @@
-//! Dockerfile instructions that change a configuration: `import --change`, and later `commit --change` and builds.
+//! Dockerfile instructions that change a configuration: `import --change`, `commit --change`, and later builds.
 //! Words, quotes and variables follow BuildKit's shell lexer as far as these instructions need.
 
 mod words;
@@ -12,7 +12,14 @@ use words::{duration, expand, key_values, words};
 /// # Errors
 /// [`Error::InvalidChange`] names the instruction.
 pub(crate) fn apply(config: &mut ContainerConfig, changes: &[String]) -> Result<()> {
+    let mut has_cmd = false;
     for change in changes {
+        let name = change.split_whitespace().next().unwrap_or_default();
+        has_cmd |= name.eq_ignore_ascii_case("CMD");
+        // As in a Dockerfile: arguments that were meant for another entrypoint go.
+        if name.eq_ignore_ascii_case("ENTRYPOINT") && !has_cmd {
+            config.cmd = None;
+        }
         instruction(config, change.trim()).map_err(|reason| Error::InvalidChange {
             instruction: change.clone(),
             reason,
@@ -68,7 +75,10 @@ fn instruction(config: &mut ContainerConfig, text: &str) -> Result<(), String> {
             config.on_build.push(rest.into());
         }
         "HEALTHCHECK" => config.healthcheck = Some(healthcheck(rest)?),
-        other => return Err(format!("{other} is not a valid change command")),
+        other => {
+            let name = other.to_ascii_lowercase();
+            return Err(format!("{name} is not a valid change command"));
+        }
     }
     Ok(())
 }

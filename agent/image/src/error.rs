@@ -41,6 +41,9 @@ pub enum Error {
         /// What it tried.
         reason: String,
     },
+    /// An entry of an archive would replace a directory by something else, or the other way round. The text is Docker's.
+    #[error("{0}")]
+    Overwrite(String),
     /// Content does not match the digest that names it.
     #[error("content of {digest} is corrupt: {reason}; load or pull the image again")]
     Corrupt {
@@ -60,8 +63,8 @@ pub enum Error {
         /// Platform of this node.
         wanted: String,
     },
-    /// A `--change` instruction of `import` is not valid.
-    #[error("invalid change {instruction:?}: {reason}")]
+    /// A `--change` instruction of `import` or `commit` is not valid. The text is Docker's.
+    #[error("{reason}")]
     InvalidChange {
         /// The whole instruction.
         instruction: String,

@@ -93,6 +93,7 @@ pub(crate) fn import(store: &ImageStore, stream: impl Read, options: &ImportOpti
         },
         files: vec![config_file, manifest, layer],
         references: reference.into_iter().collect(),
+        parent: None,
         pins: vec![pin],
     }])?;
     Ok(id)

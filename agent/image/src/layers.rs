@@ -21,7 +21,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Digest, Error, Result, error::At, merged::Merged};
+use crate::{Digest, Error, Result, archive, error::At, merged::Merged};
 
 /// Stands for the stack of an image without layers.
 const EMPTY: &str = "empty";
@@ -292,14 +292,21 @@ impl Layers {
         trash
             .into_iter()
             .flatten()
-            .try_for_each(|t| t.close().at("cannot delete below", &self.staging))
+            .try_for_each(|t| self.empty(t))
     }
 
     fn discard(&self, path: &Path) -> Result<()> {
         match self.to_trash(path)? {
-            Some(trash) => trash.close().at("cannot delete below", &self.staging),
+            Some(trash) => self.empty(trash),
             None => Ok(()),
         }
+    }
+
+    /// Deletes what was moved away, however deep it is.
+    fn empty(&self, trash: tempfile::TempDir) -> Result<()> {
+        let dir = fs::File::open(trash.path()).at("cannot open", trash.path())?;
+        archive::remove_tree(&dir, "dead".as_ref()).at("cannot delete below", &self.staging)?;
+        trash.close().at("cannot delete below", &self.staging)
     }
 
     /// Moves a directory into the staging area, from where it goes also after a crash.

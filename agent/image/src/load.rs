@@ -308,6 +308,7 @@ fn install<'s>(
         },
         files: [image.config, manifest].into_iter().chain(image.layers).collect(),
         references,
+        parent: None,
         pins,
     })
 }

@@ -4,7 +4,7 @@
 //! reachable, whatever they contain or a running container changes meanwhile.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeSet, VecDeque},
     ffi::{OsStr, OsString},
     fs::File,
     io::{self, Read},
@@ -91,6 +91,29 @@ impl Merged {
             }
         }
         Ok(None)
+    }
+
+    /// Names in the directory `path` (relative, plain names), sorted.
+    pub(crate) fn list(&self, path: &[u8]) -> io::Result<Vec<Vec<u8>>> {
+        let plain = |path: &[u8]| names(path).collect::<Vec<_>>();
+        let dir = plain(path);
+        let mut all = BTreeSet::new();
+        for layer in &self.layers {
+            let Step::Here(found) = find_in(layer, dir.iter().map(OsString::as_os_str))? else {
+                continue;
+            };
+            if found.kind() == FileType::Directory {
+                all.extend(crate::archive::Node { fd: found.fd, stat: found.stat }.names()?);
+            }
+        }
+        let mut shown = Vec::new();
+        for name in all {
+            let full = [&dir[..], &[OsStr::from_bytes(&name).to_owned()]].concat();
+            if self.find(full.iter().map(OsString::as_os_str))?.is_some() {
+                shown.push(name);
+            }
+        }
+        Ok(shown)
     }
 
     /// Finds a path as a process inside the root would: links followed, `..` stopping at the root.

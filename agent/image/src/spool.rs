@@ -122,6 +122,18 @@ impl Spool {
         Ok(Spooled { path, digest, size })
     }
 
+    /// Stores what `write` writes as one file.
+    pub(crate) fn write(&mut self, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<Spooled> {
+        let path = self.dir.path().join(self.made.to_string());
+        self.made += 1;
+        let file = File::create_new(&path).at("cannot write", &path)?;
+        let mut out = HashWriter::new(BufWriter::with_capacity(128 << 10, file));
+        write(&mut out)?;
+        out.flush().at("cannot write", &path)?;
+        let (_, digest, size) = out.finish();
+        Ok(Spooled { path, digest, size })
+    }
+
     /// Looks a member up, following the links that old `docker save` writes for layers that occur twice.
     pub(crate) fn get(&self, name: &str) -> Result<Option<&Spooled>> {
         let mut name = RelPath::new(name.as_bytes(), name)?;

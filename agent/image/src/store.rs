@@ -22,10 +22,11 @@ use std::{
 };
 
 use crate::{
-    ContainerUse, Digest, Error, History, Image, ImageId, ImageSummary, ImportOptions, LayersUsage,
+    CommitOptions, ContainerUse, Digest, Error, History, Image, ImageId, ImageSummary, ImportOptions, LayersUsage,
     ListOptions, LoadEvent, Loaded, Reference, RemoveOptions, Removed, Result, Rootfs, RootfsSize, User,
     blobs::Blobs,
     catalog::{Catalog, Record, nanos},
+    commit,
     error::At,
     import,
     layers::{Layers, Pin},
@@ -54,6 +55,8 @@ pub(crate) struct Candidate<'s> {
     /// Configuration, manifest, layer blobs.
     pub(crate) files: Vec<Spooled>,
     pub(crate) references: Vec<Reference>,
+    /// The image whose blobs it shares: it must still be there at the commit.
+    pub(crate) parent: Option<ImageId>,
     pub(crate) pins: Vec<Pin<'s>>,
 }
 
@@ -79,7 +82,9 @@ impl ImageStore {
         lock.try_lock().map_err(|_| Error::Locked(root.into()))?;
         let staging = root.join("staging");
         if staging.exists() {
-            fs::remove_dir_all(&staging).at("cannot empty", &staging)?;
+            // Trees of containers may be deeper than the standard library's removal reaches.
+            let dir = File::open(root).at("cannot open", root)?;
+            archive::remove_tree(&dir, "staging".as_ref()).at("cannot empty", &staging)?;
         }
         fs::create_dir(&staging).at("cannot make", &staging)?;
         let blobs = Blobs::open(root)?;
@@ -111,6 +116,22 @@ impl ImageStore {
     /// Makes an image from a flat root filesystem archive (tar, plain or compressed).
     pub fn import(&self, r: impl Read, options: &ImportOptions) -> Result<ImageId> {
         import::import(self, r, options)
+    }
+
+    /// Makes an image of a container's root filesystem: its image's layers and one more with what the container changed.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when the container's image is gone, [`Error::InvalidChange`], [`Error::InvalidReference`].
+    pub fn commit_container(&self, container_id: &str, options: &CommitOptions) -> Result<ImageId> {
+        commit::commit(self, container_id, options)
+    }
+
+    /// What a container has changed of its image's file system, sorted by path.
+    ///
+    /// # Errors
+    /// [`Error::NoRootfs`].
+    pub fn changes(&self, container_id: &str) -> Result<Vec<archive::Change>> {
+        archive::changes(&self.rootfs(container_id)?)
     }
 
     /// Writes images as one tar that is an OCI layout and a docker-save archive at once. A name without a tag stands
@@ -265,6 +286,9 @@ impl ImageStore {
         let committed = self.place(&candidates, &mut placed).and_then(|()| {
             self.change_locked(&writing, |catalog| {
                 for c in &candidates {
+                    if let Some(parent) = c.parent.filter(|p| !catalog.images.contains_key(p)) {
+                        return Err(Error::NotFound(parent.to_string()));
+                    }
                     if let Entry::Vacant(slot) = catalog.images.entry(c.id) {
                         slot.insert(c.record.clone());
                         new.push(c.id);

@@ -17,41 +17,57 @@ const OCTAL_MAX: u64 = 0o77_777_777_777;
 
 /// What an entry is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub enum Kind {
+    /// A regular file.
     File,
+    /// A directory.
     Dir,
+    /// A symbolic link.
     Symlink,
+    /// Another name of a file that the archive has before.
     Hardlink,
+    /// A character device.
     Char,
+    /// A block device.
     Block,
+    /// A FIFO.
     Fifo,
 }
 
 /// One member of the archive; its data is read from the [`TarReader`].
 #[derive(Debug, Clone)]
-pub(crate) struct Entry {
-    pub(crate) name: Vec<u8>,
-    pub(crate) link: Vec<u8>,
-    pub(crate) kind: Kind,
-    pub(crate) mode: u32,
-    pub(crate) uid: u32,
-    pub(crate) gid: u32,
+pub struct Entry {
+    /// Path as the archive has it.
+    pub name: Vec<u8>,
+    /// Target of a link.
+    pub link: Vec<u8>,
+    /// What it is.
+    pub kind: Kind,
+    /// Permissions with set-id and sticky bits.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
     /// Seconds and nanoseconds.
-    pub(crate) mtime: (i64, u32),
-    pub(crate) size: u64,
-    pub(crate) dev: (u32, u32),
-    pub(crate) xattrs: Vec<(String, Vec<u8>)>,
+    pub mtime: (i64, u32),
+    /// Bytes of content.
+    pub size: u64,
+    /// Major and minor number of a device.
+    pub dev: (u32, u32),
+    /// Extended attributes.
+    pub xattrs: Vec<(String, Vec<u8>)>,
 }
 
 impl Entry {
     /// The name for messages.
-    pub(crate) fn shown(&self) -> String {
+    pub fn shown(&self) -> String {
         String::from_utf8_lossy(&self.name).into_owned()
     }
 }
 
 /// Reads entries one after another; between two calls of `next`, `Read` gives the entry's data.
-pub(crate) struct TarReader<'a, R> {
+pub struct TarReader<'a, R> {
     inner: R,
     limits: &'a Limits,
     data_left: u64,
@@ -70,7 +86,8 @@ struct Pending {
 }
 
 impl<'a, R: Read> TarReader<'a, R> {
-    pub(crate) fn new(inner: R, limits: &'a Limits) -> Self {
+    /// Reads a plain tar stream.
+    pub fn new(inner: R, limits: &'a Limits) -> Self {
         let last_name = String::new();
         TarReader {
             inner,
@@ -84,7 +101,10 @@ impl<'a, R: Read> TarReader<'a, R> {
     }
 
     /// The next entry, `None` at the end of the archive. Data of the entry before that was not read is skipped.
-    pub(crate) fn next(&mut self) -> Result<Option<Entry>> {
+    ///
+    /// # Errors
+    /// [`Error::HostileArchive`], [`Error::NotAnArchive`], or the stream's.
+    pub fn next(&mut self) -> Result<Option<Entry>> {
         self.skip_data()?;
         let mut pending = Pending::default();
         let mut extensions = 0;
@@ -110,7 +130,10 @@ impl<'a, R: Read> TarReader<'a, R> {
     }
 
     /// Reads the rest of the stream after the last entry, so that a hash over it is complete.
-    pub(crate) fn drain(&mut self) -> Result<()> {
+    ///
+    /// # Errors
+    /// The stream's.
+    pub fn drain(&mut self) -> Result<()> {
         let mut buf = [0; 16 << 10];
         while self.inner.read(&mut buf).map_err(read_failed)? > 0 {}
         Ok(())

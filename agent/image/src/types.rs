@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use crate::{Digest, ImageConfig, Reference};
+use crate::{ContainerConfig, Digest, ImageConfig, Reference, archive::IdMap};
 
 /// Id of an image: the digest of its configuration, as in Docker.
 pub type ImageId = Digest;
@@ -71,6 +71,27 @@ pub struct ImportOptions {
     pub changes: Vec<String>,
     /// `os/arch[/variant]`; `None` is this node's.
     pub platform: Option<String>,
+}
+
+/// Options of [`crate::ImageStore::commit_container`].
+#[derive(Debug, Clone, Default)]
+pub struct CommitOptions {
+    /// Name or id of the image that the container was made from.
+    pub parent: String,
+    /// Name to tag the image with.
+    pub reference: Option<String>,
+    /// Author of the image and of its history entry.
+    pub author: String,
+    /// Comment of the image and of its history entry.
+    pub message: String,
+    /// Dockerfile instructions, applied to `config`.
+    pub changes: Vec<String>,
+    /// The container's settings, which become the image's defaults.
+    pub config: ContainerConfig,
+    /// Command of the history entry.
+    pub created_by: String,
+    /// Ids of a container with a user namespace.
+    pub ids: IdMap,
 }
 
 /// Options of [`crate::ImageStore::remove`].

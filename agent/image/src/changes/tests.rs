@@ -56,7 +56,7 @@ fn instructions_change_the_configuration() {
 #[test]
 fn wrong_instructions_are_named() {
     for (change, part) in [
-        ("RUN make", "RUN is not a valid change command"),
+        ("RUN make", "run is not a valid change command"),
         ("ENV", "requires an argument"),
         ("ENV A=1 B", "can't find ="),
         ("ENV A='x", "single-quote"),

@@ -83,7 +83,7 @@ impl Layers {
         if let (Some(stack), Some(_)) = (stack, &trash) {
             self.release(stack)?;
         }
-        trash.map_or(Ok(()), |t| t.close().at("cannot delete", home))
+        trash.map_or(Ok(()), |t| self.empty(t))
     }
 
     /// Bytes that a container wrote, and those with its layers.
