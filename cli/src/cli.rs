@@ -74,6 +74,10 @@ enum Command {
     Rm(container::remove::Arguments),
     /// Rename a container
     Rename(container::remove::RenameArguments),
+    /// Inspect changes to files or directories on a container's filesystem
+    Diff(container::diff::Arguments),
+    /// Create a new image from a container's changes
+    Commit(container::commit::Arguments),
     /// Block until one or more containers stop, then print their exit codes
     Wait(container::signal::Targets),
     /// List containers
@@ -207,6 +211,8 @@ impl Cli {
             Command::Unpause(arguments) => container::signal::unpause(host, arguments).await,
             Command::Rm(arguments) => container::remove::run(host, arguments).await,
             Command::Rename(arguments) => container::remove::rename(host, arguments).await,
+            Command::Diff(arguments) => container::diff::run(host, arguments).await,
+            Command::Commit(arguments) => container::commit::run(host, arguments).await,
             Command::Wait(arguments) => container::signal::wait(host, arguments).await,
             Command::Ps(arguments) => container::list::run(host, arguments).await,
             Command::Logs(arguments) => container::logs::run(host, arguments).await,

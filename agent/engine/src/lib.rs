@@ -5,6 +5,7 @@
 //! - [`Engine`] (`engine`): opening, shutting down, what everything below shares; [`EngineConfig`];
 //! - `container`: one container's life: create, start, supervision, restart, health, removal, restoring;
 //! - `spec`: from settings to an OCI runtime specification; `stdio`: attach and exec; `logs`: reading logs;
+//! - `archive`: files of containers (`cp`, `diff`, `export`, `commit`);
 //! - `images`, `networks`, `system`: thin layers over the image store and the network manager;
 //! - [`grpc`]: the proto service `Engine`;
 //! - `registry` (ids, names), `undo` (half-done work), `id`, `name`, `signal`, `event`, [`Error`].
@@ -13,6 +14,7 @@
 //! `start` makes sandbox and specification, spawns the shim, joins the streams and lets the program run; `supervise`
 //! publishes its end, releases what it used, and restarts or removes it.
 
+mod archive;
 mod config;
 mod container;
 mod engine;

@@ -4,8 +4,7 @@
 use std::{fs::File, io::BufReader};
 
 use crate::{
-    CommitOptions, Digest, Error, HistoryEntry, Image, ImageConfig, ImageId, Reference, Result,
-    archive,
+    CommitOptions, Digest, Error, HistoryEntry, Image, ImageConfig, ImageId, Reference, Result, archive,
     catalog::Record,
     changes,
     decompress::Compression,
@@ -36,6 +35,9 @@ pub(crate) fn commit(store: &ImageStore, container: &str, options: &CommitOption
     let mut defaults = options.config.clone();
     changes::apply(&mut defaults, &options.changes)?;
     let parent = store.get(&options.parent)?;
+    defaults
+        .volumes
+        .extend(parent.config.config.volumes.iter().cloned());
     let rootfs = store.rootfs(container)?;
 
     let mut spool = Spool::new(&store.staging())?;
@@ -157,10 +159,11 @@ fn candidate<'s>(
 
 /// Docker's names for layers in OCI's words: a manifest has one kind.
 fn oci_type(media_type: &str) -> String {
-    media_type.replace(
-        "application/vnd.docker.image.rootfs.diff.tar",
-        "application/vnd.oci.image.layer.v1.tar",
-    )
-    .replace(".tar.gzip", ".tar+gzip")
-    .replace(".tar.zstd", ".tar+zstd")
+    media_type
+        .replace(
+            "application/vnd.docker.image.rootfs.diff.tar",
+            "application/vnd.oci.image.layer.v1.tar",
+        )
+        .replace(".tar.gzip", ".tar+gzip")
+        .replace(".tar.zstd", ".tar+zstd")
 }

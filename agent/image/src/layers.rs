@@ -289,10 +289,7 @@ impl Layers {
             }
         }
         drop(table);
-        trash
-            .into_iter()
-            .flatten()
-            .try_for_each(|t| self.empty(t))
+        trash.into_iter().flatten().try_for_each(|t| self.empty(t))
     }
 
     fn discard(&self, path: &Path) -> Result<()> {

@@ -47,6 +47,6 @@ pub use limits::Limits;
 pub use reference::Reference;
 pub use store::ImageStore;
 pub use types::{
-    CommitOptions, ContainerUse, History, Image, ImageId, ImageSummary, ImportOptions, LayersUsage, ListOptions, LoadEvent,
-    Loaded, RemoveOptions, Removed, Rootfs, RootfsSize, User,
+    CommitOptions, ContainerUse, History, Image, ImageId, ImageSummary, ImportOptions, LayersUsage,
+    ListOptions, LoadEvent, Loaded, RemoveOptions, Removed, Rootfs, RootfsSize, User,
 };

@@ -103,7 +103,13 @@ impl Merged {
                 continue;
             };
             if found.kind() == FileType::Directory {
-                all.extend(crate::archive::Node { fd: found.fd, stat: found.stat }.names()?);
+                all.extend(
+                    crate::archive::Node {
+                        fd: found.fd,
+                        stat: found.stat,
+                    }
+                    .names()?,
+                );
             }
         }
         let mut shown = Vec::new();

@@ -22,8 +22,9 @@ use std::{
 };
 
 use crate::{
-    CommitOptions, ContainerUse, Digest, Error, History, Image, ImageId, ImageSummary, ImportOptions, LayersUsage,
-    ListOptions, LoadEvent, Loaded, Reference, RemoveOptions, Removed, Result, Rootfs, RootfsSize, User,
+    CommitOptions, ContainerUse, Digest, Error, History, Image, ImageId, ImageSummary, ImportOptions,
+    LayersUsage, ListOptions, LoadEvent, Loaded, Reference, RemoveOptions, Removed, Result, Rootfs,
+    RootfsSize, User, archive,
     blobs::Blobs,
     catalog::{Catalog, Record, nanos},
     commit,

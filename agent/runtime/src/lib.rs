@@ -5,6 +5,7 @@
 //! - `shim`: the process on the other end: one thread, one poll loop, one container.
 //! - `driver`: how a container is made: our own code (`native`) or an OCI command line (`external`).
 //! - `container`: the inside of the native driver: namespaces, root file system, privileges, execve.
+//! - [`FileView`]: a container's files for somebody outside.
 //! - [`cgroup`], `seccomp`, [`defaults`]: limits and statistics, filters, Docker's default policy.
 //!
 //! The main path of a run: `ShimClient::spawn` writes the configuration and starts the shim; the shim
@@ -31,6 +32,7 @@ pub use client::{
     destroy, set_shim_executable,
 };
 pub use config::{LogConfig, RootfsMount, RuntimeKind, ShimConfig};
+pub use container::{FileView, ViewSource};
 pub use error::Error;
 pub use exit::{ExitRecord, read_exit_record};
 pub use protocol::ContainerState;

@@ -274,7 +274,7 @@ impl Engine {
 }
 
 /// Sets the state unless the process has ended meanwhile.
-fn change_running(container: &Container, state: ContainerState) -> Result<()> {
+pub(crate) fn change_running(container: &Container, state: ContainerState) -> Result<()> {
     container.update(|record| {
         if has_process(record.view().state()) {
             record.view_mut().set_state(state);

@@ -256,16 +256,24 @@ impl pontoon_proto::v1::engine_server::Engine for Service {
         Err(Status::unimplemented("prune_containers"))
     }
 
-    async fn container_changes(&self, _: Request<ContainerRequest>) -> Answer<ContainerChangesResponse> {
-        Err(Status::unimplemented("container_changes"))
+    async fn container_changes(
+        &self,
+        request: Request<ContainerRequest>,
+    ) -> Answer<ContainerChangesResponse> {
+        let changes = self.engine.changes(&request.into_inner().target).await;
+        answer(changes.map(|changes| ContainerChangesResponse { changes }))
     }
 
     async fn export_container(&self, _: Request<ContainerRequest>) -> Answer<Self::ExportContainerStream> {
         Err(Status::unimplemented("export_container"))
     }
 
-    async fn commit_container(&self, _: Request<CommitContainerRequest>) -> Answer<CommitContainerResponse> {
-        Err(Status::unimplemented("commit_container"))
+    async fn commit_container(
+        &self,
+        request: Request<CommitContainerRequest>,
+    ) -> Answer<CommitContainerResponse> {
+        let id = self.engine.commit(request.into_inner()).await;
+        answer(id.map(|id| CommitContainerResponse { id }))
     }
 
     async fn stat_path(&self, _: Request<ContainerPathRequest>) -> Answer<PathStat> {

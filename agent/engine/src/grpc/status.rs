@@ -54,6 +54,7 @@ fn image(error: &ImageError) -> Code {
         | ImageError::NotAnArchive(_)
         | ImageError::WrongPlatform { .. }
         | ImageError::InvalidChange { .. }
+        | ImageError::Overwrite(_)
         | ImageError::InvalidArgument(_)
         | ImageError::UnknownUser { .. } => Code::InvalidArgument,
         ImageError::Corrupt { .. } => Code::DataLoss,

@@ -3,6 +3,7 @@
 //! Needs root. Arguments: a part of the names of the cases to run.
 #![allow(clippy::unwrap_used)]
 
+mod archive;
 mod basics;
 mod bed;
 mod events;
@@ -25,6 +26,7 @@ const CASE: &str = "PONTOON_ENGINE_CASE";
 
 fn cases() -> Vec<(&'static str, Case)> {
     [
+        archive::cases(),
         basics::cases(),
         events::cases(),
         isolation::cases(),

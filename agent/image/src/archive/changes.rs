@@ -111,7 +111,9 @@ fn missing(found: &mut Found, path: &[u8], dir: &Node, below: &Merged) -> io::Re
 /// Notes a change, and that the directories above have changed by it.
 fn add(found: &mut Found, path: Vec<u8>, kind: ChangeKind) {
     for (slash, _) in path.iter().enumerate().filter(|(_, b)| **b == b'/') {
-        found.entry(path[..slash].to_vec()).or_insert(ChangeKind::Modified);
+        found
+            .entry(path[..slash].to_vec())
+            .or_insert(ChangeKind::Modified);
     }
     found.insert(path, kind);
 }

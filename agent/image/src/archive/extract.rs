@@ -65,7 +65,13 @@ impl Place {
         let path = if path.is_empty() { b".".to_vec() } else { path };
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         loop {
-            match openat2(&self.root, OsStr::from_bytes(&path), flags, Mode::empty(), self.resolve) {
+            match openat2(
+                &self.root,
+                OsStr::from_bytes(&path),
+                flags,
+                Mode::empty(),
+                self.resolve,
+            ) {
                 // openat2(2): a rename elsewhere on the system raced with the check.
                 Err(Errno::AGAIN) => {}
                 answer => return answer,
@@ -127,7 +133,10 @@ impl Extractor {
             // The folder itself stays as it is.
             return match entry.kind {
                 Kind::Dir => Ok(()),
-                _ => Err(Error::hostile(shown, "replaces the folder that it is extracted into")),
+                _ => Err(Error::hostile(
+                    shown,
+                    "replaces the folder that it is extracted into",
+                )),
             };
         }
         let (parent, name) = path.split();
@@ -143,9 +152,9 @@ impl Extractor {
     pub fn finish(mut self) -> Result<()> {
         for (path, mtime) in std::mem::take(&mut self.dir_times).iter().rev() {
             let (parent, name) = path.split();
-            let set = self.open_dir(&parent).and_then(|dir| {
-                rustix::fs::utimensat(&dir, name, &times(*mtime), AtFlags::SYMLINK_NOFOLLOW)
-            });
+            let set = self
+                .open_dir(&parent)
+                .and_then(|dir| rustix::fs::utimensat(&dir, name, &times(*mtime), AtFlags::SYMLINK_NOFOLLOW));
             match set {
                 Ok(()) | Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
                 Err(e) => return Err(self.failed(e, &path)),
@@ -310,7 +319,13 @@ fn make_node(dir: &OwnedFd, name: &OsStr, entry: &Entry) -> io::Result<()> {
         _ => FileType::Fifo,
     };
     let dev = rustix::fs::makedev(entry.dev.0, entry.dev.1);
-    Ok(rustix::fs::mknodat(dir, name, kind, Mode::RUSR | Mode::WUSR, dev)?)
+    Ok(rustix::fs::mknodat(
+        dir,
+        name,
+        kind,
+        Mode::RUSR | Mode::WUSR,
+        dev,
+    )?)
 }
 
 /// Owner first: chown clears set-id bits and capabilities.
@@ -325,7 +340,12 @@ fn set(
     }
     rustix::fs::fchmod(fd, Mode::from_raw_mode(mode))?;
     for (name, value) in xattrs {
-        unless_unsupported(rustix::fs::fsetxattr(fd, name.as_str(), value, XattrFlags::empty()))?;
+        unless_unsupported(rustix::fs::fsetxattr(
+            fd,
+            name.as_str(),
+            value,
+            XattrFlags::empty(),
+        ))?;
     }
     Ok(())
 }

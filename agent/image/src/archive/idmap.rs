@@ -29,9 +29,8 @@ pub struct IdMap {
 impl IdMap {
     /// Owner on the host as the container sees it.
     pub fn to_container(&self, uid: u32, gid: u32) -> (u32, u32) {
-        let find = |ranges: &[IdRange], id: u32| {
-            lookup(ranges, id, |r| (r.host, r.container)).unwrap_or(OVERFLOW)
-        };
+        let find =
+            |ranges: &[IdRange], id: u32| lookup(ranges, id, |r| (r.host, r.container)).unwrap_or(OVERFLOW);
         (find(&self.uids, uid), find(&self.gids, gid))
     }
 
@@ -60,8 +59,16 @@ mod tests {
     #[test]
     fn maps_both_ways() {
         let map = IdMap {
-            uids: vec![IdRange { container: 0, host: 100_000, count: 10 }],
-            gids: vec![IdRange { container: 5, host: 7, count: 1 }],
+            uids: vec![IdRange {
+                container: 0,
+                host: 100_000,
+                count: 10,
+            }],
+            gids: vec![IdRange {
+                container: 5,
+                host: 7,
+                count: 1,
+            }],
         };
         assert_eq!(map.to_host(3, 5), Some((100_003, 7)));
         assert_eq!(map.to_host(10, 5), None);

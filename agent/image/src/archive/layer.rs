@@ -53,8 +53,7 @@ fn write(upper: &Node, below: &Merged, ids: &IdMap, out: impl Write) -> io::Resu
     let mut walk = Walk::new(ids.clone());
     let base = below.find(std::iter::empty())?.map(|found| found.stat);
     let changed = base.is_none_or(|base| {
-        (base.st_mode, base.st_uid, base.st_gid)
-            != (upper.stat.st_mode, upper.stat.st_uid, upper.stat.st_gid)
+        (base.st_mode, base.st_uid, base.st_gid) != (upper.stat.st_mode, upper.stat.st_uid, upper.stat.st_gid)
     });
     if changed {
         walk.node(&mut tar, upper, b"./")?;

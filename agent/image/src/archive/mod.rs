@@ -27,6 +27,9 @@ pub use remove::remove_tree;
 pub use walk::Walk;
 pub use writer::{Head, TarWriter};
 
+#[cfg(test)]
+mod tests;
+
 pub use crate::tar_stream::{Entry, Kind, TarReader};
 
 use std::io::{self, BufReader, Read};

@@ -127,7 +127,9 @@ impl Node {
         };
         let mut found = Vec::new();
         for name in names[..length].split(|b| *b == 0) {
-            let Ok(name) = std::str::from_utf8(name) else { continue };
+            let Ok(name) = std::str::from_utf8(name) else {
+                continue;
+            };
             let own = name.starts_with("user.") && !name.starts_with("user.overlay.")
                 || name.starts_with("trusted.") && !name.starts_with(OVERLAY)
                 || name == "security.capability"
@@ -157,7 +159,11 @@ impl Node {
         };
         let (uid, gid) = ids.to_container(stat.st_uid, stat.st_gid);
         let size = if kind == Kind::File { stat.st_size } else { 0 };
-        let link = if kind == Kind::Symlink { self.read_link()? } else { Vec::new() };
+        let link = if kind == Kind::Symlink {
+            self.read_link()?
+        } else {
+            Vec::new()
+        };
         Ok(Some(Head {
             name: name.to_vec(),
             link,

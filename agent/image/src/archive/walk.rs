@@ -8,10 +8,7 @@ use std::{
     collections::HashMap,
     ffi::OsStr,
     io::{self, Write},
-    os::{
-        fd::OwnedFd,
-        unix::ffi::OsStrExt,
-    },
+    os::{fd::OwnedFd, unix::ffi::OsStrExt},
 };
 
 use rustix::{
@@ -97,7 +94,11 @@ impl Steps {
 fn open_again(root: &OwnedFd, path: &[u8]) -> io::Result<Option<OwnedFd>> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_SYMLINKS;
-    let path = if path.is_empty() { OsStr::new(".") } else { OsStr::from_bytes(path) };
+    let path = if path.is_empty() {
+        OsStr::new(".")
+    } else {
+        OsStr::from_bytes(path)
+    };
     loop {
         match openat2(root, path, flags, Mode::empty(), resolve) {
             Ok(fd) => return Ok(Some(fd)),

@@ -135,7 +135,12 @@ impl<W: Write> TarWriter<W> {
         let mut header = Header::new_ustar();
         let mut pax: Vec<(String, Vec<u8>)> = Vec::new();
         text(&mut header.as_old_mut().name, "path", &name, &mut pax);
-        text(&mut header.as_old_mut().linkname, "linkpath", &head.link, &mut pax);
+        text(
+            &mut header.as_old_mut().linkname,
+            "linkpath",
+            &head.link,
+            &mut pax,
+        );
         header.set_entry_type(entry_type(head.kind));
         header.set_mode(head.mode & 0o7777);
         let small = |key: &str, value: u64, max: u64, pax: &mut Vec<(String, Vec<u8>)>| {
@@ -242,16 +247,44 @@ mod tests {
     fn heads() -> Vec<Head> {
         let long = vec![b'n'; 300];
         vec![
-            Head { kind: Kind::Dir, mode: 0o755, ..Head::file("dir") },
-            Head { mode: 0o4711, uid: 3_000_000, gid: 7, mtime: -5, ..Head::file(long.clone()) },
             Head {
-                xattrs: vec![("user.a".into(), b"line\nbreak".to_vec()), ("user.b".into(), vec![0, 255])],
+                kind: Kind::Dir,
+                mode: 0o755,
+                ..Head::file("dir")
+            },
+            Head {
+                mode: 0o4711,
+                uid: 3_000_000,
+                gid: 7,
+                mtime: -5,
+                ..Head::file(long.clone())
+            },
+            Head {
+                xattrs: vec![
+                    ("user.a".into(), b"line\nbreak".to_vec()),
+                    ("user.b".into(), vec![0, 255]),
+                ],
                 ..Head::file("with attributes".as_bytes())
             },
-            Head { kind: Kind::Symlink, link: long, ..Head::file("link") },
-            Head { kind: Kind::Char, dev: (1, 3), ..Head::file("null") },
-            Head { kind: Kind::Fifo, ..Head::file("na\u{ef}ve") },
-            Head { kind: Kind::Hardlink, link: b"dir/x".to_vec(), ..Head::file("hard") },
+            Head {
+                kind: Kind::Symlink,
+                link: long,
+                ..Head::file("link")
+            },
+            Head {
+                kind: Kind::Char,
+                dev: (1, 3),
+                ..Head::file("null")
+            },
+            Head {
+                kind: Kind::Fifo,
+                ..Head::file("na\u{ef}ve")
+            },
+            Head {
+                kind: Kind::Hardlink,
+                link: b"dir/x".to_vec(),
+                ..Head::file("hard")
+            },
         ]
     }
 
@@ -262,9 +295,15 @@ mod tests {
             for head in heads() {
                 writer.entry(&head).unwrap();
             }
-            let shrunk = Head { size: 600, ..Head::file("shrunk") };
+            let shrunk = Head {
+                size: 600,
+                ..Head::file("shrunk")
+            };
             writer.file(&shrunk, &mut &b"abc"[..]).unwrap();
-            let grown = Head { size: 2, ..Head::file("grown") };
+            let grown = Head {
+                size: 2,
+                ..Head::file("grown")
+            };
             writer.file(&grown, &mut &b"abc"[..]).unwrap();
             writer.finish().unwrap()
         };
@@ -279,13 +318,22 @@ mod tests {
                 name.push(b'/');
             }
             assert_eq!((entry.name, entry.link, entry.kind), (name, head.link, head.kind));
-            assert_eq!((entry.uid, entry.gid, entry.mode), (head.uid, head.gid, head.mode));
-            assert_eq!((entry.mtime.0, entry.dev, entry.xattrs), (head.mtime, head.dev, head.xattrs));
+            assert_eq!(
+                (entry.uid, entry.gid, entry.mode),
+                (head.uid, head.gid, head.mode)
+            );
+            assert_eq!(
+                (entry.mtime.0, entry.dev, entry.xattrs),
+                (head.mtime, head.dev, head.xattrs)
+            );
         }
         let mut content = Vec::new();
         assert_eq!(reader.next().unwrap().unwrap().size, 600);
         reader.read_to_end(&mut content).unwrap();
-        assert_eq!((&content[..3], content.len(), content[599]), (&b"abc"[..], 600, 0));
+        assert_eq!(
+            (&content[..3], content.len(), content[599]),
+            (&b"abc"[..], 600, 0)
+        );
         content.clear();
         assert_eq!(reader.next().unwrap().unwrap().size, 2);
         reader.read_to_end(&mut content).unwrap();

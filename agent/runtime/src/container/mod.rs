@@ -17,6 +17,7 @@ mod stage;
 pub(crate) mod sync;
 mod sysctl;
 pub(crate) mod userns;
+mod view;
 
 use std::path::Path;
 
@@ -33,6 +34,7 @@ pub(crate) use sysctl::check as check_sysctls;
 
 pub(crate) use rootfs::check_propagation;
 pub(crate) use stage::run as run_stage;
+pub use view::{FileView, ViewSource};
 
 /// Translates the specification's mounts, for a container in the user namespace `user`.
 pub(crate) fn plan_mounts(mounts: &[Mount], user: Option<&UserNamespace>) -> Result<Vec<MountPlan>, Error> {

@@ -196,6 +196,11 @@ fn overlay(lower: &[PathBuf], upper: &Path, work: &Path) -> Result<OwnedFd, Erro
     }
     // An index would tie the upper directory to these very layers.
     fsconfig_set_string(&fs, "index", "off").context(|| "set index=off")?;
+    // With these, which some kernels turn on by default, the upper directory would not hold what it shows: `commit`
+    // and `diff` read it.
+    for option in ["redirect_dir", "metacopy"] {
+        fsconfig_set_string(&fs, option, "off").context(|| format!("set {option}=off"))?;
+    }
     create(&fs, "overlay")?;
     fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty()).context(|| "mount overlayfs")
 }
@@ -210,7 +215,7 @@ fn overlay_by_options(lower: &[PathBuf], upper: &Path, work: &Path, at: &Path) -
     };
     let layers: Vec<String> = lower.iter().map(|p| quote(p)).collect();
     let options = format!(
-        "lowerdir={},upperdir={},workdir={},index=off",
+        "lowerdir={},upperdir={},workdir={},index=off,redirect_dir=off,metacopy=off",
         layers.join(":"),
         quote(upper),
         quote(work)

@@ -2,9 +2,11 @@
 //!
 //! # Layout
 //! - [`options`]: the flags that `run` and `create` share, [`config`]: those flags to a request
-//! - [`run`], [`start`], [`exec`] (with attach), [`signal`] (stop, kill, wait, …), [`remove`], [`list`], [`logs`]
+//! - [`run`], [`start`], [`exec`] (with attach), [`signal`] (stop, kill, wait, …), [`remove`], [`list`], [`logs`], [`commit`], [`diff`]
 
+pub mod commit;
 pub mod config;
+pub mod diff;
 pub mod exec;
 pub mod list;
 pub mod logs;
@@ -42,6 +44,10 @@ pub enum Command {
     Rm(remove::Arguments),
     /// Rename a container
     Rename(remove::RenameArguments),
+    /// Inspect changes to files or directories on a container's filesystem
+    Diff(diff::Arguments),
+    /// Create a new image from a container's changes
+    Commit(commit::Arguments),
     /// Block until one or more containers stop, then print their exit codes
     Wait(signal::Targets),
     /// List containers
@@ -75,6 +81,8 @@ pub async fn dispatch(host: Option<&str>, command: Command) -> Outcome {
         Command::Unpause(arguments) => signal::unpause(host, arguments).await,
         Command::Rm(arguments) => remove::run(host, arguments).await,
         Command::Rename(arguments) => remove::rename(host, arguments).await,
+        Command::Diff(arguments) => diff::run(host, arguments).await,
+        Command::Commit(arguments) => commit::run(host, arguments).await,
         Command::Wait(arguments) => signal::wait(host, arguments).await,
         Command::Ls(arguments) => list::run(host, arguments).await,
         Command::Logs(arguments) => logs::run(host, arguments).await,
