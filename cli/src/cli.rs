@@ -90,6 +90,12 @@ enum Command {
     Attach(container::exec::AttachArguments),
     /// List port mappings or a specific mapping for the container
     Port(container::list::PortArguments),
+    /// Display a live stream of container(s) resource usage statistics
+    Stats(container::stats::Arguments),
+    /// Display the running processes of a container
+    Top(container::top::Arguments),
+    /// Update configuration of one or more containers
+    Update(container::update::Arguments),
     /// Return low-level information on Pontoon objects
     Inspect(command::inspect::Arguments),
 
@@ -219,6 +225,9 @@ impl Cli {
             Command::Exec(arguments) => container::exec::run(host, arguments).await,
             Command::Attach(arguments) => container::exec::attach(host, arguments).await,
             Command::Port(arguments) => container::list::port(host, arguments).await,
+            Command::Stats(arguments) => container::stats::run(host, arguments).await,
+            Command::Top(arguments) => container::top::run(host, arguments).await,
+            Command::Update(arguments) => container::update::run(host, arguments).await,
             Command::Inspect(arguments) => command::inspect::run(host, arguments).await,
             Command::Images(arguments) => image::list(host, arguments).await,
             Command::Load(arguments) => image::load(host, arguments).await,

@@ -20,7 +20,10 @@ pub fn filters(
     let mut filters = std::collections::HashMap::<String, pontoon_proto::v1::FilterValues>::new();
     for option in options {
         let (key, value) = option.split_once('=').ok_or_else(|| {
-            crate::error::Failure::new(format!("bad format of filter {option:?} (expected name=value)"))
+            crate::error::Failure::new(format!(
+                "invalid argument {option:?} for \"-f, --filter\" flag: bad format of filter (expected name=value)"
+            ))
+            .with_code(crate::error::EXIT_ENGINE)
         })?;
         filters
             .entry(key.trim().to_lowercase())

@@ -8,9 +8,22 @@ use pontoon_proto::v1::{self, ContainerState, FilterValues, HealthState, PortPro
 
 use crate::{Error, Result};
 
-const KEYS: [&str; 14] = [
-    "id", "name", "label", "status", "exited", "ancestor", "before", "since", "network", "publish", "expose",
-    "health", "volume", "is-task",
+const KEYS: [&str; 15] = [
+    "id",
+    "name",
+    "label",
+    "status",
+    "exited",
+    "ancestor",
+    "before",
+    "since",
+    "network",
+    "publish",
+    "expose",
+    "health",
+    "volume",
+    "is-task",
+    "isolation",
 ];
 
 /// Docker's name of a state.
@@ -50,17 +63,7 @@ impl Filters {
                 return Err(Error::Invalid(format!("invalid filter '{key}'")));
             }
             for value in &list.values {
-                let good = match key.as_str() {
-                    "status" => STATES.iter().any(|state| state_name(*state) == value),
-                    "exited" => value.parse::<i32>().is_ok(),
-                    "health" => HEALTH.iter().any(|(name, _)| name == value),
-                    "is-task" => matches!(value.as_str(), "true" | "false"),
-                    "publish" | "expose" => ports(value).is_some(),
-                    _ => true,
-                };
-                if !good {
-                    return Err(Error::Invalid(format!("invalid filter '{key}={value}'")));
-                }
+                check(key, value)?;
             }
             values.insert(key.clone(), list.values.clone());
         }
@@ -84,9 +87,9 @@ impl Filters {
             values.is_empty() || values.iter().any(|value| test(value))
         };
         let labels = view.config.as_ref().map(|config| &config.labels);
-        any("id", &|value| view.id.starts_with(value))
+        any("id", &|value| matches(value, &view.id))
             && any("name", &|value| {
-                view.name.contains(value.strip_prefix('/').unwrap_or(value))
+                matches(value, &view.name) || matches(value, &format!("/{}", view.name))
             })
             && self
                 .values("label")
@@ -110,10 +113,19 @@ impl Filters {
                     .any(|(name, known)| *name == value && *known == state)
             })
             && any("volume", &|value| {
-                let mounts = view.config.iter().flat_map(|config| &config.mounts);
-                mounts
+                let wanted = view.config.iter().flat_map(|config| &config.mounts);
+                let in_force = &view.mounts;
+                wanted
                     .into_iter()
                     .any(|mount| mount.source == value || mount.target == value)
+                    || in_force.iter().any(|mount| {
+                        let source = if mount.name.is_empty() {
+                            &mount.source
+                        } else {
+                            &mount.name
+                        };
+                        source == value || mount.destination == value
+                    })
             })
             && any("is-task", &|value| {
                 let is_task = labels.is_some_and(|l| l.contains_key("com.docker.swarm.task.id"));
@@ -170,31 +182,58 @@ fn in_network(view: &v1::Container, value: &str) -> bool {
             .any(|n| n.network == value || n.network_id.starts_with(value))
 }
 
-/// `80`, `80/tcp`, `80-90/udp`.
-fn ports(value: &str) -> Option<(std::ops::RangeInclusive<u32>, &str)> {
-    let (range, protocol) = value.split_once('/').unwrap_or((value, "tcp"));
-    let (first, last) = range.split_once('-').unwrap_or((range, range));
-    let (first, last) = (first.parse::<u16>().ok()?, last.parse::<u16>().ok()?);
-    matches!(protocol, "tcp" | "udp" | "sctp").then_some((u32::from(first)..=u32::from(last), protocol))
+/// Refuses values that can't be, in Docker's words.
+fn check(key: &str, value: &str) -> Result<()> {
+    let refused = match key {
+        "status" if !STATES.iter().any(|state| state_name(*state) == value) => {
+            format!("invalid filter 'status={value}'")
+        }
+        "exited" if value.parse::<i32>().is_err() => {
+            format!("strconv.Atoi: parsing {value:?}: invalid syntax")
+        }
+        "health" if !HEALTH.iter().any(|(name, _)| *name == value) => {
+            format!("Unrecognised filter value for health: {value}")
+        }
+        "is-task" if !matches!(value, "true" | "false") => format!("invalid filter 'is-task=[{value}]'"),
+        "publish" | "expose" => match ports(value) {
+            Ok(_) => return Ok(()),
+            Err(bad) => format!(
+                "error while looking up for {key} {value}: strconv.ParseUint: parsing {bad:?}: invalid syntax"
+            ),
+        },
+        _ => return Ok(()),
+    };
+    Err(Error::Invalid(refused))
 }
 
+/// Docker's way with names and ids: the value itself, or a regular expression that fits somewhere. One that is none fits
+/// nothing.
+fn matches(pattern: &str, text: &str) -> bool {
+    pattern == text || regex_lite::Regex::new(pattern).is_ok_and(|regex| regex.is_match(text))
+}
+
+/// `80`, `80/tcp`, `80-90/udp`; an error is what is no number.
+fn ports(value: &str) -> Result<(std::ops::RangeInclusive<u32>, &str), &str> {
+    let (range, protocol) = value.split_once('/').unwrap_or((value, "tcp"));
+    let (first, last) = range.split_once('-').unwrap_or((range, range));
+    let number = |text: &'_ str| text.parse::<u16>().map(u32::from);
+    let first_number = number(first).map_err(|_| first)?;
+    let last_number = number(last).map_err(|_| last)?;
+    Ok((first_number..=last_number, protocol))
+}
+
+/// By the port on the host, as it is in force.
 fn is_published(view: &v1::Container, value: &str) -> bool {
-    let Some((range, wanted)) = ports(value) else {
+    let Ok((range, wanted)) = ports(value) else {
         return false;
     };
-    let bindings = view
-        .host
+    view.ports
         .iter()
-        .flat_map(|host| &host.port_bindings)
-        .chain(&view.ports);
-    bindings.into_iter().any(|binding| {
-        protocol(binding.protocol()) == wanted
-            && (range.contains(&binding.container_port) || range.contains(&binding.host_port))
-    })
+        .any(|binding| protocol(binding.protocol()) == wanted && range.contains(&binding.host_port))
 }
 
 fn is_exposed(view: &v1::Container, value: &str) -> bool {
-    let Some((range, wanted)) = ports(value) else {
+    let Ok((range, wanted)) = ports(value) else {
         return false;
     };
     view.exposed_ports.iter().any(|port| {
@@ -250,7 +289,7 @@ mod tests {
             assert!(filters(key, value).unwrap().matches(&view), "{key}={value}");
         }
         for (key, value) in [
-            ("id", "b1"),
+            ("id", "b1$x"),
             ("label", "a=c"),
             ("exited", "0"),
             ("ancestor", "busy"),

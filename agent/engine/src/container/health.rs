@@ -6,12 +6,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use pontoon_proto::v1::{ContainerSpec, ExecStart, HealthConfig, HealthResult, HealthState};
+use pontoon_proto::v1::{ContainerSpec, ContainerState, ExecStart, HealthConfig, HealthResult, HealthState};
 use pontoon_runtime::ShimClient;
 use tokio_util::sync::CancellationToken;
 
-use super::Container;
+use super::{Container, procfs};
+use crate::engine::blocking;
 use crate::event::ContainerEventKind;
+use crate::stdio::Started;
 use crate::{Engine, Error, Result, id, signal};
 
 const INTERVAL: Duration = Duration::from_secs(30);
@@ -20,6 +22,8 @@ const START_INTERVAL: Duration = Duration::from_secs(5);
 const RETRIES: u32 = 3;
 /// Results kept.
 const RESULTS: usize = 5;
+/// How often the processes of a check that takes too long are looked for.
+const FAMILY_ROUNDS: usize = 4;
 /// Bytes kept of a check's output.
 const OUTPUT: usize = 4096;
 /// Shell of `CMD-SHELL` checks.
@@ -104,7 +108,7 @@ async fn run(
     cancelled: &CancellationToken,
 ) {
     loop {
-        let in_start_period = is_in_start_period(container, check);
+        let in_start_period = is_in_start_period(container, check, id::now());
         let state = container.watch().borrow().health;
         let pause = if in_start_period && state == HealthState::Starting {
             check.start_interval
@@ -112,6 +116,15 @@ async fn run(
             check.interval
         };
         tokio::time::sleep(pause).await;
+        // A frozen container can't be asked; the check goes on when it is thawed.
+        let mut phase = container.watch();
+        if phase
+            .wait_for(|phase| phase.state != ContainerState::Paused)
+            .await
+            .is_err()
+        {
+            return;
+        }
         let start = id::now();
         let (exit_code, output) = match probe(engine, container, shim, check).await {
             Ok(result) => result,
@@ -131,8 +144,8 @@ async fn run(
     }
 }
 
-fn is_in_start_period(container: &Container, check: &Check) -> bool {
-    let since = id::now().saturating_sub(container.read(|record| record.view().started_at));
+fn is_in_start_period(container: &Container, check: &Check, at: i64) -> bool {
+    let since = at.saturating_sub(container.read(|record| record.view().started_at));
     u64::try_from(since).is_ok_and(|since| Duration::from_nanos(since) < check.start_period)
 }
 
@@ -147,59 +160,135 @@ async fn probe(
         command: check.command.clone(),
         ..ExecStart::default()
     };
-    let mut process = engine.exec_process(container, shim, &start).await?;
-    let exec_id = process.id.clone();
+    let Started {
+        id: exec,
+        mut process,
+    } = engine.exec_process(container, shim, &start).await?;
+    let mut output = Output::default();
+    let attachment = process.attachment.take();
     let run = async {
-        let mut output = Vec::new();
-        if let Some(attachment) = process.process.attachment.take() {
+        if let Some(attachment) = attachment {
             let (mut reader, _stdin) = attachment.split();
             while let Ok(Some((_, bytes))) = reader.next().await {
-                let room = OUTPUT.saturating_sub(output.len());
-                output.extend_from_slice(&bytes[..bytes.len().min(room)]);
+                output.add(&bytes);
             }
         }
-        let code = process
-            .process
-            .wait()
-            .await
-            .map_err(|error| Error::runtime("run the health check", error))?;
-        engine.emit_for(
-            container,
-            ContainerEventKind::ExecDied {
-                exec: exec_id.clone(),
-                exit_code: code,
-            },
-        );
-        Ok((code, String::from_utf8_lossy(&output).into_owned()))
+        process.wait().await
     };
-    match tokio::time::timeout(check.timeout, run).await {
-        Ok(result) => result,
+    let ended = tokio::time::timeout(check.timeout, run).await;
+    let result = match ended {
+        Ok(Ok(code)) => Ok((code, output.text())),
+        Ok(Err(error)) => Err(Error::runtime("run the health check", error)),
         Err(_) => {
-            if let Err(error) = shim.kill_exec(&exec_id, signal::KILL).await {
+            end_probe(engine, container, shim, (&exec, process.pid)).await;
+            let mut told = format!("Health check exceeded timeout ({})", text(check.timeout));
+            if !output.bytes.is_empty() {
+                told.push_str(": ");
+                told.push_str(&output.text());
+            }
+            Ok((-1, told))
+        }
+    };
+    container.live().execs.remove(&exec);
+    let exit_code = result.as_ref().map_or(-1, |(code, _)| *code);
+    engine.emit_for(container, ContainerEventKind::ExecDied { exec, exit_code });
+    result
+}
+
+/// The beginning of a check's output.
+#[derive(Default)]
+struct Output {
+    bytes: Vec<u8>,
+    cut: bool,
+}
+
+impl Output {
+    fn add(&mut self, bytes: &[u8]) {
+        let room = OUTPUT.saturating_sub(self.bytes.len());
+        self.bytes.extend_from_slice(&bytes[..bytes.len().min(room)]);
+        self.cut |= bytes.len() > room;
+    }
+
+    fn text(&self) -> String {
+        let mut text = String::from_utf8_lossy(&self.bytes).into_owned();
+        if self.cut {
+            text.push_str("...");
+        }
+        text
+    }
+}
+
+/// Kills a check that takes too long, with all that it has started: what survived would pile up with each round.
+async fn end_probe(engine: &Arc<Engine>, container: &Container, shim: &ShimClient, (exec, pid): (&str, u32)) {
+    // Its children are found by their parents, so before it dies; those made meanwhile by their session.
+    for round in 0..FAMILY_ROUNDS {
+        let family = match engine.processes(container).await {
+            Ok(pids) => blocking(move || Ok(procfs::family(pid, &pids))).await,
+            Err(error) => Err(error),
+        };
+        if round == 0
+            && let Err(error) = shim.kill_exec(exec, signal::KILL).await
+        {
+            tracing::debug!(
+                container = container.id,
+                error = error.chain(),
+                "could not end a health check"
+            );
+        }
+        match family {
+            Ok(family) if family.is_empty() => return,
+            Ok(family) => family.iter().for_each(procfs::kill),
+            Err(error) => {
                 tracing::debug!(
                     container = container.id,
                     error = error.chain(),
                     "could not end a health check"
                 );
+                return;
             }
-            Ok((
-                -1,
-                format!("Health check exceeded timeout ({})", text(check.timeout)),
-            ))
         }
     }
 }
 
-/// A duration as Docker writes it: `30s`, `500ms`.
+/// A duration as Go writes it: `30s`, `500ms`, `1h30m0s`.
 fn text(duration: Duration) -> String {
-    match duration.subsec_nanos() {
-        0 => format!("{}s", duration.as_secs()),
-        _ => format!("{}ms", duration.as_millis()),
+    let nanoseconds = duration.as_nanos();
+    let fraction = |unit: u128, name: &str| {
+        let rest = format!("{:0width$}", nanoseconds % unit, width = unit.ilog10() as usize);
+        let rest = rest.trim_end_matches('0');
+        let whole = nanoseconds / unit;
+        if rest.is_empty() {
+            format!("{whole}{name}")
+        } else {
+            format!("{whole}.{rest}{name}")
+        }
+    };
+    match nanoseconds {
+        0 => "0s".to_owned(),
+        1..1_000 => format!("{nanoseconds}ns"),
+        1_000..1_000_000 => fraction(1_000, "µs"),
+        1_000_000..1_000_000_000 => fraction(1_000_000, "ms"),
+        _ => {
+            let minutes = duration.as_secs() / 60;
+            let seconds = Duration::from_secs(duration.as_secs() % 60)
+                + Duration::from_nanos(u64::from(duration.subsec_nanos()));
+            let rest = format!("{:09}", seconds.subsec_nanos());
+            let rest = rest.trim_end_matches('0');
+            let seconds = match rest {
+                "" => format!("{}s", seconds.as_secs()),
+                rest => format!("{}.{rest}s", seconds.as_secs()),
+            };
+            match (minutes / 60, minutes % 60) {
+                (0, 0) => seconds,
+                (0, minutes) => format!("{minutes}m{seconds}"),
+                (hours, minutes) => format!("{hours}h{minutes}m{seconds}"),
+            }
+        }
     }
 }
 
 fn record(engine: &Engine, container: &Container, check: &Check, result: HealthResult) {
-    let in_start_period = is_in_start_period(container, check);
+    let in_start_period = is_in_start_period(container, check, result.start);
     let mut changed = None;
     let saved = container.update(|record| {
         let health = record.view_mut().health.get_or_insert_default();
@@ -246,6 +335,23 @@ mod tests {
         assert_eq!(of(&["CMD", "a", "b"]).unwrap(), ["a", "b"]);
         assert_eq!(of(&["CMD-SHELL", "a b"]).unwrap(), ["/bin/sh", "-c", "a b"]);
         assert!(of(&["NONE"]).is_none() && of(&[]).is_none() && of(&["CMD"]).is_none());
-        assert_eq!(text(Duration::from_millis(500)), "500ms");
+        for (milliseconds, expected) in [
+            (500, "500ms"),
+            (1_500, "1.5s"),
+            (30_000, "30s"),
+            (5_400_000, "1h30m0s"),
+        ] {
+            assert_eq!(text(Duration::from_millis(milliseconds)), expected);
+        }
+    }
+
+    #[test]
+    fn long_output_is_cut() {
+        let mut output = Output::default();
+        output.add(b"ab");
+        assert_eq!(output.text(), "ab");
+        output.add(&[b'x'; OUTPUT]);
+        assert_eq!(output.text().len(), OUTPUT + 3);
+        assert!(output.text().ends_with("x..."));
     }
 }

@@ -34,16 +34,13 @@ impl Engine {
     /// As [`Engine::stop`] and [`Engine::start`].
     pub async fn restart(self: &Arc<Self>, request: StopContainerRequest) -> Result<()> {
         let container = self.containers.find(&request.target)?;
-        // A container that is removed at its end can't be started again after its stop.
-        if container.read(|record| record.host().auto_remove) {
-            return Err(Error::Conflict(format!(
-                "cannot restart container {}: it is removed when it stops (--rm)",
-                request.target
-            )));
-        }
         let engine = self.clone();
         self.whole(async move {
-            engine.stop_now(&container, &request).await?;
+            // One that is removed at its end stays: this end is only half a restart.
+            container.live().keep = true;
+            let stopped = engine.stop_now(&container, &request).await;
+            container.live().keep = false;
+            stopped?;
             engine.start(&container.id).await?;
             engine.emit_for(&container, ContainerEventKind::Restarted);
             Ok(())
@@ -71,10 +68,7 @@ impl Engine {
             backoff.cancel();
         }
         match container.state() {
-            ContainerState::Restarting => container.update(|record| {
-                record.stopped_by_user = true;
-                record.view_mut().set_state(ContainerState::Exited);
-            }),
+            ContainerState::Restarting => give_up_restart(container),
             state if has_process(state) => {
                 container.update(|record| record.stopped_by_user = true)?;
                 self.terminate(container, number, grace).await?;
@@ -159,6 +153,13 @@ impl Engine {
                 container.id
             ))
         };
+        if container.state() == ContainerState::Restarting {
+            // There is nothing to signal: it is not started again.
+            let _operation = container.operation.lock().await;
+            if container.state() == ContainerState::Restarting {
+                return give_up_restart(container);
+            }
+        }
         if !has_process(container.state()) {
             return Err(not_running());
         }
@@ -175,6 +176,17 @@ impl Engine {
             .await
             .map_err(|error| Error::runtime(format!("Cannot kill container: {target}"), error))?;
         self.emit(&container.id, ContainerEventKind::Killed { signal: number });
+        if stops && container.state() == ContainerState::Paused {
+            // A frozen process would not hear of its end.
+            let _operation = container.operation.lock().await;
+            if container.state() == ContainerState::Paused {
+                shim.resume().await.map_err(|error| {
+                    Error::runtime(format!("Cannot unpause container {}", container.id), error)
+                })?;
+                change_running(container, ContainerState::Running)?;
+                self.emit(&container.id, ContainerEventKind::Unpaused);
+            }
+        }
         Ok(())
     }
 
@@ -192,6 +204,12 @@ impl Engine {
                 ContainerState::Paused => {
                     return Err(Error::Conflict(format!(
                         "Container {} is already paused",
+                        container.id
+                    )));
+                }
+                ContainerState::Restarting => {
+                    return Err(Error::Conflict(format!(
+                        "Container {} is restarting, wait until the container is running",
                         container.id
                     )));
                 }
@@ -246,7 +264,13 @@ impl Engine {
                 "Neither old nor new names may be empty".to_owned(),
             ));
         }
-        let new = name::validate(new)?.to_owned();
+        let refused = |error: Error| match error {
+            Error::Invalid(text) => Error::Invalid(format!("Error when allocating new name: {text}")),
+            Error::NameInUse { .. } => Error::Conflict(format!("Error when allocating new name: {error}")),
+            other => other,
+        };
+        let rooted = format!("/{}", new.strip_prefix('/').unwrap_or(new));
+        let new = name::validate(&rooted).map_err(refused)?.to_owned();
         let engine = self.clone();
         self.whole(async move {
             let _operation = container.operation.lock().await;
@@ -256,7 +280,7 @@ impl Engine {
                     "Renaming a container with the same name as its current name".to_owned(),
                 ));
             }
-            engine.containers.reserve(&new, &container.id)?;
+            engine.containers.reserve(&new, &container.id).map_err(refused)?;
             let renamed = container.update(|record| record.view_mut().name.clone_from(&new));
             if renamed.is_err() {
                 container
@@ -271,6 +295,17 @@ impl Engine {
         })
         .await
     }
+}
+
+/// Takes back a restart that waits for its time; the caller has the operation lock.
+fn give_up_restart(container: &Container) -> Result<()> {
+    if let Some(backoff) = container.live().restart.take() {
+        backoff.cancel();
+    }
+    container.update(|record| {
+        record.stopped_by_user = true;
+        record.view_mut().set_state(ContainerState::Exited);
+    })
 }
 
 /// Sets the state unless the process has ended meanwhile.

@@ -19,16 +19,23 @@ pub(crate) mod lifecycle;
 pub(crate) mod list;
 pub(crate) mod merge;
 pub(crate) mod network;
+mod oom;
+mod procfs;
+mod prune;
 pub(crate) mod record;
 pub(crate) mod remove;
 pub(crate) mod restart;
 pub(crate) mod restore;
 mod settings;
 pub(crate) mod start;
+mod stats;
 pub(crate) mod supervise;
+mod top;
+mod update;
 pub(crate) mod validate;
 pub(crate) mod wait;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -83,6 +90,14 @@ pub(crate) struct Live {
     pub restart: Option<CancellationToken>,
     /// Ends the health check.
     pub health: Option<CancellationToken>,
+    /// Ends the look-out for a lack of memory.
+    pub oom: Option<CancellationToken>,
+    /// The lack of memory of this run has been told.
+    pub oom_told: bool,
+    /// Its end is not the end of it, although it is to be removed then: `restart` is at work.
+    pub keep: bool,
+    /// Further processes that run, by id.
+    pub execs: BTreeSet<String>,
     /// Consecutive restarts' delay.
     pub backoff: restart::Backoff,
 }

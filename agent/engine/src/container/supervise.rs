@@ -10,7 +10,7 @@ use pontoon_proto::v1::ContainerState;
 use pontoon_runtime::{ExitRecord, ShimClient};
 use tokio_util::sync::CancellationToken;
 
-use super::{Container, health, restart};
+use super::{Container, health, oom, restart};
 use crate::event::ContainerEventKind;
 use crate::{Engine, id};
 
@@ -20,6 +20,7 @@ pub(crate) const UNSEEN: i32 = 255;
 /// Begins to look after a container that has a process.
 pub(crate) fn spawn(engine: &Arc<Engine>, container: &Arc<Container>, shim: ShimClient) {
     health::spawn(engine, container, &shim);
+    oom::spawn(engine, container);
     let (engine, container) = (engine.clone(), container.clone());
     let tasks = engine.tasks.clone();
     tasks.spawn(watch(engine, container, shim));
@@ -68,8 +69,9 @@ pub(crate) fn unseen(reason: String) -> ExitRecord {
 /// Handles the end of a container's program.
 pub(crate) async fn ended_with(engine: Arc<Engine>, container: Arc<Container>, exit: ExitRecord) {
     let starts = container.watch().borrow().starts;
+    // Read before the end is published: `restart`, which waits for that, takes its wish back afterwards.
+    let auto_remove = container.read(|record| record.host().auto_remove) && !container.live().keep;
     let delay = publish_end(&engine, &container, exit);
-    let auto_remove = container.read(|record| record.host().auto_remove);
     if auto_remove {
         engine.remove_quietly(&container).await;
         return;
@@ -93,12 +95,15 @@ fn publish_end(
     container: &Container,
     exit: ExitRecord,
 ) -> Option<(Duration, CancellationToken)> {
+    let oom_told;
     let restart = {
         let mut live = container.live();
         live.shim = None;
-        if let Some(health) = live.health.take() {
-            health.cancel();
+        for token in [live.health.take(), live.oom.take()].into_iter().flatten() {
+            token.cancel();
         }
+        live.execs.clear();
+        oom_told = live.oom_told;
         let plan = container.read(|record| {
             let view = record.view();
             let policy = record.host().restart_policy.unwrap_or_default();
@@ -142,7 +147,7 @@ fn publish_end(
             "could not record an end"
         );
     }
-    if exit.oom_killed {
+    if exit.oom_killed && !oom_told {
         engine.emit_for(container, ContainerEventKind::OutOfMemory);
     }
     let kind = ContainerEventKind::Died {

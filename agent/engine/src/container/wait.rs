@@ -66,6 +66,34 @@ impl Engine {
         Ok(container.read(|record| record.view().clone()))
     }
 
+    /// As [`Engine::inspect`], with what the record does not have: the layers' paths and the execs that run.
+    ///
+    /// # Errors
+    /// No such container, or its root file system can't be looked up.
+    pub async fn inspect_whole(self: &Arc<Self>, target: &str) -> Result<v1::Container> {
+        let container = self.containers.find(target)?;
+        let mut view = container.read(|record| record.view().clone());
+        view.exec_ids = container.live().execs.iter().cloned().collect();
+        let (images, id) = (self.images.clone(), container.id.clone());
+        let rootfs = blocking(move || match images.rootfs(&id) {
+            Ok(rootfs) => Ok(Some(rootfs)),
+            // Being removed.
+            Err(pontoon_image::Error::NoRootfs(_)) => Ok(None),
+            Err(error) => Err(Error::Image(error)),
+        });
+        if let Some(rootfs) = rootfs.await? {
+            let text = |path: &std::path::Path| path.display().to_string();
+            let lower: Vec<String> = rootfs.lower.iter().map(|path| text(path)).collect();
+            view.driver_data.extend([
+                ("LowerDir".to_owned(), lower.join(":")),
+                ("MergedDir".to_owned(), text(&container.run_dir.join("rootfs"))),
+                ("UpperDir".to_owned(), text(&rootfs.upper)),
+                ("WorkDir".to_owned(), text(&rootfs.work)),
+            ]);
+        }
+        Ok(view)
+    }
+
     /// Fills in the sizes of a container's file system.
     pub(crate) async fn fill_size(self: &Arc<Self>, view: &mut v1::Container) -> Result<()> {
         let (images, id) = (self.images.clone(), view.id.clone());

@@ -123,7 +123,7 @@ impl pontoon_proto::v1::engine_server::Engine for Service {
     }
 
     async fn inspect_container(&self, request: Request<ContainerRequest>) -> Answer<Container> {
-        answer(self.engine.inspect(&request.into_inner().target))
+        answer(self.engine.inspect_whole(&request.into_inner().target).await)
     }
 
     async fn wait_container(&self, request: Request<WaitContainerRequest>) -> Answer<WaitContainerResponse> {
@@ -240,20 +240,27 @@ impl pontoon_proto::v1::engine_server::Engine for Service {
         answer(self.engine.disk_usage(&request.into_inner()).await)
     }
 
-    async fn update_container(&self, _: Request<UpdateContainerRequest>) -> Answer<UpdateContainerResponse> {
-        Err(Status::unimplemented("update_container"))
+    async fn update_container(
+        &self,
+        request: Request<UpdateContainerRequest>,
+    ) -> Answer<UpdateContainerResponse> {
+        answer(self.engine.update(request.into_inner()).await)
     }
 
-    async fn top_container(&self, _: Request<TopContainerRequest>) -> Answer<TopContainerResponse> {
-        Err(Status::unimplemented("top_container"))
+    async fn top_container(&self, request: Request<TopContainerRequest>) -> Answer<TopContainerResponse> {
+        let TopContainerRequest { target, ps_args } = request.into_inner();
+        answer(self.engine.top(&target, &ps_args).await)
     }
 
-    async fn container_stats(&self, _: Request<ContainerStatsRequest>) -> Answer<Self::ContainerStatsStream> {
-        Err(Status::unimplemented("container_stats"))
+    async fn container_stats(
+        &self,
+        request: Request<ContainerStatsRequest>,
+    ) -> Answer<Self::ContainerStatsStream> {
+        containers::stats(&self.engine, &request.into_inner())
     }
 
-    async fn prune_containers(&self, _: Request<PruneRequest>) -> Answer<PruneResponse> {
-        Err(Status::unimplemented("prune_containers"))
+    async fn prune_containers(&self, request: Request<PruneRequest>) -> Answer<PruneResponse> {
+        answer(self.engine.prune_containers(&request.into_inner()).await)
     }
 
     async fn container_changes(

@@ -57,15 +57,17 @@ impl Engine {
             input: to_process,
         };
         let engine = self.clone();
-        let died = move |exit_code| {
+        let died = move |exit: Result<i32, &pontoon_runtime::Error>| {
             let exec = id.clone();
-            engine.emit_for(&container, ContainerEventKind::ExecDied { exec, exit_code });
+            container.live().execs.remove(&exec);
+            if let Ok(exit_code) = exit {
+                engine.emit_for(&container, ContainerEventKind::ExecDied { exec, exit_code });
+            }
         };
         if start.detach {
             tokio::spawn(async move {
-                if let Ok(code) = process.wait().await {
-                    died(code);
-                }
+                let end = process.wait().await;
+                died(end.as_ref().copied());
             });
             return Ok(session);
         }
@@ -83,9 +85,7 @@ impl Engine {
                 carry(Joined { shim, attachment }, Owner::Exec(&id), &output, input).await;
             }
             let end = process.wait().await;
-            if let Ok(code) = end {
-                died(code);
-            }
+            died(end.as_ref().copied());
             let event = end
                 .map(StdioEvent::Exit)
                 .map_err(|error| Error::runtime(format!("wait for exec {id}"), error));
@@ -156,6 +156,7 @@ impl Engine {
         );
         let failed = |error| Error::runtime(format!("exec in container {}", id::short(&container.id)), error);
         let process = shim.exec(wanted).await.map_err(failed)?;
+        container.live().execs.insert(id.clone());
         self.emit_for(
             container,
             ContainerEventKind::ExecStarted {

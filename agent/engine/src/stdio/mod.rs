@@ -4,6 +4,8 @@
 mod attach;
 mod exec;
 
+pub(crate) use exec::Started;
+
 use bytes::Bytes;
 use pontoon_runtime::{Attachment, OutputReader, ShimClient, StdinWriter};
 use tokio::sync::mpsc;

@@ -8,6 +8,7 @@ mod basics;
 mod bed;
 mod events;
 mod isolation;
+mod lifecycle;
 mod limits;
 mod network;
 mod restart;
@@ -30,6 +31,7 @@ fn cases() -> Vec<(&'static str, Case)> {
         basics::cases(),
         events::cases(),
         isolation::cases(),
+        lifecycle::cases(),
         limits::cases(),
         network::cases(),
         restart::cases(),

@@ -4,6 +4,7 @@
 mod bpf;
 mod devices;
 mod hierarchy;
+mod oom;
 mod stats;
 #[cfg(test)]
 mod tests;

@@ -19,7 +19,7 @@ mod process;
 use mounts::mounts;
 pub(crate) use mounts::{mount, tmpfs};
 pub(crate) use ports::publish;
-pub use process::environment;
+pub use process::{environment, restart_policy};
 
 /// Builds the request for an image and its command line.
 ///

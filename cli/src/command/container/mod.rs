@@ -11,10 +11,14 @@ pub mod exec;
 pub mod list;
 pub mod logs;
 pub mod options;
+pub mod prune;
 pub mod remove;
 pub mod run;
 pub mod signal;
 pub mod start;
+pub mod stats;
+pub mod top;
+pub mod update;
 
 use clap::Subcommand;
 
@@ -61,6 +65,14 @@ pub enum Command {
     Attach(exec::AttachArguments),
     /// List port mappings or a specific mapping for the container
     Port(list::PortArguments),
+    /// Remove all stopped containers
+    Prune(prune::Arguments),
+    /// Display a live stream of container(s) resource usage statistics
+    Stats(stats::Arguments),
+    /// Display the running processes of a container
+    Top(top::Arguments),
+    /// Update configuration of one or more containers
+    Update(update::Arguments),
     /// Display detailed information on one or more containers
     Inspect(super::inspect::KindArguments),
 }
@@ -89,6 +101,10 @@ pub async fn dispatch(host: Option<&str>, command: Command) -> Outcome {
         Command::Exec(arguments) => exec::run(host, arguments).await,
         Command::Attach(arguments) => exec::attach(host, arguments).await,
         Command::Port(arguments) => list::port(host, arguments).await,
+        Command::Prune(arguments) => prune::run(host, arguments).await,
+        Command::Stats(arguments) => stats::run(host, arguments).await,
+        Command::Top(arguments) => top::run(host, arguments).await,
+        Command::Update(arguments) => update::run(host, arguments).await,
         Command::Inspect(arguments) => {
             super::inspect::one_kind(host, super::inspect::Kind::Container, arguments).await
         }

@@ -151,7 +151,10 @@ pub(super) fn health(options: &ContainerOptions) -> Result<Option<HealthConfig>,
 }
 
 /// `no`, `always`, `unless-stopped`, `on-failure[:COUNT]`
-pub(super) fn restart_policy(text: &str) -> Result<ContainerRestartPolicy, Failure> {
+///
+/// # Errors
+/// Another word, or a count that is none.
+pub fn restart_policy(text: &str) -> Result<ContainerRestartPolicy, Failure> {
     let (name, count) = match text.split_once(':') {
         Some(("", _)) => {
             return Err(Failure::new(
