@@ -8,7 +8,7 @@ use std::ffi::OsString;
 use clap::error::ErrorKind;
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::command::{self, container, image, network, node, service, stack, swarm, system};
+use crate::command::{self, container, image, network, node, service, stack, swarm, system, volume};
 use crate::daemon;
 use crate::error::{Failure, Outcome};
 use crate::output::listing;
@@ -130,6 +130,9 @@ enum Command {
     /// Manage networks
     #[command(subcommand)]
     Network(network::Command),
+    /// Manage volumes
+    #[command(subcommand)]
+    Volume(volume::Command),
     /// Manage the swarm
     #[command(subcommand)]
     Swarm(swarm::Command),
@@ -242,6 +245,7 @@ impl Cli {
             Command::Container(command) => container::dispatch(host, command).await,
             Command::Image(command) => image::dispatch(host, command).await,
             Command::Network(command) => network::dispatch(host, command).await,
+            Command::Volume(command) => volume::dispatch(host, command).await,
             Command::Swarm(command) => swarm::dispatch(host, command).await,
             Command::Node(command) => node::dispatch(host, command).await,
             Command::Service(command) => service::dispatch(host, command).await,

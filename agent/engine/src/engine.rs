@@ -21,6 +21,7 @@ use crate::event::ContainerEvent;
 use crate::event::log::EventLog;
 use crate::registry::Registry;
 use crate::spec::remap::IdMap;
+use crate::volumes::Volumes;
 use crate::{EngineConfig, Error, Result, container, id};
 
 /// Events kept for slow watchers.
@@ -33,6 +34,7 @@ pub struct Engine {
     pub(crate) containers: Registry,
     pub(crate) images: Arc<ImageStore>,
     pub(crate) network: Arc<NetworkManager>,
+    pub(crate) volumes: Arc<Volumes>,
     pub(crate) tasks: TaskTracker,
     pub(crate) stop: CancellationToken,
     pub(crate) event_log: Arc<EventLog>,
@@ -77,13 +79,16 @@ impl Engine {
                 .await
                 .map_err(|e| Error::network("open networks", e))
         };
-        let (images, network) = tokio::try_join!(images, network)?;
+        let volumes_dir = config.data_dir.join("volumes");
+        let volumes = blocking(move || Volumes::open(volumes_dir));
+        let (images, network, volumes) = tokio::try_join!(images, network, volumes)?;
         let engine = Arc::new(Self {
             id: engine_id(&config.data_dir)?,
             config,
             containers: Registry::default(),
             images: Arc::new(images),
             network,
+            volumes: Arc::new(volumes),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
             event_log: Arc::default(),

@@ -50,6 +50,9 @@ pub enum Error {
     /// No network has this name or id.
     #[error("network {0} not found")]
     NoSuchNetwork(String),
+    /// No volume has this name.
+    #[error("get {0}: no such volume")]
+    NoSuchVolume(String),
     /// An operation of the image store failed.
     #[error(transparent)]
     Image(pontoon_image::Error),

@@ -34,6 +34,7 @@ mod stdio;
 pub mod system;
 mod undo;
 mod usage;
+mod volumes;
 
 pub use config::{BuildInfo, ContainerDefaults, EngineConfig, NATIVE_RUNTIME};
 pub use container::Phase;

@@ -8,7 +8,7 @@ use pontoon_proto::v1::{
 };
 
 use crate::engine::blocking;
-use crate::{Engine, Error, Result};
+use crate::{Engine, Error, Result, volumes};
 
 /// What can be asked for.
 const TYPES: [&str; 4] = ["image", "container", "volume", "build-cache"];
@@ -48,6 +48,9 @@ impl Engine {
                 ..ListContainersRequest::default()
             };
             usage.containers = self.list(&every).await?;
+        }
+        if wanted("volume") {
+            usage.volumes = volumes::usage(self).await?;
         }
         Ok(usage)
     }

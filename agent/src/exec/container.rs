@@ -191,7 +191,7 @@ impl Controller for ContainerController {
         if self.find().is_none() {
             return Ok(());
         }
-        match self.engine.remove(&self.name, true).await {
+        match self.engine.remove_with_volumes(&self.name, true).await {
             Ok(()) | Err(Error::NoSuchContainer(_)) => Ok(()),
             Err(error) => Err(fail(error)),
         }

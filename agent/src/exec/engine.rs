@@ -170,7 +170,7 @@ impl Executor for EngineExecutor {
 
     async fn remove_task(&self, task_id: &str) -> Result<(), String> {
         for container in self.containers(format!("{TASK_ID}={task_id}")).await? {
-            match self.engine.remove(&container.id, true).await {
+            match self.engine.remove_with_volumes(&container.id, true).await {
                 Ok(()) | Err(pontoon_engine::Error::NoSuchContainer(_)) => {}
                 Err(error) => return Err(error.chain()),
             }

@@ -27,7 +27,7 @@ pub async fn remove_all(engine: &Arc<Engine>) -> Vec<String> {
     match engine.list(&request).await {
         Ok(containers) => {
             let removals = containers.into_iter().map(|container| async move {
-                match engine.remove(&container.id, true).await {
+                match engine.remove_with_volumes(&container.id, true).await {
                     Ok(()) | Err(pontoon_engine::Error::NoSuchContainer(_)) => None,
                     Err(error) => Some(format!("remove container {}: {}", container.name, error.chain())),
                 }

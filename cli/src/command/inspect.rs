@@ -6,9 +6,10 @@
 mod cluster;
 mod container;
 mod image;
+mod mounts;
 
 use clap::{Args, ValueEnum};
-use pontoon_proto::v1::{ContainerRequest, GetRequest, ImageRequest, NetworkRequest};
+use pontoon_proto::v1::{ContainerRequest, GetRequest, ImageRequest, NetworkRequest, VolumeRequest};
 use serde_json::Value;
 
 use super::system::print_formatted;
@@ -27,6 +28,8 @@ pub enum Kind {
     Image,
     /// A network of this host or the cluster.
     Network,
+    /// A volume of this host.
+    Volume,
     /// A node.
     Node,
     /// A service.
@@ -35,10 +38,11 @@ pub enum Kind {
     Task,
 }
 
-const ORDER: [Kind; 6] = [
+const ORDER: [Kind; 7] = [
     Kind::Container,
     Kind::Image,
     Kind::Network,
+    Kind::Volume,
     Kind::Node,
     Kind::Service,
     Kind::Task,
@@ -178,6 +182,10 @@ async fn get(client: &Client, kind: Kind, name: &str, size: bool) -> Result<Valu
                 .await?
                 .into_inner(),
         ),
+        Kind::Volume => {
+            let request = VolumeRequest { name: target };
+            mounts::volume_json(&client.engine().inspect_volume(request).await?.into_inner())
+        }
         Kind::Network => match client
             .engine()
             .inspect_network(NetworkRequest {

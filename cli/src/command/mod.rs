@@ -9,6 +9,7 @@ pub mod service;
 pub mod stack;
 pub mod swarm;
 pub mod system;
+pub mod volume;
 
 /// Parses `--filter key=value` options to the daemon's form.
 ///

@@ -88,6 +88,13 @@ pub fn rfc3339(at: i64) -> String {
         .unwrap_or_default()
 }
 
+/// As [`rfc3339`] in whole seconds.
+pub fn rfc3339_seconds(at: i64) -> String {
+    Timestamp::from_nanosecond(i128::from(at))
+        .map(|at| format!("{at:.0}"))
+        .unwrap_or_default()
+}
+
 /// As [`rfc3339`] in the local time zone, as `docker events` shows times.
 pub fn local_rfc3339(at: i64) -> String {
     Timestamp::from_nanosecond(i128::from(at))

@@ -39,7 +39,7 @@ impl Engine {
         Box::pin(async move {
             let creation = engine.clone();
             engine
-                .whole(async move { creation.create_now(request).await })
+                .whole(async move { Box::pin(creation.create_now(request)).await })
                 .await
         })
     }
@@ -76,7 +76,15 @@ impl Engine {
             engine.containers.release(&name, &id);
             Ok::<(), Error>(())
         });
-        let record = Record {
+        let planned = Box::pin(self.plan_mounts(&id, (&config, &host), &image, &mut undo)).await;
+        let planned = match planned {
+            Ok(planned) => planned,
+            Err(error) => {
+                undo.run(&id).await;
+                return Err(error);
+            }
+        };
+        let mut record = Record {
             view: Some(self.first_view(
                 &id,
                 Settings {
@@ -90,8 +98,11 @@ impl Engine {
             stdin_once: request.stdin_once,
             domainname: request.domainname,
             wanted_networks,
+            mounts: planned.mounts,
             ..Record::default()
         };
+        record.view_mut().mounts = planned.points;
+        record.view_mut().volumes = planned.volumes;
         match self.make(record, image, &mut undo).await {
             Ok(()) => Ok(CreateContainerResponse { id, warnings }),
             Err(error) => {
@@ -123,12 +134,18 @@ impl Engine {
         let container = Arc::new(Container::new(record.clone(), dir.clone(), self.shim_dir(&id)));
         // Only a container that outlives its end has to survive a power failure right after its creation.
         let durable = !record.host().auto_remove;
+        let mounts = record.mounts.clone();
+        let home = dir.clone();
         blocking(move || {
-            make_dir(&dir)?;
-            images.prepare_rootfs(&wanted, &image).map_err(Error::Image)?;
-            record.save(&dir, durable)
+            make_dir(&home)?;
+            images
+                .prepare_rootfs(&wanted, &image)
+                .map_err(Error::Image)
+                .map(drop)
         })
         .await?;
+        Box::pin(self.fill_volumes(&id, &mounts)).await?;
+        blocking(move || record.save(&dir, durable)).await?;
         self.containers.insert(container);
         self.emit(&id, ContainerEventKind::Created);
         Ok(())

@@ -7,6 +7,7 @@ use pontoon_proto::v1::{self, ContainerNetwork, ContainerState};
 use prost::Message;
 
 use crate::error::IoContext;
+use crate::volumes::PlannedMount;
 use crate::{Error, Result};
 
 /// File name of the record in the container's folder.
@@ -33,6 +34,12 @@ pub(crate) struct Record {
     /// It is being removed: a restarted daemon finishes that.
     #[prost(bool, tag = "6")]
     pub removing: bool,
+    /// Its mounts, volumes named.
+    #[prost(message, repeated, tag = "20")]
+    pub mounts: Vec<PlannedMount>,
+    /// The removal that goes on takes its anonymous volumes along.
+    #[prost(bool, tag = "21")]
+    pub removing_volumes: bool,
 }
 
 impl Record {

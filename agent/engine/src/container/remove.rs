@@ -18,11 +18,22 @@ impl Engine {
     pub async fn remove(self: &Arc<Self>, target: &str, force: bool) -> Result<()> {
         let container = self.containers.find(target)?;
         let engine = self.clone();
-        self.whole(async move { engine.remove_now(&container, force).await })
+        self.whole(async move { engine.remove_now(&container, force, false).await })
             .await
     }
 
-    async fn remove_now(self: &Arc<Self>, container: &Container, force: bool) -> Result<()> {
+    /// As [`Engine::remove`], and the container's anonymous volumes go too, unless another container has them.
+    ///
+    /// # Errors
+    /// As [`Engine::remove`].
+    pub async fn remove_with_volumes(self: &Arc<Self>, target: &str, force: bool) -> Result<()> {
+        let container = self.containers.find(target)?;
+        let engine = self.clone();
+        self.whole(async move { engine.remove_now(&container, force, true).await })
+            .await
+    }
+
+    async fn remove_now(self: &Arc<Self>, container: &Container, force: bool, volumes: bool) -> Result<()> {
         loop {
             let state = container.state();
             let busy = has_process(state) || state == ContainerState::Restarting;
@@ -39,7 +50,7 @@ impl Engine {
             if has_process(container.state()) {
                 continue;
             }
-            return match self.remove_locked(container).await {
+            return match self.remove_locked(container, volumes).await {
                 // Removed at its end, which this removal may have brought about.
                 Err(Error::NoSuchContainer(_)) if force && container.read(|r| r.host().auto_remove) => Ok(()),
                 removed => removed,
@@ -48,7 +59,7 @@ impl Engine {
     }
 
     /// Removes a container that has no process; the caller has its operation lock.
-    async fn remove_locked(self: &Arc<Self>, container: &Container) -> Result<()> {
+    async fn remove_locked(self: &Arc<Self>, container: &Container, volumes: bool) -> Result<()> {
         if container.watch().borrow().removed {
             return Err(Error::NoSuchContainer(container.id.clone()));
         }
@@ -60,10 +71,19 @@ impl Engine {
         if !container.read(|record| record.host().auto_remove) {
             container.update(|record| {
                 record.removing = true;
+                record.removing_volumes |= volumes;
                 record.view_mut().set_state(ContainerState::Removing);
             })?;
         }
         self.release(container).await;
+        let planned = container.read(|record| record.mounts.clone());
+        // While the record is still there: a daemon that is killed in between goes on with the removal.
+        if let Err(error) = self.release_volumes(&container.id, planned, volumes).await {
+            container
+                .update(|record| record.view_mut().set_state(ContainerState::Dead))
+                .ok();
+            return Err(error);
+        }
         let (images, id, dir) = (self.images.clone(), container.id.clone(), container.dir.clone());
         let removed = blocking(move || {
             images.remove_rootfs(&id).map_err(Error::Image)?;
@@ -91,7 +111,8 @@ impl Engine {
     /// Removes a container that has ended and is to be removed then. Somebody else may have done it already.
     pub(crate) async fn remove_quietly(self: &Arc<Self>, container: &Container) {
         let _operation = container.operation.lock().await;
-        match self.remove_locked(container).await {
+        let volumes = container.read(|record| record.removing_volumes || record.host().auto_remove);
+        match self.remove_locked(container, volumes).await {
             Ok(()) | Err(Error::NoSuchContainer(_)) => {}
             Err(error) => {
                 tracing::warn!(

@@ -12,7 +12,8 @@ use super::record::{Record, has_process};
 use super::{Container, restart, supervise};
 use crate::engine::blocking;
 use crate::error::IoContext;
-use crate::{Engine, Error, Result};
+use crate::volumes::Found;
+use crate::{Engine, Error, Result, volumes};
 
 /// What to do with a container that was found, once all of them are known.
 enum Next {
@@ -58,11 +59,35 @@ pub(crate) async fn run(engine: &Arc<Engine>) -> Result<()> {
     for error in engine.network.reconcile(&live).await {
         tracing::warn!(%error, "could not reconcile the network");
     }
+    take_over_volumes(engine, &live, &unreadable).await;
     remove_leftovers(engine, &live, &unreadable).await;
     for (container, next) in plans {
         carry_out(engine, container, next);
     }
     Ok(())
+}
+
+async fn take_over_volumes(engine: &Arc<Engine>, live: &HashSet<String>, unreadable: &HashSet<String>) {
+    let found = engine.containers.all().into_iter().map(|container| Found {
+        id: container.id.clone(),
+        is_live: live.contains(&container.id),
+        volumes: container.read(|record| {
+            let names = record.mounts.iter().map(|mount| mount.volume.clone());
+            names.filter(|name| !name.is_empty()).collect()
+        }),
+    });
+    let (found, unreadable, volumes) = (
+        found.collect::<Vec<_>>(),
+        unreadable.clone(),
+        engine.volumes.clone(),
+    );
+    let taken = blocking(move || {
+        volumes.take_over(&found, &|id| unreadable.contains(id));
+        Ok(())
+    });
+    if let Err(error) = taken.await {
+        tracing::warn!(error = error.chain(), "could not look after the volumes");
+    }
 }
 
 fn names(dir: &Path) -> Result<Vec<String>> {
@@ -211,6 +236,7 @@ fn carry_out(engine: &Arc<Engine>, container: Arc<Container>, next: Next) {
 
 /// Shims and root file systems that no container owns.
 async fn remove_leftovers(engine: &Arc<Engine>, live: &HashSet<String>, unreadable: &HashSet<String>) {
+    // A mounted image has the container's id in its name.
     let is_known = |id: &str| engine.containers.find(id).is_ok_and(|c| c.id == id) || unreadable.contains(id);
     for id in names(&engine.config.run_dir.join("shim")).unwrap_or_default() {
         if !live.contains(&id) && !unreadable.contains(&id) && !is_known(&id) {
@@ -227,7 +253,7 @@ async fn remove_leftovers(engine: &Arc<Engine>, live: &HashSet<String>, unreadab
             return;
         }
     };
-    for id in ids.into_iter().filter(|id| !is_known(id)) {
+    for id in ids.into_iter().filter(|id| !is_known(volumes::holder(id))) {
         tracing::info!(container = id, "removing a root file system without a container");
         let images = engine.images.clone();
         if let Err(error) = blocking(move || images.remove_rootfs(&id).map_err(Error::Image)).await {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use pontoon_image::{Rootfs, User};
-use pontoon_proto::v1::{ContainerSpec, ContainerState, HealthState};
+use pontoon_proto::v1::{ContainerState, HealthState};
 use pontoon_runtime::{RootfsMount, RuntimeKind, ShimClient, ShimConfig};
 
 use super::network::Connected;
@@ -105,7 +105,9 @@ impl Engine {
     async fn launch_steps(self: &Arc<Self>, container: &Arc<Container>, undo: &mut Undo) -> Result<()> {
         let record = container.record();
         let joined = self.join_namespaces(container, &record, undo).await?;
-        make_bind_sources(&record.config())?;
+        let mounts = self
+            .use_mounts(&container.id, record.mounts.clone(), undo)
+            .await?;
         let (connected, rootfs) = tokio::join!(
             self.connect(container, &record, undo),
             self.rootfs_and_user(&record)
@@ -130,6 +132,7 @@ impl Engine {
             host: &record.host(),
             user: &user,
             dir: &container.dir,
+            mounts: &mounts,
             rootfs: &shim_config.rootfs_path,
             netns: connected.netns.clone(),
             hostname: &record.config().hostname,
@@ -283,6 +286,13 @@ impl Engine {
         if let Err(errors) = self.network.remove_sandbox(&container.id).await {
             tracing::warn!(container = container.id, %errors, "could not remove the sandbox");
         }
+        let (volumes, id) = (self.volumes.clone(), container.id.clone());
+        let released = blocking(move || {
+            volumes.end_all_uses(&id);
+            Ok(())
+        });
+        // It logs its own failures.
+        let _ = released.await;
         let removed = match std::fs::remove_dir_all(&container.run_dir) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
             other => other.context(|| format!("remove {}", container.run_dir.display())),
@@ -321,22 +331,6 @@ fn check_limits(record: &Record, shim: &ShimClient) -> Result<()> {
         }),
         None => Ok(()),
     }
-}
-
-/// Makes the folders that binds are to find, as `run -v` does.
-fn make_bind_sources(config: &ContainerSpec) -> Result<()> {
-    for mount in config.mounts.iter().filter(|mount| mount.create_source) {
-        std::fs::create_dir_all(&mount.source)
-            .or_else(|error| {
-                if Path::new(&mount.source).exists() {
-                    Ok(())
-                } else {
-                    Err(error)
-                }
-            })
-            .context(|| format!("create bind source {}", mount.source))?;
-    }
-    Ok(())
 }
 
 /// Who a process runs as: the image's files decide, `groups` come on top.

@@ -8,12 +8,10 @@ mod kernel;
 mod limits;
 mod modes;
 
-use std::path::Path;
-
-use pontoon_proto::v1::{ContainerSpec, HealthConfig, HostConfig, MountType, RestartPolicyName};
+use pontoon_proto::v1::{ContainerSpec, HealthConfig, HostConfig, RestartPolicyName};
 
 use crate::spec::security::SecurityOptions;
-use crate::{Error, Result, signal, spec};
+use crate::{Error, Result, signal, spec, volumes};
 
 pub(crate) use limits::check as resources;
 
@@ -48,7 +46,7 @@ pub(crate) fn validate(
     environment(config)?;
     config.healthcheck.as_ref().map_or(Ok(()), health)?;
     restart(host)?;
-    mounts(config)?;
+    volumes::check_mounts(config, host)?;
     resources(host)?;
     kernel::discard(host, &mut warnings)?;
     modes::check(config, host, domainname)?;
@@ -161,41 +159,6 @@ fn health(check: &HealthConfig) -> Result<()> {
         if value != 0 && value < 1_000_000 {
             return Err(invalid(format!("{name} in Healthcheck cannot be less than 1ms")));
         }
-    }
-    Ok(())
-}
-
-fn mounts(config: &ContainerSpec) -> Result<()> {
-    let mut targets = std::collections::BTreeSet::new();
-    for mount in &config.mounts {
-        let target = Path::new(&mount.target);
-        if !target.is_absolute() || target.components().any(|c| c == std::path::Component::ParentDir) {
-            return Err(invalid(format!(
-                "invalid mount config: mount target '{}' must be an absolute path without '..'",
-                mount.target
-            )));
-        }
-        if target == Path::new("/") {
-            return Err(invalid("invalid mount config: destination can't be '/'"));
-        }
-        if !targets.insert(target.components().collect::<std::path::PathBuf>()) {
-            return Err(invalid(format!("Duplicate mount point: {}", mount.target)));
-        }
-        if mount.r#type() == MountType::Bind {
-            if !mount.source.starts_with('/') {
-                return Err(invalid(format!(
-                    "invalid mount config for type \"bind\": invalid mount path: '{}' mount path must be absolute",
-                    mount.source
-                )));
-            }
-            if !mount.create_source && !Path::new(&mount.source).exists() {
-                return Err(invalid(format!(
-                    "invalid mount config for type \"bind\": bind source path does not exist: {}",
-                    mount.source
-                )));
-            }
-        }
-        spec::mounts::propagation(&mount.propagation)?;
     }
     Ok(())
 }

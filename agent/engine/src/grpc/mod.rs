@@ -11,6 +11,7 @@ mod logs;
 mod networks;
 mod status;
 mod stdio;
+mod volumes;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -112,6 +113,13 @@ impl pontoon_proto::v1::engine_server::Engine for Service {
 
     async fn remove_container(&self, request: Request<RemoveContainerRequest>) -> Answer<Empty> {
         let request = request.into_inner();
+        if request.volumes {
+            return done(
+                self.engine
+                    .remove_with_volumes(&request.target, request.force)
+                    .await,
+            );
+        }
         done(self.engine.remove(&request.target, request.force).await)
     }
 
@@ -212,24 +220,24 @@ impl pontoon_proto::v1::engine_server::Engine for Service {
         Err(Status::unimplemented("prune_networks"))
     }
 
-    async fn create_volume(&self, _: Request<CreateVolumeRequest>) -> Answer<Volume> {
-        Err(Status::unimplemented("create_volume"))
+    async fn create_volume(&self, request: Request<CreateVolumeRequest>) -> Answer<Volume> {
+        answer(self.engine.create_volume(request.into_inner()).await)
     }
 
-    async fn list_volumes(&self, _: Request<ListVolumesRequest>) -> Answer<ListVolumesResponse> {
-        Err(Status::unimplemented("list_volumes"))
+    async fn list_volumes(&self, request: Request<ListVolumesRequest>) -> Answer<ListVolumesResponse> {
+        volumes::list(&self.engine, &request.into_inner())
     }
 
-    async fn inspect_volume(&self, _: Request<VolumeRequest>) -> Answer<Volume> {
-        Err(Status::unimplemented("inspect_volume"))
+    async fn inspect_volume(&self, request: Request<VolumeRequest>) -> Answer<Volume> {
+        answer(self.engine.inspect_volume(&request.into_inner().name))
     }
 
-    async fn remove_volume(&self, _: Request<RemoveVolumeRequest>) -> Answer<Empty> {
-        Err(Status::unimplemented("remove_volume"))
+    async fn remove_volume(&self, request: Request<RemoveVolumeRequest>) -> Answer<Empty> {
+        done(self.engine.remove_volume(request.into_inner()).await)
     }
 
-    async fn prune_volumes(&self, _: Request<PruneRequest>) -> Answer<PruneResponse> {
-        Err(Status::unimplemented("prune_volumes"))
+    async fn prune_volumes(&self, request: Request<PruneRequest>) -> Answer<PruneResponse> {
+        answer(self.engine.prune_volumes(request.into_inner().filters).await)
     }
 
     async fn events(&self, request: Request<EventsRequest>) -> Answer<Self::EventsStream> {

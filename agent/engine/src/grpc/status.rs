@@ -13,7 +13,10 @@ pub const EXIT_CODE: &str = "pontoon-exit-code";
 /// Turns an error into a status.
 pub fn status(error: &Error) -> Status {
     let code = match error {
-        Error::NoSuchContainer(_) | Error::NoSuchImage(_) | Error::NoSuchNetwork(_) => Code::NotFound,
+        Error::NoSuchContainer(_)
+        | Error::NoSuchImage(_)
+        | Error::NoSuchNetwork(_)
+        | Error::NoSuchVolume(_) => Code::NotFound,
         Error::AmbiguousPrefix(_) | Error::Invalid(_) => Code::InvalidArgument,
         Error::NameInUse { .. } => Code::AlreadyExists,
         Error::Conflict(_) | Error::NotRunning(_) | Error::Start { .. } => Code::FailedPrecondition,

@@ -14,6 +14,7 @@ mod system_mounts;
 
 use std::path::{Path, PathBuf};
 
+use mounts::Mounted;
 use namespaces::Joined;
 use oci_spec::runtime::{Linux, Root, Spec};
 use pontoon_proto::v1::{ContainerSpec, HostConfig};
@@ -33,6 +34,8 @@ pub(crate) struct Inputs<'a> {
     pub host: &'a HostConfig,
     /// Who the process runs as.
     pub user: &'a pontoon_image::User,
+    /// The user's and the image's mounts, ready to be used.
+    pub mounts: &'a [Mounted],
     /// The container's folder with `hosts`, `hostname`, `resolv.conf`.
     pub dir: &'a Path,
     /// Mount point of the root file system.
@@ -90,7 +93,7 @@ fn linux(inputs: &Inputs<'_>, security: &SecurityOptions) -> Result<Linux> {
         .set_namespaces(Some(namespaces::build(inputs)?))
         .set_resources(Some(resources::build(host, devices.rules)?))
         .set_cgroups_path(Some(inputs.cgroup.clone()))
-        .set_rootfs_propagation(mounts::rootfs_propagation(config))
+        .set_rootfs_propagation(mounts::rootfs_propagation(inputs.mounts))
         .set_seccomp(security.filter(config, host, &inputs.defaults.seccomp)?)
         .set_devices(Some(devices.nodes).filter(|nodes| !nodes.is_empty()))
         .set_masked_paths(paths(&host.masked_paths))

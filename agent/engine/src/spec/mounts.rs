@@ -1,4 +1,5 @@
-//! A container's mounts: the usual ones, its resolv.conf, hostname and hosts, the user's binds and tmpfs.
+//! A container's mounts as the runtime gets them: the usual ones, its resolv.conf, hostname and hosts, then what `volumes` has
+//! planned and made ready, parents before what is mounted in them.
 
 use std::path::{Path, PathBuf};
 
@@ -7,30 +8,45 @@ use pontoon_proto::v1::{self, MountType};
 use pontoon_runtime::defaults;
 
 use super::Inputs;
+use crate::config::NATIVE_RUNTIME;
 use crate::{Error, Result};
 
 /// Default size of `/dev/shm`.
 const SHM_SIZE: i64 = 64 << 20;
 
-/// Checks a propagation mode; empty is Docker's default.
-pub(crate) fn propagation(mode: &str) -> Result<&str> {
-    match mode {
-        "" => Ok("rprivate"),
-        "rprivate" | "private" | "rshared" | "shared" | "rslave" | "slave" => Ok(mode),
-        other => Err(Error::Invalid(format!("invalid propagation mode: {other}"))),
-    }
+/// A mount that is ready to be used.
+#[derive(Debug)]
+pub(crate) struct Mounted {
+    /// As asked for.
+    pub wanted: v1::Mount,
+    /// Where, without `.` and `..`.
+    pub target: PathBuf,
+    /// The part of it that is mounted; empty: all.
+    pub subpath: String,
+    /// What is mounted.
+    pub origin: Origin,
+}
+
+/// What is mounted.
+#[derive(Debug)]
+pub(crate) enum Origin {
+    /// A path of the host.
+    Path(PathBuf),
+    /// An image's layers, top first; at least two.
+    Layers(Vec<PathBuf>),
+    /// A file system without one.
+    Nothing,
 }
 
 /// All mounts in the order in which they are made.
 pub(super) fn build(inputs: &Inputs<'_>) -> Result<Vec<Mount>> {
-    let config = inputs.config;
     let host = inputs.host;
     let shm_size = if host.shm_size == 0 {
         SHM_SIZE
     } else {
         host.shm_size
     };
-    let user: Vec<PathBuf> = config.mounts.iter().map(|m| PathBuf::from(&m.target)).collect();
+    let user: Vec<PathBuf> = inputs.mounts.iter().map(|m| m.target.clone()).collect();
     let mut mounts = defaults::mounts(shm_size.unsigned_abs());
     mounts.retain(|mount| !user.contains(mount.destination()));
     if host.ipc_mode == "host" {
@@ -75,39 +91,88 @@ pub(super) fn build(inputs: &Inputs<'_>) -> Result<Vec<Mount>> {
         }
     }
     // Parents before what is mounted in them.
-    let mut wanted: Vec<&v1::Mount> = config.mounts.iter().collect();
-    wanted.sort_by_key(|mount| Path::new(&mount.target).components().count());
+    let mut wanted: Vec<&Mounted> = inputs.mounts.iter().collect();
+    wanted.sort_by_key(|mount| (mount.target.components().count(), &mount.target));
     for mount in wanted {
-        mounts.push(user_mount(mount)?);
+        mounts.push(user_mount(mount, host.runtime != NATIVE_RUNTIME)?);
     }
     Ok(mounts)
 }
 
-fn user_mount(wanted: &v1::Mount) -> Result<Mount> {
+fn user_mount(mounted: &Mounted, is_external: bool) -> Result<Mount> {
+    let wanted = &mounted.wanted;
     let mut options: Vec<String> = Vec::new();
-    let (kind, source) = match wanted.r#type() {
-        MountType::Bind => {
-            options.push("rbind".to_owned());
-            options.push(propagation(&wanted.propagation)?.to_owned());
-            ("bind", PathBuf::from(&wanted.source))
+    let (kind, source) = match &mounted.origin {
+        Origin::Path(path) => {
+            options.push(if wanted.non_recursive { "bind" } else { "rbind" }.to_owned());
+            options.push(match wanted.propagation.as_str() {
+                "" => "rprivate".to_owned(),
+                mode => mode.to_owned(),
+            });
+            ("bind", path.clone())
         }
-        MountType::Tmpfs => {
+        Origin::Layers(layers) => {
+            options.extend(layer_options(layers, is_external));
+            ("overlay", PathBuf::from("overlay"))
+        }
+        Origin::Nothing => {
             options.extend(["noexec", "nosuid", "nodev"].map(str::to_owned));
-            if wanted.tmpfs_size > 0 {
-                options.push(format!("size={}", wanted.tmpfs_size));
-            }
-            let mode = if wanted.tmpfs_mode == 0 {
-                0o1777
-            } else {
-                wanted.tmpfs_mode
-            };
-            options.push(format!("mode={mode:o}"));
+            options.extend(tmpfs(wanted));
             ("tmpfs", PathBuf::from("tmpfs"))
         }
     };
-    options.push(if wanted.read_only { "ro" } else { "rw" }.to_owned());
+    let is_read_only = wanted.read_only || wanted.r#type() == MountType::Image;
+    if is_read_only {
+        // As Docker since 25: what is mounted below is read-only as well. There is no "rw" for others: a source that is
+        // mounted read-only on the host stays so.
+        let alone = kind != "bind" || wanted.read_only_non_recursive || wanted.non_recursive;
+        options.push(if alone { "ro" } else { "rro" }.to_owned());
+    }
+    if !mounted.subpath.is_empty() {
+        if is_external {
+            return Err(Error::Invalid(format!(
+                "a subpath on {} needs the runtime {NATIVE_RUNTIME}: another one would follow links out of the volume",
+                wanted.target
+            )));
+        }
+        options.push(format!("pontoon.subpath={}", mounted.subpath));
+    }
     let options: Vec<&str> = options.iter().map(String::as_str).collect();
-    Ok(mount(&wanted.target, kind, &source, &options))
+    Ok(mount(
+        &mounted.target.display().to_string(),
+        kind,
+        &source,
+        &options,
+    ))
+}
+
+/// Our runtime takes layers one by one, others only in one text.
+fn layer_options(layers: &[PathBuf], is_external: bool) -> Vec<String> {
+    let texts = layers.iter().map(|layer| layer.display().to_string());
+    if is_external {
+        return vec![format!("lowerdir={}", texts.collect::<Vec<_>>().join(":"))];
+    }
+    texts.map(|layer| format!("lowerdir+={layer}")).collect()
+}
+
+/// What makes a tmpfs another than the usual one; later words win.
+fn tmpfs(wanted: &v1::Mount) -> Vec<String> {
+    let mut options = Vec::new();
+    if wanted.tmpfs_size > 0 {
+        options.push(format!("size={}", wanted.tmpfs_size));
+    }
+    if wanted.tmpfs_mode != 0 {
+        options.push(format!("mode={:o}", wanted.tmpfs_mode));
+    }
+    // An empty value would be an option of its own.
+    options.extend(
+        wanted
+            .tmpfs_options
+            .iter()
+            .filter(|option| *option != "defaults")
+            .cloned(),
+    );
+    options
 }
 
 fn mount(target: &str, kind: &str, source: &Path, options: &[&str]) -> Mount {
@@ -121,17 +186,13 @@ fn mount(target: &str, kind: &str, source: &Path, options: &[&str]) -> Mount {
 }
 
 /// How the root's own propagation has to be so that the binds' can work.
-pub(super) fn rootfs_propagation(config: &v1::ContainerSpec) -> Option<String> {
-    let modes: Vec<&str> = config
-        .mounts
+pub(super) fn rootfs_propagation(mounts: &[Mounted]) -> Option<String> {
+    let modes: Vec<&str> = mounts
         .iter()
-        .map(|m| m.propagation.trim_start_matches('r'))
+        .map(|mounted| mounted.wanted.propagation.trim_start_matches('r'))
         .collect();
-    if modes.contains(&"shared") {
-        Some("shared".to_owned())
-    } else if modes.contains(&"slave") {
-        Some("slave".to_owned())
-    } else {
-        None
-    }
+    ["shared", "slave"]
+        .into_iter()
+        .find(|mode| modes.contains(mode))
+        .map(str::to_owned)
 }

@@ -123,6 +123,7 @@ impl Engine {
         .await?;
         let process = spec::process::exec(
             &spec::Inputs {
+                mounts: &[],
                 config: &config,
                 host: &record.host(),
                 user: &user,

@@ -89,9 +89,14 @@ impl Bed {
     }
 
     async fn load(&self) {
+        self.load_image(image(), "busybox:latest").await;
+    }
+
+    /// Loads another image.
+    pub async fn load_image(&self, image: scratch::Builder, name: &str) {
         let mut archive = Vec::new();
-        image()
-            .write(&[Reference::parse("busybox:latest").unwrap()], &mut archive)
+        image
+            .write(&[Reference::parse(name).unwrap()], &mut archive)
             .unwrap();
         let (sender, mut updates) = self.engine.load_images();
         sender.send(Ok(archive.into())).await.unwrap();
@@ -328,7 +333,8 @@ pub fn is_running(container: &Container) -> bool {
     container.state() == ContainerState::Running
 }
 
-fn image() -> scratch::Builder {
+/// The image of most cases.
+pub fn image() -> scratch::Builder {
     let applets = [
         "sh", "true", "false", "echo", "cat", "sleep", "id", "env", "ls", "hostname", "wget", "httpd",
         "nslookup", "grep", "touch", "kill", "ps", "head", "dd", "ulimit", "ip", "test", "seq", "stty",

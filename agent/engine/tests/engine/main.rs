@@ -13,6 +13,7 @@ mod limits;
 mod network;
 mod restart;
 mod streams;
+mod volumes;
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -36,6 +37,7 @@ fn cases() -> Vec<(&'static str, Case)> {
         network::cases(),
         restart::cases(),
         streams::cases(),
+        volumes::cases(),
     ]
     .concat()
 }

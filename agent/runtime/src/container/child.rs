@@ -263,8 +263,9 @@ fn build(
     sysctl::write(&plan.sysctls, |key| {
         !mapped || plan.namespaces.is_new(sysctl::namespace_of(key))
     })?;
-    rootfs::finish(&root, plan.root_read_only, propagation)?;
+    rootfs::finish(&root, plan.root_read_only)?;
     rootfs::enter(&root)?;
+    rootfs::propagate(&root, propagation)?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
     let master = streams(stdio, terminal, plan.process.uid)?;
     Ok((outside.warnings, master))

@@ -4,7 +4,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{CWD, FileType, PROC_SUPER_MAGIC, fstatfs};
+use rustix::fs::{CWD, FileType, Mode, OFlags, PROC_SUPER_MAGIC, fstatfs};
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 
 use super::copy_up;
@@ -34,6 +34,24 @@ pub(super) struct OpenMount<'a> {
 pub(super) fn attach(tree: impl AsFd, target: impl AsFd) -> rustix::io::Result<()> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     move_mount(tree, "", target, "", flags)
+}
+
+/// A detached copy of what lies within a source, as a process whose root the source is would find it.
+fn copy_within(source: OwnedFd, path: &Path, recursive: bool) -> Result<OwnedFd, Error> {
+    let found = Root(source).handle(path);
+    let copied = found.and_then(|handle| copy_handle(handle, recursive));
+    copied.context(|| format!("cannot access path {} within the source", path.display()))
+}
+
+/// A detached copy of a bind's source.
+fn copy_source(plan: &MountPlan, path: &Path, recursive: bool) -> Result<OwnedFd, Error> {
+    let Some(subpath) = &plan.subpath else {
+        return copy_tree(path, recursive);
+    };
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let source = rustix::fs::open(path, flags, Mode::empty())
+        .context(|| format!("bind source path {}", path.display()))?;
+    copy_within(source, subpath, recursive)
 }
 
 /// A detached copy of the mount at a path of the host.
@@ -67,14 +85,16 @@ pub(super) fn open_sources<'a>(
         .iter()
         .map(|plan| {
             let trees = match &plan.source {
-                Source::Bind { path, recursive } => vec![(String::new(), copy_tree(path, *recursive)?)],
+                Source::Bind { path, recursive } => {
+                    vec![(String::new(), copy_source(plan, path, *recursive)?)]
+                }
                 Source::Cgroup => cgroups
                     .directories
                     .iter()
                     .map(|(name, path)| Ok((name.clone(), copy_tree(path, false)?)))
                     .collect::<Result<_, Error>>()?,
                 Source::FileSystem { typ, .. } if foreign(typ) => {
-                    vec![(String::new(), file_system(plan)?)]
+                    vec![(String::new(), file_system(plan, None)?)]
                 }
                 Source::FileSystem { .. } => Vec::new(),
             };
@@ -96,8 +116,9 @@ fn failed(plan: &MountPlan, error: &Error) -> Error {
     ))
 }
 
-/// A new file system as a mount wants it, attached nowhere.
-fn file_system(plan: &MountPlan) -> Result<OwnedFd, Error> {
+/// A new file system as a mount wants it, attached nowhere. A tmpfs that has no mode gets that of the directory that it
+/// covers, as with runc.
+fn file_system(plan: &MountPlan, covers: Option<&Root>) -> Result<OwnedFd, Error> {
     let Source::FileSystem {
         typ,
         parameters,
@@ -107,7 +128,18 @@ fn file_system(plan: &MountPlan) -> Result<OwnedFd, Error> {
         return Err(Error::Create("the mount is no file system".to_owned()));
     };
     let set = (plan.set | plan.recursive_set) & !(plan.recursive_clear & !plan.set);
-    let tree = new_file_system(typ, name, parameters, set)?;
+    let mut parameters = parameters.clone();
+    if typ == "tmpfs"
+        && !parameters.iter().any(|(key, _)| key == "mode")
+        && let Some(covered) = covers.and_then(|root| root.handle(&plan.destination).ok())
+    {
+        let mode = stat_handle(&covered).context(|| "stat the target")?.st_mode & 0o7777;
+        parameters.push(("mode".to_owned(), Some(format!("{mode:o}"))));
+    }
+    let mut tree = new_file_system(typ, name, &parameters, set)?;
+    if let Some(subpath) = &plan.subpath {
+        tree = copy_within(tree, subpath, false)?;
+    }
     let (propagation, recursive) = plan.propagation;
     if propagation != libc::MS_PRIVATE {
         set_attributes(&tree, recursive, 0, 0, propagation).context(|| "set propagation")?;
@@ -136,7 +168,7 @@ fn mount_one(root: &Root, mount: OpenMount<'_>, version: Version) -> Result<(), 
         Source::FileSystem { typ, .. } => {
             let tree = match trees.into_iter().next() {
                 Some((_, tree)) => tree,
-                None => file_system(plan)?,
+                None => file_system(plan, Some(root))?,
             };
             let target = if matches!(typ.as_str(), "proc" | "sysfs") {
                 match root.plain_directory(&plan.destination) {
@@ -144,7 +176,7 @@ fn mount_one(root: &Root, mount: OpenMount<'_>, version: Version) -> Result<(), 
                     result => result.context(|| format!("{typ} needs a plain directory"))?,
                 }
             } else {
-                root.ensure(&plan.destination, Kind::Directory)?
+                root.ensure(&plan.destination, kind_of(&tree)?)?
             };
             if plan.copy_up {
                 copy_up::copy(&target, &tree)?;
@@ -162,11 +194,17 @@ fn mount_one(root: &Root, mount: OpenMount<'_>, version: Version) -> Result<(), 
     }
 }
 
+/// What has to be there for a tree to be mounted on.
+fn kind_of(tree: &OwnedFd) -> Result<Kind, Error> {
+    let mode = stat_handle(tree).context(|| "stat the source")?.st_mode;
+    Ok(match FileType::from_raw_mode(mode) {
+        FileType::Directory => Kind::Directory,
+        _ => Kind::File,
+    })
+}
+
 fn bind(root: &Root, plan: &MountPlan, tree: &OwnedFd) -> Result<(), Error> {
-    let is_directory = FileType::from_raw_mode(stat_handle(tree).context(|| "stat the source")?.st_mode)
-        == FileType::Directory;
-    let kind = if is_directory { Kind::Directory } else { Kind::File };
-    let target = root.ensure(&plan.destination, kind)?;
+    let target = root.ensure(&plan.destination, kind_of(tree)?)?;
     // A symlink may have led into procfs by another name.
     let in_proc = fstatfs(&target).is_ok_and(|fs| fs.f_type == PROC_SUPER_MAGIC);
     if in_proc && !plan.destination.starts_with("/proc") {

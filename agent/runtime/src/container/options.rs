@@ -45,7 +45,13 @@ pub(crate) struct MountPlan {
     pub id_map: Option<IdMap>,
     /// Copies what the root has at the destination into a new tmpfs.
     pub copy_up: bool,
+    /// What is mounted is this path within the source, resolved as if the source were the root (our own word,
+    /// `pontoon.subpath=`): a link in a volume that somebody else changes meanwhile leads nowhere else.
+    pub subpath: Option<PathBuf>,
 }
+
+/// The option that names a path within the source.
+const SUBPATH: &str = "pontoon.subpath=";
 
 /// An id-mapped mount.
 #[derive(Debug, Clone)]
@@ -71,6 +77,7 @@ impl MountPlan {
             propagation: (libc::MS_PRIVATE, true),
             id_map: None,
             copy_up: false,
+            subpath: None,
         };
         let mut id_map = None;
         let mut bind = (typ == "bind").then_some(false);
@@ -129,6 +136,10 @@ impl MountPlan {
     }
 
     fn option(&mut self, word: &str, parameters: &mut Vec<(String, Option<String>)>) -> Result<(), Error> {
+        if let Some(path) = word.strip_prefix(SUBPATH) {
+            self.subpath = Some(PathBuf::from(path));
+            return Ok(());
+        }
         if let Some((flag, recursive)) = propagation(word) {
             self.propagation = (flag, recursive);
             return Ok(());

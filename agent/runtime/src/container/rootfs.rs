@@ -273,12 +273,17 @@ pub(crate) fn check_propagation(word: Option<&str>) -> Result<(), Error> {
     }
 }
 
-/// Sets the root read-only and its propagation, as the specification asks.
-pub(super) fn finish(root: &Root, read_only: bool, propagation: Option<&str>) -> Result<(), Error> {
+/// Sets the root read-only, if the specification asks for it.
+pub(super) fn finish(root: &Root, read_only: bool) -> Result<(), Error> {
     if read_only {
         set_attributes(&root.0, false, sys::mount::attr::RDONLY, 0, 0)
             .context(|| "make the root read-only")?;
     }
+    Ok(())
+}
+
+/// Sets the entered root's propagation: pivot_root(2) refuses a root that is shared.
+pub(super) fn propagate(root: &Root, propagation: Option<&str>) -> Result<(), Error> {
     let flag = match propagation.unwrap_or_default() {
         "shared" | "rshared" => libc::MS_SHARED,
         "unbindable" | "runbindable" => libc::MS_UNBINDABLE,

@@ -79,7 +79,7 @@ impl FileView {
         let tree = open_root(rootfs, &self.at, None)?;
         let root = self.place(tree)?;
         mount_all(&root, sources, Version::V2)?;
-        finish(&root, self.read_only, None)?;
+        finish(&root, self.read_only)?;
         Ok(root.0)
     }
 

@@ -17,6 +17,8 @@ mod ports;
 mod process;
 
 use mounts::mounts;
+#[cfg(test)]
+pub(crate) use mounts::volume;
 pub(crate) use mounts::{mount, tmpfs};
 pub(crate) use ports::publish;
 pub use process::{environment, restart_policy};
@@ -110,6 +112,8 @@ fn host_config(options: &ContainerOptions) -> Result<HostConfig, Failure> {
         restart_policy: Some(process::restart_policy(&options.restart)?),
         auto_remove: options.rm,
         log: Some(log(options)?),
+        volumes_from: options.volumes_from.clone(),
+        volume_driver: options.volume_driver.clone(),
         annotations: options.annotation.iter().map(|text| label(text)).collect(),
         ..HostConfig::default()
     };
@@ -139,8 +143,6 @@ fn refuse(options: &ContainerOptions) -> Result<(), Failure> {
         ("link", !options.link.is_empty()),
         ("link-local-ip", !options.link_local_ip.is_empty()),
         ("mac-address", !options.mac_address.is_empty()),
-        ("volume-driver", !options.volume_driver.is_empty()),
-        ("volumes-from", !options.volumes_from.is_empty()),
     ] {
         if given {
             return Err(Failure::new(format!(

@@ -1,10 +1,12 @@
 //! Docker's JSON of a container.
 
 use pontoon_proto::v1::{
-    Container, ContainerState, HealthConfig, HealthState, HostConfig, MountType, PortBinding, PortProtocol,
+    Container, ContainerState, HealthConfig, HealthState, HostConfig, PortBinding, PortProtocol,
     RestartPolicyName,
 };
 use serde_json::{Map, Value, json};
+
+use super::mounts;
 
 use crate::command::container::list::state_name;
 use crate::output::human;
@@ -55,16 +57,12 @@ pub fn container_json(container: &Container, size: bool) -> Value {
         "Driver": container.driver,
         "Platform": "linux",
         "HostConfig": host_json(&host, &config),
-        "Mounts": config.mounts.iter().map(|mount| json!({
-            "Type": if mount.r#type() == MountType::Bind { "bind" } else { "tmpfs" },
-            "Source": mount.source, "Destination": mount.target, "Mode": "", "RW": !mount.read_only,
-            "Propagation": if mount.propagation.is_empty() { "rprivate" } else { &mount.propagation },
-        })).collect::<Vec<_>>(),
+        "Mounts": mounts::points(container),
         "Config": {
             "Hostname": config.hostname, "Domainname": "", "User": config.user,
             "AttachStdin": false, "AttachStdout": false, "AttachStderr": false,
             "ExposedPorts": key_set(&container.exposed_ports), "Tty": config.tty, "OpenStdin": config.open_stdin,
-            "StdinOnce": false, "Env": config.env, "Cmd": list(&config.args), "Image": container.image, "Volumes": null,
+            "StdinOnce": false, "Env": config.env, "Cmd": list(&config.args), "Image": container.image, "Volumes": key_set(&container.volumes),
             "WorkingDir": config.dir, "Entrypoint": list(&config.command), "Labels": config.labels,
             "StopSignal": config.stop_signal, "Healthcheck": config.healthcheck.as_ref().map(health_json),
             "StopTimeout": (config.stop_grace_period > 0).then_some(config.stop_grace_period / 1_000_000_000),
@@ -126,7 +124,7 @@ fn host_json(host: &HostConfig, config: &pontoon_proto::v1::ContainerSpec) -> Va
     };
     let log = host.log.clone().unwrap_or_default();
     let dns = config.dns.clone().unwrap_or_default();
-    json!({
+    let mut value = json!({
         "NetworkMode": host.network_mode, "PortBindings": port_map(&host.port_bindings, &[]),
         "RestartPolicy": { "Name": restart_name, "MaximumRetryCount": restart.maximum_retry_count },
         "AutoRemove": host.auto_remove, "PublishAllPorts": host.publish_all_ports,
@@ -143,7 +141,20 @@ fn host_json(host: &HostConfig, config: &pontoon_proto::v1::ContainerSpec) -> Va
         "Ulimits": config.ulimits.iter().map(|ulimit| json!({
             "Name": ulimit.name, "Soft": ulimit.soft, "Hard": ulimit.hard,
         })).collect::<Vec<_>>(),
-    })
+    });
+    value["Binds"] = mounts::binds(&config.mounts);
+    value["VolumeDriver"] = host.volume_driver.clone().into();
+    value["VolumesFrom"] = list(&host.volumes_from);
+    // As in Docker, only when there are any.
+    for (name, shown) in [
+        ("Mounts", mounts::mounts(&config.mounts)),
+        ("Tmpfs", mounts::tmpfs(&config.mounts)),
+    ] {
+        if let Some(shown) = shown {
+            value[name] = shown;
+        }
+    }
+    value
 }
 
 fn port_key(port: &PortBinding) -> String {

@@ -49,17 +49,10 @@ fn mounts_and_limits() {
         mount("type=tmpfs,target=/t,tmpfs-size=1m").unwrap().tmpfs_size,
         1 << 20
     );
-    for bad in [
-        "type=bind,target=/b",
-        "type=volume,source=v,target=/v",
-        "source=a",
-        "type=bind,source=/a",
-        "type=bind,x=1",
-    ] {
+    for bad in ["source=a", "type=bind,source=/a", "type=bind,x=1"] {
         assert!(mount(bad).is_err(), "{bad}");
     }
     assert!(volume("/a:/b:ro,rshared").unwrap().read_only);
-    assert!(volume("name:/b").unwrap_err().message.contains("host paths only"));
     assert_eq!(ulimit("nofile=10:20").unwrap().hard, 20);
     assert!(ulimit("nofile=30:20").is_err());
     assert_eq!(restart_policy("on-failure:3").unwrap().maximum_retry_count, 3);
