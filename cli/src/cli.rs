@@ -55,9 +55,9 @@ enum Command {
     Daemon(daemon::Arguments),
 
     /// Create and run a new container from an image
-    Run(container::run::Arguments),
+    Run(Box<container::run::Arguments>),
     /// Create a new container
-    Create(container::run::CreateArguments),
+    Create(Box<container::run::CreateArguments>),
     /// Start one or more stopped containers
     Start(container::start::Arguments),
     /// Stop one or more running containers
@@ -210,8 +210,8 @@ impl Cli {
         let host = self.global.host.as_deref();
         match self.command {
             Command::Daemon(arguments) => daemon::run(arguments).await,
-            Command::Run(arguments) => container::run::run(host, arguments).await,
-            Command::Create(arguments) => container::run::create(host, arguments).await,
+            Command::Run(arguments) => Box::pin(container::run::run(host, arguments)).await,
+            Command::Create(arguments) => Box::pin(container::run::create(host, arguments)).await,
             Command::Start(arguments) => container::start::run(host, arguments).await,
             Command::Stop(arguments) => container::signal::stop(host, arguments).await,
             Command::Restart(arguments) => container::signal::restart(host, arguments).await,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use pontoon_proto::v1::{ContainerState, InfoResponse, VersionResponse};
 
-use crate::config::NATIVE_RUNTIME;
+use crate::config::{ContainerDefaults, NATIVE_RUNTIME};
 use crate::engine::blocking;
 use crate::kernel_limits::{KernelLimits, is_on};
 use crate::{Engine, Error, Result, id};
@@ -109,7 +109,7 @@ impl Engine {
             default_runtime: self.config.default_runtime.clone(),
             runtimes,
             runtime_paths,
-            security_options: security_options(),
+            security_options: security_options(&self.config.containers, self.remap.is_some()),
             log_drivers: names(&["journald", "json-file", "local", "none", "syslog"]),
             network_drivers: names(&["bridge", "host", "ipvlan", "macvlan", "null", "overlay"]),
             volume_drivers: names(&["local"]),
@@ -152,10 +152,16 @@ fn names(names: &[&str]) -> Vec<String> {
 }
 
 /// What confines containers here, in Docker's form.
-fn security_options() -> Vec<String> {
-    let mut options = vec!["name=seccomp,profile=builtin".to_owned()];
-    if std::path::Path::new("/sys/kernel/security/apparmor").exists() {
+fn security_options(defaults: &ContainerDefaults, remapped: bool) -> Vec<String> {
+    let mut options = vec![format!("name=seccomp,profile={}", defaults.seccomp.name())];
+    if crate::spec::security::has_apparmor() {
         options.insert(0, "name=apparmor".to_owned());
+    }
+    if remapped {
+        options.push("name=userns".to_owned());
+    }
+    if defaults.no_new_privileges {
+        options.push("name=no-new-privileges".to_owned());
     }
     options.push("name=cgroupns".to_owned());
     options

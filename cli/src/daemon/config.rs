@@ -10,6 +10,10 @@ use tracing_subscriber::filter::LevelFilter;
 
 use crate::error::Failure;
 
+mod containers;
+
+pub use containers::{ContainerArguments, Containers};
+
 /// A unix socket's path has at most this many bytes (unix(7): `sun_path` is 108 with its NUL).
 const SOCKET_PATH_LIMIT: usize = 107;
 /// The longest path below the run folder: `/shim/<64 hex digits>/shim.sock`.
@@ -18,6 +22,8 @@ const LONGEST_SOCKET: usize = "/shim/".len() + 64 + "/shim.sock".len();
 /// `daemon [OPTIONS]`
 #[derive(Args, Debug)]
 pub struct Arguments {
+    #[command(flatten)]
+    containers: ContainerArguments,
     /// Absolute path below each cgroup hierarchy under which containers' groups are made
     #[arg(
         long,
@@ -96,6 +102,8 @@ pub struct Config {
     pub labels: Vec<String>,
     /// Group of the local socket.
     pub group: String,
+    /// What holds for containers that say nothing.
+    pub containers: Containers,
     log_level: LevelFilter,
 }
 
@@ -145,6 +153,7 @@ impl Config {
             runtimes,
             group: arguments.group,
             labels: labels(arguments.labels)?,
+            containers: Containers::new(arguments.containers)?,
             log_level: arguments.log_level,
         })
     }

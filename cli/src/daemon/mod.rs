@@ -100,6 +100,8 @@ fn engine_config(config: &Config) -> EngineConfig {
     engine.default_runtime.clone_from(&config.default_runtime);
     engine.runtimes.extend(config.runtimes.clone());
     engine.labels.clone_from(&config.labels);
+    engine.containers = config.containers.defaults.clone();
+    engine.userns_remap.clone_from(&config.containers.userns_remap);
     engine.build = BuildInfo {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         ..BuildInfo::default()

@@ -39,6 +39,15 @@ impl Seccomp {
         }
     }
 
+    /// As `info` shows it.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Unset | Self::Builtin => "builtin",
+            Self::Unconfined => "unconfined",
+            Self::Custom(_) => "custom profile",
+        }
+    }
+
     /// Tries to read a profile of the daemon's.
     pub(crate) fn check(&self) -> Result<()> {
         match self {
@@ -137,7 +146,8 @@ impl SecurityOptions {
     }
 }
 
-fn has_apparmor() -> bool {
+/// Whether the kernel confines processes by AppArmor.
+pub(crate) fn has_apparmor() -> bool {
     let enabled = std::fs::read_to_string("/sys/module/apparmor/parameters/enabled").unwrap_or_default();
     enabled.starts_with('Y') && Path::new("/sys/kernel/security/apparmor").exists()
 }

@@ -55,6 +55,11 @@ pub struct Bed {
 
 impl Bed {
     pub async fn new() -> Self {
+        Self::configured(|_| {}).await
+    }
+
+    /// With other settings than the product's.
+    pub async fn configured(change: impl FnOnce(&mut EngineConfig)) -> Self {
         let temp = tempfile::tempdir().unwrap();
         let tag = temp
             .path()
@@ -67,6 +72,7 @@ impl Bed {
         config.cgroup_parent = format!("/pontoon-engine-{tag}");
         config.resolv_conf = temp.path().join("resolv.conf");
         std::fs::write(&config.resolv_conf, "nameserver 192.0.2.53\nsearch example.org\n").unwrap();
+        change(&mut config);
         let engine = Engine::open(config.clone()).await.unwrap();
         let bed = Self {
             engine: Slot(Some(engine)),

@@ -11,6 +11,7 @@ mod isolation;
 mod lifecycle;
 mod limits;
 mod network;
+mod remap;
 mod restart;
 mod streams;
 mod volumes;
@@ -35,6 +36,7 @@ fn cases() -> Vec<(&'static str, Case)> {
         lifecycle::cases(),
         limits::cases(),
         network::cases(),
+        remap::cases(),
         restart::cases(),
         streams::cases(),
         volumes::cases(),

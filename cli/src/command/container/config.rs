@@ -184,4 +184,6 @@ pub(crate) fn ulimit(text: &str) -> Result<Ulimit, Failure> {
 }
 
 #[cfg(test)]
+mod flags;
+#[cfg(test)]
 mod tests;

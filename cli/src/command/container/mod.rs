@@ -28,9 +28,9 @@ use crate::error::Outcome;
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Create and run a new container from an image
-    Run(run::Arguments),
+    Run(Box<run::Arguments>),
     /// Create a new container
-    Create(run::CreateArguments),
+    Create(Box<run::CreateArguments>),
     /// Start one or more stopped containers
     Start(start::Arguments),
     /// Stop one or more running containers
@@ -83,8 +83,8 @@ pub enum Command {
 /// The command's.
 pub async fn dispatch(host: Option<&str>, command: Command) -> Outcome {
     match command {
-        Command::Run(arguments) => run::run(host, arguments).await,
-        Command::Create(arguments) => run::create(host, arguments).await,
+        Command::Run(arguments) => Box::pin(run::run(host, arguments)).await,
+        Command::Create(arguments) => Box::pin(run::create(host, arguments)).await,
         Command::Start(arguments) => start::run(host, arguments).await,
         Command::Stop(arguments) => signal::stop(host, arguments).await,
         Command::Restart(arguments) => signal::restart(host, arguments).await,

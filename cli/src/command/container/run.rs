@@ -68,7 +68,7 @@ pub struct CreateArguments {
 ///
 /// # Errors
 /// With status 125 for bad flags, 1 for what the daemon refuses.
-pub async fn create(host: Option<&str>, arguments: CreateArguments) -> Outcome {
+pub async fn create(host: Option<&str>, arguments: Box<CreateArguments>) -> Outcome {
     let request = request(&arguments.options, &arguments.image_and_command)?;
     let pull = Pull::parse(&arguments.pull)?;
     let client = Client::connect(host).await?;
@@ -81,7 +81,7 @@ pub async fn create(host: Option<&str>, arguments: CreateArguments) -> Outcome {
 ///
 /// # Errors
 /// Status 125 when the daemon refused, 126 or 127 when the command could not be started, else the container's own status.
-pub async fn run(host: Option<&str>, arguments: Arguments) -> Outcome {
+pub async fn run(host: Option<&str>, arguments: Box<Arguments>) -> Outcome {
     let options = &arguments.options;
     let request = request(options, &arguments.image_and_command)?;
     let pull = Pull::parse(&arguments.pull)?;

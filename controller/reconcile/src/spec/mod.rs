@@ -1,6 +1,7 @@
 //! Whether a spec makes sense by itself: what the API refuses before anything is stored, in Docker's words where it has
 //! some. All that is wrong is told at once. What only other objects can tell (names and ports in use) is `edit`'s.
 
+mod container;
 mod image;
 mod network;
 mod service;

@@ -8,7 +8,7 @@ use pontoon_proto::v1::{
     UpdateFailureAction, UpdateOrder, service_spec::Mode,
 };
 
-use super::{Problem, Problems, check_name, image};
+use super::{Problem, Problems, check_name, container, image};
 use crate::{constraint, versions};
 
 /// Least memory a container can be limited to: Docker's 6 MiB is what runc needs, SwarmKit asks for 4.
@@ -63,7 +63,10 @@ pub fn validate_service(spec: &ServiceSpec) -> Result<(), Vec<Problem>> {
 
 fn check_task(task: &TaskSpec, problems: &mut Problems) {
     match &task.container {
-        Some(container) => check_container(container, problems),
+        Some(spec) => {
+            check_container(spec, problems);
+            container::check(spec, problems);
+        }
         None => problems.add("ContainerSpec: missing in service spec"),
     }
     if let Some(resources) = &task.resources {
