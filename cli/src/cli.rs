@@ -9,7 +9,7 @@ use clap::error::ErrorKind;
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::command::{self, container, image, network, node, service, stack, swarm, system, volume};
-use crate::daemon;
+use crate::{context, daemon};
 use crate::error::{Failure, Outcome};
 use crate::output::listing;
 use crate::usage::{self, help, walk};
@@ -38,9 +38,13 @@ pub struct Cli {
 /// Options before the command.
 #[derive(Args, Debug)]
 pub struct Global {
-    /// Daemon socket to connect to (unix:///path)
+    /// Daemon socket to connect to (unix:///path, ssh://[user@]host[:port])
     #[arg(short = 'H', long, value_name = "HOST", env = "PONTOON_HOST", hide_env = true)]
     pub host: Option<String>,
+    /// Name of the context to use to connect to the daemon (overrides PONTOON_HOST env var and default context set
+    /// with "pontoon context use")
+    #[arg(short = 'c', long, value_name = "string", env = "PONTOON_CONTEXT", hide_env = true)]
+    pub context: Option<String>,
     /// Print usage
     #[arg(long, global = true, action = ArgAction::Help, help = "Print usage")]
     help: Option<bool>,
@@ -121,6 +125,9 @@ enum Command {
     /// Display system-wide information
     Info(system::info::Arguments),
 
+    /// Manage contexts
+    #[command(subcommand)]
+    Context(command::context::Command),
     /// Manage containers
     #[command(subcommand)]
     Container(container::Command),
@@ -207,7 +214,14 @@ impl Cli {
     /// # Errors
     /// The command's failure.
     pub async fn run(self) -> Outcome {
-        let host = self.global.host.as_deref();
+        let Global { host, context, .. } = &self.global;
+        let (host, context) = (host.as_deref(), context.as_deref());
+        // These two need no daemon; all others must not go to the default one when the context is broken.
+        let found = match self.command {
+            Command::Daemon(_) | Command::Context(_) => None,
+            _ => context::host(host, context)?,
+        };
+        let (given, host) = (host, found.as_deref());
         match self.command {
             Command::Daemon(arguments) => daemon::run(arguments).await,
             Command::Run(arguments) => Box::pin(container::run::run(host, arguments)).await,
@@ -242,6 +256,7 @@ impl Cli {
             Command::Version(arguments) => system::version(host, arguments).await,
             Command::Events(arguments) => system::events::run(host, arguments).await,
             Command::Info(arguments) => system::info::run(host, arguments).await,
+            Command::Context(command) => command::context::dispatch(given, context, command),
             Command::Container(command) => container::dispatch(host, command).await,
             Command::Image(command) => image::dispatch(host, command).await,
             Command::Network(command) => network::dispatch(host, command).await,

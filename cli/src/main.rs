@@ -3,7 +3,7 @@
 //! # Layout
 //! - [`cli`]: grammar; [`usage`]: help and mistakes; [`command`]: the client's commands; [`output`]: what they print; [`stdio`], [`terminal`]: interactive sessions
 //! - [`compose`]: stack files
-//! - [`client`]: the way to a daemon; [`error`]: how commands fail
+//! - [`client`]: the way to a daemon, [`context`]: its named addresses; [`error`]: how commands fail
 //! - [`daemon`]: the parts of a node put together
 //!
 //! `shim`, `init` and `netd` are re-executions of this binary by the daemon. They are dispatched before anything else, as the
@@ -16,6 +16,7 @@ mod cli;
 mod client;
 mod command;
 mod compose;
+mod context;
 mod daemon;
 mod error;
 mod output;

@@ -1,6 +1,7 @@
 //! `version`, and the commands under `system`: `info`, `events`, `df`, `prune`.
 
 pub mod df;
+pub mod dial_stdio;
 pub mod events;
 pub mod info;
 pub mod prune;
@@ -19,6 +20,9 @@ use crate::output::template::Template;
 pub enum Command {
     /// Show disk usage
     Df(df::Arguments),
+    /// Proxy the stdio stream to the daemon connection. Should not be invoked manually.
+    #[command(hide = true)]
+    DialStdio(dial_stdio::Arguments),
     /// Get real time events from the server
     Events(events::Arguments),
     /// Display system-wide information
@@ -34,6 +38,7 @@ pub enum Command {
 pub async fn dispatch(host: Option<&str>, command: Command) -> Outcome {
     match command {
         Command::Df(arguments) => df::run(host, arguments).await,
+        Command::DialStdio(arguments) => dial_stdio::run(host, arguments).await,
         Command::Events(arguments) => events::run(host, arguments).await,
         Command::Info(arguments) => info::run(host, arguments).await,
         Command::Prune(arguments) => prune::run(host, arguments).await,
