@@ -9,10 +9,10 @@ use clap::error::ErrorKind;
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::command::{self, container, image, network, node, service, stack, swarm, system, volume};
-use crate::{context, daemon};
 use crate::error::{Failure, Outcome};
 use crate::output::listing;
 use crate::usage::{self, help, walk};
+use crate::{context, daemon};
 
 /// A container engine and orchestrator in one binary. `alias docker=pontoon`
 #[derive(Debug, Parser)]
@@ -43,7 +43,13 @@ pub struct Global {
     pub host: Option<String>,
     /// Name of the context to use to connect to the daemon (overrides PONTOON_HOST env var and default context set
     /// with "pontoon context use")
-    #[arg(short = 'c', long, value_name = "string", env = "PONTOON_CONTEXT", hide_env = true)]
+    #[arg(
+        short = 'c',
+        long,
+        value_name = "string",
+        env = "PONTOON_CONTEXT",
+        hide_env = true
+    )]
     pub context: Option<String>,
     /// Print usage
     #[arg(long, global = true, action = ArgAction::Help, help = "Print usage")]

@@ -90,7 +90,11 @@ impl Store {
     /// # Errors
     /// Neither `PONTOON_CONFIG_DIR` nor `HOME` is set.
     pub fn open() -> Result<Self, Failure> {
-        let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let set = |name| {
+            std::env::var_os(name)
+                .filter(|value| !value.is_empty())
+                .map(PathBuf::from)
+        };
         let root = set("PONTOON_CONFIG_DIR").or_else(|| set("HOME").map(|home| home.join(".pontoon")));
         root.map(|root| Self { root })
             .ok_or_else(|| Failure::new("no folder for contexts: set HOME or PONTOON_CONFIG_DIR"))
@@ -99,7 +103,9 @@ impl Store {
     /// One at another place.
     #[cfg(test)]
     pub fn at(root: &Path) -> Self {
-        Self { root: root.to_owned() }
+        Self {
+            root: root.to_owned(),
+        }
     }
 
     /// All contexts but the default one, by name.
@@ -300,7 +306,9 @@ mod tests {
         let store = Store::at(folder.path());
         assert!(store.list().unwrap().is_empty());
         store.put(&Context::new("web", "ssh://web1", "the web")).unwrap();
-        store.put(&Context::new("db.1", "unix:///run/x.sock", "")).unwrap();
+        store
+            .put(&Context::new("db.1", "unix:///run/x.sock", ""))
+            .unwrap();
         let names: Vec<String> = store.list().unwrap().into_iter().map(|c| c.name).collect();
         assert_eq!(names, ["db.1", "web"]);
         assert_eq!(store.get("web").unwrap().host(), "ssh://web1");
@@ -310,8 +318,20 @@ mod tests {
         store.set_used(DEFAULT).unwrap();
         assert_eq!(store.used().unwrap(), None);
         store.remove("web").unwrap();
-        assert!(store.get("web").unwrap_err().message.contains("context not found"));
-        for (name, host) in [("x", "ssh://a"), ("-x", "ssh://a"), ("a/b", "ssh://a"), (DEFAULT, "ssh://a"), ("ok", "ftp://a")] {
+        assert!(
+            store
+                .get("web")
+                .unwrap_err()
+                .message
+                .contains("context not found")
+        );
+        for (name, host) in [
+            ("x", "ssh://a"),
+            ("-x", "ssh://a"),
+            ("a/b", "ssh://a"),
+            (DEFAULT, "ssh://a"),
+            ("ok", "ftp://a"),
+        ] {
             assert!(store.put(&Context::new(name, host, "")).is_err(), "{name} {host}");
         }
     }

@@ -23,6 +23,9 @@ const BOOT: &str =
 /// The same, but it waits before the last step until somebody continues it.
 const BOOT_STOPPED: &str = "echo $$ >\"$1/cgroup.procs\" && echo \"$2\" >/proc/sys/kernel/hostname && shift 2 && kill -STOP $$ && exec \"$@\"";
 
+/// The daemon's settings file in the host's folder: the machine's own must not be read.
+const SETTINGS: &str = "pontoon.toml";
+
 /// A host.
 #[derive(Debug)]
 pub struct Host {
@@ -43,6 +46,7 @@ impl Host {
         let folder = fleet_folder.join(format!("h{number}"));
         fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
         wire.add_host(number)?;
+        fs::write(folder.join(SETTINGS), "").context("cannot write the daemon's settings")?;
         Ok(Self {
             number,
             folder,
@@ -86,6 +90,14 @@ impl Host {
     /// The control group that holds everything the host runs.
     pub fn group(&self) -> &str {
         &self.group
+    }
+
+    /// Writes the daemon's settings file, read at its next start.
+    ///
+    /// # Errors
+    /// When it can't be written.
+    pub fn configure(&self, settings: &str) -> Result<()> {
+        fs::write(self.folder.join(SETTINGS), settings).context("cannot write the daemon's settings")
     }
 
     /// The file of its network namespace.
@@ -181,6 +193,7 @@ impl Host {
             .arg(self.run_dir())
             .args(["--cgroup-parent", &self.group])
             .env("RUST_BACKTRACE", "1")
+            .env("PONTOON_CONFIG", self.folder.join(SETTINGS))
             .current_dir("/")
             .stdin(Stdio::null())
             .stdout(log.try_clone().context("cannot share the log")?)

@@ -92,7 +92,8 @@ impl Engine {
             match outcome {
                 Ok(loaded) => {
                     for image in loaded {
-                        engine.tell_image("load", &image.id.to_string(), image.references.first());
+                        let name = image.references.first().map(pontoon_image::Reference::familiar);
+                        engine.tell_image("load", &image.id.to_string(), name.as_ref());
                         updates.blocking_send(LoadUpdate::Loaded(image)).ok();
                     }
                 }

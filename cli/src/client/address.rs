@@ -42,7 +42,9 @@ impl Address {
         }
         if let Some(rest) = text.strip_prefix("ssh://") {
             return ssh(rest).ok_or_else(|| {
-                Failure::new(format!("invalid host {text:?}: use ssh://[user@]host[:port][/path/to/socket]"))
+                Failure::new(format!(
+                    "invalid host {text:?}: use ssh://[user@]host[:port][/path/to/socket]"
+                ))
             });
         }
         Err(Failure::new(format!(
@@ -83,7 +85,10 @@ fn ssh(rest: &str) -> Option<Address> {
         Some(at) => (&host[..at], Some(host[at + 1..].parse().ok()?)),
         None => (host, None),
     };
-    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    let host = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'))
+        .unwrap_or(host);
     let bad = |text: &str| text.is_empty() || text.starts_with('-') || text.contains(char::is_whitespace);
     // What begins with a dash would be an option of ssh; a password does not belong on a command line.
     if bad(host) || user == "@" || user.starts_with('-') || user.contains(':') {
@@ -104,7 +109,10 @@ mod tests {
     fn forms() {
         let parse = |text| Address::parse(Some(text));
         let shown = |text| parse(text).unwrap().to_string();
-        assert_eq!(Address::parse(None).unwrap().to_string(), format!("unix://{DEFAULT_SOCKET}"));
+        assert_eq!(
+            Address::parse(None).unwrap().to_string(),
+            format!("unix://{DEFAULT_SOCKET}")
+        );
         assert_eq!(shown(""), format!("unix://{DEFAULT_SOCKET}"));
         for text in [
             "unix:///a/b.sock",
@@ -114,7 +122,10 @@ mod tests {
         ] {
             assert_eq!(shown(text), text);
         }
-        let Address::Ssh { destination, port, .. } = parse("ssh://me@[fd00::1]:22").unwrap() else {
+        let Address::Ssh {
+            destination, port, ..
+        } = parse("ssh://me@[fd00::1]:22").unwrap()
+        else {
             panic!("an ssh address");
         };
         assert_eq!((destination.as_str(), port), ("me@fd00::1", Some(22)));

@@ -5,7 +5,7 @@ mod ssh;
 
 use hyper_util::rt::TokioIo;
 use pontoon_proto::v1::{
-    control_client::ControlClient, engine_client::EngineClient, swarm_client::SwarmClient,
+    VersionRequest, control_client::ControlClient, engine_client::EngineClient, swarm_client::SwarmClient,
 };
 use tonic::transport::{Channel, Endpoint};
 
@@ -53,14 +53,21 @@ impl Client {
                 endpoint.connect_with_connector(connector).await
             }
         };
-        let channel = connected.map_err(|error| {
+        let failed = |reason: String, advice: &str| {
             Failure::new(format!(
-                "Cannot connect to the Pontoon daemon at {address} ({}). {}",
-                root_cause(&error),
-                advice(&error)
+                "Cannot connect to the Pontoon daemon at {address} ({reason}). {advice}"
             ))
-        })?;
-        Ok(Self { channel })
+        };
+        let channel = connected.map_err(|error| failed(root_cause(&error), advice(&error)))?;
+        let client = Self { channel };
+        if let Address::Ssh { .. } = address {
+            // ssh runs at once; only an answer shows that it has come through.
+            let answered = client.engine().version(VersionRequest {}).await;
+            answered.map_err(|status| {
+                failed(status.message().to_owned(), "ssh or the far side said why above.")
+            })?;
+        }
+        Ok(client)
     }
 
     /// Containers, images and networks of the daemon's host.

@@ -40,12 +40,18 @@ pub(super) fn export(store: &Store, arguments: &ExportArguments) -> Outcome {
 pub(super) fn import(store: &Store, arguments: &ImportArguments) -> Outcome {
     check_name(&arguments.name)?;
     if store.contains(&arguments.name) {
-        return Err(Failure::new(format!("context \"{}\" already exists", arguments.name)));
+        return Err(Failure::new(format!(
+            "context \"{}\" already exists",
+            arguments.name
+        )));
     }
     let failed = |error: std::io::Error| Failure::new(format!("read {}: {error}", arguments.file));
     let mut archive = Vec::new();
     if is_standard(&arguments.file) {
-        std::io::stdin().take(LIMIT).read_to_end(&mut archive).map_err(failed)?;
+        std::io::stdin()
+            .take(LIMIT)
+            .read_to_end(&mut archive)
+            .map_err(failed)?;
     } else {
         let file = File::open(&arguments.file).map_err(failed)?;
         file.take(LIMIT).read_to_end(&mut archive).map_err(failed)?;
@@ -71,7 +77,9 @@ fn pack(context: &Context) -> std::io::Result<Vec<u8>> {
 fn unpack(bytes: &[u8]) -> Result<Context, Failure> {
     let bad = |reason: String| Failure::new(format!("invalid context archive: {reason}"));
     if bytes.starts_with(b"PK") {
-        return Err(bad("it is a zip file: use a tar archive, as `context export` writes it".to_owned()));
+        return Err(bad(
+            "it is a zip file: use a tar archive, as `context export` writes it".to_owned(),
+        ));
     }
     let mut archive = tar::Archive::new(bytes);
     for entry in archive.entries().map_err(|error| bad(error.to_string()))? {

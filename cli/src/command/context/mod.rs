@@ -195,9 +195,11 @@ fn current_name(store: &Store, host: Option<&str>, context: Option<&str>) -> Res
 fn endpoint(store: &Store, options: &[String]) -> Result<Option<String>, Failure> {
     let mut found = None;
     for pair in options.iter().flat_map(|text| text.split(',')) {
-        let (key, value) = pair
-            .split_once('=')
-            .ok_or_else(|| Failure::new(format!("invalid --docker {pair:?}: use host=ADDRESS or from=CONTEXT")))?;
+        let (key, value) = pair.split_once('=').ok_or_else(|| {
+            Failure::new(format!(
+                "invalid --docker {pair:?}: use host=ADDRESS or from=CONTEXT"
+            ))
+        })?;
         match key {
             "host" => found = Some(value.to_owned()),
             "from" if value == DEFAULT => found = Some(String::new()),
@@ -220,14 +222,15 @@ fn endpoint(store: &Store, options: &[String]) -> Result<Option<String>, Failure
 fn create(store: &Store, arguments: &CreateArguments) -> Outcome {
     check_name(&arguments.name)?;
     if store.contains(&arguments.name) {
-        return Err(Failure::new(format!("context \"{}\" already exists", arguments.name)));
+        return Err(Failure::new(format!(
+            "context \"{}\" already exists",
+            arguments.name
+        )));
     }
     let given = endpoint(store, &arguments.docker)?;
     let (host, description) = match (&arguments.from, given) {
         (Some(_), Some(_)) => {
-            return Err(Failure::new(
-                "cannot use --docker flag when --from is set",
-            ));
+            return Err(Failure::new("cannot use --docker flag when --from is set"));
         }
         (Some(from), None) => {
             let source = by_name(store, from)?;
@@ -277,12 +280,14 @@ fn by_name(store: &Store, name: &str) -> Result<Context, Failure> {
 
 fn list(store: &Store, current: &str, arguments: &ListArguments) -> Outcome {
     let mut contexts = vec![by_name(store, DEFAULT)?];
-    contexts[0].metadata.description =
-        "Current PONTOON_HOST based configuration".to_owned();
+    contexts[0].metadata.description = "Current PONTOON_HOST based configuration".to_owned();
     contexts.extend(store.list()?);
     contexts.sort_by(|a, b| a.name.cmp(&b.name));
     if arguments.quiet {
-        let names: String = contexts.iter().map(|context| format!("{}\n", context.name)).collect();
+        let names: String = contexts
+            .iter()
+            .map(|context| format!("{}\n", context.name))
+            .collect();
         listing::write(&names);
         return Ok(0);
     }
@@ -297,7 +302,12 @@ fn list(store: &Store, current: &str, arguments: &ListArguments) -> Outcome {
             })
         })
         .collect();
-    listing::print(arguments.format.as_deref(), COLUMNS, &[("NAME", "Name"), ("CURRENT", "Current")], &rows)?;
+    listing::print(
+        arguments.format.as_deref(),
+        COLUMNS,
+        &[("NAME", "Name"), ("CURRENT", "Current")],
+        &rows,
+    )?;
     Ok(0)
 }
 
