@@ -1,7 +1,7 @@
-//! Docker's placeholders in a service's environment, host name and mount sources: `{{.Task.Slot}}` and the like. Pure; used when a
+//! Docker's placeholders in a service's environment, host name and mounts: `{{.Task.Slot}}` and the like. Pure; used when a
 //! task's container is made. What Docker's templates could do beyond naming a value (functions, conditions) is refused by name.
 
-use pontoon_proto::v1::{ContainerSpec, TaskAssignment};
+use pontoon_proto::v1::{ContainerSpec, Mount, TaskAssignment};
 
 use super::request::task_name;
 
@@ -15,13 +15,22 @@ pub(super) fn expand(
     node_hostname: &str,
 ) -> Result<(), String> {
     let environment = config.env.iter_mut();
-    let sources = config.mounts.iter_mut().map(|mount| &mut mount.source);
-    for text in environment.chain([&mut config.hostname]).chain(sources) {
+    let mounts = config.mounts.iter_mut().flat_map(mount_texts);
+    for text in environment.chain([&mut config.hostname]).chain(mounts) {
         if text.contains("{{") {
             *text = expanded(text, task, node_hostname)?;
         }
     }
     Ok(())
+}
+
+/// What of a mount may have placeholders, as in Docker.
+fn mount_texts(mount: &mut Mount) -> impl Iterator<Item = &mut String> {
+    let options = mount.volume.iter_mut().flat_map(|volume| {
+        let labels = volume.labels.values_mut();
+        labels.chain(volume.driver_options.values_mut())
+    });
+    [&mut mount.source, &mut mount.target].into_iter().chain(options)
 }
 
 fn expanded(text: &str, task: &TaskAssignment, node_hostname: &str) -> Result<String, String> {
@@ -65,7 +74,7 @@ fn value(name: &str, task: &TaskAssignment, node_hostname: &str) -> Result<Strin
 
 #[cfg(test)]
 mod tests {
-    use pontoon_proto::v1::Mount;
+    use pontoon_proto::v1::VolumeOptions;
 
     use super::*;
 
@@ -93,6 +102,12 @@ mod tests {
             ],
             mounts: vec![Mount {
                 source: "/data/{{.Task.Slot}}".into(),
+                target: "/mnt/{{.Service.Name}}".into(),
+                volume: Some(VolumeOptions {
+                    labels: [("task".to_owned(), "{{.Task.ID}}".to_owned())].into(),
+                    driver_options: [("device".to_owned(), ":/export/{{.Node.Hostname}}".to_owned())].into(),
+                    ..VolumeOptions::default()
+                }),
                 ..Mount::default()
             }],
             ..ContainerSpec::default()
@@ -103,7 +118,19 @@ mod tests {
             config.env,
             ["A=host1/n", "B=web.3.t t s", "C=front!", "D=plain }} {"]
         );
-        assert_eq!(config.mounts[0].source, "/data/3");
+        let mount = &config.mounts[0];
+        assert_eq!(
+            (mount.source.as_str(), mount.target.as_str()),
+            ("/data/3", "/mnt/web")
+        );
+        let volume = mount.volume.as_ref().unwrap();
+        assert_eq!(
+            (
+                volume.labels["task"].as_str(),
+                volume.driver_options["device"].as_str()
+            ),
+            ("t", ":/export/host1")
+        );
     }
 
     #[test]

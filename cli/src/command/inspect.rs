@@ -18,6 +18,7 @@ use crate::error::{Failure, Outcome};
 use crate::output::listing;
 
 pub use cluster::{availability_name, node_json, reachability_name, service_json, update_state_name};
+pub use mounts::type_name;
 
 /// Kinds of objects that can be inspected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

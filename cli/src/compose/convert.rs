@@ -4,8 +4,8 @@
 use std::collections::HashMap;
 
 use pontoon_proto::v1::{
-    EndpointSpec, GlobalMode, NetworkAttachmentConfig, NetworkSpec, PortConfig, PublishMode, ReplicatedMode,
-    ServiceSpec, TaskSpec, service_spec::Mode,
+    EndpointSpec, GlobalMode, Mount, MountType, NetworkAttachmentConfig, NetworkSpec, PortConfig,
+    PublishMode, ReplicatedMode, ServiceSpec, TaskSpec, service_spec::Mode,
 };
 use pontoon_reconcile::spec::{validate_network, validate_service};
 
@@ -181,6 +181,34 @@ impl Namespace<'_> {
         PlannedNetwork { name, spec }
     }
 
+    /// A mount whose volume has its name on the nodes, and says how it is made there.
+    fn mount(&self, written: &Mount) -> Mount {
+        let mut mount = written.clone();
+        let declared = self
+            .files
+            .volumes
+            .iter()
+            .find(|(key, _)| key.text == mount.source);
+        let Some((key, volume)) = declared.filter(|_| mount.r#type() == MountType::Volume) else {
+            return mount;
+        };
+        mount.source = match &volume.name {
+            Some(name) => name.clone(),
+            None if volume.external => key.text.clone(),
+            None => self.named(&key.text),
+        };
+        if !volume.external {
+            let options = mount.volume.get_or_insert_default();
+            options.labels.clone_from(&volume.labels);
+            options
+                .labels
+                .insert(NAMESPACE_LABEL.to_owned(), self.stack.to_owned());
+            options.driver.clone_from(&volume.driver);
+            options.driver_options.clone_from(&volume.driver_options);
+        }
+        mount
+    }
+
     fn service(&self, key: &str, service: &Service) -> ServiceSpec {
         let deploy = &service.deploy;
         let namespace = (NAMESPACE_LABEL.to_owned(), self.stack.to_owned());
@@ -191,6 +219,11 @@ impl Namespace<'_> {
         ]);
         let mut container = service.container.clone();
         container.labels.extend([namespace]);
+        container.mounts = service
+            .mounts
+            .iter()
+            .map(|written| self.mount(&written.mount))
+            .collect();
         let attachment = |name: &str, aliases: &[String]| NetworkAttachmentConfig {
             target: self.network_name(name),
             aliases: aliases.iter().cloned().chain([key.to_owned()]).collect(),

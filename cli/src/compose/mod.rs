@@ -2,7 +2,7 @@
 //!
 //! # Layout
 //! - [`yaml`]: text to a tree with places; [`interpolate`]: variables; [`merge`]: several files to one; [`emit`]: back to text
-//! - [`reader`]: tables of keys, typed values; [`service`], [`deploy`], [`ports`], [`mounts`], [`network`]: the tables;
+//! - [`reader`]: tables of keys, typed values; [`service`], [`deploy`], [`ports`], [`mounts`], [`network`], [`volume`]: the tables;
 //!   [`refused`]: keys that are not honoured
 //! - [`convert`]: a stack's name put in, to the cluster's specs
 //! - [`mistake`]: what is wrong, and where
@@ -21,6 +21,7 @@ mod ports;
 mod reader;
 mod refused;
 mod service;
+mod volume;
 mod yaml;
 
 use std::io::Read;
@@ -34,6 +35,7 @@ pub use mistake::{Error, Mistake, Position};
 use network::Network;
 use reader::{Field, Reader};
 use service::Service;
+use volume::Volume;
 use yaml::{Key, Node};
 
 /// A file's name and text.
@@ -50,6 +52,7 @@ pub struct Source {
 pub struct Stack {
     services: Vec<(Key, Service)>,
     networks: Vec<(Key, Network)>,
+    volumes: Vec<(Key, Volume)>,
 }
 
 /// What came of a stack's files.
@@ -72,6 +75,12 @@ const TOP: &[Field<Stack>] = &[
         for (key, node) in r.entries(n) {
             let network = r.within(&key.text, || network::read(r, node));
             s.networks.push((key.clone(), network));
+        }
+    }),
+    ("volumes", |s, r, n| {
+        for (key, node) in r.entries(n) {
+            let volume = r.within(&key.text, || volume::read(r, node));
+            s.volumes.push((key.clone(), volume));
         }
     }),
     // Obsolete: every version reads the same.
@@ -232,7 +241,23 @@ impl Stack {
                     }
                     seen.push(name);
                 }
+                self.check_volumes(reader, service);
             });
+        }
+    }
+}
+
+impl Stack {
+    /// Volumes have to be declared: what a name without a declaration stands for is nobody's guess.
+    fn check_volumes(&self, reader: &Reader<'_>, service: &Service) {
+        for written in &service.mounts {
+            let name = written.mount.source.as_str();
+            let is_volume = written.mount.r#type() == pontoon_proto::v1::MountType::Volume;
+            let is_known = name.is_empty() || self.volumes.iter().any(|(key, _)| key.text == name);
+            if is_volume && !is_known {
+                let message = format_args!("undefined volume {name:?}: declare it under volumes at the top");
+                reader.mistake(&written.at, message);
+            }
         }
     }
 }

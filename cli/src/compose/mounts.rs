@@ -1,30 +1,64 @@
-//! A service's `volumes` (host folders and tmpfs) and `tmpfs`.
+//! A service's `volumes` (volumes, host folders, tmpfs, images) and `tmpfs`. What a volume's key stands for is at the top of the
+//! file ([`volume`](super::volume)).
 
 use std::path::{Component, Path, PathBuf};
 
 use pontoon_proto::v1::{Mount, MountType};
 
+use super::mistake::Position;
 use super::reader::{Field, Reader};
 use super::refused;
 use super::yaml::{Node, Value};
 use crate::command::container::config;
 use crate::output::human;
 
-const NAMED: &str = "named and anonymous volumes are not supported by this version: mount a folder of the host (/host/path:/container/path)";
+/// A mount of a service. The source of a volume is its key in the file.
+#[derive(Debug)]
+pub struct Written {
+    /// What is mounted.
+    pub mount: Mount,
+    /// Where that is written.
+    pub at: Position,
+}
 
 const KEYS: &[Field<Mount>] = &[
     ("type", |m, r, n| m.set_type(kind(r, n))),
     ("source", |m, r, n| m.source = r.text(n)),
     ("target", |m, r, n| m.target = r.text(n)),
     ("read_only", |m, r, n| m.read_only = r.flag(n)),
+    ("consistency", |m, r, n| m.consistency = r.text(n)),
     ("bind", |m, r, n| r.fields(n, m, BIND, refused::BIND)),
+    ("volume", |m, r, n| {
+        r.fields(n, m, VOLUME, refused::VOLUME_OPTIONS)
+    }),
     ("tmpfs", |m, r, n| r.fields(n, m, TMPFS, &[])),
+    ("image", |m, r, n| r.fields(n, m, IMAGE, &[])),
 ];
+
+const VOLUME: &[Field<Mount>] = &[
+    ("nocopy", |m, r, n| {
+        m.volume.get_or_insert_default().no_copy = r.flag(n)
+    }),
+    ("subpath", |m, r, n| {
+        m.volume.get_or_insert_default().subpath = r.text(n)
+    }),
+];
+
+const IMAGE: &[Field<Mount>] = &[("subpath", |m, r, n| m.image_subpath = r.text(n))];
 
 const BIND: &[Field<Mount>] = &[
     ("propagation", |m, r, n| {
         let words = ["private", "rprivate", "shared", "rshared", "slave", "rslave"].map(|word| (word, word));
         m.propagation = r.choice(n, &words).unwrap_or_default().to_owned();
+    }),
+    ("recursive", |m, r, n| {
+        let words = ["enabled", "disabled", "writable", "readonly"].map(|word| (word, word));
+        match r.choice(n, &words) {
+            Some("disabled") => m.non_recursive = true,
+            Some("writable") => m.read_only_non_recursive = true,
+            Some("readonly") => m.read_only_force_recursive = true,
+            _ => {}
+        }
     }),
     ("create_host_path", |_, r, n| {
         if r.flag(n) {
@@ -50,89 +84,123 @@ const TMPFS: &[Field<Mount>] = &[
 ];
 
 /// Reads `tmpfs`.
-pub fn tmpfs(reader: &Reader<'_>, node: &Node) -> Vec<Mount> {
+pub fn tmpfs(reader: &Reader<'_>, node: &Node) -> Vec<Written> {
     let read = |item: &Node| {
         let parse = |text: &str| config::tmpfs(text).map_err(|failure| failure.message);
         let mount = reader.parsed(item, parse)?;
-        check_target(reader, item, &mount);
-        Some(mount)
+        written(reader, item, mount)
     };
     reader.one_or_more(node).iter().filter_map(read).collect()
 }
 
 /// Reads `volumes`.
-pub fn volumes(reader: &Reader<'_>, node: &Node) -> Vec<Mount> {
+pub fn volumes(reader: &Reader<'_>, node: &Node) -> Vec<Written> {
     let read = |item: &Node| {
         let mut mount = match &item.value {
-            Value::Mapping(_) => long(reader, item)?,
+            Value::Mapping(_) => long(reader, item),
             _ => reader.parsed(item, short)?,
         };
         if mount.r#type() == MountType::Bind {
             mount.source = absolute(reader, &mount.source);
         }
-        check_target(reader, item, &mount);
-        Some(mount)
+        written(reader, item, mount)
     };
     reader.items(node).iter().filter_map(read).collect()
 }
 
+fn written(reader: &Reader<'_>, node: &Node, mount: Mount) -> Option<Written> {
+    check_target(reader, node, &mount);
+    Some(Written {
+        mount,
+        at: node.at.clone(),
+    })
+}
+
 fn kind(reader: &Reader<'_>, node: &Node) -> MountType {
-    let text = reader.text(node);
-    if text == "volume" {
-        reader.mistake(&node.at, NAMED);
-        return MountType::Bind;
-    }
-    let words = [("bind", MountType::Bind), ("tmpfs", MountType::Tmpfs)];
+    let words = [
+        ("volume", MountType::Volume),
+        ("bind", MountType::Bind),
+        ("tmpfs", MountType::Tmpfs),
+        ("image", MountType::Image),
+    ];
     reader.choice(node, &words).unwrap_or_default()
 }
 
-fn long(reader: &Reader<'_>, node: &Node) -> Option<Mount> {
+fn long(reader: &Reader<'_>, node: &Node) -> Mount {
     let mut mount = Mount::default();
     reader.fields(node, &mut mount, KEYS, refused::VOLUME);
-    match node.get("type").map(|kind| &kind.value) {
-        None => reader.mistake(&node.at, "type is required: bind or tmpfs"),
-        Some(Value::Scalar { text, .. }) if text == "volume" => return None,
-        Some(_) => {}
+    if node.get("type").is_none() {
+        reader.mistake(&node.at, "type is required: volume, bind, tmpfs or image");
+    }
+    for (group, own) in [
+        ("bind", MountType::Bind),
+        ("volume", MountType::Volume),
+        ("tmpfs", MountType::Tmpfs),
+        ("image", MountType::Image),
+    ] {
+        if let Some(options) = node.get(group).filter(|_| mount.r#type() != own) {
+            reader.mistake(
+                &options.at,
+                format_args!("{group} options are for mounts of type {group}"),
+            );
+        }
     }
     match mount.r#type() {
         MountType::Bind if mount.source.is_empty() => {
             reader.mistake(&node.at, "source is required: a folder of the host");
+        }
+        MountType::Image if mount.source.is_empty() => {
+            reader.mistake(&node.at, "source is required: an image");
         }
         MountType::Tmpfs if !mount.source.is_empty() => {
             reader.mistake(&node.at, "a tmpfs has no source");
         }
         _ => {}
     }
-    Some(mount)
+    mount
 }
 
-/// `source:target[:options]`
+/// `[source:]target[:options]`
 fn short(text: &str) -> Result<Mount, String> {
-    let mut parts = text.splitn(3, ':');
-    let (source, target) = match (parts.next(), parts.next()) {
-        (Some(source), Some(target)) if source.starts_with(['/', '.', '~']) => (source, target),
-        _ => return Err(format!("{text:?}: {NAMED}")),
+    let sections: Vec<&str> = text.split(':').collect();
+    let (source, target, options) = match sections.as_slice() {
+        [target] => ("", *target, ""),
+        [source, target] => (*source, *target, ""),
+        [source, target, options] => (*source, *target, *options),
+        _ => {
+            return Err(format!(
+                "{text:?}: too many colons: write [source:]target[:options]"
+            ));
+        }
     };
+    if target.is_empty() || (sections.len() > 1 && source.is_empty()) {
+        return Err(format!("{text:?}: empty section between colons"));
+    }
+    let flags = config::Flags::parse(options).ok_or_else(|| {
+        format!("{text:?}: unknown options {options:?}: use ro, rw, nocopy or a propagation")
+    })?;
     let mut mount = Mount {
         source: source.to_owned(),
         target: target.to_owned(),
-        ..Default::default()
+        ..Mount::default()
     };
-    for option in parts.next().into_iter().flat_map(|options| options.split(',')) {
-        match option {
-            "ro" => mount.read_only = true,
-            "rw" => {}
-            "private" | "rprivate" | "shared" | "rshared" | "slave" | "rslave" => {
-                option.clone_into(&mut mount.propagation);
-            }
-            _ => {
-                return Err(format!(
-                    "{text:?}: unknown option {option:?}: use ro, rw or a propagation"
-                ));
-            }
+    mount.set_type(if source.starts_with(['/', '.', '~']) {
+        MountType::Bind
+    } else {
+        MountType::Volume
+    });
+    flags.apply(&mut mount);
+    let misfit = match mount.r#type() {
+        MountType::Bind if mount.volume.is_some() => Some("nocopy is for volumes"),
+        MountType::Volume if !mount.propagation.is_empty() => {
+            Some("a propagation is for folders of the host")
         }
+        _ => None,
+    };
+    match misfit {
+        Some(why) => Err(format!("{text:?}: {why}")),
+        None => Ok(mount),
     }
-    Ok(mount)
 }
 
 fn check_target(reader: &Reader<'_>, node: &Node, mount: &Mount) {

@@ -5,13 +5,12 @@ use super::reader::Refusal;
 
 const LIMITS: &str = "use deploy.resources.limits";
 const ENGINE_DEFAULT: &str = "containers run with the engine's default: remove it";
-const NO_VOLUMES: &str = "mount folders of the host (/host/path:/container/path), and remove it";
+const NAMED_VOLUME: &str = "name a volume in both services, declared under volumes at the top";
 const NO_SECRETS: &str = "mount a file of the host, or use environment, and remove it";
 const ONE_FILE: &str = "write it out, use YAML anchors, or give several files with -c";
 
 /// At the top.
 pub const TOP: &[Refusal] = &[
-    ("volumes", NO_VOLUMES),
     ("secrets", NO_SECRETS),
     ("configs", NO_SECRETS),
     ("include", ONE_FILE),
@@ -105,8 +104,11 @@ pub const SERVICE: &[Refusal] = &[
     ("use_api_socket", "remove it"),
     ("userns_mode", ENGINE_DEFAULT),
     ("uts", ENGINE_DEFAULT),
-    ("volume_driver", NO_VOLUMES),
-    ("volumes_from", NO_VOLUMES),
+    (
+        "volume_driver",
+        "give the volume a driver under volumes at the top",
+    ),
+    ("volumes_from", NAMED_VOLUME),
 ];
 
 /// In `deploy.resources.limits` and `.reservations`.
@@ -148,15 +150,16 @@ pub const PORT: &[Refusal] = &[
 ];
 
 /// In a mount's long form.
-pub const VOLUME: &[Refusal] = &[
-    ("cluster", NO_VOLUMES),
-    ("consistency", "remove it"),
-    ("image", NO_VOLUMES),
-    ("volume", NO_VOLUMES),
-];
+pub const VOLUME: &[Refusal] = &[(
+    "cluster",
+    "there are no CSI plugins: use a volume with driver_opts",
+)];
+
+/// In a mount's `volume`.
+pub const VOLUME_OPTIONS: &[Refusal] = &[("labels", "give them to the volume under volumes at the top")];
 
 /// In a mount's `bind`.
-pub const BIND: &[Refusal] = &[("recursive", "remove it"), ("selinux", "remove it")];
+pub const BIND: &[Refusal] = &[("selinux", "remove it")];
 
 /// In a top-level network.
 pub const NETWORK: &[Refusal] = &[

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use pontoon_proto::v1::{ContainerSpec, DnsConfig, HealthConfig, LogDriver, PortConfig, Ulimit};
 
 use super::deploy::{self, Deploy};
+use super::mounts::Written;
 use super::reader::{Field, Reader};
 use super::yaml::{Node, Value};
 use super::{mounts, ports, refused};
@@ -21,6 +22,8 @@ pub struct Service {
     pub container: ContainerSpec,
     /// Its networks; none given: the stack's default one.
     pub networks: Option<Vec<Attachment>>,
+    /// Its mounts; names of volumes are the file's.
+    pub mounts: Vec<Written>,
     /// Published ports.
     pub ports: Vec<PortConfig>,
     /// How it is deployed.
@@ -73,10 +76,8 @@ const KEYS: &[Field<Service>] = &[
     ("dns", |s, r, n| dns(s).nameservers = nameservers(r, n)),
     ("dns_search", |s, r, n| dns(s).search = r.text_or_texts(n)),
     ("dns_opt", |s, r, n| dns(s).options = r.texts(n)),
-    ("tmpfs", |s, r, n| s.container.mounts.extend(mounts::tmpfs(r, n))),
-    ("volumes", |s, r, n| {
-        s.container.mounts.extend(mounts::volumes(r, n))
-    }),
+    ("tmpfs", |s, r, n| s.mounts.extend(mounts::tmpfs(r, n))),
+    ("volumes", |s, r, n| s.mounts.extend(mounts::volumes(r, n))),
     ("logging", |s, r, n| s.log = logging(r, n)),
 ];
 

@@ -75,6 +75,10 @@ services:
       - ./data:/data:ro
       - ~/x:/x
       - {type: tmpfs, target: /t, tmpfs: {size: 1m, mode: 1777}}
+      - data:/d:ro,nocopy
+      - /anonymous
+      - {type: volume, source: shared, target: /s, volume: {subpath: sub}}
+      - {type: image, source: tools, target: /i, image: {subpath: bin}}
     healthcheck: {test: curl -f localhost, interval: 10s, retries: 2, start_period: 1s}
     deploy:
       replicas: "${COUNT}"
@@ -96,6 +100,9 @@ networks:
   back: {external: true, name: shared}
   unused: {}
 volumes:
+  data: {driver_opts: {type: tmpfs, device: tmpfs}, labels: [a=b]}
+  shared: {external: true, name: "disk-{{.Task.Slot}}"}
+  unused:
 secrets: {}
 "#;
 
@@ -138,12 +145,31 @@ fn services_get_all_that_their_file_says() {
             ("", "/run", false),
             ("/base/data", "/data", true),
             ("/home/me/x", "/x", false),
-            ("", "/t", false)
+            ("", "/t", false),
+            ("demo_data", "/d", true),
+            ("", "/anonymous", false),
+            ("disk-{{.Task.Slot}}", "/s", false),
+            ("tools", "/i", false),
         ]
     );
     assert_eq!(
         (container.mounts[3].r#type(), container.mounts[3].tmpfs_mode),
         (MountType::Tmpfs, 0o1777)
+    );
+    let data = container.mounts[4].volume.clone().unwrap();
+    assert!(data.no_copy && data.driver_options["type"] == "tmpfs");
+    assert_eq!(
+        (data.labels["a"].as_str(), data.labels[NAMESPACE_LABEL].as_str()),
+        ("b", "demo")
+    );
+    let shared = container.mounts[6].volume.clone().unwrap();
+    assert_eq!((shared.subpath.as_str(), shared.labels.len()), ("sub", 0));
+    assert_eq!(
+        (
+            container.mounts[7].r#type(),
+            container.mounts[7].image_subpath.as_str()
+        ),
+        (MountType::Image, "bin")
     );
     let health = container.healthcheck.as_ref().unwrap();
     assert_eq!(health.test, ["CMD-SHELL", "curl -f localhost"]);
@@ -226,7 +252,7 @@ services:
     image: [x]
     networks: [nowhere]
     environment: {A: {b: c}}
-volumes: {data: {}}
+volumes: {data: {colour: x}}
 surprise: 1
 ";
     let expected = [
@@ -242,7 +268,7 @@ surprise: 1
         "f1.yaml:11:12: services.db.image: must be a text, not a list",
         "f1.yaml:12:16: services.db: undefined network \"nowhere\"",
         "f1.yaml:13:22: services.db.environment.A: must be a text, a number or a boolean, not a mapping",
-        "f1.yaml:14:1: key \"volumes\" is not supported by this version",
+        "f1.yaml:14:18: volumes.data: unknown key \"colour\"",
         "f1.yaml:15:1: unknown key \"surprise\"",
     ];
     let told = mistakes(text);
@@ -293,12 +319,22 @@ const BAD_VALUES: &[(&str, &str)] = &[
     ),
     (
         "image: a\n    volumes: [data:/data]",
-        "named and anonymous volumes",
+        "undefined volume \"data\": declare it under volumes at the top",
+    ),
+    ("image: a\n    volumes: [/a:/b:nocopy]", "nocopy is for volumes"),
+    (
+        "image: a\n    volumes: [a:/b:rshared]",
+        "a propagation is for folders",
+    ),
+    ("image: a\n    volumes: [a:/b:sometimes]", "unknown options"),
+    (
+        "image: a\n    volumes: [{type: bind, source: /a, target: /b, volume: {nocopy: true}}]",
+        "volume options are for mounts of type volume",
     ),
     ("image: a\n    volumes: [/a:b]", "must be an absolute path"),
     (
-        "image: a\n    volumes: [{type: volume, target: /b}]",
-        "named and anonymous volumes",
+        "image: a\n    volumes: [{type: cluster, target: /b}]",
+        "must be one of volume, bind, tmpfs, image",
     ),
     (
         "image: a\n    ports: [\"127.0.0.1:80:80\"]",

@@ -19,7 +19,7 @@ mod process;
 use mounts::mounts;
 #[cfg(test)]
 pub(crate) use mounts::volume;
-pub(crate) use mounts::{mount, tmpfs};
+pub(crate) use mounts::{Flags, mount, tmpfs};
 pub(crate) use ports::publish;
 pub use process::{environment, restart_policy};
 

@@ -8,6 +8,7 @@ use pontoon_proto::v1::{
 use serde_json::{Value, json};
 
 use super::container::health_json;
+use super::mounts;
 use crate::output::human;
 
 fn meta(value: &mut Value, meta: Option<&Meta>) {
@@ -168,6 +169,9 @@ fn spec_json(spec: &ServiceSpec) -> Value {
             "Ports": endpoint.ports.iter().map(port_json).collect::<Vec<_>>(),
         },
     });
+    if let Some(mounts) = mounts::of_service(&container.mounts) {
+        value["TaskTemplate"]["ContainerSpec"]["Mounts"] = mounts;
+    }
     for (name, update) in [("UpdateConfig", &spec.update), ("RollbackConfig", &spec.rollback)] {
         if let Some(update) = update {
             value[name] = update_json(update);

@@ -102,6 +102,12 @@ pub fn mounts(mounts: &[Mount]) -> Option<Value> {
     (!given.is_empty()).then_some(given.into())
 }
 
+/// All mounts of a service, however they were asked for.
+pub fn of_service(mounts: &[Mount]) -> Option<Value> {
+    let all: Vec<Value> = mounts.iter().map(mount_json).collect();
+    (!all.is_empty()).then_some(all.into())
+}
+
 fn mount_json(mount: &Mount) -> Value {
     let mut value = json!({ "Type": type_name(mount.r#type()), "Target": mount.target });
     if !mount.source.is_empty() {

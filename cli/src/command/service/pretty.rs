@@ -6,6 +6,7 @@ use pontoon_proto::v1::{
 };
 
 use crate::client::Client;
+use crate::command::inspect::type_name;
 use crate::command::inspect::update_state_name;
 use crate::error::Outcome;
 use crate::output::{human, listing};
@@ -112,6 +113,16 @@ fn container(out: &mut String, container: &ContainerSpec) {
         if !words.is_empty() {
             out.push_str(&format!(" {title}:\t\t{}\n", words.join(" ")));
         }
+    }
+    if !container.mounts.is_empty() {
+        out.push_str("Mounts:\n");
+    }
+    for mount in &container.mounts {
+        let kind = type_name(mount.r#type());
+        out.push_str(&format!(
+            " Target:\t{}\n  Source:\t{}\n  ReadOnly:\t{}\n  Type:\t\t{kind}\n",
+            mount.target, mount.source, mount.read_only
+        ));
     }
 }
 

@@ -137,6 +137,12 @@ fn check_container(container: &ContainerSpec, problems: &mut Problems) {
             MountType::Tmpfs if !mount.source.is_empty() => {
                 problems.add("ContainerSpec: a tmpfs mount has no source");
             }
+            MountType::Image if mount.source.is_empty() => {
+                problems.add("ContainerSpec: an image mount needs the image as its source");
+            }
+            MountType::Volume if mount.source.is_empty() && mount.read_only => {
+                problems.add("ContainerSpec: an anonymous volume can't be read-only");
+            }
             _ => {}
         }
         problems.add_if(
