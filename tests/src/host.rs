@@ -119,6 +119,18 @@ impl Host {
         self.wait_listening()
     }
 
+    /// Starts the daemon in a mount namespace of its own, in which `setup` (shell) was run first, and waits until it answers. What it
+    /// mounts is not seen by later daemons: for tests of what it can't do there.
+    ///
+    /// # Errors
+    /// When it ends or does not answer, with its log.
+    pub fn start_with(&self, setup: &str) -> Result<()> {
+        self.spawn(&format!(
+            "exec unshare --mount -- sh -c 'set -e; {setup}; {BOOT}' sh \"$@\""
+        ))?;
+        self.wait_listening()
+    }
+
     /// Starts the daemon's process and stops it before its first step: [`crate::killer::Killer::aim`] lets it go on.
     ///
     /// # Errors

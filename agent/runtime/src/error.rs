@@ -62,6 +62,9 @@ pub enum Error {
     /// The shim ended without leaving an exit record; the container must be cleaned up with [`crate::destroy`].
     #[error("the shim of this container died without an exit record")]
     ShimDied,
+    /// The shim does not answer; [`crate::destroy`] ends it with its container.
+    #[error("the shim of this container does not answer for {} seconds", .0.as_secs())]
+    Hangs(std::time::Duration),
     /// No shim answers in this directory.
     #[error("no shim answers at {path}")]
     NotRunning {

@@ -70,13 +70,16 @@ impl Engine {
         match container.state() {
             ContainerState::Restarting => give_up_restart(container),
             state if has_process(state) => {
-                container.update(|record| record.stopped_by_user = true)?;
+                container.note(|record| record.stopped_by_user = true);
                 self.terminate(container, number, grace).await?;
                 self.release(container).await;
                 self.emit_for(container, ContainerEventKind::Stopped);
                 Ok(())
             }
-            _ => container.update(|record| record.stopped_by_user = true),
+            _ => {
+                container.note(|record| record.stopped_by_user = true);
+                Ok(())
+            }
         }
     }
 
@@ -101,13 +104,11 @@ impl Engine {
                 }
             }
         };
-        self.signal(container, &shim, number).await;
-        if ends(grace).await? {
-            return Ok(());
-        }
-        self.signal(container, &shim, signal::KILL).await;
-        if ends(Some(KILL_GRACE)).await? {
-            return Ok(());
+        for (number, limit) in [(number, grace), (signal::KILL, Some(KILL_GRACE))] {
+            let hangs = self.signal(container, &shim, number).await;
+            if !hangs && ends(limit).await? {
+                return Ok(());
+            }
         }
         pontoon_runtime::destroy(&container.run_dir)
             .await
@@ -116,10 +117,13 @@ impl Engine {
     }
 
     /// Sends a signal and thaws a frozen container so that it takes effect. That the process has ended meanwhile is
-    /// no error; that the shim does not answer shows by the process not ending.
-    async fn signal(&self, container: &Container, shim: &pontoon_runtime::ShimClient, number: i32) {
+    /// no error. True when the shim hangs: then only destroying helps.
+    async fn signal(&self, container: &Container, shim: &pontoon_runtime::ShimClient, number: i32) -> bool {
         if let Err(error) = shim.kill(number, false).await {
             tracing::debug!(container = container.id, error = error.chain(), "signal not sent");
+            if matches!(error, pontoon_runtime::Error::Hangs(_)) {
+                return true;
+            }
         }
         self.emit(&container.id, ContainerEventKind::Killed { signal: number });
         if container.state() == ContainerState::Paused
@@ -127,6 +131,7 @@ impl Engine {
         {
             tracing::debug!(container = container.id, error = error.chain(), "could not thaw");
         }
+        false
     }
 
     /// Sends a signal, SIGKILL by default; after SIGKILL it waits for the end.
@@ -167,7 +172,7 @@ impl Engine {
         let stop_signal = container.read(|record| record.config().stop_signal);
         let stops = number == signal::KILL || number == signal::parse(&stop_signal).unwrap_or(signal::TERM);
         if stops {
-            container.update(|record| record.stopped_by_user = true)?;
+            container.note(|record| record.stopped_by_user = true);
         }
         if number == signal::KILL {
             return self.terminate(container, number, Some(KILL_GRACE)).await;
@@ -302,10 +307,11 @@ fn give_up_restart(container: &Container) -> Result<()> {
     if let Some(backoff) = container.live().restart.take() {
         backoff.cancel();
     }
-    container.update(|record| {
+    container.note(|record| {
         record.stopped_by_user = true;
         record.view_mut().set_state(ContainerState::Exited);
-    })
+    });
+    Ok(())
 }
 
 /// Sets the state unless the process has ended meanwhile.

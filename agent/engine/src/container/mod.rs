@@ -163,6 +163,18 @@ impl Container {
         self.change(false, false, change)
     }
 
+    /// As [`Container::update`], for what must go on when the record can't be saved: a full disk must not keep anybody from
+    /// stopping and removing containers. A daemon that starts again finds the old record.
+    pub(crate) fn note(&self, change: impl FnOnce(&mut Record)) {
+        if let Err(error) = self.update(change) {
+            tracing::warn!(
+                container = self.id,
+                error = error.chain(),
+                "could not save a record"
+            );
+        }
+    }
+
     /// As [`Container::update`], at a start of the program.
     pub(crate) fn update_started(&self, change: impl FnOnce(&mut Record)) -> Result<()> {
         self.change(true, false, change)

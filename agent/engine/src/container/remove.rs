@@ -42,7 +42,7 @@ impl Engine {
             }
             if busy {
                 // Not under the lock: a `stop` with a long grace period may hold it.
-                container.update(|record| record.stopped_by_user = true)?;
+                container.note(|record| record.stopped_by_user = true);
                 self.terminate(container, signal::KILL, Some(std::time::Duration::from_secs(10)))
                     .await?;
             }
@@ -69,11 +69,11 @@ impl Engine {
         container.live().pending.clear();
         // One that is removed at its end needs no note: a restarted daemon removes it when it finds it ended.
         if !container.read(|record| record.host().auto_remove) {
-            container.update(|record| {
+            container.note(|record| {
                 record.removing = true;
                 record.removing_volumes |= volumes;
                 record.view_mut().set_state(ContainerState::Removing);
-            })?;
+            });
         }
         self.release(container).await;
         let planned = container.read(|record| record.mounts.clone());

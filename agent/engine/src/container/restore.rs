@@ -42,15 +42,13 @@ pub(crate) async fn run(engine: &Arc<Engine>) -> Result<()> {
                     error = error.chain(),
                     "could not restore a container"
                 );
+                // Nobody could stop it.
+                destroy(engine, &id).await;
                 unreadable.insert(id);
             }
         }
     }
-    let mut plans = Vec::new();
-    for container in found {
-        let next = inspect(&container).await;
-        plans.push((container, next));
-    }
+    let plans = inspect_all(engine, found).await;
     let live: HashSet<String> = plans
         .iter()
         .filter(|(_, next)| matches!(next, Next::Watch(_)))
@@ -121,8 +119,23 @@ async fn restore(engine: &Arc<Engine>, id: &str) -> Result<Option<Arc<Container>
     Ok(Some(container))
 }
 
+/// Finds out what became of each container. All at once: one shim that hangs is waited for in vain.
+async fn inspect_all(engine: &Arc<Engine>, found: Vec<Arc<Container>>) -> Vec<(Arc<Container>, Next)> {
+    let mut asked = tokio::task::JoinSet::new();
+    for container in found {
+        let engine = engine.clone();
+        asked.spawn(async move {
+            let next = inspect(&engine, &container).await;
+            (container, next)
+        });
+    }
+    let mut plans = asked.join_all().await;
+    plans.sort_by(|(one, _), (other, _)| one.id.cmp(&other.id));
+    plans
+}
+
 /// Finds out what became of a container.
-async fn inspect(container: &Container) -> Next {
+async fn inspect(engine: &Engine, container: &Container) -> Next {
     let state = container.state();
     let (removing, auto_remove) = container.read(|record| (record.removing, record.host().auto_remove));
     let dir = &container.run_dir;
@@ -141,14 +154,14 @@ async fn inspect(container: &Container) -> Next {
                     }
                     Err(error) => supervise::unseen(error.chain()),
                 };
-                destroy(&container.id, dir).await;
+                destroy(engine, &container.id).await;
                 return Next::Ended(exit);
             }
         }
     }
     if dir.exists() {
         // A start that was cut short, or an end whose clean-up was.
-        destroy(&container.id, dir).await;
+        destroy(engine, &container.id).await;
     }
     match state {
         _ if removing => Next::Remove,
@@ -168,13 +181,20 @@ async fn connect(dir: &Path) -> Result<ShimClient, pontoon_runtime::Error> {
     }
 }
 
-async fn destroy(id: &str, dir: &Path) {
-    if let Err(error) = pontoon_runtime::destroy(dir).await {
-        tracing::warn!(
-            container = id,
-            error = error.chain(),
-            "could not clean up after a container"
-        );
+/// Ends what a shim or a container without one has left. The cgroup is found by its name too: the run folder may be gone.
+async fn destroy(engine: &Engine, id: &str) {
+    let dir = &engine.shim_dir(id);
+    for ended in [
+        pontoon_runtime::destroy(dir).await,
+        pontoon_runtime::destroy_cgroup(&engine.cgroup(id)).await,
+    ] {
+        if let Err(error) = ended {
+            tracing::warn!(
+                container = id,
+                error = error.chain(),
+                "could not clean up after a container"
+            );
+        }
     }
     let removed = std::fs::remove_dir_all(dir);
     if let Err(error) = removed
@@ -241,7 +261,7 @@ async fn remove_leftovers(engine: &Arc<Engine>, live: &HashSet<String>, unreadab
     for id in names(&engine.config.run_dir.join("shim")).unwrap_or_default() {
         if !live.contains(&id) && !unreadable.contains(&id) && !is_known(&id) {
             tracing::info!(container = id, "removing a shim without a container");
-            destroy(&id, &engine.shim_dir(&id)).await;
+            destroy(engine, &id).await;
         }
     }
     engine.remove_shm_leftovers(live);

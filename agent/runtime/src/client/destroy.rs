@@ -54,6 +54,21 @@ fn kill_shim(dir: &Path) -> Result<(), Error> {
     }
 }
 
+/// Kills everything in the cgroup `path` (below each hierarchy) and removes it: for containers of which only the name of their cgroup is
+/// known. Idempotent.
+///
+/// # Errors
+/// The cgroup can't be killed or removed.
+pub async fn destroy_cgroup(path: &Path) -> Result<(), Error> {
+    let path = path.to_owned();
+    tokio::task::spawn_blocking(move || kill_cgroup(&path))
+        .await
+        .map_err(|e| Error::Shim {
+            operation: "destroy".to_owned(),
+            message: e.to_string(),
+        })?
+}
+
 fn remove_cgroup(dir: &Path) -> Result<(), Error> {
     let Some(spec) = read::<Spec>(&dir.join(SPEC_FILE))? else {
         return Ok(());
@@ -61,7 +76,11 @@ fn remove_cgroup(dir: &Path) -> Result<(), Error> {
     let Some(path) = spec.linux().as_ref().and_then(|l| l.cgroups_path().clone()) else {
         return Ok(());
     };
-    let cgroup = Cgroup::find(&Hierarchies::detect()?, &path)?;
+    kill_cgroup(&path)
+}
+
+fn kill_cgroup(path: &Path) -> Result<(), Error> {
+    let cgroup = Cgroup::find(&Hierarchies::detect()?, path)?;
     if !cgroup.exists() {
         return Ok(());
     }

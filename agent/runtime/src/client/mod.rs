@@ -8,6 +8,7 @@ mod spawn;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use oci_spec::runtime::{LinuxResources, Process, Spec};
 
@@ -17,8 +18,11 @@ use crate::{Error, ExitRecord, ShimConfig, read_exit_record};
 use connection::Connection;
 
 pub use attachment::{Attachment, OutputReader, StdStream, StdinWriter};
-pub use destroy::destroy;
+pub use destroy::{destroy, destroy_cgroup};
 pub use spawn::set_shim_executable;
+
+/// How long a shim that has nothing to wait for may take to answer. One that takes longer hangs.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Which streams a client attaches to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,8 +97,9 @@ impl ShimClient {
     ///
     /// [`Error::NotRunning`] if none answers: look for the exit record, then [`destroy`].
     pub async fn connect(dir: &Path) -> Result<Self, Error> {
-        let mut connection = Connection::open(&dir.join(SOCKET_FILE)).await?;
-        match connection.call(Request::State).await? {
+        let path = dir.join(SOCKET_FILE);
+        let call = async { Connection::open(&path).await?.call(Request::State).await };
+        match in_time(call).await? {
             Reply::State(state) => Ok(Self {
                 inner: Arc::new(Inner {
                     dir: dir.to_owned(),
@@ -117,7 +122,7 @@ impl ShimClient {
 
     /// The container's state now.
     pub async fn state(&self) -> Result<ContainerState, Error> {
-        match self.call(Request::State).await? {
+        match in_time(self.call(Request::State)).await? {
             Reply::State(state) => Ok(state),
             other => Err(unexpected(&other)),
         }
@@ -280,11 +285,23 @@ impl ShimClient {
     }
 
     async fn call_ok(&self, request: Request) -> Result<(), Error> {
-        match self.call(request).await? {
+        let answer = match request {
+            // execve may wait for a slow file system.
+            Request::Start => self.call(request).await?,
+            _ => in_time(self.call(request)).await?,
+        };
+        match answer {
             Reply::Ok => Ok(()),
             other => Err(unexpected(&other)),
         }
     }
+}
+
+/// An answer that can't take long, or [`Error::Hangs`].
+async fn in_time(answer: impl Future<Output = Result<Reply, Error>>) -> Result<Reply, Error> {
+    tokio::time::timeout(PATIENCE, answer)
+        .await
+        .unwrap_or(Err(Error::Hangs(PATIENCE)))
 }
 
 fn unexpected(reply: &Reply) -> Error {

@@ -70,7 +70,7 @@ enum Token {
     Input(u64),
 }
 
-/// The shim's socket, 0600 by the umask. The address goes through the directory's descriptor: a path may be
+/// The shim's socket, 0600. The address goes through the directory's descriptor: a path may be
 /// longer than an address.
 pub(super) fn listen(dir: &Path) -> Result<OwnedFd, Error> {
     let what = || format!("listen on {}", dir.join(SOCKET_FILE).display());
@@ -80,7 +80,10 @@ pub(super) fn listen(dir: &Path) -> Result<OwnedFd, Error> {
     let address = SocketAddrUnix::new(format!("/proc/self/fd/{raw}/{SOCKET_FILE}")).context(what)?;
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).context(what)?;
-    bind(&socket, &address).context(what)?;
+    let before = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o177));
+    let bound = bind(&socket, &address);
+    rustix::process::umask(before);
+    bound.context(what)?;
     listen_on(&socket, 64).context(what)?;
     Ok(socket)
 }

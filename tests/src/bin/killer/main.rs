@@ -9,17 +9,16 @@
 //! Victims: `daemon`; `shim` (the shim that the daemon spawns; the steps of it and of what it forks are counted); `child` (the process
 //! that the shim forks to become the container, and that makes the step).
 
+// Registers and numbers of system calls are x86-64's.
+#[cfg(target_arch = "x86_64")]
 mod steps;
+#[cfg(target_arch = "x86_64")]
 mod trace;
 
-use std::io::{Read, Write};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-
-use anyhow::{Context, Result, bail};
-use nix::unistd::Pid;
+use anyhow::Result;
 
 /// Who is to be killed.
+#[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Victim {
     /// The daemon itself.
@@ -30,7 +29,20 @@ pub enum Victim {
     Child,
 }
 
+#[cfg(not(target_arch = "x86_64"))]
 fn main() -> Result<()> {
+    anyhow::bail!("this program knows the registers of x86-64 only")
+}
+
+#[cfg(target_arch = "x86_64")]
+fn main() -> Result<()> {
+    use std::io::Read;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use anyhow::{Context, bail};
+    use nix::unistd::Pid;
+
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [victim, pid, step] = arguments.as_slice() else {
         bail!("usage: killer daemon|shim|child PID STEP");
@@ -57,7 +69,12 @@ fn main() -> Result<()> {
     say(&format!("killed {step} {killed}"))
 }
 
+#[cfg(target_arch = "x86_64")]
 fn say(line: &str) -> Result<()> {
+    use std::io::Write;
+
+    use anyhow::Context;
+
     let mut out = std::io::stdout().lock();
     writeln!(out, "{line}")
         .and_then(|()| out.flush())
