@@ -182,8 +182,8 @@ pub fn parse_from(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, 
         arguments.remove(1);
         arguments.push("--help".into());
     }
-    let mut walked =
-        walk::walk(&root, arguments).map_err(|(path, message)| usage::flag_mistake(&path, &message))?;
+    let mut walked = walk::walk(&root, arguments)
+        .map_err(|(path, message)| usage::flag_mistake(&root, &path, &message))?;
     if let (["daemon"], Some(at)) = (walked.path_words().as_slice(), walked.command_end) {
         let settings = daemon::file::flags(usage::command_at(&root, &walked.path), &walked.arguments[at..])?;
         walked.arguments.splice(at..at, settings);
@@ -230,8 +230,12 @@ impl Cli {
         let (given, host) = (host, found.as_deref());
         match self.command {
             Command::Daemon(arguments) => daemon::run(arguments).await,
-            Command::Run(arguments) => Box::pin(container::run::run(host, arguments)).await,
-            Command::Create(arguments) => Box::pin(container::run::create(host, arguments)).await,
+            Command::Run(arguments) => Box::pin(container::run::run(host, arguments))
+                .await
+                .map_err(|failure| usage::run_failure("run", failure)),
+            Command::Create(arguments) => Box::pin(container::run::create(host, arguments))
+                .await
+                .map_err(|failure| usage::run_failure("create", failure)),
             Command::Start(arguments) => container::start::run(host, arguments).await,
             Command::Stop(arguments) => container::signal::stop(host, arguments).await,
             Command::Restart(arguments) => container::signal::restart(host, arguments).await,

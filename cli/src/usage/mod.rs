@@ -1,5 +1,5 @@
 //! Mistakes of usage and help texts in Docker's words. [`cli`](crate::cli) lets clap parse; what clap says is told here anew, as
-//! scripts and people know it from Docker: `unknown flag: --foo`, `See 'pontoon run --help'.`
+//! scripts and people know it from Docker: `unknown flag: --foo`, the usage line, `Run 'pontoon run --help' for more information`.
 //!
 //! # Layout
 //! - [`walk`]: which command the arguments name; [`help`]: help texts; [`explain`] in this file: clap's errors to Docker's.
@@ -36,9 +36,27 @@ pub fn command_at<'a>(root: &'a Command, path: &[String]) -> &'a Command {
     })
 }
 
-/// A mistake in a flag: Docker's exit status 125 for it, and where to look.
-pub fn flag_mistake(path: &[String], message: &str) -> Failure {
-    Failure::new(format!("{message}\nSee '{} --help'.", named(path))).with_code(EXIT_ENGINE)
+/// A mistake in a flag: Docker's exit status 125 for it, how the command is used, and where to look.
+pub fn flag_mistake(root: &Command, path: &[String], message: &str) -> Failure {
+    let usage = help::usage(command_at(root, path), path);
+    let text = format!(
+        "{message}\n\nUsage:  {}\n\nRun '{} --help' for more information",
+        usage.trim_end(),
+        named(path)
+    );
+    Failure::new(text).with_code(EXIT_ENGINE)
+}
+
+/// A failure of `run` or `create` that is not the program's own: Docker's client says whose message it is and where to look.
+pub fn run_failure(command: &str, failure: Failure) -> Failure {
+    if failure.code != EXIT_ENGINE || failure.message.is_empty() {
+        return failure;
+    }
+    let text = format!(
+        "pontoon: {}\n\nRun 'pontoon {command} --help' for more information",
+        failure.message
+    );
+    Failure::new(text).with_code(failure.code)
 }
 
 fn named(path: &[String]) -> String {
@@ -64,13 +82,17 @@ pub fn explain(error: &clap::Error, root: &Command, walked: &Walked) -> Failure 
         }
         ErrorKind::UnknownArgument if subject.starts_with("--") => {
             let name = subject.split('=').next().unwrap_or_default();
-            flag_mistake(path, &format!("unknown flag: {name}"))
+            flag_mistake(root, path, &format!("unknown flag: {name}"))
         }
         ErrorKind::UnknownArgument if subject.starts_with('-') && subject.len() > 1 => {
             let letter = subject.chars().nth(1).unwrap_or_default();
             let cluster = walked.clusters.iter().find(|cluster| cluster.contains(letter));
             let cluster = cluster.map_or(&subject[1..], String::as_str);
-            flag_mistake(path, &format!("unknown shorthand flag: '{letter}' in -{cluster}"))
+            flag_mistake(
+                root,
+                path,
+                &format!("unknown shorthand flag: '{letter}' in -{cluster}"),
+            )
         }
         ErrorKind::MissingRequiredArgument if subject.contains("--") => {
             let flags: Vec<&str> = subject
@@ -78,7 +100,7 @@ pub fn explain(error: &clap::Error, root: &Command, walked: &Walked) -> Failure 
                 .filter_map(|word| word.strip_prefix("--"))
                 .collect();
             let message = format!("required flag(s) \"{}\" not set", flags.join("\", \""));
-            flag_mistake(path, &message).with_code(1)
+            flag_mistake(root, path, &message).with_code(1)
         }
         ErrorKind::UnknownArgument | ErrorKind::MissingRequiredArgument | ErrorKind::TooFewValues
             if !subject.starts_with("--") =>
@@ -88,7 +110,7 @@ pub fn explain(error: &clap::Error, root: &Command, walked: &Walked) -> Failure 
         ErrorKind::InvalidValue
         | ErrorKind::ValueValidation
         | ErrorKind::TooManyValues
-        | ErrorKind::NoEquals => value_mistake(error, command, path, &subject),
+        | ErrorKind::NoEquals => value_mistake(error, root, path, &subject),
         ErrorKind::ArgumentConflict => {
             let other = context(error, ContextKind::PriorArg);
             let message = format!(
@@ -96,12 +118,12 @@ pub fn explain(error: &clap::Error, root: &Command, walked: &Walked) -> Failure 
                 flag_of(&subject),
                 flag_of(&other)
             );
-            flag_mistake(path, &message)
+            flag_mistake(root, path, &message)
         }
         _ => {
             let text = error.render().to_string();
             let first = text.lines().next().unwrap_or_default();
-            flag_mistake(path, first.strip_prefix("error: ").unwrap_or(first))
+            flag_mistake(root, path, first.strip_prefix("error: ").unwrap_or(first))
         }
     }
 }
@@ -130,10 +152,14 @@ fn flag_name(command: &Command, subject: &str) -> String {
     }
 }
 
-fn value_mistake(error: &clap::Error, command: &Command, path: &[String], subject: &str) -> Failure {
+fn value_mistake(error: &clap::Error, root: &Command, path: &[String], subject: &str) -> Failure {
     let value = context(error, ContextKind::InvalidValue);
     if value.is_empty() && error.kind() == ErrorKind::InvalidValue {
-        return flag_mistake(path, &format!("flag needs an argument: {}", flag_of(subject)));
+        return flag_mistake(
+            root,
+            path,
+            &format!("flag needs an argument: {}", flag_of(subject)),
+        );
     }
     let mut reason = std::error::Error::source(error)
         .map(ToString::to_string)
@@ -143,7 +169,7 @@ fn value_mistake(error: &clap::Error, command: &Command, path: &[String], subjec
         reason = format!("use one of {}", known.split(' ').collect::<Vec<_>>().join(", "));
     }
     let what = if subject.starts_with('-') {
-        format!("\"{}\" flag", flag_name(command, subject))
+        format!("\"{}\" flag", flag_name(command_at(root, path), subject))
     } else {
         subject.trim_matches(['<', '>', '[', ']', '.']).to_owned()
     };
@@ -152,7 +178,11 @@ fn value_mistake(error: &clap::Error, command: &Command, path: &[String], subjec
     } else {
         format!(": {reason}")
     };
-    flag_mistake(path, &format!("invalid argument \"{value}\" for {what}{reason}"))
+    flag_mistake(
+        root,
+        path,
+        &format!("invalid argument \"{value}\" for {what}{reason}"),
+    )
 }
 
 /// Too many or too few arguments.
@@ -180,7 +210,8 @@ fn arguments_mistake(command: &Command, path: &[String]) -> Failure {
     let name = named(path);
     let usage = help::usage(command, path);
     Failure::new(format!(
-        "'{name}' {needs}\nSee '{name} --help'.\n\nUsage:  {usage}"
+        "pontoon: '{name}' {needs}\n\nUsage:  {}\n\nSee '{name} --help' for more information",
+        usage.trim_end()
     ))
 }
 

@@ -23,6 +23,7 @@ pub mod update;
 use clap::Subcommand;
 
 use crate::error::Outcome;
+use crate::usage::run_failure;
 
 /// `pontoon container …`
 #[derive(Debug, Subcommand)]
@@ -83,8 +84,12 @@ pub enum Command {
 /// The command's.
 pub async fn dispatch(host: Option<&str>, command: Command) -> Outcome {
     match command {
-        Command::Run(arguments) => Box::pin(run::run(host, arguments)).await,
-        Command::Create(arguments) => Box::pin(run::create(host, arguments)).await,
+        Command::Run(arguments) => Box::pin(run::run(host, arguments))
+            .await
+            .map_err(|failure| run_failure("container run", failure)),
+        Command::Create(arguments) => Box::pin(run::create(host, arguments))
+            .await
+            .map_err(|failure| run_failure("container create", failure)),
         Command::Start(arguments) => start::run(host, arguments).await,
         Command::Stop(arguments) => signal::stop(host, arguments).await,
         Command::Restart(arguments) => signal::restart(host, arguments).await,

@@ -6,12 +6,10 @@ use serde_json::{Value, json};
 
 use crate::client::Client;
 use crate::command::filters;
+use crate::command::system::BAD_TEMPLATE;
 use crate::error::{Failure, Outcome};
 use crate::output::template::Template;
 use crate::output::{human, listing};
-
-/// Docker's exit status for a template that can't be read.
-const BAD_TEMPLATE: u8 = 64;
 
 /// `events [OPTIONS]`
 #[derive(Args, Debug)]

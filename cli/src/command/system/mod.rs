@@ -53,6 +53,9 @@ pub struct VersionArguments {
     format: Option<String>,
 }
 
+/// Docker's exit status for a template that can't be read or does not fit.
+pub const BAD_TEMPLATE: u8 = 64;
+
 /// Prints a value by a template or as JSON.
 ///
 /// # Errors
@@ -62,7 +65,7 @@ pub fn print_formatted(format: &str, value: &Value) -> Result<(), Failure> {
         "json" => value.to_string(),
         template => Template::parse(template)
             .and_then(|template| template.render(value))
-            .map_err(Failure::new)?,
+            .map_err(|error| Failure::new(error).with_code(BAD_TEMPLATE))?,
     };
     listing::write(&format!("{text}\n"));
     Ok(())

@@ -55,7 +55,7 @@ pub async fn run(host: Option<&str>, arguments: Arguments) -> Outcome {
         return Err(Failure::new(format!("invalid filter '{unknown}'")));
     }
     if !arguments.force && !is_confirmed(&warning(&arguments)) {
-        return Err(Failure::new("system prune has been cancelled"));
+        return Ok(0);
     }
     let client = Client::connect(host).await?;
     let request = |filters| PruneRequest { filters };
