@@ -84,6 +84,10 @@ enum Command {
     Rm(container::remove::Arguments),
     /// Rename a container
     Rename(container::remove::RenameArguments),
+    /// Copy files/folders between a container and the local filesystem
+    Cp(container::copy::Arguments),
+    /// Export a container's filesystem as a tar archive
+    Export(container::export::Arguments),
     /// Inspect changes to files or directories on a container's filesystem
     Diff(container::diff::Arguments),
     /// Create a new image from a container's changes
@@ -244,6 +248,8 @@ impl Cli {
             Command::Unpause(arguments) => container::signal::unpause(host, arguments).await,
             Command::Rm(arguments) => container::remove::run(host, arguments).await,
             Command::Rename(arguments) => container::remove::rename(host, arguments).await,
+            Command::Cp(arguments) => container::copy::run(host, arguments).await,
+            Command::Export(arguments) => container::export::run(host, arguments).await,
             Command::Diff(arguments) => container::diff::run(host, arguments).await,
             Command::Commit(arguments) => container::commit::run(host, arguments).await,
             Command::Wait(arguments) => container::signal::wait(host, arguments).await,

@@ -6,7 +6,7 @@
 //! - [`client`]: the way to a daemon, [`context`]: its named addresses; [`error`]: how commands fail
 //! - [`daemon`]: the parts of a node put together
 //!
-//! `shim`, `init` and `netd` are re-executions of this binary by the daemon. They are dispatched before anything else, as the
+//! `shim`, `archive`, `init` and `netd` are re-executions of this binary by the daemon. They are dispatched before anything else, as the
 //! shim must stay a process with one thread.
 
 use std::ffi::{OsStr, OsString};
@@ -29,6 +29,7 @@ fn main() -> ExitCode {
     match arguments.next().as_deref().and_then(std::ffi::OsStr::to_str) {
         Some("shim") => with_folder(arguments, pontoon_runtime::shim_main),
         Some("netd") => with_folder(arguments, pontoon_dataplane::netd_main),
+        Some("archive") => pontoon_engine::archive_main(),
         Some("init") => pontoon_runtime::init_main(arguments),
         _ => client_main(),
     }

@@ -53,6 +53,17 @@ pub enum Error {
     /// No volume has this name.
     #[error("get {0}: no such volume")]
     NoSuchVolume(String),
+    /// A container has no such path.
+    #[error("Could not find the file {path} in container {container}")]
+    NoSuchFile {
+        /// The path.
+        path: String,
+        /// The container as the user named it.
+        container: String,
+    },
+    /// Work on a container's files failed; the text says at which path and why.
+    #[error("{0}")]
+    Files(String),
     /// An operation of the image store failed.
     #[error(transparent)]
     Image(pontoon_image::Error),

@@ -36,6 +36,7 @@ mod undo;
 mod usage;
 mod volumes;
 
+pub use archive::{Chunks, main as archive_main};
 pub use config::{BuildInfo, ContainerDefaults, EngineConfig, NATIVE_RUNTIME};
 pub use container::Phase;
 pub use engine::Engine;

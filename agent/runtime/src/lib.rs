@@ -29,7 +29,7 @@ mod sys;
 
 pub use client::{
     AttachOptions, Attachment, ExecProcess, ExecSpec, OutputReader, ShimClient, StdStream, StdinWriter,
-    destroy, destroy_cgroup, set_shim_executable,
+    destroy, destroy_cgroup, own_command, set_shim_executable,
 };
 pub use config::{LogConfig, RootfsMount, RuntimeKind, ShimConfig};
 pub use container::{FileView, ViewSource};

@@ -25,6 +25,17 @@ pub fn usage(command: &Command, path: &[String]) -> String {
     words.join(" ")
 }
 
+/// All usage lines: a command that can be called in several ways has them as its `before_help`.
+fn usages(command: &Command, path: &[String]) -> String {
+    let Some(lines) = command.get_before_help() else {
+        return usage(command, path);
+    };
+    let name = [&["pontoon".to_owned()], path].concat().join(" ");
+    let lines = lines.to_string();
+    let lines: Vec<String> = lines.lines().map(|line| format!("{name} {line}")).collect();
+    lines.join("\n\t")
+}
+
 fn positional(arg: &Arg) -> String {
     let id = arg.get_id().as_str().to_uppercase();
     let names: Vec<&str> = arg.get_value_names().map_or(vec![id.as_str()], |names| {
@@ -43,8 +54,9 @@ fn positional(arg: &Arg) -> String {
 
 /// The whole text of `--help`.
 pub fn help(command: &Command, path: &[String]) -> String {
-    let about = command.get_about().map(ToString::to_string).unwrap_or_default();
-    let mut text = format!("\nUsage:  {}\n\n{about}\n", usage(command, path));
+    let about = command.get_long_about().or_else(|| command.get_about());
+    let about = about.map(ToString::to_string).unwrap_or_default();
+    let mut text = format!("\nUsage:  {}\n\n{about}\n", usages(command, path));
     if path.is_empty() {
         root_commands(command, &mut text);
     } else if command.has_subcommands() {

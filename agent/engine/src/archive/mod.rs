@@ -1,12 +1,21 @@
 //! Files of containers: `diff` and `commit` (what a container has changed), `cp` and `export` (its files as tar archives).
 //! Called by the gRPC service. The archives themselves are `pontoon_image::archive`'s.
 //!
-//! - [`changes`](Engine::changes) in this file, `commit`: read the container's writable layer, no mount needed.
+//! - [`changes`](Engine::changes) in this file, `commit`: read the container's writable layer, no mount needed;
+//! - `copy`: `cp` and `export`, by a helper process (`helper`, and the engine's end of it, `process`);
+//! - `gate`: who may be at a container's files at the same time.
 
 mod commit;
+mod copy;
+pub(crate) mod gate;
+mod helper;
+mod process;
 
 use pontoon_image::archive::{Change, ChangeKind};
 use pontoon_proto::v1;
+
+pub use copy::Chunks;
+pub use helper::main;
 
 use crate::engine::blocking;
 use crate::{Engine, Error, Result};

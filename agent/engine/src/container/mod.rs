@@ -112,6 +112,8 @@ pub(crate) struct Container {
     pub run_dir: PathBuf,
     /// Held by the operation that is changing the state.
     pub operation: tokio::sync::Mutex<()>,
+    /// Who is at its files.
+    pub gate: crate::archive::gate::Gate,
     record: Mutex<Record>,
     live: Mutex<Live>,
     phase: watch::Sender<Phase>,
@@ -136,6 +138,7 @@ impl Container {
             dir,
             run_dir,
             operation: tokio::sync::Mutex::default(),
+            gate: crate::archive::gate::Gate::default(),
             live: Mutex::default(),
             phase: watch::Sender::new(phase),
             record: Mutex::new(record),

@@ -46,6 +46,8 @@ impl Engine {
                 self.terminate(container, signal::KILL, Some(std::time::Duration::from_secs(10)))
                     .await?;
             }
+            // Copies must not keep who holds the lock, nor this removal.
+            container.gate.end_all();
             let _operation = container.operation.lock().await;
             if has_process(container.state()) {
                 continue;
@@ -67,6 +69,7 @@ impl Engine {
             backoff.cancel();
         }
         container.live().pending.clear();
+        let _files = container.gate.clear().await;
         // One that is removed at its end needs no note: a restarted daemon removes it when it finds it ended.
         if !container.read(|record| record.host().auto_remove) {
             container.note(|record| {

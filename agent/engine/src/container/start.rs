@@ -65,6 +65,7 @@ impl Engine {
 
     /// Runs a container whose operation lock the caller holds.
     pub(crate) async fn launch(self: &Arc<Self>, container: &Arc<Container>) -> Result<()> {
+        let _files = container.gate.close().await;
         self.release(container).await;
         let mut undo = Undo::default();
         container.live().held = true;

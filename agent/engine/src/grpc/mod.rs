@@ -4,6 +4,7 @@
 //! - `containers`, `stdio` (attach, exec), `logs`, `images`, `networks`, `system`: the groups;
 //! - [`status`]: errors as statuses.
 
+mod archive;
 mod containers;
 mod events;
 mod images;
@@ -279,8 +280,11 @@ impl pontoon_proto::v1::engine_server::Engine for Service {
         answer(changes.map(|changes| ContainerChangesResponse { changes }))
     }
 
-    async fn export_container(&self, _: Request<ContainerRequest>) -> Answer<Self::ExportContainerStream> {
-        Err(Status::unimplemented("export_container"))
+    async fn export_container(
+        &self,
+        request: Request<ContainerRequest>,
+    ) -> Answer<Self::ExportContainerStream> {
+        archive::export(&self.engine, &request.into_inner()).await
     }
 
     async fn commit_container(
@@ -291,19 +295,19 @@ impl pontoon_proto::v1::engine_server::Engine for Service {
         answer(id.map(|id| CommitContainerResponse { id }))
     }
 
-    async fn stat_path(&self, _: Request<ContainerPathRequest>) -> Answer<PathStat> {
-        Err(Status::unimplemented("stat_path"))
+    async fn stat_path(&self, request: Request<ContainerPathRequest>) -> Answer<PathStat> {
+        answer(self.engine.stat_path(&request.into_inner()).await)
     }
 
     async fn copy_from_container(
         &self,
-        _: Request<ContainerPathRequest>,
+        request: Request<ContainerPathRequest>,
     ) -> Answer<Self::CopyFromContainerStream> {
-        Err(Status::unimplemented("copy_from_container"))
+        archive::copy_out(&self.engine, &request.into_inner()).await
     }
 
-    async fn copy_to_container(&self, _: Request<Streaming<CopyToContainerRequest>>) -> Answer<Empty> {
-        Err(Status::unimplemented("copy_to_container"))
+    async fn copy_to_container(&self, request: Request<Streaming<CopyToContainerRequest>>) -> Answer<Empty> {
+        archive::copy_in(&self.engine, request.into_inner()).await
     }
 
     async fn prune_images(&self, _: Request<PruneRequest>) -> Answer<PruneResponse> {

@@ -16,7 +16,8 @@ pub fn status(error: &Error) -> Status {
         Error::NoSuchContainer(_)
         | Error::NoSuchImage(_)
         | Error::NoSuchNetwork(_)
-        | Error::NoSuchVolume(_) => Code::NotFound,
+        | Error::NoSuchVolume(_)
+        | Error::NoSuchFile { .. } => Code::NotFound,
         Error::AmbiguousPrefix(_) | Error::Invalid(_) => Code::InvalidArgument,
         Error::NameInUse { .. } => Code::AlreadyExists,
         Error::Conflict(_) | Error::NotRunning(_) | Error::Start { .. } => Code::FailedPrecondition,
@@ -32,9 +33,11 @@ pub fn status(error: &Error) -> Status {
             ..
         } => Code::InvalidArgument,
         Error::ShuttingDown(_) => Code::Unavailable,
-        Error::Network { .. } | Error::Runtime { .. } | Error::Io { .. } | Error::Record { .. } => {
-            Code::Internal
-        }
+        Error::Network { .. }
+        | Error::Runtime { .. }
+        | Error::Io { .. }
+        | Error::Files(_)
+        | Error::Record { .. } => Code::Internal,
     };
     let text = error.chain();
     if code == Code::Internal {

@@ -90,13 +90,28 @@ pub(super) fn build(inputs: &Inputs<'_>) -> Result<Vec<Mount>> {
             ));
         }
     }
-    // Parents before what is mounted in them.
-    let mut wanted: Vec<&Mounted> = inputs.mounts.iter().collect();
-    wanted.sort_by_key(|mount| (mount.target.components().count(), &mount.target));
-    for mount in wanted {
-        mounts.push(user_mount(mount, host.runtime != NATIVE_RUNTIME)?);
-    }
+    mounts.extend(of_user(inputs.mounts, host.runtime != NATIVE_RUNTIME)?);
     Ok(mounts)
+}
+
+/// What the user asked for, parents before what is mounted in them.
+pub(crate) fn of_user(mounts: &[Mounted], is_external: bool) -> Result<Vec<Mount>> {
+    let mut wanted: Vec<&Mounted> = mounts.iter().collect();
+    wanted.sort_by_key(|mount| (mount.target.components().count(), &mount.target));
+    wanted
+        .into_iter()
+        .map(|mount| user_mount(mount, is_external))
+        .collect()
+}
+
+/// A file of the engine's in a container.
+pub(crate) fn bind(target: &Path, source: &Path) -> Mount {
+    mount(
+        &target.display().to_string(),
+        "bind",
+        source,
+        &["rbind", "rprivate"],
+    )
 }
 
 fn user_mount(mounted: &Mounted, is_external: bool) -> Result<Mount> {

@@ -6,6 +6,7 @@
 mod archive;
 mod basics;
 mod bed;
+mod copy;
 mod events;
 mod isolation;
 mod lifecycle;
@@ -31,6 +32,7 @@ fn cases() -> Vec<(&'static str, Case)> {
     [
         archive::cases(),
         basics::cases(),
+        copy::cases(),
         events::cases(),
         isolation::cases(),
         lifecycle::cases(),
@@ -49,6 +51,7 @@ fn main() -> ExitCode {
     match (arguments.get(1).and_then(|a| a.to_str()), arguments.get(2)) {
         (Some("shim"), Some(dir)) => return pontoon_runtime::shim_main(dir),
         (Some("netd"), Some(dir)) => return pontoon_dataplane::netd_main(dir),
+        (Some("archive"), _) => return pontoon_engine::archive_main(),
         (Some("init"), _) => return pontoon_runtime::init_main(arguments.into_iter().skip(2)),
         _ => {}
     }

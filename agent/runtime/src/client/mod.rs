@@ -19,7 +19,7 @@ use connection::Connection;
 
 pub use attachment::{Attachment, OutputReader, StdStream, StdinWriter};
 pub use destroy::{destroy, destroy_cgroup};
-pub use spawn::set_shim_executable;
+pub use spawn::{own_command, set_shim_executable};
 
 /// How long a shim that has nothing to wait for may take to answer. One that takes longer hangs.
 const PATIENCE: Duration = Duration::from_secs(10);

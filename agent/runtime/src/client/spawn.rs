@@ -35,6 +35,22 @@ fn protected(path: &std::path::Path) -> Option<OwnedFd> {
     Some(tree)
 }
 
+/// A command that runs our own binary again as `pontoon-<role> <role>`, through its protected mount.
+pub fn own_command(role: &str) -> Command {
+    let path = EXECUTABLE
+        .get()
+        .cloned()
+        .unwrap_or_else(|| PathBuf::from("/proc/self/exe"));
+    let executable = PROTECTED.get_or_init(|| protected(&path));
+    let program = match executable {
+        Some(tree) => PathBuf::from(format!("/proc/self/fd/{}", tree.as_raw_fd())),
+        None => path,
+    };
+    let mut command = Command::new(&program);
+    command.arg0(format!("pontoon-{role}")).arg(role).current_dir("/");
+    command
+}
+
 /// Prepares the directory, starts the shim, and waits until it has created the container or failed.
 pub(super) async fn spawn(
     config: &ShimConfig,
@@ -52,20 +68,8 @@ pub(super) async fn spawn(
     let _ = std::fs::remove_file(dir.join("exit.json"));
     let log = open_log(config)?;
 
-    let path = EXECUTABLE
-        .get()
-        .cloned()
-        .unwrap_or_else(|| PathBuf::from("/proc/self/exe"));
-    let executable = PROTECTED.get_or_init(|| protected(&path));
-    let program = match executable {
-        Some(tree) => PathBuf::from(format!("/proc/self/fd/{}", tree.as_raw_fd())),
-        None => path,
-    };
-    let mut child = Command::new(&program)
-        .arg0("pontoon-shim")
-        .arg("shim")
+    let mut child = own_command("shim")
         .arg(dir)
-        .current_dir("/")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(log)

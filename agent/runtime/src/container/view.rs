@@ -43,7 +43,7 @@ pub enum ViewSource {
 pub struct FileView {
     /// Where they are.
     pub source: ViewSource,
-    /// The user's mounts, parents first; those that are no binds are seen in a running container only.
+    /// The user's mounts, parents first; file systems in memory are seen in a running container only.
     pub mounts: Vec<Mount>,
     /// The root file system is mounted read-only.
     pub read_only: bool,
@@ -67,15 +67,18 @@ impl FileView {
 
     fn make(&self, rootfs: &RootfsMount) -> Result<OwnedFd, Error> {
         let plans = super::plan_mounts(&self.mounts, None)?;
-        let binds: Vec<MountPlan> = plans
-            .into_iter()
-            .filter(|plan| matches!(plan.source, Source::Bind { .. }))
-            .collect();
+        let lasting = |plan: &MountPlan| match &plan.source {
+            Source::Bind { .. } => true,
+            // An image.
+            Source::FileSystem { typ, .. } => typ == "overlay",
+            Source::Cgroup => false,
+        };
+        let lasting: Vec<MountPlan> = plans.into_iter().filter(lasting).collect();
         let no_cgroups = CgroupView {
             version: Version::V2,
             directories: Vec::new(),
         };
-        let sources = open_sources(&binds, &no_cgroups, |_| false)?;
+        let sources = open_sources(&lasting, &no_cgroups, |_| false)?;
         let tree = open_root(rootfs, &self.at, None)?;
         let root = self.place(tree)?;
         mount_all(&root, sources, Version::V2)?;

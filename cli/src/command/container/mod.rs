@@ -2,12 +2,14 @@
 //!
 //! # Layout
 //! - [`options`]: the flags that `run` and `create` share, [`config`]: those flags to a request
-//! - [`run`], [`start`], [`exec`] (with attach), [`signal`] (stop, kill, wait, …), [`remove`], [`list`], [`logs`], [`commit`], [`diff`]
+//! - [`run`], [`start`], [`exec`] (with attach), [`signal`] (stop, kill, wait, …), [`remove`], [`list`], [`logs`], [`copy`] (cp), [`commit`], [`diff`], [`export`]
 
 pub mod commit;
 pub mod config;
+pub mod copy;
 pub mod diff;
 pub mod exec;
+pub mod export;
 pub mod list;
 pub mod logs;
 pub mod options;
@@ -49,6 +51,10 @@ pub enum Command {
     Rm(remove::Arguments),
     /// Rename a container
     Rename(remove::RenameArguments),
+    /// Copy files/folders between a container and the local filesystem
+    Cp(copy::Arguments),
+    /// Export a container's filesystem as a tar archive
+    Export(export::Arguments),
     /// Inspect changes to files or directories on a container's filesystem
     Diff(diff::Arguments),
     /// Create a new image from a container's changes
@@ -98,6 +104,8 @@ pub async fn dispatch(host: Option<&str>, command: Command) -> Outcome {
         Command::Unpause(arguments) => signal::unpause(host, arguments).await,
         Command::Rm(arguments) => remove::run(host, arguments).await,
         Command::Rename(arguments) => remove::rename(host, arguments).await,
+        Command::Cp(arguments) => copy::run(host, arguments).await,
+        Command::Export(arguments) => export::run(host, arguments).await,
         Command::Diff(arguments) => diff::run(host, arguments).await,
         Command::Commit(arguments) => commit::run(host, arguments).await,
         Command::Wait(arguments) => signal::wait(host, arguments).await,
