@@ -151,7 +151,9 @@ async fn commit_refuses() {
 async fn commit_while_running() {
     let bed = Bed::new().await;
     let id = bed
-        .start(sh("i=0; while :; do i=$((i+1)); echo $i >/count; done"))
+        .start(sh(
+            "i=0; while :; do i=$((i+1)); echo $i >/n; busybox mv /n /count; done",
+        ))
         .await;
     eventually("it counts", || async {
         diff(&bed, &id)
