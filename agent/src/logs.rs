@@ -157,6 +157,7 @@ async fn read(
             stream: entry.stream,
             timestamp: entry.timestamp,
             line: entry.line,
+            attributes: entry.attributes,
         };
         if lines.send(entry).await.is_err() {
             return Ok(());

@@ -185,6 +185,7 @@ impl Executor for Fake {
                     stream: 1,
                     timestamp: 1,
                     line,
+                    ..LogEntry::default()
                 })
                 .unwrap();
         }

@@ -6,7 +6,7 @@
 //! - [`client`]: the way to a daemon, [`context`]: its named addresses; [`error`]: how commands fail
 //! - [`daemon`]: the parts of a node put together
 //!
-//! `shim`, `archive`, `init` and `netd` are re-executions of this binary by the daemon. They are dispatched before anything else, as the
+//! `shim`, `shim-log`, `archive`, `init` and `netd` are re-executions of this binary by the daemon. They are dispatched before anything else, as the
 //! shim must stay a process with one thread.
 
 use std::ffi::{OsStr, OsString};
@@ -30,6 +30,7 @@ fn main() -> ExitCode {
         Some("shim") => with_folder(arguments, pontoon_runtime::shim_main),
         Some("netd") => with_folder(arguments, pontoon_dataplane::netd_main),
         Some("archive") => pontoon_engine::archive_main(),
+        Some("shim-log") => pontoon_runtime::shim_log_main(arguments),
         Some("init") => pontoon_runtime::init_main(arguments),
         _ => client_main(),
     }

@@ -30,6 +30,8 @@ pub struct EngineConfig {
     pub log: LogDriver,
     /// Labels of this engine, `key=value`, as `info` shows them.
     pub labels: Vec<String>,
+    /// Where systemd's journal takes entries, for the log driver `journald`.
+    pub journal: PathBuf,
     /// What `version` answers.
     pub build: BuildInfo,
     /// Name of the default bridge's interface.
@@ -64,6 +66,7 @@ impl EngineConfig {
                 ..LogDriver::default()
             },
             labels: Vec::new(),
+            journal: PathBuf::from("/run/systemd/journal/socket"),
             build: BuildInfo::default(),
             bridge: "pontoon0".to_owned(),
             gateway_bridge: "pontoon_gw".to_owned(),

@@ -4,7 +4,7 @@
 //! # Layout
 //! - [`Engine`] (`engine`): opening, shutting down, what everything below shares; [`EngineConfig`];
 //! - `container`: one container's life: create, start, supervision, restart, health, removal, restoring;
-//! - `spec`: from settings to an OCI runtime specification; `stdio`: attach and exec; `logs`: reading logs;
+//! - `spec`: from settings to an OCI runtime specification; `stdio`: attach and exec; `logs`: log drivers, reading logs;
 //! - `archive`: files of containers (`cp`, `diff`, `export`, `commit`);
 //! - `images`, `networks`, `system`: thin layers over the image store and the network manager;
 //! - [`grpc`]: the proto service `Engine`;
@@ -43,4 +43,5 @@ pub use engine::Engine;
 pub use error::{Error, Result};
 pub use event::{ContainerEvent, ContainerEventKind, EventObject};
 pub use images::{ArchiveSender, LoadUpdate};
+pub use logs::validate as validate_log_driver;
 pub use stdio::{AttachOptions, StdStream, StdioEvent, StdioInput, StdioSession};

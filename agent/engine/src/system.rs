@@ -110,7 +110,7 @@ impl Engine {
             runtimes,
             runtime_paths,
             security_options: security_options(&self.config.containers, self.remap.is_some()),
-            log_drivers: names(&["journald", "json-file", "local", "none", "syslog"]),
+            log_drivers: names(&crate::logs::DRIVERS),
             network_drivers: names(&["bridge", "host", "ipvlan", "macvlan", "null", "overlay"]),
             volume_drivers: names(&["local"]),
             labels: self.config.labels.clone(),

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::Error;
 use crate::error::IoContext;
+use crate::{Error, LogConfig};
 
 /// Configuration of one shim.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,22 +59,6 @@ pub enum RuntimeKind {
     Native,
     /// An OCI runtime's command line, for example `/usr/sbin/runc`.
     External(PathBuf),
-}
-
-/// Where a container's output is kept.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum LogConfig {
-    /// Docker's json-file.
-    JsonFile {
-        /// The current file; older ones get `.1`, `.2`, ...
-        path: PathBuf,
-        /// Rotate when a file reaches this many bytes.
-        max_size: Option<u64>,
-        /// Number of files kept, the current one included.
-        max_file: u32,
-    },
-    /// Nothing is kept.
-    None,
 }
 
 pub(crate) const CONFIG_FILE: &str = "shim.json";

@@ -22,6 +22,7 @@ mod error;
 mod exit;
 mod hooks;
 mod init;
+mod log;
 mod protocol;
 mod seccomp;
 mod shim;
@@ -31,10 +32,11 @@ pub use client::{
     AttachOptions, Attachment, ExecProcess, ExecSpec, OutputReader, ShimClient, StdStream, StdinWriter,
     destroy, destroy_cgroup, own_command, set_shim_executable,
 };
-pub use config::{LogConfig, RootfsMount, RuntimeKind, ShimConfig};
+pub use config::{RootfsMount, RuntimeKind, ShimConfig};
 pub use container::{FileView, ViewSource};
 pub use error::Error;
 pub use exit::{ExitRecord, read_exit_record};
+pub use log::{FileLog, JournaldLog, LogConfig, LogTarget, SyslogAddress, SyslogFormat, SyslogLog, TlsFiles};
 pub use protocol::ContainerState;
 
 use std::ffi::{OsStr, OsString};
@@ -43,6 +45,12 @@ use std::process::ExitCode;
 /// Entry point of the hidden subcommand `shim <dir>`. Call it before any thread exists: the shim forks.
 pub fn shim_main(dir: &OsStr) -> ExitCode {
     shim::main(std::path::Path::new(dir))
+}
+
+/// Entry point of the hidden subcommand `shim-log`, which a shim runs: the writer of a log that may be slow, or the
+/// compression of a rotated file. Takes what follows `shim-log`.
+pub fn shim_log_main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    shim::log_main(&arguments.into_iter().collect::<Vec<_>>())
 }
 
 /// Entry point of the hidden subcommand `init -- <program> <argv...>`: pid 1 of a container started with

@@ -86,6 +86,8 @@ pub(crate) enum Reply {
     Pid(u32),
     Exit(ExitRecord),
     ExecExit(i32),
+    /// Something that the daemon is to log. Only before the answer to `wait` for the container.
+    Notice(String),
     Error(WireError),
 }
 

@@ -9,7 +9,7 @@ use std::path::Path;
 use serde_json::json;
 use support::{ALL, Bed, Kind, OUTPUT, collect, halves, read_until, wait_until, within};
 
-use pontoon_runtime::{Error, ExecSpec, LogConfig, ShimClient, destroy, read_exit_record};
+use pontoon_runtime::{Error, ExecSpec, ShimClient, destroy, read_exit_record};
 
 fn bed() -> Option<Bed> {
     Bed::new(Kind::Native)
@@ -227,11 +227,7 @@ async fn volume_propagation_reaches_the_container() {
 async fn log_rotates_under_a_container() {
     let Some(mut bed) = bed() else { return };
     let path = bed.path("log");
-    bed.config.log = LogConfig::JsonFile {
-        path: path.clone(),
-        max_size: Some(4096),
-        max_file: 2,
-    };
+    bed.config.log = support::json_log(path.clone(), Some(4096), 2);
     bed.run("i=0; while [ $i -lt 500 ]; do echo line $i; i=$((i+1)); done")
         .await;
     assert!(path.with_extension("1").exists() || bed.path("log.1").exists());

@@ -191,6 +191,7 @@ impl Executor for EngineExecutor {
             tail: selector.tail,
             since: selector.since,
             until: selector.until,
+            details: selector.details,
         };
         if selector.follow {
             // A container that has not run yet has no end to follow to.

@@ -25,6 +25,7 @@ const INNER: &str = "PONTOON_AGENT_CASE";
 fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
     match (arguments.get(1).and_then(|a| a.to_str()), arguments.get(2)) {
+        (Some("shim-log"), _) => return pontoon_runtime::shim_log_main(arguments.into_iter().skip(2)),
         (Some("shim"), Some(dir)) => return pontoon_runtime::shim_main(dir),
         (Some("netd"), Some(dir)) => return pontoon_dataplane::netd_main(dir),
         (Some("init"), _) => return pontoon_runtime::init_main(arguments.into_iter().skip(2)),

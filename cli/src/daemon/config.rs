@@ -5,7 +5,8 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use pontoon_engine::NATIVE_RUNTIME;
+use pontoon_engine::{NATIVE_RUNTIME, validate_log_driver};
+use pontoon_proto::v1::LogDriver;
 use tracing_subscriber::filter::LevelFilter;
 
 use crate::error::Failure;
@@ -61,6 +62,15 @@ pub struct Arguments {
     /// Set key=value labels to the daemon
     #[arg(long = "label", value_name = "list")]
     labels: Vec<String>,
+    /// Default driver for container logs
+    #[arg(
+        long,
+        value_name = "string",
+        env = "PONTOON_LOG_DRIVER",
+        default_value = "json-file",
+        hide_env = true
+    )]
+    log_driver: String,
     /// Logging level ("error", "warn", "info", "debug", "trace")
     #[arg(
         short = 'l',
@@ -71,6 +81,9 @@ pub struct Arguments {
         hide_env = true
     )]
     log_level: LevelFilter,
+    /// Default log driver options for containers
+    #[arg(long = "log-opt", value_name = "map")]
+    log_opts: Vec<String>,
     /// Folder of sockets and of state that ends with the machine
     #[arg(
         long,
@@ -104,6 +117,8 @@ pub struct Config {
     pub group: String,
     /// What holds for containers that say nothing.
     pub containers: Containers,
+    /// Log driver of containers that name none.
+    pub log: LogDriver,
     log_level: LevelFilter,
 }
 
@@ -154,6 +169,7 @@ impl Config {
             group: arguments.group,
             labels: labels(arguments.labels)?,
             containers: Containers::new(arguments.containers)?,
+            log: log_driver(arguments.log_driver, &arguments.log_opts)?,
             log_level: arguments.log_level,
         })
     }
@@ -197,6 +213,23 @@ fn labels(given: Vec<String>) -> Result<Vec<String>, Failure> {
         .into_iter()
         .map(|(key, value)| format!("{key}={value}"))
         .collect())
+}
+
+/// Checks the default log driver and its options, so that not every container fails later.
+fn log_driver(name: String, options: &[String]) -> Result<LogDriver, Failure> {
+    let mut log = LogDriver {
+        name,
+        ..LogDriver::default()
+    };
+    for text in options {
+        let (key, value) = text
+            .split_once('=')
+            .ok_or_else(|| Failure::new(format!("invalid --log-opt {text:?}: use key=value")))?;
+        log.options.insert(key.to_owned(), value.to_owned());
+    }
+    validate_log_driver(&log)
+        .map_err(|error| Failure::new(format!("failed to set log opts: {}", error.chain())))?;
+    Ok(log)
 }
 
 /// runc and crun, where they are installed.

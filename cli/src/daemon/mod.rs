@@ -98,6 +98,7 @@ fn engine_config(config: &Config) -> EngineConfig {
     let mut engine = EngineConfig::new(&config.data_dir, &config.run_dir);
     engine.cgroup_parent.clone_from(&config.cgroup_parent);
     engine.default_runtime.clone_from(&config.default_runtime);
+    engine.log = config.log.clone();
     engine.runtimes.extend(config.runtimes.clone());
     engine.labels.clone_from(&config.labels);
     engine.containers = config.containers.defaults.clone();

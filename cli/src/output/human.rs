@@ -191,30 +191,6 @@ pub fn parse_size(text: &str) -> Result<i64, String> {
     }
 }
 
-/// Reads a point in time: RFC 3339, a date, Unix seconds (with fraction), or a Go duration before now.
-///
-/// # Errors
-/// A message that quotes the text.
-pub fn parse_time(text: &str) -> Result<i64, String> {
-    if let Some(ago) = parse_duration(text).ok().filter(|_| text != "0") {
-        return Ok(now() - ago);
-    }
-    if let Ok(seconds) = text.parse::<f64>() {
-        return Ok((seconds * 1e9) as i64);
-    }
-    let nanoseconds = |at: Timestamp| i64::try_from(at.as_nanosecond()).unwrap_or(i64::MAX);
-    if let Ok(at) = text.parse::<Timestamp>() {
-        return Ok(nanoseconds(at));
-    }
-    text.parse::<jiff::civil::DateTime>()
-        .ok()
-        .and_then(|at| at.to_zoned(TimeZone::system()).ok())
-        .map(|at| nanoseconds(at.timestamp()))
-        .ok_or_else(|| {
-            format!("invalid time {text:?}: use RFC 3339 (2026-01-02T15:04:05Z), Unix seconds, or a duration such as 10m")
-        })
-}
-
 /// Reads CPUs ("1.5") to billionths of a CPU.
 ///
 /// # Errors
@@ -271,8 +247,6 @@ mod tests {
         assert!(parse_duration("").is_err());
         assert_eq!(parse_cpus("0.5"), Ok(500_000_000));
         assert!(parse_cpus("-1").is_err());
-        assert_eq!(parse_time("1700000000"), Ok(1_700_000_000 * SECOND));
-        assert_eq!(parse_time("2023-11-14T22:13:20Z"), Ok(1_700_000_000 * SECOND));
         assert_eq!(
             rfc3339(1_700_000_000 * SECOND + 5),
             "2023-11-14T22:13:20.000000005Z"

@@ -3,3 +3,4 @@
 pub mod human;
 pub mod listing;
 pub mod template;
+pub mod time;

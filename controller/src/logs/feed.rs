@@ -122,6 +122,7 @@ fn with_names(snapshot: &Snapshot, node_id: &str, entry: TaskLogEntry) -> Servic
         stream: entry.stream,
         timestamp: entry.timestamp,
         line: entry.line,
+        attributes: entry.attributes,
         warning: String::new(),
     }
 }

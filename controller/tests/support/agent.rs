@@ -295,6 +295,7 @@ async fn publish(subscription: LogSubscription, channel: Channel, name: String) 
         stream: 1,
         timestamp: 1,
         line: format!("hello from {name}").into_bytes().into(),
+        ..TaskLogEntry::default()
     };
     let mut entries: Vec<TaskLogEntry> = subscription.task_ids.iter().map(line).collect();
     // Of a task that it was not asked for: must not get through.

@@ -167,15 +167,9 @@ impl Engine {
                 host.runtime
             )));
         }
-        let log = host.log.get_or_insert_with(|| self.config.log.clone());
-        if log.name.is_empty() {
-            *log = v1::LogDriver {
-                options: std::mem::take(&mut log.options),
-                ..self.config.log.clone()
-            };
-        }
-        logs::driver(log, std::path::Path::new("/"))?;
-        Ok(())
+        let log = host.log.get_or_insert_default();
+        logs::fill_defaults(log, &self.config.log);
+        logs::validate(log)
     }
 
     /// Which networks it will be in: the mode's, and those listed. Names become ids.
@@ -252,10 +246,6 @@ impl Engine {
         let mut command = config.command.iter().chain(&config.args).cloned();
         let dir = self.container_dir(id);
         let file = |name: &str| dir.join(name).display().to_string();
-        let log_path = match host.log.as_ref().is_some_and(|log| log.name == "none") {
-            true => String::new(),
-            false => logs::path(&dir, id).display().to_string(),
-        };
         let has_check = super::health::is_enabled(&config);
         v1::Container {
             id: id.to_owned(),
@@ -272,7 +262,6 @@ impl Engine {
                 ..v1::Health::default()
             }),
             exposed_ports,
-            log_path,
             hostname_path: file("hostname"),
             hosts_path: file("hosts"),
             resolv_conf_path: file("resolv.conf"),

@@ -36,12 +36,16 @@ impl Engine {
         let container = self.containers.find(&request.target)?;
         let engine = self.clone();
         self.whole(async move {
-            // One that is removed at its end stays: this end is only half a restart.
+            // One that is removed at its end stays, and who follows its log goes on: this end is only half a restart.
             container.live().keep = true;
-            let stopped = engine.stop_now(&container, &request).await;
+            container.set_restarting(true);
+            let mut restarted = engine.stop_now(&container, &request).await;
             container.live().keep = false;
-            stopped?;
-            engine.start(&container.id).await?;
+            if restarted.is_ok() {
+                restarted = engine.start(&container.id).await;
+            }
+            container.set_restarting(false);
+            restarted?;
             engine.emit_for(&container, ContainerEventKind::Restarted);
             Ok(())
         })

@@ -86,6 +86,8 @@ pub(crate) struct Live {
     pub held: bool,
     /// Clients that attached before the start.
     pub pending: Vec<PendingAttach>,
+    /// `restart` is at work: an end is not the end for those who follow the log.
+    pub is_restarting: bool,
     /// Ends a restart's back-off.
     pub restart: Option<CancellationToken>,
     /// Ends the health check.
@@ -208,6 +210,12 @@ impl Container {
     /// Tells those who wait that it is gone.
     pub(crate) fn mark_removed(&self) {
         self.phase.send_modify(|phase| phase.removed = true);
+    }
+
+    /// Says whether `restart` is at work, and has those who wait look again.
+    pub(crate) fn set_restarting(&self, is_restarting: bool) {
+        self.live().is_restarting = is_restarting;
+        self.phase.send_modify(|_| {});
     }
 
     /// To wait on its phase.

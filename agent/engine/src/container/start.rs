@@ -180,7 +180,9 @@ impl Engine {
         let pid = shim.pid();
         let recorded = container.update_started(|record| {
             let has_check = health::is_enabled(&record.config());
+            let log = record.host().log.unwrap_or_default();
             let view = record.view_mut();
+            view.log_path = logs::shown_path(&log, &container.dir, &container.id);
             view.set_state(ContainerState::Running);
             view.pid = pid;
             view.started_at = id::now();
@@ -254,10 +256,7 @@ impl Engine {
             tty: config.tty,
             open_stdin: config.open_stdin,
             stdin_once: record.stdin_once,
-            log: logs::driver(
-                &host.log.unwrap_or_default(),
-                &logs::path(&container.dir, &container.id),
-            )?,
+            log: logs::shim_config(record, &container.dir, &self.config.journal)?,
             seccomp_cache: self.config.run_dir.join("seccomp"),
             init: config.init && PidMode::parse(&host.pid_mode)? == PidMode::Own,
         })

@@ -6,6 +6,7 @@ use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use tokio::net::unix::pipe::Receiver;
 
 use crate::Result;
+use crate::engine::make_dir;
 use crate::error::IoContext;
 
 /// A watch on one folder.
@@ -15,8 +16,9 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    /// Begins to watch: nothing that is written from now on is missed.
+    /// Begins to watch: nothing that is written from now on is missed. Makes the folder if it is not there yet.
     pub(super) fn new(dir: &Path) -> Result<Self> {
+        make_dir(dir)?;
         let make = || -> std::io::Result<Receiver> {
             let descriptor = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
             let changes = WatchFlags::MODIFY | WatchFlags::CREATE | WatchFlags::MOVED_TO;

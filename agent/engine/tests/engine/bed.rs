@@ -344,7 +344,7 @@ pub fn image() -> scratch::Builder {
     let applets = [
         "sh", "true", "false", "echo", "cat", "sleep", "id", "env", "ls", "hostname", "wget", "httpd",
         "nslookup", "grep", "touch", "kill", "ps", "head", "dd", "ulimit", "ip", "test", "seq", "stty",
-        "pwd", "yes", "nproc", "mount", "ping", "nc", "rm", "mkdir", "tail",
+        "pwd", "yes", "tr", "fold", "nproc", "mount", "ping", "nc", "rm", "mkdir", "tail",
     ];
     let mut builder = scratch::Builder::new()
         .host_file("/bin/busybox", 0o755, BUSYBOX.as_ref())

@@ -11,6 +11,7 @@ mod events;
 mod isolation;
 mod lifecycle;
 mod limits;
+mod logs;
 mod network;
 mod remap;
 mod restart;
@@ -37,6 +38,7 @@ fn cases() -> Vec<(&'static str, Case)> {
         isolation::cases(),
         lifecycle::cases(),
         limits::cases(),
+        logs::cases(),
         network::cases(),
         remap::cases(),
         restart::cases(),
@@ -49,6 +51,7 @@ fn cases() -> Vec<(&'static str, Case)> {
 fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
     match (arguments.get(1).and_then(|a| a.to_str()), arguments.get(2)) {
+        (Some("shim-log"), _) => return pontoon_runtime::shim_log_main(arguments.into_iter().skip(2)),
         (Some("shim"), Some(dir)) => return pontoon_runtime::shim_main(dir),
         (Some("netd"), Some(dir)) => return pontoon_dataplane::netd_main(dir),
         (Some("archive"), _) => return pontoon_engine::archive_main(),

@@ -51,6 +51,11 @@ impl Connection {
             .write_all(&encode(kind::CONTROL, &call))
             .await
             .context(|| "send a call to the shim")?;
+        self.reply().await
+    }
+
+    /// Waits for the next answer.
+    pub(super) async fn reply(&mut self) -> Result<Reply, Error> {
         let mut header = [0; HEADER];
         match self.stream.read_exact(&mut header).await {
             Ok(_) => {}

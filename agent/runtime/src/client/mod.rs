@@ -243,7 +243,15 @@ impl ShimClient {
     /// [`Error::ShimDied`] if there is none.
     pub async fn wait(&self) -> Result<ExitRecord, Error> {
         let outcome = match self.connection().await {
-            Ok(mut connection) => connection.call(Request::Wait { exec: None }).await,
+            Ok(mut connection) => {
+                let mut answer = connection.call(Request::Wait { exec: None }).await;
+                while let Ok(Reply::Notice(notice)) = answer {
+                    let id = self.inner.dir.file_name().unwrap_or_default().to_string_lossy();
+                    tracing::warn!(container = %id, "{notice}");
+                    answer = connection.reply().await;
+                }
+                answer
+            }
             Err(error) => Err(error),
         };
         match outcome {

@@ -6,8 +6,6 @@ mod log;
 mod process;
 mod requests;
 mod server;
-#[cfg(test)]
-mod tests;
 
 use std::io::Write as _;
 use std::path::Path;
@@ -59,6 +57,11 @@ pub(crate) fn main(dir: &Path) -> ExitCode {
     }
 }
 
+/// Runs a helper of a shim's log.
+pub(crate) fn log_main(arguments: &[std::ffi::OsString]) -> ExitCode {
+    log::main(arguments)
+}
+
 /// Tells the daemon and lets go of the pipe to it.
 fn hello(hello: &Hello) {
     let mut line = serde_json::to_vec(hello).unwrap_or_default();
@@ -90,7 +93,7 @@ fn create(dir: &Path) -> Result<(Server, ContainerState), Error> {
     }
     std::fs::create_dir_all(&config.rootfs_path)
         .context(|| format!("create {}", config.rootfs_path.display()))?;
-    let log = log::Log::open(&config.log)?;
+    let log = log::Log::open(&config.log, dir)?;
     let mut driver = driver::open(&config, spec)?;
     let input = Input {
         open: config.open_stdin,

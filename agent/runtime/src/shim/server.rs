@@ -32,6 +32,15 @@ pub(super) const INIT: u64 = 0;
 const CHUNK: usize = 32 << 10;
 /// How long an ended container's shim stays for clients that have stopped reading.
 const LINGER: Duration = Duration::from_secs(30);
+/// How long an ended container waits for its log to be written, as in Docker.
+const LOG_LINGER: Duration = Duration::from_secs(10);
+/// How often things are looked at that have no descriptor.
+const TICK: Timespec = Timespec {
+    tv_sec: 1,
+    tv_nsec: 0,
+};
+/// Notices kept for a daemon that is away.
+const NOTICES: usize = 64;
 /// Ends of execs remembered for those who ask later.
 const REMEMBERED: usize = 1024;
 
@@ -57,6 +66,17 @@ pub(super) struct Server {
     listener: OwnedFd,
     signals: OwnedFd,
     start_error: Option<Error>,
+    /// The container has ended, and its log is being finished.
+    ending: Option<Ending>,
+    /// What the daemon is to be told and nobody has asked for.
+    notices: Vec<String>,
+}
+
+/// An end that is not concluded.
+struct Ending {
+    status: WaitStatus,
+    since: Instant,
+    killed: Result<(), Error>,
 }
 
 /// What a ready descriptor is.
@@ -68,6 +88,7 @@ enum Token {
     Outcome(u64),
     Output(u64, u8),
     Input(u64),
+    Log,
 }
 
 /// The shim's socket, 0600. The address goes through the directory's descriptor: a path may be
@@ -110,6 +131,8 @@ impl Server {
             listener,
             signals,
             start_error: None,
+            ending: None,
+            notices: Vec::new(),
         }
     }
 
@@ -126,14 +149,15 @@ impl Server {
                 if backlog == 0 || progress.0.elapsed() > LINGER {
                     break;
                 }
-                timeout = Some(Timespec {
-                    tv_sec: 1,
-                    tv_nsec: 0,
-                });
+                timeout = Some(TICK);
+            }
+            if self.ending.is_some() || self.log.wants_tick() {
+                timeout = Some(TICK);
             }
             for (token, ready) in self.wait(timeout.as_ref()) {
                 self.handle(token, ready);
             }
+            self.look_after_log();
         }
         let _ = std::fs::remove_file(self.config.dir.join(SOCKET_FILE));
     }
@@ -168,6 +192,9 @@ impl Server {
                 add(Token::Input(key), fd, PollFlags::OUT);
             }
         }
+        if let Some((fd, flags)) = self.log.interest() {
+            add(Token::Log, fd, flags);
+        }
         for (&key, connection) in &self.connections {
             let mut flags = PollFlags::empty();
             if self.may_take(connection) {
@@ -194,8 +221,11 @@ impl Server {
             .collect()
     }
 
-    /// Output is read only while every client that wants it keeps up.
+    /// Output is read only while every client that wants it, and the log, keep up.
     fn may_read(&self, key: u64) -> bool {
+        if key == INIT && !self.log.takes() {
+            return false;
+        }
         self.connections.values().all(|c| match c.role {
             Role::Stream {
                 process,
@@ -226,6 +256,7 @@ impl Server {
             Token::Listener => self.accept(),
             Token::Connection(key) => self.serve(key, ready),
             Token::Outcome(key) => self.settle(key),
+            Token::Log => self.log.ready(),
             Token::Output(key, stream) => {
                 self.read_output(key, stream);
             }
@@ -243,6 +274,43 @@ impl Server {
             self.next_key += 1;
             self.connections.insert(key, Connection::new(fd));
         }
+    }
+
+    /// Passes its notices on, and concludes the container's end when nothing of it is at work any more.
+    fn look_after_log(&mut self) {
+        self.log.tick();
+        let is_done = self.log.is_done();
+        let ending = self
+            .ending
+            .take_if(|ending| is_done || ending.since.elapsed() > LOG_LINGER);
+        if ending.is_some() && !is_done {
+            self.log.abandon();
+            self.notices
+                .push("the log could not be finished in time: its end may be lost".to_owned());
+        }
+        self.pass_notices();
+        if let Some(ending) = ending {
+            self.conclude(ending);
+        }
+    }
+
+    /// To the daemon if it is there, and to our own log.
+    fn pass_notices(&mut self) {
+        for notice in self.log.notices() {
+            eprintln!("{notice}");
+            self.notices.push(notice);
+        }
+        let mut waiting = self
+            .connections
+            .values_mut()
+            .filter(|c| c.role == Role::Wait(None));
+        if let Some(daemon) = waiting.next() {
+            for notice in self.notices.drain(..) {
+                daemon.reply(&Reply::Notice(notice));
+            }
+        }
+        let surplus = self.notices.len().saturating_sub(NOTICES);
+        self.notices.drain(..surplus);
     }
 
     /// Learns how execve went and tells whoever waits for it.
@@ -374,7 +442,7 @@ impl Server {
             match key {
                 Some(INIT) => init_status = Some(status),
                 Some(key) => self.exec_ended(key, exit_code(status)),
-                None => {}
+                None => self.log.child_ended(pid, exit_code(status) == 0),
             }
         }
         if let Some(status) = init_status {
@@ -431,6 +499,17 @@ impl Server {
             self.drain(key);
         }
         self.log.finish();
+        "stopped".clone_into(&mut self.state.status);
+        self.ending = Some(Ending {
+            status,
+            since: Instant::now(),
+            killed,
+        });
+    }
+
+    /// The end of the container, when its output is where it belongs.
+    fn conclude(&mut self, ending: Ending) {
+        let Ending { status, killed, .. } = ending;
         let oom_killed = self.driver.cgroup().oom_kills() > 0;
         let deleted = self.driver.delete();
         // Execs die with the container; their status is collected if the kernel is done with them.
@@ -445,7 +524,8 @@ impl Server {
                 self.exec_ended(key, exit_code(status));
             }
         }
-        for key in keys.into_iter().filter(|&k| k != INIT) {
+        let execs: Vec<u64> = self.processes.keys().copied().filter(|&k| k != INIT).collect();
+        for key in execs {
             if self.processes.get(&key).is_some_and(|p| p.exit.is_none()) {
                 self.exec_ended(key, 128 + libc::SIGKILL);
             }
@@ -470,7 +550,6 @@ impl Server {
         if let Err(error) = write_exit_record(&self.config.dir, &record) {
             eprintln!("exit record: {}", error.chain());
         }
-        "stopped".clone_into(&mut self.state.status);
         for connection in self.connections.values_mut() {
             if connection.role == Role::Wait(None) {
                 connection.role = Role::Call;

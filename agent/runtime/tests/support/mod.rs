@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use oci_spec::runtime::{Process, Spec};
 use pontoon_runtime::{
-    AttachOptions, Attachment, Error, ExecSpec, ExitRecord, LogConfig, OutputReader, RootfsMount,
-    RuntimeKind, ShimClient, ShimConfig, StdStream, defaults,
+    AttachOptions, Attachment, Error, ExecSpec, ExitRecord, FileLog, LogConfig, LogTarget, OutputReader,
+    RootfsMount, RuntimeKind, ShimClient, ShimConfig, StdStream, defaults,
 };
 use serde_json::{Value, json};
 
@@ -86,11 +86,7 @@ impl Bed {
             tty: false,
             open_stdin: false,
             stdin_once: true,
-            log: LogConfig::JsonFile {
-                path: base.join("log"),
-                max_size: None,
-                max_file: 1,
-            },
+            log: json_log(base.join("log"), None, 1),
             seccomp_cache: base.join("seccomp"),
             init: false,
         };
@@ -225,6 +221,19 @@ impl Drop for Bed {
         if !std::thread::panicking() {
             cleaned.unwrap().unwrap();
         }
+    }
+}
+
+/// A json-file log.
+pub fn json_log(path: PathBuf, max_size: Option<u64>, max_file: u32) -> LogConfig {
+    LogConfig {
+        target: LogTarget::JsonFile(FileLog {
+            path,
+            max_size,
+            max_file,
+            compress: false,
+        }),
+        ..LogConfig::default()
     }
 }
 

@@ -1,5 +1,7 @@
 //! `logs`.
 
+use std::collections::{BTreeMap, HashMap};
+
 use clap::Args;
 use futures_util::FutureExt;
 use pontoon_proto::v1::LogsRequest;
@@ -7,16 +9,19 @@ use tokio::io::AsyncWriteExt;
 
 use crate::client::Client;
 use crate::error::{Failure, Outcome};
-use crate::output::human;
+use crate::output::{human, time};
 
 /// `logs [OPTIONS] CONTAINER`
 #[derive(Args, Debug)]
 pub struct Arguments {
+    /// Show extra details provided to logs
+    #[arg(long)]
+    details: bool,
     /// Follow log output
     #[arg(short = 'f', long)]
     follow: bool,
     /// Show logs since timestamp (e.g. "2013-01-02T13:23:37Z") or relative (e.g. "42m" for 42 minutes)
-    #[arg(long, value_name = "string", value_parser = human::parse_time)]
+    #[arg(long, value_name = "string", value_parser = time::parse)]
     since: Option<i64>,
     /// Number of lines to show from the end of the logs
     #[arg(
@@ -31,7 +36,7 @@ pub struct Arguments {
     #[arg(short = 't', long)]
     timestamps: bool,
     /// Show logs before a timestamp (e.g. "2013-01-02T13:23:37Z") or relative (e.g. "42m" for 42 minutes)
-    #[arg(long, value_name = "string", value_parser = human::parse_time)]
+    #[arg(long, value_name = "string", value_parser = time::parse)]
     until: Option<i64>,
     /// The container
     container: String,
@@ -79,6 +84,29 @@ pub fn parse_tail(text: &str) -> Result<Option<u64>, Failure> {
     }
 }
 
+/// Attributes as `--details` shows them: `a=1,b=2`, in the form of a URL's query.
+pub fn details(attributes: &HashMap<String, String>) -> String {
+    let sorted: BTreeMap<_, _> = attributes.iter().collect();
+    let pairs: Vec<String> = sorted
+        .iter()
+        .map(|(name, value)| format!("{}={}", query_escape(name), query_escape(value)))
+        .collect();
+    pairs.join(",")
+}
+
+/// As Go's `url.QueryEscape`.
+fn query_escape(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => out.push(byte.into()),
+            b' ' => out.push('+'),
+            byte => out.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    out
+}
+
 /// Runs `logs`.
 ///
 /// # Errors
@@ -92,6 +120,7 @@ pub async fn run(host: Option<&str>, arguments: Arguments) -> Outcome {
         tail: parse_tail(&arguments.tail)?,
         since: arguments.since.unwrap_or(0),
         until: arguments.until.unwrap_or(0),
+        details: arguments.details,
     };
     let client = Client::connect(host).await?;
     let mut entries = client.engine().logs(request).await?.into_inner();
@@ -117,8 +146,28 @@ pub async fn run(host: Option<&str>, arguments: Arguments) -> Outcome {
                 .extend_from_slice(human::rfc3339(entry.timestamp).as_bytes());
             printer.text.push(b' ');
         }
+        if arguments.details {
+            printer
+                .text
+                .extend_from_slice(details(&entry.attributes).as_bytes());
+            printer.text.push(b' ');
+        }
         printer.text.extend_from_slice(&entry.line);
     }
     printer.flush().await?;
     Ok(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn details_are_a_sorted_query() {
+        let attributes = [("b", "x y/ä"), ("a.b-c_~", "1,2=3")]
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .into();
+        assert_eq!(details(&attributes), "a.b-c_~=1%2C2%3D3,b=x+y%2F%C3%A4");
+        assert_eq!(details(&HashMap::new()), "");
+    }
 }

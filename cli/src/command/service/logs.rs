@@ -5,13 +5,16 @@ use pontoon_proto::v1::{LogSelector, ServiceLogEntry, ServiceLogsRequest};
 use tokio::io::AsyncWriteExt;
 
 use crate::client::Client;
-use crate::command::container::logs::parse_tail;
+use crate::command::container::logs::{details, parse_tail};
 use crate::error::Outcome;
-use crate::output::human;
+use crate::output::{human, time};
 
 /// `service logs [OPTIONS] SERVICE|TASK`
 #[derive(Args, Debug)]
 pub struct Arguments {
+    /// Show extra details provided to logs
+    #[arg(long)]
+    details: bool,
     /// Follow log output
     #[arg(short = 'f', long)]
     follow: bool,
@@ -28,7 +31,7 @@ pub struct Arguments {
     #[arg(long)]
     raw: bool,
     /// Show logs since timestamp (e.g. "2013-01-02T13:23:37Z") or relative (e.g. "42m" for 42 minutes)
-    #[arg(long, value_name = "string", value_parser = human::parse_time)]
+    #[arg(long, value_name = "string", value_parser = time::parse)]
     since: Option<i64>,
     /// Number of lines to show from the end of the logs
     #[arg(
@@ -58,6 +61,7 @@ pub async fn run(client: &Client, arguments: Arguments) -> Outcome {
         tail: parse_tail(&arguments.tail)?,
         since: arguments.since.unwrap_or(0),
         until: 0,
+        details: arguments.details,
     };
     let mut entries = client
         .control()
@@ -76,6 +80,10 @@ pub async fn run(client: &Client, arguments: Arguments) -> Outcome {
             continue;
         }
         let mut line = prefix(&entry, &arguments).into_bytes();
+        if arguments.details {
+            line.extend_from_slice(details(&entry.attributes).as_bytes());
+            line.push(b' ');
+        }
         line.extend_from_slice(&entry.line);
         if line.last() != Some(&b'\n') {
             line.push(b'\n');

@@ -9,7 +9,7 @@ use crate::command::filters;
 use crate::command::system::BAD_TEMPLATE;
 use crate::error::{Failure, Outcome};
 use crate::output::template::Template;
-use crate::output::{human, listing};
+use crate::output::{human, listing, time};
 
 /// `events [OPTIONS]`
 #[derive(Args, Debug)]
@@ -21,10 +21,10 @@ pub struct Arguments {
     #[arg(long, value_name = "string")]
     format: Option<String>,
     /// Show all events created since timestamp
-    #[arg(long, value_name = "string", value_parser = human::parse_time)]
+    #[arg(long, value_name = "string", value_parser = time::parse)]
     since: Option<i64>,
     /// Stream events until this timestamp
-    #[arg(long, value_name = "string", value_parser = human::parse_time)]
+    #[arg(long, value_name = "string", value_parser = time::parse)]
     until: Option<i64>,
 }
 
