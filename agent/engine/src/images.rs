@@ -1,5 +1,7 @@
 //! Images: the blocking image store behind async calls; archives are streamed through bounded channels, never held whole.
 
+mod prune;
+
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
 use std::sync::Arc;

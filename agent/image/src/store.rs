@@ -175,6 +175,11 @@ impl ImageStore {
         })
     }
 
+    /// Bytes of one unpacked layer, by its chain id; 0 when it is not there.
+    pub fn layer_size(&self, chain: &Digest) -> u64 {
+        self.layers.size(chain)
+    }
+
     /// Removes a tag, and with the last one the image, by Docker's rules. `in_use` tells which containers were made
     /// from an image.
     ///

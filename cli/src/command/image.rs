@@ -1,5 +1,7 @@
 //! Image commands, under their own names and under `image`.
 
+pub mod prune;
+
 use std::io::IsTerminal;
 use std::path::PathBuf;
 
@@ -41,6 +43,8 @@ pub enum Command {
     Tag(TagArguments),
     /// Show the history of an image
     History(HistoryArguments),
+    /// Remove unused images
+    Prune(prune::Arguments),
     /// Display detailed information on one or more images
     Inspect(super::inspect::KindArguments),
 }
@@ -58,6 +62,7 @@ pub async fn dispatch(host: Option<&str>, command: Command) -> Outcome {
         Command::Rm(arguments) => remove(host, arguments).await,
         Command::Tag(arguments) => tag(host, arguments).await,
         Command::History(arguments) => history(host, arguments).await,
+        Command::Prune(arguments) => prune::run(host, arguments).await,
         Command::Inspect(arguments) => {
             super::inspect::one_kind(host, super::inspect::Kind::Image, arguments).await
         }

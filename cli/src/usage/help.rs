@@ -54,8 +54,10 @@ fn positional(arg: &Arg) -> String {
 
 /// The whole text of `--help`.
 pub fn help(command: &Command, path: &[String]) -> String {
-    let about = command.get_long_about().or_else(|| command.get_about());
-    let about = about.map(ToString::to_string).unwrap_or_default();
+    let mut about = command.get_about().map(ToString::to_string).unwrap_or_default();
+    if let Some(more) = command.get_after_help() {
+        about.push_str(&format!("\n\n{more}"));
+    }
     let mut text = format!("\nUsage:  {}\n\n{about}\n", usages(command, path));
     if path.is_empty() {
         root_commands(command, &mut text);

@@ -21,7 +21,7 @@ pub(crate) mod merge;
 pub(crate) mod network;
 mod oom;
 mod procfs;
-mod prune;
+pub(crate) mod prune;
 pub(crate) mod record;
 pub(crate) mod remove;
 pub(crate) mod restart;

@@ -11,7 +11,7 @@ use crate::event::EventObject;
 use crate::{Engine, Error, Result, id};
 
 /// Filters of a prune, checked.
-struct PruneFilters {
+pub(crate) struct PruneFilters {
     /// Only what was created before that, nanoseconds since the epoch.
     until: Option<i64>,
     labels: Vec<String>,
@@ -19,7 +19,8 @@ struct PruneFilters {
 }
 
 impl PruneFilters {
-    fn new(given: &HashMap<String, FilterValues>) -> Result<Self> {
+    /// Reads and checks them.
+    pub(crate) fn new(given: &HashMap<String, FilterValues>) -> Result<Self> {
         let mut filters = Self {
             until: None,
             labels: Vec::new(),
@@ -41,13 +42,14 @@ impl PruneFilters {
     }
 
     fn matches(&self, container: &Container) -> bool {
-        container.read(|record| {
-            let view = record.view();
-            let labels = record.config().labels;
-            self.until.is_none_or(|until| view.created_at <= until)
-                && self.labels.iter().all(|wanted| has_label(&labels, wanted))
-                && !self.without.iter().any(|unwanted| has_label(&labels, unwanted))
-        })
+        container.read(|record| self.fits(record.view().created_at, &record.config().labels))
+    }
+
+    /// Whether something with this time of creation and these labels fits.
+    pub(crate) fn fits(&self, created: i64, labels: &HashMap<String, String>) -> bool {
+        self.until.is_none_or(|until| created <= until)
+            && self.labels.iter().all(|wanted| has_label(labels, wanted))
+            && !self.without.iter().any(|unwanted| has_label(labels, unwanted))
     }
 }
 

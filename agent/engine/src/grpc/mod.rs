@@ -310,7 +310,7 @@ impl pontoon_proto::v1::engine_server::Engine for Service {
         archive::copy_in(&self.engine, request.into_inner()).await
     }
 
-    async fn prune_images(&self, _: Request<PruneRequest>) -> Answer<PruneResponse> {
-        Err(Status::unimplemented("prune_images"))
+    async fn prune_images(&self, request: Request<PruneRequest>) -> Answer<PruneResponse> {
+        answer(self.engine.prune_images(&request.into_inner()).await)
     }
 }

@@ -1,11 +1,12 @@
 //! Files of containers: diff, commit.
 
 use pontoon_engine::Error;
-use pontoon_proto::v1::{ChangeKind, CommitContainerRequest, ContainerState};
+use pontoon_proto::v1::{ChangeKind, CommitContainerRequest, ContainerState, FilterValues, PruneRequest};
 
 use crate::bed::{Bed, cases, command, eventually, sh, with};
 
 cases![
+    images_are_pruned,
     changes_as_docker_lists_them,
     committed_image_runs,
     commit_refuses,
@@ -177,5 +178,59 @@ async fn commit_while_running() {
     let (code, out, _) = bed.run(request).await;
     assert_eq!(code, 0);
     assert!(out.trim().parse::<u64>().unwrap() > 0);
+    bed.finish().await;
+}
+
+async fn images_are_pruned() {
+    let bed = Bed::new().await;
+    let id = bed.create(sh("head -c 100000 /dev/zero >/big")).await;
+    bed.engine.start(&id).await.unwrap();
+    assert_eq!(bed.wait(&id).await, 0);
+    let dangling = bed.engine.commit(commit(&id, "")).await.unwrap();
+    let labelled = CommitContainerRequest {
+        changes: vec!["LABEL keep=yes".into()],
+        ..commit(&id, "named:1")
+    };
+    let named = bed.engine.commit(labelled).await.unwrap();
+    let prune = |filters: &[(&str, &str)]| {
+        let filters = filters.iter().map(|(key, value)| {
+            let values = vec![(*value).to_owned()];
+            ((*key).to_owned(), FilterValues { values })
+        });
+        let request = PruneRequest {
+            filters: filters.collect(),
+        };
+        let engine = bed.engine.clone();
+        async move { engine.prune_images(&request).await }
+    };
+    // The layer is shared with the named image: nothing is gained by the dangling one.
+    let done = prune(&[]).await.unwrap();
+    assert_eq!(done.deleted, [format!("deleted: {dangling}")]);
+    assert_eq!(done.space_reclaimed, 0);
+    assert!(
+        prune(&[("dangling", "false"), ("label!", "keep")])
+            .await
+            .unwrap()
+            .deleted
+            .is_empty()
+    );
+    assert!(
+        prune(&[("dangling", "false"), ("until", "1h")])
+            .await
+            .unwrap()
+            .deleted
+            .is_empty()
+    );
+    assert!(prune(&[("foo", "bar")]).await.is_err());
+    let done = prune(&[("dangling", "false")]).await.unwrap();
+    assert_eq!(
+        done.deleted[..2],
+        ["untagged: named:1".to_owned(), format!("deleted: {named}")]
+    );
+    assert_eq!(done.space_reclaimed, 100_000);
+    assert!(
+        bed.engine.inspect_image("busybox").await.is_ok(),
+        "a container was made from it"
+    );
     bed.finish().await;
 }

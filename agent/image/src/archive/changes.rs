@@ -120,9 +120,12 @@ fn add(found: &mut Found, path: Vec<u8>, kind: ChangeKind) {
 
 fn differs(old: &Stat, new: &Stat) -> bool {
     let common = |s: &Stat| (s.st_mode, s.st_uid, s.st_gid, s.st_rdev);
-    let content = |s: &Stat| (s.st_size, s.st_mtime, s.st_mtime_nsec);
+    let content = |s: &Stat| (s.st_size, s.st_mtime);
+    // Layers have whole seconds, which says nothing of the rest.
+    let whole = old.st_mtime_nsec == 0 || new.st_mtime_nsec == 0;
+    let same_time = whole || old.st_mtime_nsec == new.st_mtime_nsec;
     let is_dir = FileType::from_raw_mode(new.st_mode) == FileType::Directory;
-    common(old) != common(new) || !is_dir && content(old) != content(new)
+    common(old) != common(new) || !is_dir && (content(old) != content(new) || !same_time)
 }
 
 fn has_other_capability(node: &Node, old: &crate::merged::Found) -> io::Result<bool> {

@@ -37,8 +37,7 @@ const CHUNKS: usize = 8;
 #[derive(Args, Debug)]
 #[command(
     before_help = "[OPTIONS] CONTAINER:SRC_PATH DEST_PATH|-\n[OPTIONS] SRC_PATH|- CONTAINER:DEST_PATH",
-    long_about = "Copy files/folders between a container and the local filesystem\n\n\
-                  Use '-' as the source to read a tar archive from stdin\n\
+    after_help = "Use '-' as the source to read a tar archive from stdin\n\
                   and extract it to a directory destination in a container.\n\
                   Use '-' as the destination to stream a tar archive of a\n\
                   container source to stdout."
