@@ -9,13 +9,14 @@ BENCH   ?= help
 export PONTOON_BIN ?= $(RELEASE)/pontoon
 export PONTOON_WEB ?= $(RELEASE)/web
 
-.PHONY: help deps build check unit e2e test demo demo-end bench install clean
+.PHONY: help deps build check unit conformance e2e test demo demo-end bench install clean
 
 help:
 	@echo "make demo                     three hosts on this machine, one cluster, one stack (KEEP=1 leaves it up)"
 	@echo "make test                     all checks and tests; needs root for the end-to-end tests"
 	@echo "make check                    format, lints, documentation"
 	@echo "make unit | make e2e          the tests without | with hosts"
+	@echo "make conformance              the OCI runtime specification, case by case, on ours and on runc; CASES='names' picks"
 	@echo "make bench BENCH='name args'  one figure; BENCH=help lists them"
 	@echo "make install PREFIX=/usr/local"
 
@@ -33,6 +34,10 @@ check:
 unit:
 	cargo test --workspace --exclude pontoon-tests
 	cargo test -p pontoon-tests --test dependencies
+
+# Part of `unit` too; alone it prints its table. Without runc there is nothing to compare with.
+conformance:
+	cargo test -p pontoon-runtime --test conformance -- $(CASES)
 
 # Every test makes hosts of its own; more than two at a time only make each other slow on two cores.
 e2e: build

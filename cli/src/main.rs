@@ -6,8 +6,8 @@
 //! - [`client`]: the way to a daemon, [`context`]: its named addresses; [`error`]: how commands fail
 //! - [`daemon`]: the parts of a node put together
 //!
-//! `shim`, `shim-log`, `archive`, `init` and `netd` are re-executions of this binary by the daemon. They are dispatched before anything else, as the
-//! shim must stay a process with one thread.
+//! `shim`, `shim-log`, `archive`, `init` and `netd` are re-executions of this binary by the daemon, `oci` is an OCI runtime's command
+//! line. They are dispatched before anything else, as what clones into a container must stay a process with one thread.
 
 use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
@@ -32,6 +32,7 @@ fn main() -> ExitCode {
         Some("archive") => pontoon_engine::archive_main(),
         Some("shim-log") => pontoon_runtime::shim_log_main(arguments),
         Some("init") => pontoon_runtime::init_main(arguments),
+        Some("oci") => command::oci::main(arguments),
         _ => client_main(),
     }
 }

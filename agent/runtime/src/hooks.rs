@@ -108,6 +108,14 @@ impl Hooks {
         !self.of(Moment::Prestart).is_empty() || !self.of(Moment::CreateRuntime).is_empty()
     }
 
+    /// How long a child that runs hooks of its own may take, if one without may take `plain`.
+    pub(crate) fn patience(&self, plain: Duration) -> Duration {
+        self.of(Moment::CreateContainer).iter().fold(plain, |sum, hook| {
+            let seconds = hook.timeout().and_then(|t| u64::try_from(t).ok());
+            sum.saturating_add(seconds.map_or(Duration::MAX, Duration::from_secs))
+        })
+    }
+
     /// The state document (runtime.md, "State"); `pid` 0 when there is no process.
     pub(crate) fn state(&self, status: &str, pid: u32) -> serde_json::Value {
         let mut state = json!({

@@ -4,6 +4,7 @@
 //! - [`client`]: what the engine calls: spawn a shim, connect to a running one, attach, exec, wait.
 //! - `shim`: the process on the other end: one thread, one poll loop, one container.
 //! - `driver`: how a container is made: our own code (`native`) or an OCI command line (`external`).
+//! - `oci`: the command line of an OCI runtime, for other engines and for conformance suites.
 //! - `container`: the inside of the native driver: namespaces, root file system, privileges, execve.
 //! - [`FileView`]: a container's files for somebody outside.
 //! - [`cgroup`], `seccomp`, [`defaults`]: limits and statistics, filters, Docker's default policy.
@@ -23,9 +24,11 @@ mod exit;
 mod hooks;
 mod init;
 mod log;
+mod oci;
 mod protocol;
 mod seccomp;
 mod shim;
+mod signals;
 mod sys;
 
 pub use client::{
@@ -58,4 +61,10 @@ pub fn shim_log_main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode 
 /// returns the child's status.
 pub fn init_main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     init::main(arguments.into_iter().collect())
+}
+
+/// Entry point of the hidden subcommand `oci`: the command line of an OCI runtime, grammar as runc's. Takes what
+/// follows `oci`. Call it before any thread exists.
+pub fn oci_main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    oci::main(arguments.into_iter().collect())
 }

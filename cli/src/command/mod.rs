@@ -6,6 +6,7 @@ pub mod image;
 pub mod inspect;
 pub mod network;
 pub mod node;
+pub mod oci;
 pub mod service;
 pub mod stack;
 pub mod swarm;

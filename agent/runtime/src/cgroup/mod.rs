@@ -183,6 +183,17 @@ impl Cgroup {
         }
     }
 
+    /// Whether its processes are frozen.
+    pub(crate) fn is_frozen(&self) -> bool {
+        let (file, wanted) = match self.version {
+            Version::V1 => ("freezer.state", "FROZEN"),
+            Version::V2 => ("cgroup.events", "frozen 1"),
+        };
+        self.controller("freezer")
+            .and_then(|directory| read_file(directory, file))
+            .is_ok_and(|text| text.lines().any(|line| line.trim() == wanted))
+    }
+
     /// Every process in this cgroup and below, as pids of the reader's namespace.
     pub fn processes(&self) -> Result<Vec<u32>, Error> {
         let directory = self.controller("freezer").or_else(|_| self.controller("pids"))?;

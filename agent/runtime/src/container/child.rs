@@ -48,7 +48,10 @@ pub(crate) struct InitPlan {
     pub cgroup_procs: Vec<OwnedFd>,
     pub cgroups: CgroupView,
     pub rootfs: RootfsMount,
+    /// An empty directory of the host, for what must be mounted for a moment.
     pub rootfs_path: PathBuf,
+    /// Where the root is attached while it is made.
+    pub root_at: PathBuf,
     pub root_read_only: bool,
     pub root_propagation: Option<String>,
     pub mounts: Vec<MountPlan>,
@@ -227,13 +230,11 @@ fn build(
 ) -> Result<Prepared, Error> {
     plan.namespaces.settle()?;
     rustix::process::setsid().context(|| "setsid")?;
-    sys::process::new_session_keyring()
-        .or_else(no_keyrings)
-        .context(|| "join a new session keyring")?;
+    new_keyring(&plan.process)?;
 
     let null = mask::open_null()?;
     let propagation = plan.root_propagation.as_deref();
-    let root = rootfs::attach_root(outside.root, propagation)?;
+    let root = rootfs::attach_root(outside.root, &plan.root_at, propagation)?;
     mounts::mount_all(&root, outside.sources, plan.cgroups.version)?;
     match outside.nodes {
         Some(nodes) => dev::attach_nodes(&root, &plan.devices, &nodes)?,
@@ -263,7 +264,9 @@ fn build(
     sysctl::write(&plan.sysctls, |key| {
         !mapped || plan.namespaces.is_new(sysctl::namespace_of(key))
     })?;
-    rootfs::finish(&root, plan.root_read_only)?;
+    if plan.root_read_only {
+        rootfs::make_read_only(&root)?;
+    }
     rootfs::enter(&root)?;
     rootfs::propagate(&root, propagation)?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
@@ -273,7 +276,9 @@ fn build(
 
 fn join(plan: &JoinPlan, stdio: Option<Stdio>) -> Result<Prepared, Error> {
     let mut warnings = Vec::new();
+    plan.process.tuning.settle_before_cgroup()?;
     join_cgroups(&plan.cgroup_procs)?;
+    plan.process.tuning.settle_in_cgroup()?;
     credentials::before_pivot(&plan.process, &mut warnings)?;
     // All at once, as they are those of the container's init: new, joined by path or the host's.
     let mut all = ThreadNameSpaceType::MOUNT
@@ -295,9 +300,7 @@ fn join(plan: &JoinPlan, stdio: Option<Stdio>) -> Result<Prepared, Error> {
         super::stage::become_root()?;
     }
     rustix::process::setsid().context(|| "setsid")?;
-    sys::process::new_session_keyring()
-        .or_else(no_keyrings)
-        .context(|| "join a new session keyring")?;
+    new_keyring(&plan.process)?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
     let terminal = if plan.process.terminal {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -317,12 +320,14 @@ fn join_cgroups(procs: &[OwnedFd]) -> Result<(), Error> {
     Ok(())
 }
 
-/// A kernel without keyrings has none to leak.
-fn no_keyrings(error: std::io::Error) -> std::io::Result<()> {
-    if error.raw_os_error() == Some(libc::ENOSYS) {
-        Ok(())
-    } else {
-        Err(error)
+fn new_keyring(plan: &ProcessPlan) -> Result<(), Error> {
+    if plan.keep_keyring {
+        return Ok(());
+    }
+    match sys::process::new_session_keyring() {
+        // A kernel without keyrings has none to leak.
+        Err(e) if e.raw_os_error() == Some(libc::ENOSYS) => Ok(()),
+        result => result.context(|| "join a new session keyring"),
     }
 }
 
@@ -364,7 +369,7 @@ fn execute(plan: &ProcessPlan, own_binary: Option<&OwnedFd>, hooks: Option<&Hook
     }
     verify_cwd()?;
     let program = lookup::program(plan)?;
-    sys::exec::close_on_exec_from(3).context(|| "close descriptors")?;
+    sys::exec::close_on_exec_from(3 + plan.preserved).context(|| "close descriptors")?;
     if let Some(hooks) = hooks {
         hooks.run(Moment::StartContainer, "created", own_pid())?;
     }

@@ -35,6 +35,15 @@ pub(super) fn before_pivot(plan: &ProcessPlan, warnings: &mut Vec<String>) -> Re
         fs::write(attribute, format!("exec {profile}"))
             .context(|| format!("apply AppArmor profile {profile}"))?;
     }
+    if let Some(label) = &plan.selinux_label {
+        if !super::has_selinux() {
+            return Err(Error::Unsupported(format!(
+                "SELinux label {label}: not available on this host"
+            )));
+        }
+        fs::write("/proc/self/attr/exec", label).context(|| format!("apply SELinux label {label}"))?;
+    }
+    plan.tuning.apply()?;
     for limit in &plan.limits {
         set_limit(limit, warnings)?;
     }

@@ -16,6 +16,7 @@ mod rootfs;
 mod stage;
 pub(crate) mod sync;
 mod sysctl;
+mod tuning;
 pub(crate) mod userns;
 mod view;
 
@@ -31,14 +32,33 @@ use options::{MountPlan, Source};
 use userns::UserNamespace;
 
 pub(crate) use sysctl::check as check_sysctls;
+pub(crate) use tuning::personality;
 
+pub(crate) use options::WORDS as MOUNT_WORDS;
 pub(crate) use rootfs::check_propagation;
 pub(crate) use stage::run as run_stage;
 pub use view::{FileView, ViewSource};
 
-/// Translates the specification's mounts, for a container in the user namespace `user`.
-pub(crate) fn plan_mounts(mounts: &[Mount], user: Option<&UserNamespace>) -> Result<Vec<MountPlan>, Error> {
-    mounts.iter().map(|mount| MountPlan::new(mount, user)).collect()
+/// Whether this host labels files and processes.
+pub(crate) fn has_selinux() -> bool {
+    std::fs::exists("/sys/fs/selinux/enforce").unwrap_or(false)
+}
+
+/// Translates the specification's mounts, for a container in the user namespace `user`, whose file systems get
+/// the SELinux `label`.
+pub(crate) fn plan_mounts(
+    mounts: &[Mount],
+    user: Option<&UserNamespace>,
+    label: Option<&str>,
+) -> Result<Vec<MountPlan>, Error> {
+    let plan = |mount| {
+        let mut plan = MountPlan::new(mount, user)?;
+        if let Some(label) = label.filter(|l| !l.is_empty()) {
+            plan.label(label);
+        }
+        Ok(plan)
+    };
+    mounts.iter().map(plan).collect()
 }
 
 /// The devices to make; none if the container's `/dev` is a directory of the host.

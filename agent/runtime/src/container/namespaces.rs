@@ -243,7 +243,7 @@ impl Namespaces {
 }
 
 /// Whether a namespace is the one that this process is in.
-fn is_own(typ: LinuxNamespaceType, fd: &OwnedFd) -> bool {
+pub(crate) fn is_own(typ: LinuxNamespaceType, fd: &OwnedFd) -> bool {
     let name = match typ {
         LinuxNamespaceType::Mount => "mnt",
         LinuxNamespaceType::Pid => "pid",

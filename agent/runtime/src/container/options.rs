@@ -62,6 +62,73 @@ pub(crate) struct IdMap {
     pub namespace: Arc<OwnedFd>,
 }
 
+/// Options that mean something to this runtime; all others are the file system's.
+pub(crate) const WORDS: &[&str] = &[
+    "acl",
+    "async",
+    "atime",
+    "bind",
+    "defaults",
+    "dev",
+    "diratime",
+    "dirsync",
+    "exec",
+    "idmap",
+    "iversion",
+    "lazytime",
+    "loud",
+    "mand",
+    "noacl",
+    "noatime",
+    "nodev",
+    "nodiratime",
+    "noexec",
+    "noiversion",
+    "nolazytime",
+    "nomand",
+    "norelatime",
+    "nostrictatime",
+    "nosuid",
+    "nosymfollow",
+    "private",
+    "ratime",
+    "rbind",
+    "rdev",
+    "rdiratime",
+    "relatime",
+    "rexec",
+    "ridmap",
+    "rnoatime",
+    "rnodev",
+    "rnodiratime",
+    "rnoexec",
+    "rnorelatime",
+    "rnostrictatime",
+    "rnosuid",
+    "rnosymfollow",
+    "ro",
+    "rprivate",
+    "rrelatime",
+    "rro",
+    "rrw",
+    "rshared",
+    "rslave",
+    "rstrictatime",
+    "rsuid",
+    "rsymfollow",
+    "runbindable",
+    "rw",
+    "shared",
+    "silent",
+    "slave",
+    "strictatime",
+    "suid",
+    "symfollow",
+    "sync",
+    "tmpcopyup",
+    "unbindable",
+];
+
 impl MountPlan {
     /// Translates one mount of the specification, for a container in the user namespace `user`.
     pub(crate) fn new(mount: &Mount, user: Option<&UserNamespace>) -> Result<Self, Error> {
@@ -133,6 +200,15 @@ impl MountPlan {
             )));
         }
         Ok(plan)
+    }
+
+    /// Labels a new file system, as far as its kind keeps labels of its own.
+    pub(super) fn label(&mut self, label: &str) {
+        if let Source::FileSystem { typ, parameters, .. } = &mut self.source
+            && matches!(typ.as_str(), "tmpfs" | "devpts" | "overlay")
+        {
+            parameters.push(("context".to_owned(), Some(label.to_owned())));
+        }
     }
 
     fn option(&mut self, word: &str, parameters: &mut Vec<(String, Option<String>)>) -> Result<(), Error> {

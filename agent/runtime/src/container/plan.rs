@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use oci_spec::runtime::{Capabilities, LinuxCapabilities, PosixRlimitType, Process};
 
+use super::tuning::Tuning;
 use crate::Error;
 use crate::seccomp::Filter;
 
@@ -46,6 +47,12 @@ pub(crate) struct ProcessPlan {
     pub terminal: bool,
     /// Rows and columns.
     pub console_size: Option<(u16, u16)>,
+    pub selinux_label: Option<String>,
+    pub tuning: Tuning,
+    /// Descriptors after the standard ones that it inherits.
+    pub preserved: u32,
+    /// Keeps the session keyring of whoever starts it.
+    pub keep_keyring: bool,
 }
 
 impl ProcessPlan {
@@ -60,14 +67,6 @@ impl ProcessPlan {
                 "cwd {} must be absolute",
                 process.cwd().display()
             )));
-        }
-        if process.selinux_label().as_ref().is_some_and(|l| !l.is_empty()) {
-            return Err(Error::Unsupported("SELinux labels".to_owned()));
-        }
-        if process.scheduler().is_some() || process.io_priority().is_some() {
-            return Err(Error::Unsupported(
-                "process.scheduler and process.ioPriority".to_owned(),
-            ));
         }
         let user = process.user();
         Ok(Self {
@@ -92,6 +91,10 @@ impl ProcessPlan {
                 let side = |n: u64| u16::try_from(n).unwrap_or(u16::MAX);
                 (side(size.height()), side(size.width()))
             }),
+            selinux_label: process.selinux_label().clone().filter(|l| !l.is_empty()),
+            tuning: Tuning::new(process)?,
+            preserved: 0,
+            keep_keyring: false,
         })
     }
 

@@ -164,8 +164,9 @@ impl Drop for Scratch {
     }
 }
 
-/// Attaches the root over this mount namespace's old one, where every user may reach it.
-pub(super) fn attach_root(tree: OwnedFd, propagation: Option<&str>) -> Result<Root, Error> {
+/// Attaches the root at its path, where hooks look for it; over this mount namespace's old root if the user
+/// namespace's root may not walk there.
+pub(super) fn attach_root(tree: OwnedFd, at: &Path, propagation: Option<&str>) -> Result<Root, Error> {
     let keep_slave = matches!(propagation, Some("slave" | "rslave"));
     let flag = if keep_slave {
         libc::MS_SLAVE
@@ -173,9 +174,12 @@ pub(super) fn attach_root(tree: OwnedFd, propagation: Option<&str>) -> Result<Ro
         libc::MS_PRIVATE
     };
     set_attributes(&tree, true, 0, 0, flag).context(|| "set the root's propagation")?;
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let old = rustix::fs::open("/", flags, Mode::empty()).context(|| "open the host's root")?;
-    attach(&tree, &old).context(|| "attach the container's root")?;
+    match place(&tree, at) {
+        Err(Error::Io { source, .. }) if source.raw_os_error() == Some(libc::EACCES) => {
+            place(&tree, Path::new("/"))?;
+        }
+        result => result?,
+    }
     Ok(Root(tree))
 }
 
@@ -273,18 +277,14 @@ pub(crate) fn check_propagation(word: Option<&str>) -> Result<(), Error> {
     }
 }
 
-/// Sets the root read-only, if the specification asks for it.
-pub(super) fn finish(root: &Root, read_only: bool) -> Result<(), Error> {
-    if read_only {
-        set_attributes(&root.0, false, sys::mount::attr::RDONLY, 0, 0)
-            .context(|| "make the root read-only")?;
-    }
-    Ok(())
+/// Sets the root read-only.
+pub(super) fn make_read_only(root: &Root) -> Result<(), Error> {
+    set_attributes(&root.0, false, sys::mount::attr::RDONLY, 0, 0).context(|| "make the root read-only")
 }
 
-/// Sets the entered root's propagation: pivot_root(2) refuses a root that is shared.
-pub(super) fn propagate(root: &Root, propagation: Option<&str>) -> Result<(), Error> {
-    let flag = match propagation.unwrap_or_default() {
+/// Sets the root's propagation, once it is the root: pivot_root takes no shared one.
+pub(super) fn propagate(root: &Root, word: Option<&str>) -> Result<(), Error> {
+    let flag = match word.unwrap_or_default() {
         "shared" | "rshared" => libc::MS_SHARED,
         "unbindable" | "runbindable" => libc::MS_UNBINDABLE,
         _ => return Ok(()),

@@ -39,6 +39,12 @@ pub(crate) enum Message {
 #[derive(Debug)]
 pub(crate) struct Sync(OwnedFd);
 
+impl From<OwnedFd> for Sync {
+    fn from(socket: OwnedFd) -> Self {
+        Self(socket)
+    }
+}
+
 impl Sync {
     /// Both ends, the shim's first.
     pub(crate) fn pair() -> Result<(Self, Self), Error> {
@@ -100,11 +106,11 @@ impl Sync {
     /// a file system that the container controls.
     pub(crate) fn receive(&self, patience: Duration) -> Result<Option<(Message, Option<OwnedFd>)>, Error> {
         let mut fds = [PollFd::new(&self.0, PollFlags::IN)];
-        let timeout = rustix::event::Timespec {
+        let timeout = (patience != Duration::MAX).then(|| rustix::event::Timespec {
             tv_sec: i64::try_from(patience.as_secs()).unwrap_or(i64::MAX),
             tv_nsec: 0,
-        };
-        if poll(&mut fds, Some(&timeout)).context(|| "wait for the container's process")? == 0 {
+        });
+        if poll(&mut fds, timeout.as_ref()).context(|| "wait for the container's process")? == 0 {
             return Err(Error::Create("its process did not get ready in time".to_owned()));
         }
         receive(&self.0)

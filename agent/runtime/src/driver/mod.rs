@@ -3,6 +3,8 @@
 mod external;
 mod native;
 
+pub(crate) use native::{Extras, Native};
+
 use std::os::fd::OwnedFd;
 
 use oci_spec::runtime::{LinuxResources, Process, Spec};
@@ -66,7 +68,7 @@ pub(crate) fn open(config: &ShimConfig, spec: Spec) -> Result<Box<dyn Driver>, E
     let path = path.ok_or_else(|| Error::InvalidSpec("linux.cgroupsPath is missing".to_owned()))?;
     let cgroup = Cgroup::find(&Hierarchies::detect()?, &path)?;
     Ok(match &config.runtime {
-        RuntimeKind::Native => Box::new(native::Native::new(config, spec, cgroup)),
+        RuntimeKind::Native => Box::new(Native::with(config, spec, cgroup, Extras::default())),
         RuntimeKind::External(program) => Box::new(external::External::new(config, program, spec, cgroup)),
     })
 }

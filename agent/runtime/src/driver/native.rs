@@ -11,10 +11,10 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use super::{Created, Driver, Launched, Streams};
 use crate::cgroup::{self, Cgroup};
 use crate::container::child::{self, InitPlan, JoinPlan, Stdio};
-use crate::container::namespaces::Namespaces;
+use crate::container::namespaces::{Namespaces, is_own};
 use crate::container::plan::ProcessPlan;
 use crate::container::sync::{Message, Sync};
-use crate::container::userns::Mappings;
+use crate::container::userns::{Mappings, UserNamespace};
 use crate::container::{self};
 use crate::error::IoContext;
 use crate::hooks::{Hooks, Moment};
@@ -26,7 +26,7 @@ use crate::{Error, ShimConfig, sys};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A container made by this crate.
-pub(super) struct Native {
+pub(crate) struct Native {
     config: ShimConfig,
     /// Given up after create, but for what exec needs.
     spec: Option<Spec>,
@@ -39,15 +39,27 @@ pub(super) struct Native {
     user: Option<Mappings>,
     /// It has a time namespace of its own.
     time: bool,
+    /// It runs in another execution domain than ours.
+    personality: Option<u32>,
     hooks: Hooks,
-    /// What hooks are told as the bundle.
-    bundle: PathBuf,
+    extras: Extras,
+}
+
+/// What only the command line asks for.
+#[derive(Debug, Default)]
+pub(crate) struct Extras {
+    /// What hooks are told as the bundle, if not the run directory.
+    pub bundle: Option<PathBuf>,
     /// Where the init waits for its start, if not at us.
-    start: Option<OwnedFd>,
+    pub start: Option<OwnedFd>,
+    /// Descriptors after the standard ones that the process inherits.
+    pub preserved: u32,
+    /// The process keeps our session keyring.
+    pub keep_keyring: bool,
 }
 
 impl Native {
-    pub(super) fn new(config: &ShimConfig, spec: Spec, cgroup: Cgroup) -> Self {
+    pub(crate) fn with(config: &ShimConfig, spec: Spec, cgroup: Cgroup, extras: Extras) -> Self {
         Self {
             config: config.clone(),
             spec: Some(spec),
@@ -58,10 +70,68 @@ impl Native {
             sync: None,
             user: None,
             time: false,
+            personality: None,
             hooks: Hooks::default(),
-            bundle: config.dir.clone(),
-            start: None,
+            extras,
         }
+    }
+
+    /// Takes over a container that another process has made, for exec.
+    pub(crate) fn adopt(&mut self, init: OwnedFd, pid: u32) -> Result<(), Error> {
+        if let Some(spec) = self.spec.take() {
+            self.remember(&spec)?;
+        }
+        let open = |name: &str| {
+            let path = format!("/proc/{pid}/ns/{name}");
+            rustix::fs::open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        };
+        let user = open("user").context(|| "open the container's user namespace")?;
+        if !is_own(LinuxNamespaceType::User, &user) {
+            self.user = Some(UserNamespace::of(user)?.mappings);
+        }
+        self.time = open("time").is_ok_and(|time| !is_own(LinuxNamespaceType::Time, &time));
+        self.init = Some(init);
+        Ok(())
+    }
+
+    /// Sets what [`Driver::delete`] runs for a container that another process has made.
+    pub(crate) fn take_hooks(&mut self, hooks: Hooks) {
+        self.hooks = hooks;
+    }
+
+    /// Waits for the end of an init that was killed.
+    pub(crate) fn collect(&self) {
+        if let Some(init) = &self.init {
+            let (id, options) = (
+                rustix::process::WaitId::PidFd(init.as_fd()),
+                rustix::process::WaitIdOptions::EXITED,
+            );
+            let _ = rustix::process::waitid(id, options);
+        }
+    }
+
+    /// What exec needs of the specification.
+    fn remember(&mut self, spec: &Spec) -> Result<(), Error> {
+        let linux = spec.linux().as_ref();
+        self.filter = linux
+            .and_then(|l| l.seccomp().as_ref())
+            .map(|s| Filter::of(s, &self.config.seccomp_cache))
+            .transpose()?;
+        self.personality = linux
+            .and_then(|l| l.personality().as_ref())
+            .map(container::personality)
+            .transpose()?;
+        let process = spec.process().as_ref();
+        self.default_no_new_privileges = process.and_then(|p| p.no_new_privileges()).unwrap_or(false);
+        Ok(())
+    }
+
+    fn process_plan(&self, process: &Process) -> Result<ProcessPlan, Error> {
+        let mut plan = ProcessPlan::new(process, self.filter.clone())?;
+        plan.preserved = self.extras.preserved;
+        plan.keep_keyring = self.extras.keep_keyring;
+        plan.tuning.personality = self.personality;
+        Ok(plan)
     }
 
     fn plan(&mut self, spec: &Spec) -> Result<InitPlan, Error> {
@@ -74,15 +144,14 @@ impl Native {
             .process()
             .as_ref()
             .ok_or_else(|| Error::InvalidSpec("process is missing".to_owned()))?;
-        self.filter = linux
-            .seccomp()
-            .as_ref()
-            .map(|s| Filter::of(s, &self.config.seccomp_cache))
-            .transpose()?;
-        self.default_no_new_privileges = process.no_new_privileges().unwrap_or(false);
+        self.remember(spec)?;
         container::check_propagation(linux.rootfs_propagation().as_deref())?;
-        let process_plan = ProcessPlan::new(process, self.filter.clone())?;
-        let hooks = Hooks::new(spec, &self.config.id, &self.bundle)?;
+        let process_plan = self.process_plan(process)?;
+        let hooks = Hooks::new(
+            spec,
+            &self.config.id,
+            self.extras.bundle.as_deref().unwrap_or(&self.config.dir),
+        )?;
         let namespaces = Namespaces::new(linux)?;
         let sysctls = linux.sysctl().clone().unwrap_or_default();
         container::check_sysctls(&sysctls, &namespaces)?;
@@ -96,7 +165,11 @@ impl Native {
         self.user = user.map(|u| u.mappings.clone());
         self.time = namespaces.is_private(LinuxNamespaceType::Time);
         self.hooks = hooks.clone();
-        let mounts = container::plan_mounts(spec.mounts().as_deref().unwrap_or_default(), user)?;
+        let mounts = container::plan_mounts(
+            spec.mounts().as_deref().unwrap_or_default(),
+            user,
+            linux.mount_label().as_deref(),
+        )?;
         let devices = container::plan_devices(linux.devices().as_deref().unwrap_or_default(), &mounts)?;
         let own_binary = if self.config.init {
             let flags = OFlags::PATH | OFlags::CLOEXEC;
@@ -112,17 +185,21 @@ impl Native {
             cgroups: container::cgroup_view(&self.cgroup),
             rootfs: self.config.rootfs.clone(),
             rootfs_path: self.config.rootfs_path.clone(),
+            root_at: spec
+                .root()
+                .as_ref()
+                .map_or_else(|| self.config.rootfs_path.clone(), |r| r.path().clone()),
             root_read_only: spec.root().as_ref().and_then(|r| r.readonly()).unwrap_or(false),
             root_propagation: linux.rootfs_propagation().clone(),
             mounts,
             devices,
-            masked: linux.masked_paths().clone().unwrap_or_default(),
-            read_only: linux.readonly_paths().clone().unwrap_or_default(),
+            masked: absolute(linux.masked_paths().as_ref(), "maskedPaths")?,
+            read_only: absolute(linux.readonly_paths().as_ref(), "readonlyPaths")?,
             hostname: spec.hostname().clone().filter(|h| !h.is_empty()),
             domainname: spec.domainname().clone().filter(|d| !d.is_empty()),
             sysctls,
             own_binary,
-            start: self.start.take(),
+            start: self.extras.start.take(),
             hooks,
         })
     }
@@ -173,6 +250,10 @@ impl Native {
                 // It matters that nothing runs on.
                 family.kill();
                 family.collect();
+                // Spec: the lifecycle goes on with the poststop hooks.
+                for failure in self.hooks.run_all(Moment::Poststop, "stopped", 0) {
+                    eprintln!("{failure}");
+                }
                 if self.cgroup.oom_kills() > 0 {
                     let text = "the memory limit is too low for the container's init".to_owned();
                     return Err(Error::Create(text));
@@ -188,12 +269,13 @@ impl Native {
         sync: &Sync,
         family: &mut Family,
     ) -> Result<(u32, Vec<String>, Option<OwnedFd>), Error> {
+        let patience = self.hooks.patience(PATIENCE);
         let mut ready = None;
         loop {
             if let (Some(pid), Some((warnings, console))) = (family.init, ready.take()) {
                 return Ok((pid, warnings, console));
             }
-            match sync.receive(PATIENCE)? {
+            match sync.receive(patience)? {
                 Some((Message::Cloned { pid }, pidfd)) => {
                     family.init = Some(pid);
                     family.pidfds.extend(pidfd);
@@ -226,6 +308,16 @@ impl Native {
             state: "stopped".to_owned(),
             operation: "this".to_owned(),
         })
+    }
+}
+
+fn absolute(paths: Option<&Vec<String>>, what: &str) -> Result<Vec<String>, Error> {
+    let paths = paths.cloned().unwrap_or_default();
+    match paths.iter().find(|p| !p.starts_with('/')) {
+        Some(path) => Err(Error::InvalidSpec(format!(
+            "{what}: {path} must be an absolute path"
+        ))),
+        None => Ok(paths),
     }
 }
 
@@ -307,11 +399,18 @@ fn enter_pid_namespace(namespace: &OwnedFd) -> Result<(), Error> {
 fn refuse_unsupported(spec: &Spec) -> Result<(), Error> {
     let refuse = |what: &str| Err(Error::Unsupported(what.to_owned()));
     if let Some(linux) = spec.linux() {
-        if linux.intel_rdt().is_some() || linux.personality().is_some() || linux.memory_policy().is_some() {
-            return refuse("linux.intelRdt, linux.personality and linux.memoryPolicy");
+        if linux.memory_policy().is_some() {
+            return refuse("linux.memoryPolicy");
         }
-        if linux.mount_label().as_ref().is_some_and(|l| !l.is_empty()) {
-            return refuse("SELinux labels");
+        if linux.net_devices().as_ref().is_some_and(|n| !n.is_empty()) {
+            return refuse("linux.netDevices");
+        }
+        if linux.intel_rdt().is_some() {
+            return refuse("linux.intelRdt: resctrl is not mounted on this host");
+        }
+        let label = linux.mount_label().as_ref().filter(|l| !l.is_empty());
+        if let (Some(label), false) = (label, container::has_selinux()) {
+            return refuse(&format!("SELinux label {label}: not available on this host"));
         }
     }
     Ok(())
@@ -355,7 +454,7 @@ impl Driver for Native {
     fn exec(&mut self, _id: &str, process: &Process, streams: Streams) -> Result<Launched, Error> {
         let mut process = process.clone();
         process.set_terminal(Some(matches!(streams, Streams::Terminal)));
-        let mut plan = ProcessPlan::new(&process, self.filter.clone())?;
+        let mut plan = self.process_plan(&process)?;
         plan.no_new_privileges |= self.default_no_new_privileges;
         let unified = self.cgroup.open_unified()?;
         let cgroup_procs = if unified.is_none() {
@@ -389,7 +488,12 @@ impl Driver for Native {
                 outcome: Some(ours.into_fd()),
             }),
             Err(error) => {
-                let _ = sys::signal::send(&pidfd, libc::SIGKILL);
+                let failed = Family {
+                    init: None,
+                    pidfds: vec![pidfd],
+                };
+                failed.kill();
+                failed.collect();
                 Err(error)
             }
         }

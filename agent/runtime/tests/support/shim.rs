@@ -8,6 +8,7 @@ fn main() -> ExitCode {
     match (command.as_deref().and_then(|c| c.to_str()), rest.as_slice()) {
         (Some("shim"), [dir]) => pontoon_runtime::shim_main(dir),
         (Some("shim-log"), rest) => pontoon_runtime::shim_log_main(rest.iter().cloned()),
+        (Some("oci"), rest) => pontoon_runtime::oci_main(rest.iter().cloned()),
         (Some("init"), rest) => pontoon_runtime::init_main(rest.iter().cloned()),
         _ => ExitCode::FAILURE,
     }

@@ -1,4 +1,4 @@
-//! The conformance table: every case runs on our own driver and on runc, with the same assertions.
+//! The same cases through the shim on both drivers, our own and runc, with the same assertions.
 
 #![allow(clippy::unwrap_used)]
 

@@ -1,0 +1,475 @@
+//! One bundle and the runtime's command line on it: a busybox root, a state directory and a cgroup of its own.
+//! Dropping a bed removes everything, and a case passes only if nothing of its container is left.
+
+use std::fs::File;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use pontoon_runtime::defaults;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, WaitOptions, WaitStatus, pidfd_open, waitpid};
+use serde_json::{Value, json};
+
+pub const RUNC: &str = "/usr/sbin/runc";
+
+/// How long anything may take on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(40);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Runtime {
+    Ours,
+    Runc,
+}
+
+impl Runtime {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ours => "ours",
+            Self::Runc => "runc",
+        }
+    }
+}
+
+pub struct Bed {
+    pub runtime: Runtime,
+    pub spec: Value,
+    pub id: String,
+    temp: tempfile::TempDir,
+    cgroup: String,
+}
+
+/// What a container has done.
+#[derive(Debug)]
+pub struct Done {
+    pub code: i32,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Bed {
+    pub fn new(runtime: Runtime) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let id = format!("conf-{}-{number}", std::process::id());
+        let temp = tempfile::Builder::new().prefix("conformance-").tempdir().unwrap();
+        std::fs::set_permissions(temp.path(), std::fs::Permissions::from_mode(0o711)).unwrap();
+        let root = temp.path().join("bundle/rootfs");
+        make_root(&root);
+        let cgroup = format!("/{id}");
+        Self {
+            runtime,
+            spec: base(&cgroup),
+            id,
+            temp,
+            cgroup,
+        }
+    }
+
+    pub fn ours(&self) -> bool {
+        self.runtime == Runtime::Ours
+    }
+
+    /// A path beside the bundle.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.temp.path().join(name)
+    }
+
+    /// A new directory beside the bundle.
+    pub fn directory(&self, name: &str) -> PathBuf {
+        let path = self.path(name);
+        std::fs::create_dir_all(&path).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        path
+    }
+
+    pub fn rootfs(&self) -> PathBuf {
+        self.path("bundle/rootfs")
+    }
+
+    pub fn read(&self, name: &str) -> String {
+        std::fs::read_to_string(self.path(name)).unwrap_or_default()
+    }
+
+    pub fn push_mount(&mut self, mount: Value) {
+        self.spec["mounts"].as_array_mut().unwrap().push(mount);
+    }
+
+    pub fn args(&mut self, args: &[&str]) {
+        self.spec["process"]["args"] = json!(args);
+    }
+
+    pub fn sh(&mut self, script: &str) {
+        self.args(&["/bin/sh", "-c", script]);
+    }
+
+    /// A shell that lives until it is killed or told to end.
+    pub fn sleeper(&mut self) {
+        self.sh("trap 'exit 0' TERM; while :; do sleep 0.05; done");
+    }
+
+    pub fn write_config(&self) {
+        std::fs::write(self.path("bundle/config.json"), self.spec.to_string()).unwrap();
+    }
+
+    /// The runtime with its global flags.
+    pub fn command(&self, words: &[&str]) -> Command {
+        let mut command = match self.runtime {
+            Runtime::Ours => {
+                let mut command = Command::new(env!("CARGO_BIN_EXE_pontoon-runtime-test-shim"));
+                command.arg("oci");
+                command
+            }
+            Runtime::Runc => Command::new(RUNC),
+        };
+        command
+            .arg("--root")
+            .arg(self.path("state"))
+            .arg("--log")
+            .arg(self.path("log"));
+        command.args(["--log-format", "json"]).args(words);
+        command.current_dir(self.temp.path()).stdin(Stdio::null());
+        command
+    }
+
+    /// Runs a command to its end.
+    pub fn call(&self, words: &[&str]) -> Output {
+        run(&mut self.command(words), &self.path("call"))
+    }
+
+    /// Runs a command that must succeed; its standard output.
+    pub fn must(&self, words: &[&str]) -> String {
+        let output = self.call(words);
+        assert!(
+            output.status.success(),
+            "{words:?}: {} {}",
+            self.error(),
+            String::from_utf8_lossy(&output.stderr)
+        );
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Runs a command that must fail; its message.
+    pub fn must_fail(&self, words: &[&str]) -> String {
+        let _ = std::fs::remove_file(self.path("log"));
+        let output = self.call(words);
+        assert!(!output.status.success(), "{words:?} succeeded");
+        self.error()
+    }
+
+    /// The last error in the log.
+    pub fn error(&self) -> String {
+        self.read("log")
+            .lines()
+            .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+            .filter(|entry| entry["level"] == "error")
+            .filter_map(|entry| entry["msg"].as_str().map(str::to_owned))
+            .next_back()
+            .unwrap_or_default()
+    }
+
+    /// A `create` whose container writes to the files `stdout` and `stderr`.
+    pub fn create_command(&self, extra: &[&str]) -> Command {
+        self.write_config();
+        let mut command = self.command(&["create", "--bundle"]);
+        command
+            .arg(self.path("bundle"))
+            .arg("--pid-file")
+            .arg(self.path("pid"))
+            .args(extra)
+            .arg(&self.id);
+        let file = |name: &str| File::create(self.path(name)).unwrap();
+        command.stdout(file("stdout")).stderr(file("stderr"));
+        command
+    }
+
+    /// Creates the container; its message on failure.
+    pub fn try_create(&self, extra: &[&str]) -> Result<(), String> {
+        let status = wait_for(&mut self.create_command(extra));
+        if status.success() {
+            return Ok(());
+        }
+        let (error, stderr) = (self.error(), self.read("stderr"));
+        Err(if error.is_empty() { stderr } else { error })
+    }
+
+    pub fn create(&self) {
+        self.try_create(&[]).unwrap_or_else(|e| panic!("create: {e}"));
+    }
+
+    pub fn start(&self) {
+        self.must(&["start", &self.id]);
+    }
+
+    /// Creates and starts a container that lives on.
+    pub fn up(&mut self) {
+        self.sleeper();
+        self.create();
+        self.start();
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.read("pid").trim().parse().unwrap()
+    }
+
+    /// Waits for the init's end: its code, 128 + signal when it was killed.
+    pub fn wait(&self) -> i32 {
+        let pid = Pid::from_raw(i32::try_from(self.pid()).unwrap()).unwrap();
+        let pidfd = pidfd_open(pid, PidfdFlags::empty()).unwrap();
+        assert!(
+            ends(&pidfd),
+            "the container does not end: {}",
+            self.read("stderr")
+        );
+        let (_, status) = waitpid(Some(pid), WaitOptions::empty()).unwrap().unwrap();
+        exit_code(status)
+    }
+
+    pub fn done(&self) -> Done {
+        let code = self.wait();
+        Done {
+            code,
+            stdout: self.read("stdout"),
+            stderr: self.read("stderr"),
+        }
+    }
+
+    /// From create to the container's end.
+    pub fn run(&mut self, script: &str) -> Done {
+        self.sh(script);
+        self.run_args()
+    }
+
+    /// The same with the arguments that are set.
+    pub fn run_args(&self) -> Done {
+        self.create();
+        self.start();
+        let done = self.done();
+        self.must(&["delete", &self.id]);
+        done
+    }
+
+    /// What the runtime says against the configuration, at creation or at the start.
+    pub fn refusal(&mut self) -> String {
+        if let Err(error) = self.try_create(&[]) {
+            assert!(
+                !self.path("state").join(&self.id).exists(),
+                "a failed create leaves its state: {error}"
+            );
+            return error;
+        }
+        let error = self.must_fail(&["start", &self.id]);
+        self.call(&["delete", "--force", &self.id]);
+        error
+    }
+
+    /// The state document.
+    pub fn state(&self) -> Value {
+        serde_json::from_str(&self.must(&["state", &self.id])).unwrap()
+    }
+
+    pub fn status(&self) -> String {
+        self.state()["status"].as_str().unwrap().to_owned()
+    }
+
+    /// Runs a script in the running container.
+    pub fn exec(&self, script: &str) -> Done {
+        self.exec_with(&[], &["/bin/sh", "-c", script])
+    }
+
+    pub fn exec_with(&self, flags: &[&str], args: &[&str]) -> Done {
+        let mut words = vec!["exec"];
+        words.extend(flags);
+        words.push(&self.id);
+        words.extend(args);
+        let output = run(&mut self.command(&words), &self.path("exec"));
+        Done {
+            code: output.status.code().unwrap_or(-1),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
+    #[allow(dead_code)]
+    /// The container's cgroup file on the host; `None` where the host has no such controller.
+    pub fn cgroup_file(&self, controller: &str, file: &str) -> Option<String> {
+        let path = format!("/sys/fs/cgroup/{controller}{}/{file}", self.cgroup);
+        std::fs::read_to_string(path).ok().map(|t| t.trim().to_owned())
+    }
+
+    pub fn cgroup_exists(&self) -> bool {
+        self.cgroup_directories().iter().any(|d| d.exists())
+    }
+
+    fn cgroup_directories(&self) -> Vec<PathBuf> {
+        std::fs::read_dir("/sys/fs/cgroup")
+            .unwrap()
+            .flatten()
+            .map(|h| PathBuf::from(format!("{}{}", h.path().display(), self.cgroup)))
+            .collect()
+    }
+
+    /// Ends a case: removes the container if it is still there, and checks that nothing is left.
+    pub fn finish(&self) {
+        self.remove();
+        assert!(
+            !self.path("state").join(&self.id).exists(),
+            "the state directory is left"
+        );
+        assert!(!self.cgroup_exists(), "a cgroup is left");
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        assert!(
+            !mounts.contains(self.temp.path().to_str().unwrap()),
+            "a mount is left"
+        );
+    }
+
+    fn remove(&self) {
+        if self.path("state").join(&self.id).exists() {
+            let _ = self.call(&["delete", "--force", &self.id]);
+        }
+        if let Ok(pid) = self.read("pid").trim().parse::<i32>() {
+            // What nobody has waited for.
+            let _ = waitpid(Pid::from_raw(pid), WaitOptions::NOHANG);
+        }
+    }
+}
+
+impl Drop for Bed {
+    fn drop(&mut self) {
+        self.remove();
+        for directory in self.cgroup_directories() {
+            let _ = std::fs::remove_dir(directory);
+        }
+    }
+}
+
+fn ends(pidfd: &OwnedFd) -> bool {
+    let limit = Timespec {
+        tv_sec: PATIENCE.as_secs().try_into().unwrap(),
+        tv_nsec: 0,
+    };
+    let fd = pidfd.as_fd();
+    poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&limit)).unwrap() > 0
+}
+
+fn exit_code(status: WaitStatus) -> i32 {
+    status
+        .exit_status()
+        .or_else(|| status.terminating_signal().map(|s| 128 + s))
+        .unwrap_or(-1)
+}
+
+/// Runs a command with its output in files: a container's process that inherits a pipe would hold it open.
+fn run(command: &mut Command, output: &Path) -> Output {
+    let (out, err) = (output.with_extension("out"), output.with_extension("err"));
+    command
+        .stdout(File::create(&out).unwrap())
+        .stderr(File::create(&err).unwrap());
+    let status = wait_for(command);
+    Output {
+        status,
+        stdout: std::fs::read(out).unwrap(),
+        stderr: std::fs::read(err).unwrap(),
+    }
+}
+
+/// Runs a command to its end, which must come in time.
+pub fn wait_for(command: &mut Command) -> std::process::ExitStatus {
+    let mut child = command.spawn().unwrap();
+    let pid = Pid::from_child(&child);
+    let pidfd = pidfd_open(pid, PidfdFlags::empty()).unwrap();
+    if !ends(&pidfd) {
+        let _ = child.kill();
+        let _ = child.wait();
+        panic!("{command:?} hangs");
+    }
+    child.wait().unwrap()
+}
+
+/// Polls a condition; false if it never holds.
+pub fn until(mut condition: impl FnMut() -> bool) -> bool {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        if Instant::now() > deadline {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    true
+}
+
+fn applets() -> &'static [String] {
+    static APPLETS: OnceLock<Vec<String>> = OnceLock::new();
+    APPLETS.get_or_init(|| {
+        let list = Command::new("/bin/busybox").arg("--list").output().unwrap();
+        let text = String::from_utf8(list.stdout).unwrap();
+        text.lines()
+            .filter(|a| *a != "busybox")
+            .map(str::to_owned)
+            .collect()
+    })
+}
+
+fn make_root(root: &Path) {
+    for dir in [
+        "bin",
+        "etc",
+        "proc",
+        "sys",
+        "dev",
+        "tmp",
+        "root",
+        "home",
+        "full/deep",
+    ] {
+        std::fs::create_dir_all(root.join(dir)).unwrap();
+    }
+    let mode =
+        |path: &Path, mode| std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    for dir in ["", "bin", "etc", "full", "full/deep"] {
+        mode(&root.join(dir), 0o755);
+    }
+    mode(&root.join("tmp"), 0o1777);
+    std::fs::copy("/bin/busybox", root.join("bin/busybox")).unwrap();
+    for applet in applets() {
+        let _ = symlink("busybox", root.join("bin").join(applet));
+    }
+    std::fs::write(
+        root.join("etc/passwd"),
+        "root:x:0:0::/root:/bin/sh\nweb:x:1000:1000::/home:/bin/sh\n",
+    )
+    .unwrap();
+    std::fs::write(root.join("etc/plain"), "not a program\n").unwrap();
+    std::fs::write(root.join("full/file"), "content\n").unwrap();
+    std::fs::write(root.join("full/deep/file"), "deep\n").unwrap();
+}
+
+/// A good configuration, of which every case changes a little.
+fn base(cgroup: &str) -> Value {
+    let capabilities: Vec<_> = defaults::CAPABILITIES.to_vec();
+    json!({
+        "ociVersion": "1.0.2",
+        "root": {"path": "rootfs", "readonly": false},
+        "hostname": "box",
+        "process": {
+            "user": {"uid": 0, "gid": 0},
+            "args": ["/bin/true"],
+            "env": ["PATH=/usr/bin:/bin", "A=b c"],
+            "cwd": "/",
+            "capabilities": {"bounding": capabilities, "effective": capabilities, "permitted": capabilities},
+        },
+        "mounts": defaults::mounts(64 << 20),
+        "linux": {
+            "cgroupsPath": cgroup,
+            "namespaces": defaults::namespaces(true),
+            "maskedPaths": defaults::MASKED_PATHS,
+            "readonlyPaths": defaults::READONLY_PATHS,
+            "resources": {"devices": defaults::device_rules()},
+        },
+    })
+}

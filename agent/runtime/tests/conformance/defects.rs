@@ -1,0 +1,7 @@
+//! Defects of other runtimes.
+
+use crate::case::Case;
+
+pub fn cases() -> Vec<Case> {
+    Vec::new()
+}
