@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxResources};
+use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxRdma, LinuxResources};
 
 use super::{Cgroup, Hierarchy, devices, read_file, write_file, write_value};
 use crate::Error;
@@ -49,7 +49,13 @@ pub(super) fn apply(
     resources: &LinuxResources,
     warnings: &mut Vec<String>,
 ) -> Result<(), Error> {
-    if let Some(rules) = resources.devices() {
+    if resources.unified().as_ref().is_some_and(|u| !u.is_empty()) {
+        return Err(Error::Unsupported(
+            "unified resources need a host with cgroup v2 alone".to_owned(),
+        ));
+    }
+    if let Some(rules) = resources.devices().as_ref().filter(|r| !r.is_empty()) {
+        // Never without: a container that may open every device is none.
         let directory = cgroup.controller("devices")?;
         for rule in rules {
             let file = if rule.allow() {
@@ -60,45 +66,136 @@ pub(super) fn apply(
             write_file(directory, file, &devices::rule_v1(rule)?)?;
         }
     }
-    if let Some(memory) = resources.memory() {
-        apply_memory(cgroup.controller("memory")?, memory, warnings)?;
+    let mut directory = |name: &str, warnings: &mut Vec<String>| {
+        let found = cgroup.controller(name).ok();
+        if found.is_none() {
+            warnings.push(format!(
+                "the {name} limit has no effect: this host has no {name} controller"
+            ));
+        }
+        found
+    };
+    if let Some(memory) = resources.memory()
+        && let Some(directory) = directory("memory", warnings)
+    {
+        apply_memory(directory, memory, warnings)?;
     }
     if let Some(cpu) = resources.cpu() {
-        apply_cpu(cgroup, cpu, warnings)?;
+        if has_bandwidth(cpu)
+            && let Some(directory) = directory("cpu", warnings)
+        {
+            apply_cpu(directory, cpu, warnings)?;
+        }
+        for (file, value) in [("cpuset.cpus", cpu.cpus()), ("cpuset.mems", cpu.mems())] {
+            if let Some(value) = value.as_ref().filter(|v| !v.is_empty())
+                && let Some(directory) = directory("cpuset", warnings)
+            {
+                write_file(directory, file, value)?;
+            }
+        }
     }
-    if let Some(pids) = resources.pids() {
+    if let Some(pids) = resources.pids().as_ref().filter(|p| p.limit() != 0)
+        && let Some(directory) = directory("pids", warnings)
+    {
         let limit = if pids.limit() > 0 {
             pids.limit().to_string()
         } else {
             "max".to_owned()
         };
-        write_file(cgroup.controller("pids")?, "pids.max", &limit)?;
+        write_file(directory, "pids.max", &limit)?;
     }
-    if let Some(block) = resources.block_io() {
-        apply_block_io(cgroup.controller("blkio")?, block, warnings)?;
+    if let Some(block) = resources.block_io()
+        && let Some(directory) = directory("blkio", warnings)
+    {
+        apply_block_io(directory, block, warnings)?;
     }
-    if let Some(limits) = resources.hugepage_limits() {
-        for limit in limits {
-            let file = format!("hugetlb.{}.limit_in_bytes", limit.page_size());
-            match cgroup.controller("hugetlb") {
-                Ok(directory) => write_file(directory, &file, &limit.limit().to_string())?,
-                Err(_) => {
-                    warnings.push("no limit on huge pages: this host has no hugetlb controller".to_owned())
-                }
+    apply_others(resources, &mut directory, warnings)
+}
+
+/// Huge pages, network classes and priorities, RDMA.
+fn apply_others<'a>(
+    resources: &LinuxResources,
+    directory: &mut impl FnMut(&str, &mut Vec<String>) -> Option<&'a Path>,
+    warnings: &mut Vec<String>,
+) -> Result<(), Error> {
+    for limit in resources.hugepage_limits().iter().flatten() {
+        let Some(directory) = directory("hugetlb", warnings) else {
+            continue;
+        };
+        let value = limit.limit().to_string();
+        write_file(
+            directory,
+            &format!("hugetlb.{}.limit_in_bytes", limit.page_size()),
+            &value,
+        )?;
+        let reserved = format!("hugetlb.{}.rsvd.limit_in_bytes", limit.page_size());
+        if directory.join(&reserved).exists() {
+            write_file(directory, &reserved, &value)?;
+        }
+    }
+    if let Some(network) = resources.network() {
+        if let Some(class) = network.class_id().filter(|&c| c != 0)
+            && let Some(directory) = directory("net_cls", warnings)
+        {
+            write_file(directory, "net_cls.classid", &class.to_string())?;
+        }
+        for interface in network.priorities().iter().flatten() {
+            let value = format!("{} {}", interface.name(), interface.priority());
+            if let Some(directory) = directory("net_prio", warnings) {
+                write_file(directory, "net_prio.ifpriomap", &value)?;
             }
         }
     }
-    if resources.unified().as_ref().is_some_and(|u| !u.is_empty()) {
-        return Err(Error::Unsupported(
-            "unified resources need a host with cgroup v2 alone".to_owned(),
-        ));
+    for (device, limit) in resources.rdma().iter().flatten() {
+        if let Some(directory) = directory("rdma", warnings) {
+            write_file(directory, "rdma.max", &rdma_line(device, limit))?;
+        }
     }
     Ok(())
+}
+
+/// One line of `rdma.max`; what is not limited is `max`.
+pub(super) fn rdma_line(device: &str, limit: &LinuxRdma) -> String {
+    let number = |n: Option<u32>| n.map_or("max".to_owned(), |n| n.to_string());
+    format!(
+        "{device} hca_handle={} hca_object={}",
+        number(limit.hca_handles()),
+        number(limit.hca_objects())
+    )
+}
+
+fn has_bandwidth(cpu: &LinuxCpu) -> bool {
+    cpu.shares().is_some()
+        || cpu.quota().is_some()
+        || cpu.period().is_some()
+        || cpu.burst().is_some()
+        || cpu.idle().is_some()
+        || cpu.realtime_period().is_some()
+        || cpu.realtime_runtime().is_some()
+}
+
+/// `checkBeforeUpdate`: a limit below what is in use would end processes; say so instead.
+pub(super) fn check_usage(usage: &str, limit: Option<i64>, asked: bool) -> Result<(), Error> {
+    let usage: i64 = usage.trim().parse().unwrap_or(0);
+    match limit.filter(|&l| l > 0 && asked) {
+        Some(limit) if limit < usage => Err(Error::InvalidSpec(format!(
+            "the memory limit {limit} is below the current use {usage}"
+        ))),
+        _ => Ok(()),
+    }
 }
 
 fn apply_memory(directory: &Path, memory: &LinuxMemory, warnings: &mut Vec<String>) -> Result<(), Error> {
     let swap = memory.swap().filter(|&s| s != 0);
     let limit = memory.limit().filter(|&l| l != 0);
+    if limit.is_some() && memory.check_before_update() == Some(true) {
+        let usage = read_file(directory, "memory.usage_in_bytes")?;
+        check_usage(&usage, limit, true)?;
+    }
+    // The kernel took this away in 5.11: every hierarchy is one.
+    if memory.use_hierarchy() == Some(true) && directory.join("memory.use_hierarchy").exists() {
+        let _ = write_file(directory, "memory.use_hierarchy", "1");
+    }
     let swap_file = directory.join("memory.memsw.limit_in_bytes").exists();
     if swap.is_some() && !swap_file {
         warnings.push("no limit on swap: this kernel does not account it".to_owned());
@@ -133,26 +230,32 @@ fn apply_memory(directory: &Path, memory: &LinuxMemory, warnings: &mut Vec<Strin
     if let Some(swappiness) = memory.swappiness() {
         write_file(directory, "memory.swappiness", &swappiness.to_string())?;
     }
-    if memory.disable_oom_killer() == Some(true) {
-        write_file(directory, "memory.oom_control", "1")?;
+    if let Some(disable) = memory.disable_oom_killer() {
+        write_file(directory, "memory.oom_control", if disable { "1" } else { "0" })?;
+    }
+    #[allow(deprecated)]
+    let kernel = memory.kernel();
+    if kernel.is_some_and(|k| k != 0) {
+        warnings.push("no limit on kernel memory: Linux has none since 5.11".to_owned());
+    }
+    if let Some(limit) = memory.kernel_tcp().filter(|&l| l != 0) {
+        write_file(directory, "memory.kmem.tcp.limit_in_bytes", &limit.to_string())?;
     }
     Ok(())
 }
 
-fn apply_cpu(cgroup: &Cgroup, cpu: &LinuxCpu, warnings: &mut Vec<String>) -> Result<(), Error> {
-    let directory = cgroup.controller("cpu")?;
+fn apply_cpu(directory: &Path, cpu: &LinuxCpu, warnings: &mut Vec<String>) -> Result<(), Error> {
+    if let Some(idle) = cpu.idle() {
+        if directory.join("cpu.idle").exists() {
+            write_file(directory, "cpu.idle", &idle.to_string())?;
+        } else {
+            warnings.push("cpu.idle has no effect: this kernel does not know it".to_owned());
+        }
+    }
     if let Some(shares) = cpu.shares().filter(|&s| s != 0) {
         write_file(directory, "cpu.shares", &shares.to_string())?;
     }
-    if let Some(period) = cpu.period().filter(|&p| p != 0) {
-        write_file(directory, "cpu.cfs_period_us", &period.to_string())?;
-    }
-    if let Some(quota) = cpu.quota().filter(|&q| q != 0) {
-        write_file(directory, "cpu.cfs_quota_us", &quota.to_string())?;
-    }
-    if let Some(burst) = cpu.burst() {
-        write_file(directory, "cpu.cfs_burst_us", &burst.to_string())?;
-    }
+    apply_bandwidth(directory, cpu)?;
     for (file, value) in [
         (
             "cpu.rt_period_us",
@@ -170,12 +273,34 @@ fn apply_cpu(cgroup: &Cgroup, cpu: &LinuxCpu, warnings: &mut Vec<String>) -> Res
             ));
         }
     }
-    for (file, value) in [("cpuset.cpus", cpu.cpus()), ("cpuset.mems", cpu.mems())] {
-        if let Some(value) = value.as_ref().filter(|v| !v.is_empty()) {
-            write_file(cgroup.controller("cpuset")?, file, value)?;
-        }
-    }
     Ok(())
+}
+
+/// Period, quota and burst, each of which the kernel checks against the others' present values.
+fn apply_bandwidth(directory: &Path, cpu: &LinuxCpu) -> Result<(), Error> {
+    let period = cpu.period().filter(|&p| p != 0);
+    let quota = cpu.quota().filter(|&q| q != 0);
+    let burst = cpu.burst();
+    if burst.is_some() || quota.is_some_and(|q| q < 0) {
+        // A burst that is larger than the new quota would be in its way.
+        let _ = write_value(&directory.join("cpu.cfs_burst_us"), "0");
+    }
+    let write_period = || match period {
+        Some(period) => write_file(directory, "cpu.cfs_period_us", &period.to_string()),
+        None => Ok(()),
+    };
+    // A container whose parent is limited may not have the larger share even for a moment.
+    let early = write_period();
+    if let Some(quota) = quota {
+        write_file(directory, "cpu.cfs_quota_us", &quota.to_string())?;
+    }
+    if early.is_err() {
+        write_period()?;
+    }
+    match burst {
+        Some(burst) => write_file(directory, "cpu.cfs_burst_us", &burst.to_string()),
+        None => Ok(()),
+    }
 }
 
 fn apply_block_io(directory: &Path, block: &LinuxBlockIo, warnings: &mut Vec<String>) -> Result<(), Error> {
@@ -189,6 +314,9 @@ fn apply_block_io(directory: &Path, block: &LinuxBlockIo, warnings: &mut Vec<Str
                 warnings.push("no block I/O weight: no I/O scheduler of this host supports it".to_owned())
             }
         }
+    }
+    if block.leaf_weight().is_some_and(|w| w != 0) {
+        warnings.push("no leaf weight: Linux has none since 5.0".to_owned());
     }
     for device in block.weight_device().iter().flatten() {
         let Some(weight) = device.weight() else { continue };

@@ -12,7 +12,7 @@ use crate::Error;
 use crate::error::IoContext;
 
 /// Controllers that containers use, as far as the host has them.
-const CONTROLLERS: [&str; 6] = ["cpuset", "cpu", "io", "memory", "hugetlb", "pids"];
+const CONTROLLERS: [&str; 7] = ["cpuset", "cpu", "io", "memory", "hugetlb", "pids", "rdma"];
 
 /// Makes all directories above `path` and switches the controllers on in each of them.
 pub(super) fn make_parents(root: &Path, path: &Path) -> Result<(), Error> {
@@ -49,7 +49,7 @@ pub(super) fn apply(
     if let Some(cpu) = resources.cpu() {
         apply_cpu(directory, cpu, warnings)?;
     }
-    if let Some(pids) = resources.pids() {
+    if let Some(pids) = resources.pids().as_ref().filter(|p| p.limit() != 0) {
         let limit = if pids.limit() > 0 {
             pids.limit().to_string()
         } else {
@@ -61,8 +61,29 @@ pub(super) fn apply(
         apply_block_io(directory, block, warnings)?;
     }
     for limit in resources.hugepage_limits().iter().flatten() {
-        let file = format!("hugetlb.{}.max", limit.page_size());
-        write_or_warn(directory, &file, &limit.limit().to_string(), warnings)?;
+        let (file, value) = (
+            format!("hugetlb.{}.max", limit.page_size()),
+            limit.limit().to_string(),
+        );
+        write_or_warn(directory, &file, &value, warnings)?;
+        let reserved = format!("hugetlb.{}.rsvd.max", limit.page_size());
+        if directory.join(&reserved).exists() {
+            write_file(directory, &reserved, &value)?;
+        }
+    }
+    for (device, limit) in resources.rdma().iter().flatten() {
+        write_or_warn(
+            directory,
+            "rdma.max",
+            &super::v1::rdma_line(device, limit),
+            warnings,
+        )?;
+    }
+    if let Some(network) = resources.network()
+        && (network.class_id().is_some_and(|c| c != 0)
+            || network.priorities().as_ref().is_some_and(|p| !p.is_empty()))
+    {
+        warnings.push("network classes and priorities don't exist with cgroup v2".to_owned());
     }
     for (file, value) in resources.unified().iter().flatten() {
         if file.contains('/') || file.starts_with("cgroup.") {
@@ -98,6 +119,10 @@ fn apply_memory(directory: &Path, memory: &LinuxMemory, warnings: &mut Vec<Strin
         }
     };
     let limit = memory.limit().filter(|&l| l != 0);
+    if limit.is_some() && memory.check_before_update() == Some(true) {
+        let usage = read_file(directory, "memory.current").unwrap_or_default();
+        super::v1::check_usage(&usage, limit, true)?;
+    }
     if let Some(swap) = memory.swap().filter(|&s| s != 0) {
         // v1's figure is memory and swap together, v2's is swap alone.
         let swap = match (swap, limit) {
@@ -119,6 +144,13 @@ fn apply_memory(directory: &Path, memory: &LinuxMemory, warnings: &mut Vec<Strin
     if memory.disable_oom_killer() == Some(true) {
         warnings.push("the OOM killer can't be disabled with cgroup v2".to_owned());
     }
+    if memory.swappiness().is_some() {
+        warnings.push("swappiness can't be set with cgroup v2".to_owned());
+    }
+    #[allow(deprecated)]
+    if memory.kernel().is_some_and(|k| k != 0) || memory.kernel_tcp().is_some_and(|k| k != 0) {
+        warnings.push("kernel memory has no limit of its own with cgroup v2".to_owned());
+    }
     Ok(())
 }
 
@@ -138,6 +170,9 @@ fn apply_cpu(directory: &Path, cpu: &LinuxCpu, warnings: &mut Vec<String>) -> Re
             .map_or("max".to_owned(), |q| q.to_string());
         let period = cpu.period().filter(|&p| p != 0).unwrap_or(100_000);
         write_or_warn(directory, "cpu.max", &format!("{quota} {period}"), warnings)?;
+    }
+    if let Some(idle) = cpu.idle() {
+        write_or_warn(directory, "cpu.idle", &idle.to_string(), warnings)?;
     }
     if let Some(burst) = cpu.burst() {
         write_or_warn(directory, "cpu.max.burst", &burst.to_string(), warnings)?;
@@ -169,6 +204,16 @@ fn apply_block_io(directory: &Path, block: &LinuxBlockIo, warnings: &mut Vec<Str
             write_file(directory, "io.bfq.weight", &weight.to_string())?;
         } else {
             write_or_warn(directory, "io.weight", &io_weight(weight).to_string(), warnings)?;
+        }
+    }
+    for device in block.weight_device().iter().flatten() {
+        let Some(weight) = device.weight() else { continue };
+        let number = format!("{}:{}", device.major(), device.minor());
+        if directory.join("io.bfq.weight").exists() {
+            write_file(directory, "io.bfq.weight", &format!("{number} {weight}"))?;
+        } else {
+            let value = format!("{number} {}", io_weight(weight));
+            write_or_warn(directory, "io.weight", &value, warnings)?;
         }
     }
     for (key, devices) in [

@@ -187,6 +187,9 @@ pub(super) fn prepare_outside(plan: &InitPlan) -> Result<Outside<'_>, Error> {
     let namespaces = &plan.namespaces;
     join_cgroups(&plan.cgroup_procs)?;
     credentials::before_pivot(&plan.process, &mut warnings)?;
+    if namespaces.user.is_none() {
+        credentials::tell_missing(&plan.process, &mut warnings)?;
+    }
     rustix::process::umask(Mode::empty());
     namespaces.join_given()?;
     let map = namespaces.user.as_ref();
@@ -264,9 +267,7 @@ fn build(
     sysctl::write(&plan.sysctls, |key| {
         !mapped || plan.namespaces.is_new(sysctl::namespace_of(key))
     })?;
-    if plan.root_read_only {
-        rootfs::make_read_only(&root)?;
-    }
+    rootfs::finish(&root, plan.root_read_only)?;
     rootfs::enter(&root)?;
     rootfs::propagate(&root, propagation)?;
     rustix::process::umask(Mode::from_raw_mode(0o022));

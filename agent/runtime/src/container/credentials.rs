@@ -12,6 +12,78 @@ use crate::Error;
 use crate::error::IoContext;
 use crate::sys;
 
+/// Names of linux/capability.h by number, without `CAP_`.
+const CAPABILITIES: [&str; 41] = [
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "DAC_READ_SEARCH",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "SETGID",
+    "SETUID",
+    "SETPCAP",
+    "LINUX_IMMUTABLE",
+    "NET_BIND_SERVICE",
+    "NET_BROADCAST",
+    "NET_ADMIN",
+    "NET_RAW",
+    "IPC_LOCK",
+    "IPC_OWNER",
+    "SYS_MODULE",
+    "SYS_RAWIO",
+    "SYS_CHROOT",
+    "SYS_PTRACE",
+    "SYS_PACCT",
+    "SYS_ADMIN",
+    "SYS_BOOT",
+    "SYS_NICE",
+    "SYS_RESOURCE",
+    "SYS_TIME",
+    "SYS_TTY_CONFIG",
+    "MKNOD",
+    "LEASE",
+    "AUDIT_WRITE",
+    "AUDIT_CONTROL",
+    "SETFCAP",
+    "MAC_OVERRIDE",
+    "MAC_ADMIN",
+    "SYSLOG",
+    "WAKE_ALARM",
+    "BLOCK_SUSPEND",
+    "AUDIT_READ",
+    "PERFMON",
+    "BPF",
+    "CHECKPOINT_RESTORE",
+];
+
+/// The name of a capability.
+pub(crate) fn capability_name(number: u32) -> Option<String> {
+    let name = CAPABILITIES.get(usize::try_from(number).ok()?)?;
+    Some(format!("CAP_{name}"))
+}
+
+/// Tells which of the capabilities asked for can't be given, as the engine lacks them itself.
+pub(super) fn tell_missing(plan: &ProcessPlan, warnings: &mut Vec<String>) -> Result<(), Error> {
+    let own = rustix::thread::capabilities(None)
+        .context(|| "read capabilities")?
+        .permitted
+        .bits();
+    let last = fs::read_to_string("/proc/sys/kernel/cap_last_cap").unwrap_or_default();
+    let last: u32 = last.trim().parse().unwrap_or(40);
+    let missing: Vec<String> = (0..=last)
+        .filter(|bit| plan.capabilities.permitted & !own & (1 << bit) != 0)
+        .filter_map(capability_name)
+        .collect();
+    if !missing.is_empty() {
+        warnings.push(format!(
+            "{} can't be given to the container: the engine lacks it itself",
+            missing.join(", ")
+        ));
+    }
+    Ok(())
+}
+
 /// What must be written to the host's `/proc` while it is still in reach: a procfs that the container has
 /// arranged can't be trusted (CVE-2025-52881, CVE-2019-19921).
 pub(super) fn before_pivot(plan: &ProcessPlan, warnings: &mut Vec<String>) -> Result<(), Error> {

@@ -227,7 +227,17 @@ impl Terminal {
 
     /// Shows the terminal as `/dev/console`.
     pub(super) fn mount_console(&self, root: &Root) -> Result<(), Error> {
-        let target = root.ensure(Path::new("/dev/console"), Kind::File)?;
+        let path = Path::new("/dev/console");
+        // Made where it is missing; a link of the image is not followed (CVE-2025-52565).
+        let target = match root.open(path, OFlags::PATH | OFlags::NOFOLLOW, ResolveFlags::NO_SYMLINKS) {
+            Err(Errno::NOENT) => root.ensure(path, Kind::File)?,
+            result => result.context(|| "open /dev/console inside the container")?,
+        };
+        if FileType::from_raw_mode(stat_handle(&target).context(|| "stat /dev/console")?.st_mode)
+            == FileType::Symlink
+        {
+            return Err(Error::Create("the image's /dev/console is a link".to_owned()));
+        }
         let tree = copy_handle(&self.slave, false).context(|| "copy the terminal's mount")?;
         attach(tree, target).context(|| "mount /dev/console")
     }

@@ -34,6 +34,7 @@ use userns::UserNamespace;
 pub(crate) use sysctl::check as check_sysctls;
 pub(crate) use tuning::personality;
 
+pub(crate) use credentials::capability_name;
 pub(crate) use options::WORDS as MOUNT_WORDS;
 pub(crate) use rootfs::check_propagation;
 pub(crate) use stage::run as run_stage;

@@ -277,8 +277,11 @@ pub(crate) fn check_propagation(word: Option<&str>) -> Result<(), Error> {
     }
 }
 
-/// Sets the root read-only.
-pub(super) fn make_read_only(root: &Root) -> Result<(), Error> {
+/// Sets the root read-only, if the specification asks for it.
+pub(super) fn finish(root: &Root, read_only: bool) -> Result<(), Error> {
+    if !read_only {
+        return Ok(());
+    }
     set_attributes(&root.0, false, sys::mount::attr::RDONLY, 0, 0).context(|| "make the root read-only")
 }
 

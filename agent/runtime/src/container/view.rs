@@ -66,7 +66,9 @@ impl FileView {
     }
 
     fn make(&self, rootfs: &RootfsMount) -> Result<OwnedFd, Error> {
-        let plans = super::plan_mounts(&self.mounts, None)?;
+        // Owners as they are on disk: there is no container whose user namespace could map them.
+        let mounts: Vec<_> = self.mounts.iter().cloned().map(unmapped).collect();
+        let plans = super::plan_mounts(&mounts, None, None)?;
         let lasting = |plan: &MountPlan| match &plan.source {
             Source::Bind { .. } => true,
             // An image.
@@ -131,7 +133,7 @@ impl FileView {
     }
 
     /// Copies of the root's mount and of the user's, made in the container's mount namespace, as the kernel asks.
-    fn copy_mounts(&self, root: &Root) -> Result<(OwnedFd, Vec<(&Mount, OwnedFd)>), Error> {
+    fn copy_mounts(&self, root: &Root) -> Result<(OwnedFd, Vec<MountedAt<'_>>), Error> {
         let private = |tree: OwnedFd| {
             set_attributes(&tree, true, 0, 0, libc::MS_PRIVATE).context(|| "make a copied mount private")?;
             Ok::<_, Error>(tree)
@@ -171,4 +173,21 @@ fn unshare_mounts() -> Result<(), Error> {
     rustix::thread::unshare(UnshareFlags::NEWNS).context(|| "make a mount namespace")?;
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .context(|| "make mounts private to this process")
+}
+
+/// A mount of the specification with the handle that opens it.
+type MountedAt<'a> = (&'a Mount, OwnedFd);
+
+/// A mount without its id-mapping.
+fn unmapped(mut mount: Mount) -> Mount {
+    let options = mount.options().clone().unwrap_or_default();
+    let kept = options
+        .into_iter()
+        .filter(|o| o != "idmap" && o != "ridmap")
+        .collect();
+    mount
+        .set_options(Some(kept))
+        .set_uid_mappings(None)
+        .set_gid_mappings(None);
+    mount
 }

@@ -214,7 +214,7 @@ impl Container {
             tty: false,
             open_stdin: false,
             stdin_once: false,
-            log: LogConfig::None,
+            log: LogConfig::default(),
             seccomp_cache: global.root.join(".seccomp"),
             init: false,
         };

@@ -294,7 +294,6 @@ impl Bed {
         }
     }
 
-    #[allow(dead_code)]
     /// The container's cgroup file on the host; `None` where the host has no such controller.
     pub fn cgroup_file(&self, controller: &str, file: &str) -> Option<String> {
         let path = format!("/sys/fs/cgroup/{controller}{}/{file}", self.cgroup);
