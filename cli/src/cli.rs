@@ -219,6 +219,14 @@ impl Cli {
         matches!(self.command, Command::Daemon(_))
     }
 
+    /// The arguments of `daemon`, if that is the command.
+    pub fn into_daemon(self) -> Option<daemon::Arguments> {
+        match self.command {
+            Command::Daemon(arguments) => Some(arguments),
+            _ => None,
+        }
+    }
+
     /// Runs the command.
     ///
     /// # Errors

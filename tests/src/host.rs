@@ -230,6 +230,18 @@ impl Host {
         self.end(Signal::KILL).map(drop)
     }
 
+    /// Sends the daemon a signal that does not end it.
+    ///
+    /// # Errors
+    /// When it is not running.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        let daemon = self.daemon();
+        let child = daemon
+            .as_ref()
+            .with_context(|| format!("{} has no daemon", self.name()))?;
+        kill_process(pid_of(child)?, signal).context("cannot signal the daemon")
+    }
+
     fn end(&self, signal: Signal) -> Result<i32> {
         let mut child = self
             .daemon()

@@ -1,11 +1,11 @@
-//! What users ask of the engine as a whole: events, info, settings, and how the client finds its daemon.
+//! What users ask of the engine as a whole: events, info, settings, disk use.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use pontoon_tests::{Fleet, Host, SHORT, process, programs, wait_until, with_fleet};
+use rustix::process::Signal;
 use serde_json::Value;
 
 /// One host with the test images.
@@ -101,6 +101,26 @@ fn the_settings_file_is_read() {
         host.start()?;
         let labels = host.ok(&["info", "--format", "{{json .Labels}} {{.Debug}}"])?;
         ensure!(labels == r#"["zone=a"] true"#, "{labels}");
+        host.configure("label = [\"zone=b\"]\n")?;
+        host.signal(Signal::HUP)?;
+        wait_until("the settings are read again", SHORT, || {
+            let labels = host.ok(&["info", "--format", "{{json .Labels}} {{.Debug}}"])?;
+            ensure!(labels == r#"["zone=b"] false"#, "{labels}");
+            Ok(())
+        })?;
+        let told = host.ok(&[
+            "events",
+            "--since",
+            "1h",
+            "--until",
+            "0s",
+            "--filter",
+            "type=daemon",
+        ])?;
+        ensure!(
+            told.contains(" daemon reload ") && told.contains("labels=[zone=b]"),
+            "{told}"
+        );
         for (settings, message) in [
             ("colour = 1", "unknown setting \"colour\""),
             ("label = [\"zone\"]", "bad attribute format: zone"),
@@ -112,107 +132,6 @@ fn the_settings_file_is_read() {
             command.arg("daemon").arg("--config").arg(&path);
             process::run(command)?.fails(1, &[message])?;
         }
-        Ok(())
-    });
-}
-
-/// A stand-in for ssh(1): checks what it is told and runs the command here, as a far shell would.
-const FAKE_SSH: &str = r#"#!/bin/sh
-echo "$*" >>"$SSH_LOG"
-while [ "$1" != -- ]; do shift; done
-[ "$2" = me@far ] || { echo "ssh: unknown host $2" >&2; exit 255; }
-shift 2
-exec sh -c "$*"
-"#;
-
-#[test]
-fn contexts_lead_to_daemons() {
-    with_fleet(1, |fleet| {
-        let host = fleet.host(1);
-        let folder = host.folder().join("client");
-        fs::create_dir_all(folder.join("bin"))?;
-        fs::write(folder.join("bin/ssh"), FAKE_SSH)?;
-        fs::set_permissions(folder.join("bin/ssh"), fs::Permissions::from_mode(0o755))?;
-        std::os::unix::fs::symlink(programs::pontoon()?, folder.join("bin/pontoon"))?;
-        let path = format!("{}:{}", folder.join("bin").display(), std::env::var("PATH")?);
-        let log = folder.join("ssh.log");
-        let client = |args: &[&str]| {
-            let mut command = Command::new(folder.join("bin/pontoon"));
-            command
-                .env_remove("PONTOON_HOST")
-                .env("PONTOON_CONFIG_DIR", folder.join("config"))
-                .env("SSH_LOG", &log)
-                .env("PATH", &path)
-                .args(args);
-            process::run(command)
-        };
-        let socket = host.socket();
-        let far = format!("ssh://me@far:2222{}", socket.trim_start_matches("unix://"));
-        client(&["context", "create", "near", "--docker", &format!("host={socket}")])?.ok()?;
-        client(&[
-            "context",
-            "create",
-            "far",
-            "--description",
-            "by ssh",
-            "--docker",
-            &format!("host={far}"),
-        ])?
-        .ok()?;
-        client(&["context", "use", "near"])?.ok()?;
-        ensure!(client(&["context", "show"])?.ok()? == "near");
-        let id = client(&["info", "--format", "{{.ID}}"])?.ok()?;
-        ensure!(id == host.ok(&["info", "--format", "{{.ID}}"])?, "{id}");
-        ensure!(!log.exists(), "no ssh for a socket of this host");
-        ensure!(client(&["--context", "far", "info", "--format", "{{.ID}}"])?.ok()? == id);
-        let said = fs::read_to_string(&log)?;
-        ensure!(
-            said.contains("-p 2222") && said.contains("-- me@far pontoon --host="),
-            "{said}"
-        );
-
-        let listed = client(&[
-            "context",
-            "ls",
-            "--format",
-            "{{.Name}} {{.Current}} {{.DockerEndpoint}}",
-        ])?
-        .ok()?;
-        ensure!(
-            listed
-                == format!(
-                    "default false unix:///run/pontoon/pontoon.sock\nfar false {far}\nnear true {socket}"
-                ),
-            "{listed}"
-        );
-        client(&["context", "rm", "near"])?.fails(1, &["is in use, set -f flag"])?;
-        client(&[
-            "context",
-            "export",
-            "far",
-            &folder.join("far.tar").display().to_string(),
-        ])?
-        .ok()?;
-        client(&[
-            "context",
-            "import",
-            "again",
-            &folder.join("far.tar").display().to_string(),
-        ])?
-        .ok()?;
-        ensure!(client(&["context", "inspect", "again", "-f", "{{.Endpoints.docker.Host}}"])?.ok()? == far);
-        client(&["context", "rm", "-f", "near", "far"])?.ok()?;
-        ensure!(client(&["context", "show"])?.ok()? == "default");
-
-        client(&["--context", "near", "ps"])?.fails(1, &["context not found"])?;
-        client(&["--context", "again", "--host", &socket, "ps"])?
-            .fails(1, &["cannot specify both --host and --context"])?;
-        client(&["--host", "ssh://nobody@nowhere", "ps"])?.fails(
-            1,
-            &["Cannot connect to the Pontoon daemon at ssh://nobody@nowhere"],
-        )?;
-        client(&["context", "create", "tls", "--docker", "host=tcp://1.2.3.4:2376"])?
-            .fails(1, &["invalid host"])?;
         Ok(())
     });
 }

@@ -7,7 +7,7 @@
 use std::future::Future;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use pontoon_image::ImageStore;
 use pontoon_net::{BridgeConfig, NetworkManager};
@@ -17,8 +17,8 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::NATIVE_RUNTIME;
 use crate::error::IoContext;
-use crate::event::ContainerEvent;
 use crate::event::log::EventLog;
+use crate::event::{ContainerEvent, EventObject};
 use crate::registry::Registry;
 use crate::spec::remap::IdMap;
 use crate::volumes::Volumes;
@@ -38,6 +38,7 @@ pub struct Engine {
     pub(crate) tasks: TaskTracker,
     pub(crate) stop: CancellationToken,
     pub(crate) event_log: Arc<EventLog>,
+    labels: RwLock<Vec<String>>,
     pub(crate) events: broadcast::Sender<ContainerEvent>,
     /// Mappings of containers' user namespaces, if they have any.
     pub(crate) remap: Option<IdMap>,
@@ -82,6 +83,7 @@ impl Engine {
         let volumes_dir = config.data_dir.join("volumes");
         let volumes = blocking(move || Volumes::open(volumes_dir));
         let (images, network, volumes) = tokio::try_join!(images, network, volumes)?;
+        let labels = config.labels.clone();
         let engine = Arc::new(Self {
             id: engine_id(&config.data_dir)?,
             config,
@@ -92,6 +94,7 @@ impl Engine {
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
             event_log: Arc::default(),
+            labels: RwLock::new(labels),
             events: broadcast::Sender::new(EVENTS),
             remap,
         });
@@ -119,6 +122,24 @@ impl Engine {
     /// The network manager.
     pub fn network(&self) -> &Arc<NetworkManager> {
         &self.network
+    }
+
+    /// Its labels, `key=value`.
+    pub fn labels(&self) -> Vec<String> {
+        self.labels.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Takes over the settings that may change while it runs, and tells of it.
+    pub fn reload(&self, labels: Vec<String>) {
+        let shown = format!("[{}]", labels.join(" "));
+        *self.labels.write().unwrap_or_else(PoisonError::into_inner) = labels;
+        let name = crate::system::host_name();
+        self.emit_object(
+            EventObject::Daemon,
+            "reload",
+            &self.id,
+            [("name", name), ("labels", shown)],
+        );
     }
 
     /// The settings it was opened with.

@@ -113,7 +113,7 @@ impl Engine {
             log_drivers: names(&crate::logs::DRIVERS),
             network_drivers: names(&["bridge", "host", "ipvlan", "macvlan", "null", "overlay"]),
             volume_drivers: names(&["local"]),
-            labels: self.config.labels.clone(),
+            labels: self.labels(),
             init_binary: "docker-init".to_owned(),
             // Containers always outlive the daemon.
             live_restore: true,

@@ -174,6 +174,11 @@ impl Config {
         })
     }
 
+    /// The logging level.
+    pub fn log_level(&self) -> LevelFilter {
+        self.log_level
+    }
+
     /// The local gRPC socket.
     pub fn socket(&self) -> PathBuf {
         self.run_dir.join("pontoon.sock")
@@ -248,12 +253,18 @@ fn default_runtimes() -> BTreeMap<String, PathBuf> {
     found
 }
 
-/// Logs to stderr: the service manager keeps it.
-pub fn start_logging(config: &Config) {
+/// Logs to stderr: the service manager keeps it. Returns what changes the level later.
+pub fn start_logging(config: &Config) -> super::reload::SetLevel {
     use std::io::IsTerminal;
-    tracing_subscriber::fmt()
+    use tracing_subscriber::layer::SubscriberExt;
+    use tracing_subscriber::util::SubscriberInitExt;
+    let (level, handle) = tracing_subscriber::reload::Layer::new(config.log_level);
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_max_level(config.log_level)
-        .init();
+        .with_ansi(std::io::stderr().is_terminal());
+    tracing_subscriber::registry().with(level).with(lines).init();
+    Box::new(move |level| {
+        // It fails only when the subscriber is gone, and then nobody logs.
+        let _ = handle.reload(level);
+    })
 }

@@ -15,6 +15,7 @@ pub mod file;
 mod local;
 mod membership;
 mod node;
+mod reload;
 
 use std::fs::File;
 use std::path::Path;
@@ -39,7 +40,7 @@ const LAST_CALLS: Duration = Duration::from_secs(2);
 /// When it can't start: bad settings, another daemon on the same folders, a damaged state.
 pub async fn run(arguments: Arguments) -> Outcome {
     let config = Config::new(arguments)?;
-    config::start_logging(&config);
+    let set_level = config::start_logging(&config);
     config.make_folders()?;
     let _locks = [lock(&config.data_dir)?, lock(&config.run_dir)?];
     let engine = Engine::open(engine_config(&config))
@@ -50,7 +51,7 @@ pub async fn run(arguments: Arguments) -> Outcome {
     let mut server = local::serve(&config, engine.clone(), membership.clone(), stop.clone())?;
     tracing::info!(socket = %config.socket().display(), "Pontoon daemon is ready");
     membership.resume().await;
-    wait_for_signal().await?;
+    wait_for_signal(&engine, &set_level).await?;
     tracing::info!("stopping; containers go on");
     membership.stop().await;
     stop.cancel();
@@ -69,14 +70,18 @@ pub async fn run(arguments: Arguments) -> Outcome {
     }
 }
 
-async fn wait_for_signal() -> Result<(), Failure> {
+/// Until SIGTERM or SIGINT; SIGHUP reloads the settings.
+async fn wait_for_signal(engine: &Engine, set_level: &reload::SetLevel) -> Result<(), Failure> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+    let mut hangup = signal(SignalKind::hangup())?;
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+            _ = hangup.recv() => reload::reload(engine, set_level),
+        }
     }
-    Ok(())
 }
 
 /// Takes one of the daemon's folders for this process; the lock goes with it.

@@ -206,8 +206,7 @@ fn agent_config(config: &NodeConfig) -> AgentConfig {
         // Checked at the daemon's start.
         labels: config
             .engine
-            .config()
-            .labels
+            .labels()
             .iter()
             .filter_map(|label| label.split_once('='))
             .map(|(key, value)| (key.to_owned(), value.to_owned()))
