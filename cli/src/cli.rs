@@ -103,7 +103,7 @@ enum Command {
     /// Attach local standard input, output, and error streams to a running container
     Attach(container::exec::AttachArguments),
     /// List port mappings or a specific mapping for the container
-    Port(container::list::PortArguments),
+    Port(container::ports::Arguments),
     /// Display a live stream of container(s) resource usage statistics
     Stats(container::stats::Arguments),
     /// Display the running processes of a container
@@ -265,7 +265,7 @@ impl Cli {
             Command::Logs(arguments) => container::logs::run(host, arguments).await,
             Command::Exec(arguments) => container::exec::run(host, arguments).await,
             Command::Attach(arguments) => container::exec::attach(host, arguments).await,
-            Command::Port(arguments) => container::list::port(host, arguments).await,
+            Command::Port(arguments) => container::ports::run(host, arguments).await,
             Command::Stats(arguments) => container::stats::run(host, arguments).await,
             Command::Top(arguments) => container::top::run(host, arguments).await,
             Command::Update(arguments) => container::update::run(host, arguments).await,

@@ -25,13 +25,15 @@ mod terminal;
 mod usage;
 
 fn main() -> ExitCode {
-    let mut arguments = std::env::args_os().skip(1);
+    let mut arguments = std::env::args_os();
+    if pontoon_runtime::is_init(arguments.next().as_deref()) {
+        return pontoon_runtime::init_main(arguments);
+    }
     match arguments.next().as_deref().and_then(std::ffi::OsStr::to_str) {
         Some("shim") => with_folder(arguments, pontoon_runtime::shim_main),
         Some("netd") => with_folder(arguments, pontoon_dataplane::netd_main),
         Some("archive") => pontoon_engine::archive_main(),
         Some("shim-log") => pontoon_runtime::shim_log_main(arguments),
-        Some("init") => pontoon_runtime::init_main(arguments),
         Some("oci") => command::oci::main(arguments),
         _ => client_main(),
     }

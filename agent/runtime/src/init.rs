@@ -1,13 +1,16 @@
 //! The small init that runs as pid 1 of a container started with `--init`: one child, whose end is ours.
 
-use std::ffi::{CString, OsString};
+use std::ffi::{CStr, CString, OsStr, OsString};
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::process::ExitCode;
 
 use rustix::process::{WaitOptions, WaitStatus, wait};
 
 use crate::sys;
+
+/// Where programs are looked for without `PATH`.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Signals that are about init itself, or that a process gets for its own faults.
 const NOT_FORWARDED: [i32; 11] = [
@@ -24,20 +27,42 @@ const NOT_FORWARDED: [i32; 11] = [
     libc::SIGTTOU,
 ];
 
-/// `-- <path> <argv...>`: path and argv[0] may differ, as for execve.
+/// How it is called, and with that what process listings show: Docker's name.
+pub(crate) const NAME: &CStr = c"/sbin/docker-init";
+
+/// `-- <argv...>`: the program is looked up as a shell does.
 pub(crate) fn main(arguments: Vec<OsString>) -> ExitCode {
+    // Started through a descriptor, it would have that one's number or file for a name.
+    let _ = rustix::thread::set_name(c"docker-init");
     let words: Option<Vec<CString>> = arguments
         .iter()
         .skip_while(|a| *a == "--")
         .map(|a| CString::new(a.as_bytes()).ok())
         .collect();
     match words.as_deref() {
-        Some([program, argv @ ..]) if !argv.is_empty() => run(program, argv),
+        Some(argv @ [name, ..]) => run(&looked_up(name), argv),
         _ => {
             eprintln!("docker-init: no program given");
             ExitCode::from(125)
         }
     }
+}
+
+/// Where the program is: it was found a moment ago, before this init was started.
+fn looked_up(name: &CString) -> CString {
+    use std::os::unix::fs::PermissionsExt;
+    if name.as_bytes().contains(&b'/') {
+        return name.clone();
+    }
+    let path = std::env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
+    std::env::split_paths(&path)
+        .map(|directory| directory.join(OsStr::from_bytes(name.as_bytes())))
+        .find(|candidate| {
+            let metadata = std::fs::metadata(candidate);
+            metadata.is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
+        })
+        .and_then(|found| CString::new(found.into_os_string().into_vec()).ok())
+        .unwrap_or_else(|| name.clone())
 }
 
 fn run(program: &CString, argv: &[CString]) -> ExitCode {

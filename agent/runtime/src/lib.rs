@@ -56,9 +56,14 @@ pub fn shim_log_main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode 
     shim::log_main(&arguments.into_iter().collect::<Vec<_>>())
 }
 
-/// Entry point of the hidden subcommand `init -- <program> <argv...>`: pid 1 of a container started with
-/// `--init`. Takes what follows `init`. Forwards signals to the one child that it starts, reaps everything,
-/// returns the child's status.
+/// True if this process was started as a container's init: its name says so, as process listings are to show Docker's
+/// `/sbin/docker-init -- program`. Then call [`init_main`] with what follows the name.
+pub fn is_init(name: Option<&OsStr>) -> bool {
+    name.is_some_and(|name| name.as_encoded_bytes() == init::NAME.to_bytes())
+}
+
+/// Pid 1 of a container started with `--init`: takes `-- <program> <arguments...>`. Forwards signals to the one
+/// child that it starts, reaps everything, returns the child's status.
 pub fn init_main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     init::main(arguments.into_iter().collect())
 }

@@ -7,18 +7,25 @@ mod cluster;
 mod container;
 mod image;
 mod mounts;
+mod shape;
 
 use clap::{Args, ValueEnum};
-use pontoon_proto::v1::{ContainerRequest, GetRequest, ImageRequest, NetworkRequest, VolumeRequest};
+use pontoon_proto::v1::{
+    Container, ContainerRequest, FilterValues, GetRequest, ImageRequest, ListContainersRequest, NetworkRequest,
+    VolumeRequest,
+};
 use serde_json::Value;
 
-use super::system::print_formatted;
 use crate::client::Client;
 use crate::error::{Failure, Outcome};
 use crate::output::listing;
+use crate::output::template::Template;
 
 pub use cluster::{availability_name, node_json, reachability_name, service_json, update_state_name};
 pub use mounts::type_name;
+
+/// Docker's exit status for a template that can't be read.
+const BAD_TEMPLATE: u8 = 64;
 
 /// Kinds of objects that can be inspected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -59,8 +66,8 @@ pub struct Arguments {
     #[arg(short = 's', long)]
     size: bool,
     /// Only inspect objects of the given type
-    #[arg(long, value_name = "string", value_enum)]
-    r#type: Option<Kind>,
+    #[arg(long, value_name = "string")]
+    r#type: Option<String>,
     /// Names or ids
     #[arg(required = true, value_name = "NAME|ID")]
     names: Vec<String>,
@@ -82,11 +89,15 @@ pub struct KindArguments {
 /// # Errors
 /// Names each object that was not found; what was found is printed first.
 pub async fn run(host: Option<&str>, arguments: Arguments) -> Outcome {
-    let client = Client::connect(host).await?;
-    if arguments.size && arguments.r#type.is_some_and(|kind| kind != Kind::Container) {
-        return Err(Failure::new("\"size\" is not supported for this type"));
+    let kind = arguments.r#type.as_deref().filter(|name| !name.is_empty());
+    let kind = kind.map(kind_named).transpose()?;
+    if arguments.size
+        && let Some(kind) = kind.filter(|kind| *kind != Kind::Container)
+    {
+        eprintln!("WARNING: --size ignored for {}", kind_name(kind));
     }
-    let kinds = arguments.r#type.map_or(ORDER.to_vec(), |kind| vec![kind]);
+    let client = Client::connect(host).await?;
+    let kinds = kind.map_or(ORDER.to_vec(), |kind| vec![kind]);
     print_all(
         &client,
         &kinds,
@@ -95,6 +106,26 @@ pub async fn run(host: Option<&str>, arguments: Arguments) -> Outcome {
         arguments.size,
     )
     .await
+}
+
+fn kind_name(kind: Kind) -> String {
+    kind.to_possible_value()
+        .map(|value| value.get_name().to_owned())
+        .unwrap_or_default()
+}
+
+fn kind_named(name: &str) -> Result<Kind, Failure> {
+    ORDER
+        .into_iter()
+        .find(|kind| kind_name(*kind) == name)
+        .ok_or_else(|| {
+            let mut known: Vec<String> = ORDER.iter().map(|kind| format!("{:?}", kind_name(*kind))).collect();
+            known.sort();
+            Failure::new(format!(
+                "unknown type: {name:?}: must be one of {}",
+                known.join(", ")
+            ))
+        })
 }
 
 /// Runs `KIND inspect`.
@@ -120,6 +151,11 @@ async fn print_all(
     names: &[String],
     size: bool,
 ) -> Outcome {
+    // A template that can't be read is told before anything is asked for.
+    let template = match format {
+        None | Some("" | "json") => None,
+        Some(text) => Some(Template::parse(text).map_err(|error| Failure::new(error).with_code(BAD_TEMPLATE))?),
+    };
     let mut found = Vec::new();
     let mut failures = Vec::new();
     for name in names {
@@ -128,16 +164,24 @@ async fn print_all(
             Err(failure) => failures.push(failure.message),
         }
     }
-    match format {
-        None | Some("") => {
+    match (&template, format) {
+        (Some(template), _) => {
+            for value in &found {
+                let text = template
+                    .render(value)
+                    .map_err(|reason| Failure::new(format!("template parsing error: {reason}")))?;
+                listing::write(&format!("{text}\n"));
+            }
+        }
+        (None, Some("json")) => {
+            for value in &found {
+                listing::write(&format!("{value}\n"));
+            }
+        }
+        (None, _) => {
             let text = serde_json::to_string_pretty(&Value::Array(found))
                 .map_err(|e| Failure::new(e.to_string()))?;
             listing::write(&format!("{}\n", text.replace("  ", "    ")));
-        }
-        Some(format) => {
-            for value in &found {
-                print_formatted(format, value)?;
-            }
         }
     }
     if failures.is_empty() {
@@ -169,11 +213,14 @@ async fn get(client: &Client, kind: Kind, name: &str, size: bool) -> Result<Valu
     let target = name.to_owned();
     Ok(match kind {
         Kind::Container => {
-            let found = client
+            let mut found = client
                 .engine()
                 .inspect_container(ContainerRequest { target })
                 .await?
                 .into_inner();
+            if size {
+                fill_size(client, &mut found).await?;
+            }
             container::container_json(&found, size)
         }
         Kind::Image => image::image_json(
@@ -234,6 +281,25 @@ async fn get(client: &Client, kind: Kind, name: &str, size: bool) -> Result<Valu
                 .into_inner(),
         ),
     })
+}
+
+/// Asks for the sizes of a container's files, which the listing of containers knows to count.
+async fn fill_size(client: &Client, container: &mut Container) -> Result<(), tonic::Status> {
+    let only = FilterValues {
+        values: vec![container.id.clone()],
+    };
+    let request = ListContainersRequest {
+        all: true,
+        size: true,
+        filters: [("id".to_owned(), only)].into(),
+        ..ListContainersRequest::default()
+    };
+    let listed = client.engine().list_containers(request).await?.into_inner();
+    if let [counted] = listed.containers.as_slice() {
+        container.size_rw = counted.size_rw;
+        container.size_root_fs = counted.size_root_fs;
+    }
+    Ok(())
 }
 
 async fn own_node(client: &Client) -> Result<String, tonic::Status> {

@@ -11,6 +11,7 @@
 //! Operations that change the state hold [`Container::operation`]; the watcher of a running container publishes its
 //! end without it (so that `stop`, which holds it, can wait for that), then takes it to release what was in use.
 
+mod boot;
 pub(crate) mod create;
 pub(crate) mod filter;
 pub(crate) mod health;

@@ -9,7 +9,7 @@ use pontoon_proto::v1::ContainerState;
 use pontoon_runtime::{ExitRecord, ShimClient, read_exit_record};
 
 use super::record::{Record, has_process};
-use super::{Container, restart, supervise};
+use super::{Container, boot, restart, supervise};
 use crate::engine::blocking;
 use crate::error::IoContext;
 use crate::volumes::Found;
@@ -29,6 +29,8 @@ enum Next {
 
 /// Restores all containers.
 pub(crate) async fn run(engine: &Arc<Engine>) -> Result<()> {
+    let run_dir = engine.config.run_dir.clone();
+    blocking(move || boot::notice(&run_dir)).await?;
     let mut found = Vec::new();
     // Folders whose record can't be read keep their root file system: somebody may want to look.
     let mut unreadable = HashSet::new();
@@ -214,7 +216,8 @@ fn carry_out(engine: &Arc<Engine>, container: Arc<Container>, next: Next) {
                 pid = shim.pid(),
                 "found a running container"
             );
-            supervise::spawn(&engine, &container, shim);
+            supervise::spawn(&engine, &container, shim.clone());
+            tasks.spawn(async move { engine.adopt_execs(&container, &shim).await });
         }
         Next::Ended(exit) => {
             tasks.spawn(supervise::ended_with(engine, container, exit));

@@ -26,20 +26,21 @@ impl Engine {
     /// kernel's refusal; nothing is changed then.
     pub async fn update(
         self: &Arc<Self>,
-        request: UpdateContainerRequest,
+        mut request: UpdateContainerRequest,
     ) -> Result<UpdateContainerResponse> {
-        check(&request)?;
+        let warnings = check(&mut request)?;
         let container = self.containers.find(&request.target)?;
         let engine = self.clone();
         self.whole(async move { engine.update_now(&container, &request).await })
-            .await
+            .await?;
+        Ok(UpdateContainerResponse { warnings })
     }
 
     async fn update_now(
         self: &Arc<Self>,
         container: &Arc<Container>,
         request: &UpdateContainerRequest,
-    ) -> Result<UpdateContainerResponse> {
+    ) -> Result<()> {
         let _operation = container.operation.lock().await;
         let state = container.state();
         if matches!(state, ContainerState::Removing | ContainerState::Dead) {
@@ -65,7 +66,7 @@ impl Engine {
         }
         container.update(|record| record.view_mut().host = Some(after))?;
         self.emit(&container.id, ContainerEventKind::Updated);
-        Ok(UpdateContainerResponse::default())
+        Ok(())
     }
 }
 
@@ -73,18 +74,22 @@ fn cannot(container: &Container, reason: impl std::fmt::Display) -> Error {
     Error::Conflict(format!("Cannot update container {}: {reason}", container.id))
 }
 
-/// Refuses values that can't be, whatever the container has.
-fn check(request: &UpdateContainerRequest) -> Result<()> {
+/// Refuses values that can't be, whatever the container has, and takes out what this kernel can't limit; gives warnings of that.
+fn check(request: &mut UpdateContainerRequest) -> Result<Vec<String>> {
     let mut host = HostConfig {
         memory_reservation: request.memory_reservation.unwrap_or_default(),
+        cpu_shares: request.cpu_shares.unwrap_or_default(),
         cpu_period: request.cpu_period.unwrap_or_default(),
         cpu_quota: request.cpu_quota.unwrap_or_default(),
+        cpu_rt_period: request.cpu_rt_period.unwrap_or_default(),
+        cpu_rt_runtime: request.cpu_rt_runtime.unwrap_or_default(),
         cpuset_cpus: request.cpuset_cpus.clone().unwrap_or_default(),
         cpuset_mems: request.cpuset_mems.clone().unwrap_or_default(),
+        blkio_weight: request.blkio_weight.unwrap_or_default(),
         resources: Some(Resources {
             nano_cpus: request.nano_cpus.unwrap_or_default(),
             memory_bytes: request.memory_bytes.unwrap_or_default(),
-            pids: 0,
+            pids: request.pids_limit.unwrap_or_default(),
         }),
         ..HostConfig::default()
     };
@@ -93,15 +98,24 @@ fn check(request: &UpdateContainerRequest) -> Result<()> {
         host.memory_swap = request.memory_swap.unwrap_or_default();
     }
     validate::resources(&host)?;
-    let weight = request.blkio_weight.unwrap_or_default();
-    if weight != 0 && !(10..=1000).contains(&weight) {
-        return Err(Error::Invalid(
-            "Range of blkio weight is from 10 to 1000".to_owned(),
-        ));
+    let mut warnings = Vec::new();
+    let wanted = host.clone();
+    validate::discard(&mut host, &mut warnings)?;
+    if host.blkio_weight != wanted.blkio_weight {
+        request.blkio_weight = None;
+    }
+    if host.cpu_shares != wanted.cpu_shares {
+        request.cpu_shares = None;
+    }
+    if host.memory_reservation != wanted.memory_reservation {
+        request.memory_reservation = None;
+    }
+    if (host.cpu_rt_period, host.cpu_rt_runtime) != (wanted.cpu_rt_period, wanted.cpu_rt_runtime) {
+        (request.cpu_rt_period, request.cpu_rt_runtime) = (None, None);
     }
     match request.restart_policy {
-        Some(policy) => check_policy(policy),
-        None => Ok(()),
+        Some(policy) => check_policy(policy).map(|()| warnings),
+        None => Ok(warnings),
     }
 }
 

@@ -13,6 +13,7 @@ use pontoon_proto::v1::{ContainerSpec, HealthConfig, HostConfig, RestartPolicyNa
 use crate::spec::security::SecurityOptions;
 use crate::{Error, Result, signal, spec, volumes};
 
+pub(crate) use kernel::discard;
 pub(crate) use limits::check as resources;
 
 /// Longest host name, as the kernel has it (gethostname(2): HOST_NAME_MAX).

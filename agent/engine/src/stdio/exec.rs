@@ -65,9 +65,12 @@ impl Engine {
             }
         };
         if start.detach {
+            let stop = self.stop.clone();
             tokio::spawn(async move {
-                let end = process.wait().await;
-                died(end.as_ref().copied());
+                // After a restart of the daemon it is found again.
+                if let Some(end) = stop.run_until_cancelled(process.wait()).await {
+                    died(end.as_ref().copied());
+                }
             });
             return Ok(session);
         }
@@ -80,11 +83,18 @@ impl Engine {
             session.input.try_send(resize).ok();
         }
         let id = session.id.clone();
+        let stop = self.stop.clone();
         tokio::spawn(async move {
-            if let Some(attachment) = process.attachment.take() {
-                carry(Joined { shim, attachment }, Owner::Exec(&id), &output, input).await;
-            }
-            let end = process.wait().await;
+            let attachment = process.attachment.take();
+            let whole = async {
+                if let Some(attachment) = attachment {
+                    carry(Joined { shim, attachment }, Owner::Exec(&id), &output, input).await;
+                }
+                process.wait().await
+            };
+            let Some(end) = stop.run_until_cancelled(whole).await else {
+                return;
+            };
             died(end.as_ref().copied());
             let event = end
                 .map(StdioEvent::Exit)
@@ -93,6 +103,29 @@ impl Engine {
             output.send(event).await.ok();
         });
         Ok(session)
+    }
+
+    /// Finds the execs of a container again that ran on while the daemon was away.
+    pub(crate) async fn adopt_execs(self: &Arc<Self>, container: &Arc<Container>, shim: &ShimClient) {
+        let execs = match shim.state().await {
+            Ok(state) => state.execs,
+            // Its end is the watcher's business.
+            Err(_) => return,
+        };
+        for exec in execs {
+            container.live().execs.insert(exec.clone());
+            let (engine, container, shim) = (self.clone(), container.clone(), shim.clone());
+            tokio::spawn(async move {
+                let ended = tokio::select! {
+                    ended = shim.wait_exec(&exec) => ended,
+                    () = engine.stop.cancelled() => return,
+                };
+                container.live().execs.remove(&exec);
+                if let Ok(exit_code) = ended {
+                    engine.emit_for(&container, ContainerEventKind::ExecDied { exec, exit_code });
+                }
+            });
+        }
     }
 
     /// Starts a process as `exec` and health checks do.

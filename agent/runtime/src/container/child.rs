@@ -378,12 +378,7 @@ fn execute(plan: &ProcessPlan, own_binary: Option<&OwnedFd>, hooks: Option<&Hook
     credentials::seal(plan)?;
     let error = match own_binary {
         Some(binary) => {
-            let argv = [
-                c"docker-init".to_owned(),
-                c"init".to_owned(),
-                c"--".to_owned(),
-                program.clone(),
-            ];
+            let argv = [crate::init::NAME.to_owned(), c"--".to_owned()];
             let argv: Vec<CString> = argv.into_iter().chain(plan.argv.iter().cloned()).collect();
             sys::exec::execve_descriptor(binary, &argv, &env)
         }

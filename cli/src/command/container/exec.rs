@@ -96,8 +96,11 @@ pub async fn run(host: Option<&str>, arguments: Arguments) -> Outcome {
     else {
         return Err(Failure::new("requires at least 2 arguments: CONTAINER COMMAND"));
     };
-    let keys =
-        DetachKeys::parse(&arguments.detach_keys).map_err(|e| Failure::new(e).with_code(EXIT_ENGINE))?;
+    let keys = DetachKeys::parse(&arguments.detach_keys).map_err(Failure::new)?;
+    if let Some(bad) = arguments.env.iter().find(|entry| entry.is_empty() || entry.starts_with('=')) {
+        let text = format!("invalid argument {bad:?} for \"-e, --env\" flag: invalid environment variable: {bad}");
+        return Err(Failure::new(text).with_code(EXIT_ENGINE));
+    }
     let interactive = arguments.interactive && !arguments.detach;
     if arguments.tty && interactive && !std::io::stdin().is_terminal() {
         return Err(Failure::new("the input device is not a TTY"));
@@ -163,8 +166,13 @@ pub async fn run(host: Option<&str>, arguments: Arguments) -> Outcome {
     });
     match stdio::copy_output(responses, detached).await? {
         End::Finished(code) => Ok(exit_status(code.unwrap_or(0))),
-        End::Detached => Ok(0),
+        End::Detached => Err(escaped()),
     }
+}
+
+/// Docker's word and status for `exec` and `attach` that were left by the detach keys; `run` and `start` say nothing.
+fn escaped() -> Failure {
+    Failure::new("read escape sequence")
 }
 
 fn exec_failure(status: tonic::Status) -> Failure {
@@ -217,8 +225,7 @@ async fn first_response(responses: &mut Streaming<StdioResponse>) -> Result<Opti
 /// # Errors
 /// When the container is not running, or the daemon's.
 pub async fn attach(host: Option<&str>, arguments: AttachArguments) -> Outcome {
-    let keys =
-        DetachKeys::parse(&arguments.detach_keys).map_err(|e| Failure::new(e).with_code(EXIT_ENGINE))?;
+    let keys = DetachKeys::parse(&arguments.detach_keys).map_err(Failure::new)?;
     let client = Client::connect(host).await?;
     let container = client
         .engine()
@@ -232,6 +239,11 @@ pub async fn attach(host: Option<&str>, arguments: AttachArguments) -> Outcome {
         pontoon_proto::v1::ContainerState::Paused => {
             return Err(Failure::new(
                 "You cannot attach to a paused container, unpause it first",
+            ));
+        }
+        pontoon_proto::v1::ContainerState::Restarting => {
+            return Err(Failure::new(
+                "You cannot attach to a restarting container, wait until it is running",
             ));
         }
         _ => {
@@ -258,15 +270,9 @@ pub async fn attach(host: Option<&str>, arguments: AttachArguments) -> Outcome {
     } else {
         None
     };
-    super::run::finish(
-        &client,
-        &container.id,
-        session,
-        config.tty,
-        arguments.sig_proxy && !config.tty,
-        keys,
-    )
-    .await
+    let proxy = arguments.sig_proxy && !config.tty;
+    let ended = super::run::finish(&client, &container.id, session, config.tty, proxy, keys).await?;
+    ended.ok_or_else(escaped)
 }
 
 /// Streams of a container that are connected, with nothing forwarded yet.

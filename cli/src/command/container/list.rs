@@ -1,15 +1,13 @@
-//! `ps` and `port`.
+//! `ps`: rows and status texts. Ports are in [`super::ports`].
 
 use clap::Args;
-use pontoon_proto::v1::{
-    Container, ContainerRequest, ContainerState, HealthState, ListContainersRequest, PortBinding,
-    PortProtocol,
-};
+use pontoon_proto::v1::{Container, ContainerState, HealthState, ListContainersRequest};
 use serde_json::{Value, json};
 
+use super::ports;
 use crate::client::Client;
 use crate::command::filters;
-use crate::error::{Failure, Outcome};
+use crate::error::Outcome;
 use crate::output::human;
 use crate::output::listing::{self, Column};
 
@@ -42,16 +40,6 @@ pub struct Arguments {
     size: bool,
 }
 
-/// `port CONTAINER [PRIVATE_PORT[/PROTO]]`
-#[derive(Args, Debug)]
-pub struct PortArguments {
-    /// The container
-    container: String,
-    /// A port of it
-    #[arg(value_name = "PRIVATE_PORT[/PROTO]")]
-    port: Option<String>,
-}
-
 const COLUMNS: &[Column] = &[
     ("CONTAINER ID", "ID"),
     ("IMAGE", "Image"),
@@ -71,6 +59,13 @@ const OTHER_HEADINGS: &[Column] = &[
     ("NETWORKS", "Networks"),
     ("LOCAL VOLUMES", "LocalVolumes"),
 ];
+
+/// Docker's `--format raw`.
+const RAW: &str = "container_id: {{.ID}}\nimage: {{.Image}}\ncommand: {{.Command}}\ncreated_at: {{.CreatedAt}}\n\
+state: {{.State}}\nstatus: {{.Status}}\nnames: {{.Names}}\nlabels: {{.Labels}}\nports: {{.Ports}}\n";
+
+/// Characters of a mount's name in the table.
+const MOUNT: usize = 15;
 
 /// Runs `ps`.
 ///
@@ -104,18 +99,27 @@ pub async fn run(host: Option<&str>, arguments: Arguments) -> Outcome {
         .iter()
         .map(|container| row(container, arguments.no_trunc))
         .collect();
-    let quiet = arguments.quiet.then_some("{{.ID}}");
     let mut columns = COLUMNS.to_vec();
     if arguments.size {
         columns.push(SIZE);
     }
-    listing::print(
-        quiet.or(arguments.format.as_deref()),
-        &columns,
-        OTHER_HEADINGS,
-        &rows,
-    )?;
+    let format = format_of(&arguments);
+    listing::print(format.as_deref(), &columns, OTHER_HEADINGS, &rows)?;
     Ok(0)
+}
+
+/// The template to print with: `--quiet` gives way to one of the user's own, as in Docker; `raw` is Docker's long form.
+fn format_of(arguments: &Arguments) -> Option<String> {
+    let format = arguments.format.as_deref().filter(|format| !format.is_empty());
+    match (format, arguments.quiet) {
+        (None | Some("table"), true) => Some("{{.ID}}".to_owned()),
+        (Some("raw"), true) => Some("container_id: {{.ID}}".to_owned()),
+        (Some("raw"), false) => {
+            let size = if arguments.size { "size: {{.Size}}\n" } else { "" };
+            Some(format!("{RAW}{size}"))
+        }
+        (format, _) => format.map(str::to_owned),
+    }
 }
 
 /// Docker's fields of a container, as `ps` shows them; `full` cuts nothing.
@@ -139,17 +143,20 @@ pub fn row(container: &Container, full: bool) -> Value {
         Some(id) if !full => human::short_id(id),
         _ => &container.image,
     };
-    let networks: Vec<_> = container
+    let mut networks: Vec<_> = container
         .networks
         .iter()
         .map(|network| network.network.as_str())
         .collect();
-    let mounts: Vec<_> = config
-        .mounts
-        .iter()
-        .map(|mount| mount.source.as_str())
-        .filter(|source| !source.is_empty())
-        .collect();
+    let mode = container
+        .host
+        .as_ref()
+        .map_or("", |host| host.network_mode.as_str());
+    if networks.is_empty() && matches!(mode, "host" | "none") {
+        networks.push(mode);
+    }
+    networks.sort_unstable();
+    let (mounts, volumes) = mounts(container, full);
     json!({
         "ID": if full { &container.id } else { human::short_id(&container.id) },
         "Image": image,
@@ -158,15 +165,51 @@ pub fn row(container: &Container, full: bool) -> Value {
         "RunningFor": human::ago(container.created_at),
         "Status": status(container),
         "State": state_name(container.state()),
-        "Ports": ports(container),
+        "Ports": ports::shown(container),
         "Names": container.name,
         "Labels": labels.join(","),
         "Mounts": mounts.join(","),
         "Networks": networks.join(","),
-        "LocalVolumes": "0",
-        "Size": format!("{} (virtual {})", human::short_size(container.size_rw), human::short_size(container.size_root_fs)),
+        "LocalVolumes": volumes.to_string(),
+        "Size": size(container),
         "Platform": container.platform,
     })
+}
+
+/// Bytes written, and with the image if the daemon was asked for sizes.
+fn size(container: &Container) -> String {
+    let own = human::short_size(container.size_rw);
+    match container.size_root_fs {
+        0 => own,
+        all => format!("{own} (virtual {})", human::short_size(all)),
+    }
+}
+
+/// Names of the mounts, sources of those that have none; and how many are volumes of the local driver.
+fn mounts(container: &Container, full: bool) -> (Vec<String>, usize) {
+    let cut = |name: &str| {
+        if full || name.chars().count() <= MOUNT {
+            name.to_owned()
+        } else {
+            name.chars().take(MOUNT - 1).chain(['…']).collect()
+        }
+    };
+    if !container.mounts.is_empty() {
+        let names = container.mounts.iter().map(|mount| {
+            let name = if mount.name.is_empty() { &mount.source } else { &mount.name };
+            cut(name)
+        });
+        let volumes = container.mounts.iter().filter(|mount| mount.driver == "local");
+        let names = names.filter(|name| !name.is_empty()).collect();
+        return (names, volumes.count());
+    }
+    let config = container.config.as_ref();
+    let sources = config
+        .iter()
+        .flat_map(|config| &config.mounts)
+        .map(|mount| mount.source.as_str());
+    let names = sources.filter(|source| !source.is_empty()).map(cut).collect();
+    (names, 0)
 }
 
 /// Docker's word for a state.
@@ -198,98 +241,5 @@ fn status(container: &Container) -> String {
             Some(HealthState::Unhealthy) => format!("Up {} (unhealthy)", up()),
             _ => format!("Up {}", up()),
         },
-    }
-}
-
-fn protocol(port: &PortBinding) -> &'static str {
-    match port.protocol() {
-        PortProtocol::Tcp => "tcp",
-        PortProtocol::Udp => "udp",
-        PortProtocol::Sctp => "sctp",
-    }
-}
-
-fn host_ip(port: &PortBinding) -> &str {
-    if port.host_ip.is_empty() {
-        "0.0.0.0"
-    } else {
-        &port.host_ip
-    }
-}
-
-fn ports(container: &Container) -> String {
-    let mut shown: Vec<String> = container
-        .ports
-        .iter()
-        .map(|port| {
-            format!(
-                "{}:{}->{}/{}",
-                host_ip(port),
-                port.host_port,
-                port.container_port,
-                protocol(port)
-            )
-        })
-        .collect();
-    let is_published = |exposed: &String| {
-        container
-            .ports
-            .iter()
-            .any(|port| format!("{}/{}", port.container_port, protocol(port)) == **exposed)
-    };
-    if matches!(
-        container.state(),
-        ContainerState::Running | ContainerState::Paused
-    ) {
-        shown.extend(
-            container
-                .exposed_ports
-                .iter()
-                .filter(|exposed| !is_published(exposed))
-                .cloned(),
-        );
-    }
-    shown.join(", ")
-}
-
-/// Runs `port`.
-///
-/// # Errors
-/// When the port is not published, or the daemon's.
-pub async fn port(host: Option<&str>, arguments: PortArguments) -> Outcome {
-    let client = Client::connect(host).await?;
-    let container = client
-        .engine()
-        .inspect_container(ContainerRequest {
-            target: arguments.container,
-        })
-        .await?
-        .into_inner();
-    let wanted = arguments.port.map(|port| {
-        if port.contains('/') {
-            port
-        } else {
-            format!("{port}/tcp")
-        }
-    });
-    let mut found = false;
-    for port in &container.ports {
-        let inside = format!("{}/{}", port.container_port, protocol(port));
-        let outside = format!("{}:{}", host_ip(port), port.host_port);
-        match &wanted {
-            None => listing::write(&format!("{inside} -> {outside}\n")),
-            Some(wanted) if *wanted == inside => {
-                found = true;
-                listing::write(&format!("{outside}\n"));
-            }
-            Some(_) => {}
-        }
-    }
-    match wanted {
-        Some(wanted) if !found => Err(Failure::new(format!(
-            "No public port '{wanted}' published for {}",
-            container.name
-        ))),
-        _ => Ok(0),
     }
 }

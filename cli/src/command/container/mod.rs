@@ -13,6 +13,7 @@ pub mod export;
 pub mod list;
 pub mod logs;
 pub mod options;
+pub mod ports;
 pub mod prune;
 pub mod remove;
 pub mod run;
@@ -71,7 +72,7 @@ pub enum Command {
     /// Attach local standard input, output, and error streams to a running container
     Attach(exec::AttachArguments),
     /// List port mappings or a specific mapping for the container
-    Port(list::PortArguments),
+    Port(ports::Arguments),
     /// Remove all stopped containers
     Prune(prune::Arguments),
     /// Display a live stream of container(s) resource usage statistics
@@ -113,7 +114,7 @@ pub async fn dispatch(host: Option<&str>, command: Command) -> Outcome {
         Command::Logs(arguments) => logs::run(host, arguments).await,
         Command::Exec(arguments) => exec::run(host, arguments).await,
         Command::Attach(arguments) => exec::attach(host, arguments).await,
-        Command::Port(arguments) => list::port(host, arguments).await,
+        Command::Port(arguments) => ports::run(host, arguments).await,
         Command::Prune(arguments) => prune::run(host, arguments).await,
         Command::Stats(arguments) => stats::run(host, arguments).await,
         Command::Top(arguments) => top::run(host, arguments).await,

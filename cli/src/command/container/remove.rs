@@ -12,6 +12,9 @@ pub struct Arguments {
     /// Force the removal of a running container (uses SIGKILL)
     #[arg(short = 'f', long)]
     force: bool,
+    /// Remove the specified link
+    #[arg(short = 'l', long)]
+    link: bool,
     /// Remove anonymous volumes associated with the container
     #[arg(short = 'v', long)]
     volumes: bool,
@@ -34,6 +37,9 @@ pub struct RenameArguments {
 /// # Errors
 /// The daemon's, one line a container; with `-f` a missing container is told but is no failure.
 pub async fn run(host: Option<&str>, arguments: Arguments) -> Outcome {
+    if arguments.link {
+        return Err(no_link(&arguments.containers));
+    }
     let client = Client::connect(host).await?;
     for_each_target(&arguments.containers, |target| {
         let client = client.clone();
@@ -57,16 +63,37 @@ pub async fn run(host: Option<&str>, arguments: Arguments) -> Outcome {
     .await
 }
 
+/// Links are part of a container's settings from its creation to its end; the daemon keeps none that could be removed by itself.
+fn no_link(names: &[String]) -> Failure {
+    let refused = names.iter().map(|name| {
+        if name.trim_start_matches('/').contains('/') {
+            format!("--link: {name} can't be removed: a link lasts as long as its container")
+        } else {
+            "Error response from daemon: Conflict, cannot remove the default link name of the container".to_owned()
+        }
+    });
+    Failure::new(refused.collect::<Vec<_>>().join("\n"))
+}
+
 /// Runs `rename`.
 ///
 /// # Errors
 /// The daemon's.
 pub async fn rename(host: Option<&str>, arguments: RenameArguments) -> Outcome {
+    if arguments.container.is_empty() || arguments.new_name.is_empty() {
+        return Err(Failure::new("Error: Neither old nor new names may be empty"));
+    }
     let client = Client::connect(host).await?;
     let request = RenameContainerRequest {
-        target: arguments.container,
+        target: arguments.container.clone(),
         name: arguments.new_name,
     };
-    client.engine().rename_container(request).await?;
-    Ok(0)
+    match client.engine().rename_container(request).await {
+        Ok(_) => Ok(0),
+        Err(status) => Err(Failure::new(format!(
+            "{}\nError: failed to rename container named {}",
+            Failure::from(status),
+            arguments.container
+        ))),
+    }
 }

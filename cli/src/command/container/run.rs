@@ -88,10 +88,9 @@ pub async fn run(host: Option<&str>, arguments: Box<Arguments>) -> Outcome {
     let keys =
         DetachKeys::parse(&arguments.detach_keys).map_err(|e| Failure::new(e).with_code(EXIT_ENGINE))?;
     if arguments.detach && !options.attach.is_empty() {
-        return Err(
-            Failure::new("conflicting options: cannot specify both --attach and --detach")
-                .with_code(EXIT_ENGINE),
-        );
+        return Err(Failure::new(
+            "conflicting options: cannot specify both --attach and --detach",
+        ));
     }
     let interactive = options.interactive && !arguments.detach;
     if options.tty && interactive && !std::io::stdin().is_terminal() {
@@ -127,7 +126,7 @@ pub async fn run(host: Option<&str>, arguments: Box<Arguments>) -> Outcome {
         None
     };
     start(&client, &id, options.rm).await?;
-    finish(
+    let ended = finish(
         &client,
         &id,
         session,
@@ -135,10 +134,11 @@ pub async fn run(host: Option<&str>, arguments: Box<Arguments>) -> Outcome {
         arguments.sig_proxy && !options.tty,
         keys,
     )
-    .await
+    .await?;
+    Ok(ended.unwrap_or(0))
 }
 
-/// Follows an attached container to its end and returns its exit status.
+/// Follows an attached container to its end and returns its exit status; none if the user has detached.
 ///
 /// # Errors
 /// The daemon's.
@@ -149,10 +149,10 @@ pub(super) async fn finish(
     tty: bool,
     proxy_signals: bool,
     keys: DetachKeys,
-) -> Outcome {
+) -> Result<Option<u8>, Failure> {
     match session.forward(client, id, tty, proxy_signals, keys).await? {
-        End::Detached => Ok(0),
-        End::Finished(Some(code)) => Ok(exit_status(code)),
+        End::Detached => Ok(None),
+        End::Finished(Some(code)) => Ok(Some(exit_status(code))),
         End::Finished(None) => {
             let condition = WaitCondition::NotRunning.into();
             let wait = WaitContainerRequest {
@@ -160,7 +160,7 @@ pub(super) async fn finish(
                 condition,
             };
             let answer = client.engine().wait_container(wait).await?.into_inner();
-            Ok(exit_status(answer.exit_code))
+            Ok(Some(exit_status(answer.exit_code)))
         }
     }
 }

@@ -6,7 +6,8 @@ use pontoon_proto::v1::{AttachStart, ContainerRequest};
 use super::exec::open_attach;
 use super::run::{finish, start_failure_status};
 use crate::client::Client;
-use crate::error::{EXIT_ENGINE, Failure, Outcome, for_each_target};
+use crate::error::{EXIT_ENGINE, Failure, Outcome};
+use crate::output::listing;
 use crate::terminal::{self, DetachKeys};
 
 /// `start [OPTIONS] CONTAINER [CONTAINER...]`
@@ -26,6 +27,31 @@ pub struct Arguments {
     containers: Vec<String>,
 }
 
+/// Starts each, goes on after failures, and names those at the end.
+async fn start_all(client: &Client, containers: &[String]) -> Outcome {
+    let mut failed = Vec::new();
+    for target in containers {
+        let request = ContainerRequest {
+            target: target.clone(),
+        };
+        match client.engine().start_container(request).await {
+            Ok(_) => listing::write(&format!("{target}\n")),
+            Err(status) => {
+                eprintln!("{}", Failure::from(status));
+                failed.push(target.as_str());
+            }
+        }
+    }
+    if failed.is_empty() {
+        Ok(0)
+    } else {
+        Err(Failure::new(format!(
+            "Error: failed to start containers: {}",
+            failed.join(", ")
+        )))
+    }
+}
+
 /// Runs `start`.
 ///
 /// # Errors
@@ -33,19 +59,7 @@ pub struct Arguments {
 pub async fn run(host: Option<&str>, arguments: Arguments) -> Outcome {
     let client = Client::connect(host).await?;
     if !arguments.attach && !arguments.interactive {
-        return for_each_target(&arguments.containers, |target| {
-            let client = client.clone();
-            async move {
-                client
-                    .engine()
-                    .start_container(ContainerRequest {
-                        target: target.clone(),
-                    })
-                    .await?;
-                Ok(target)
-            }
-        })
-        .await;
+        return start_all(&client, &arguments.containers).await;
     }
     let [target] = arguments.containers.as_slice() else {
         return Err(Failure::new(
@@ -86,5 +100,6 @@ pub async fn run(host: Option<&str>, arguments: Arguments) -> Outcome {
         let code = start_failure_status(status.message());
         return Err(Failure::from(status).with_code(if code == EXIT_ENGINE { 1 } else { code }));
     }
-    finish(&client, &container.id, session, config.tty, !config.tty, keys).await
+    let ended = finish(&client, &container.id, session, config.tty, !config.tty, keys).await?;
+    Ok(ended.unwrap_or(0))
 }

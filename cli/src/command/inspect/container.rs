@@ -31,10 +31,15 @@ pub fn key_set(items: &[String]) -> Value {
 
 /// A health check's settings.
 pub fn health_json(health: &HealthConfig) -> Value {
-    json!({
+    let mut value = json!({
         "Test": health.test, "Interval": health.interval, "Timeout": health.timeout, "StartPeriod": health.start_period,
         "StartInterval": health.start_interval, "Retries": health.retries,
-    })
+    });
+    // As in Docker, what is not set is not there.
+    if let Value::Object(fields) = &mut value {
+        fields.retain(|_, field| field.as_i64() != Some(0) && field.as_array().is_none_or(|words| !words.is_empty()));
+    }
+    value
 }
 
 /// The object as `container inspect` shows it.
@@ -69,6 +74,7 @@ pub fn container_json(container: &Container, size: bool) -> Value {
         },
         "NetworkSettings": network_settings(container),
     });
+    super::shape::complete(&mut value, container);
     if size {
         value["SizeRw"] = container.size_rw.into();
         value["SizeRootFs"] = container.size_root_fs.into();

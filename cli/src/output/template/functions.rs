@@ -6,7 +6,7 @@ use serde_json::Value;
 
 const NAMES: &[&str] = &[
     "json", "join", "lower", "upper", "title", "split", "truncate", "pad", "println", "print", "printf",
-    "len", "index", "eq", "ne", "lt", "le", "gt", "ge", "and", "or", "not",
+    "len", "index", "slice", "html", "js", "urlquery", "eq", "ne", "lt", "le", "gt", "ge", "and", "or", "not",
 ];
 
 /// True when templates may call it.
@@ -95,6 +95,10 @@ pub(super) fn call(name: &str, arguments: &[Value]) -> Result<Value, String> {
             _ => return Err(wrong()),
         }),
         "index" => index(arguments)?,
+        "slice" => slice(arguments)?,
+        "html" => Value::from(escape_html(&arguments.iter().map(print).collect::<String>())),
+        "js" => Value::from(escape_script(&arguments.iter().map(print).collect::<String>())),
+        "urlquery" => Value::from(escape_query(&arguments.iter().map(print).collect::<String>())),
         "and" => arguments
             .iter()
             .find(|value| !truth(value))
@@ -174,7 +178,15 @@ fn printf(format: &str, arguments: &[Value]) -> Result<String, String> {
             continue;
         }
         let value = values.next().ok_or("printf: missing argument")?;
+        let precision = flags.split_once('.').and_then(|(_, digits)| digits.parse::<usize>().ok());
         let text = match verb {
+            "f" if value.is_number() => {
+                let precision = precision.unwrap_or(6).min(64);
+                format!("{:.precision$}", value.as_f64().unwrap_or_default())
+            }
+            "s" | "v" if precision.is_some() => {
+                print(value).chars().take(precision.unwrap_or_default()).collect()
+            }
             "q" => format!("{:?}", print(value)),
             "x" => value
                 .as_u64()
@@ -192,12 +204,84 @@ fn printf(format: &str, arguments: &[Value]) -> Result<String, String> {
             .min(1024);
         if flags.starts_with('-') {
             out.push_str(&format!("{text:<width$}"));
+        } else if flags.starts_with('0') && value.is_number() {
+            out.push_str(&format!("{text:0>width$}"));
         } else {
             out.push_str(&format!("{text:>width$}"));
         }
     }
     out.push_str(rest);
     Ok(out)
+}
+
+/// `slice text 1 3`, `slice list 1`: as `text[1:3]` in Go, by bytes.
+fn slice(arguments: &[Value]) -> Result<Value, String> {
+    let (first, bounds) = arguments.split_first().ok_or("wrong arguments for slice")?;
+    let length = match first {
+        Value::String(text) => text.len(),
+        Value::Array(items) => items.len(),
+        other => return Err(format!("can't slice {other}")),
+    };
+    let bound = |at: usize, default: usize| match bounds.get(at) {
+        None => Ok(default),
+        Some(value) => value
+            .as_u64()
+            .and_then(|bound| usize::try_from(bound).ok())
+            .filter(|bound| *bound <= length)
+            .ok_or_else(|| format!("index out of range: {value}")),
+    };
+    let (from, to) = (bound(0, 0)?, bound(1, length)?);
+    if from > to {
+        return Err(format!("invalid slice index: {from} > {to}"));
+    }
+    Ok(match first {
+        Value::String(text) => String::from_utf8_lossy(&text.as_bytes()[from..to]).into(),
+        Value::Array(items) => items[from..to].to_vec().into(),
+        _ => Value::Null,
+    })
+}
+
+fn escape_html(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '&' => out.push_str("&amp;"),
+            '\'' => out.push_str("&#39;"),
+            '"' => out.push_str("&#34;"),
+            other => out.push(other),
+        }
+    }
+    out
+}
+
+fn escape_script(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\\' => out.push_str("\\\\"),
+            '\'' => out.push_str("\\'"),
+            '"' => out.push_str("\\\""),
+            '<' | '>' | '&' | '=' => out.push_str(&format!("\\u{:04X}", u32::from(c))),
+            c if c < ' ' => out.push_str(&format!("\\u{:04X}", u32::from(c))),
+            other => out.push(other),
+        }
+    }
+    out
+}
+
+/// Go's `url.QueryEscape`.
+fn escape_query(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => out.push(char::from(byte)),
+            b' ' => out.push('+'),
+            other => out.push_str(&format!("%{other:02X}")),
+        }
+    }
+    out
 }
 
 fn hex_text(text: &str) -> String {

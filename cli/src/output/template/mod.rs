@@ -22,6 +22,7 @@ impl Template {
     /// A message in the manner of Go's, for a field that is not there or a function's bad argument.
     pub fn render(&self, data: &Value) -> Result<String, String> {
         let mut run = Run {
+            source: &self.source,
             root: data,
             variables: HashMap::new(),
             out: String::new(),
@@ -33,6 +34,7 @@ impl Template {
 }
 
 struct Run<'a> {
+    source: &'a str,
     root: &'a Value,
     variables: HashMap<String, Value>,
     out: String,
@@ -154,10 +156,22 @@ impl Run<'_> {
         self.operand(first, dot)
     }
 
+    /// A mistake in a field with its place, as Go tells it: `:1:8: executing "" at <.State.Nope>: …`.
+    fn placed(&self, path: &[String], dot: &Value, reason: String) -> String {
+        let text = format!(".{}", path.join("."));
+        // The part that is there.
+        let good = (0..path.len()).take_while(|&count| walk(dot, &path[..=count]).is_ok()).count();
+        let before: usize = path[..good].iter().map(|name| name.len() + 1).sum();
+        match self.source.find(&text) {
+            Some(at) => format!(":1:{}: executing \"\" at <{text}>: {reason}", at + before),
+            None => format!("executing \"\" at <{text}>: {reason}"),
+        }
+    }
+
     fn operand(&mut self, word: &Expression, dot: &Value) -> Result<Value, String> {
         match word {
             Expression::Literal(value) => Ok(value.clone()),
-            Expression::Field(path) => walk(dot, path),
+            Expression::Field(path) => walk(dot, path).map_err(|reason| self.placed(path, dot, reason)),
             Expression::Variable(name, path) if name.is_empty() => walk(self.root, path),
             Expression::Variable(name, path) => {
                 let value = self
@@ -198,7 +212,7 @@ fn walk(from: &Value, path: &[String]) -> Result<Value, String> {
         at = match at {
             Value::Object(fields) => fields
                 .get(name)
-                .ok_or_else(|| format!("can't evaluate field {name}: there is no such field"))?,
+                .ok_or_else(|| format!("map has no entry for key {name:?}"))?,
             Value::Null => return Ok(Value::Null),
             _ => return Err(format!("can't evaluate field {name}: the value has no fields")),
         };

@@ -8,6 +8,8 @@ use serde_json::Value;
 #[derive(Debug)]
 pub struct Template {
     pub(super) nodes: Vec<Node>,
+    /// What it was read from: mistakes are told with their place in it.
+    pub(super) source: String,
 }
 
 #[derive(Debug)]
@@ -68,14 +70,19 @@ impl Template {
     /// # Errors
     /// A message that says what is wrong with it.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let pieces = split(text).map_err(|reason| format!("template parsing error: {reason}"))?;
+        let pieces = split(text).map_err(|reason| format!("template parsing error: template: :1: {reason}"))?;
         let mut parser = Parser { pieces, at: 0 };
         let (nodes, end) = parser
             .block()
-            .map_err(|reason| format!("template parsing error: {reason}"))?;
+            .map_err(|reason| format!("template parsing error: template: :1: {reason}"))?;
         match end {
-            None => Ok(Self { nodes }),
-            Some(end) => Err(format!("template parsing error: unexpected {{{{{end}}}}}")),
+            None => Ok(Self {
+                nodes,
+                source: text.to_owned(),
+            }),
+            Some(end) => Err(format!(
+                "template parsing error: template: :1: unexpected {{{{{end}}}}}"
+            )),
         }
     }
 }

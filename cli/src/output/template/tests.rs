@@ -39,9 +39,31 @@ fn templates_render_as_in_go() {
         (r#"{{$x := .ID}}{{$x}}"#, "abc"),
         ("{{len .Names}}{{/* comment */}}", "2"),
         ("{{.None}}", "<no value>"),
+        (r#"{{slice .ID 1 2}}{{slice .Names 1}}"#, "b[b]"),
+        (r#"{{html "<a & 'b'>"}}"#, "&lt;a &amp; &#39;b&#39;&gt;"),
+        (r#"{{urlquery "a b&c"}} {{js "it's"}}"#, r"a+b%26c it\'s"),
+        (r#"{{printf "%05d|%.2f|%.2s" .State.Pid 1.5 .ID}}"#, "00007|1.50|ab"),
     ];
     for (template, expected) in cases {
         assert_eq!(render(template).as_deref(), Ok(expected), "{template}");
+    }
+}
+
+#[test]
+fn mistakes_are_told_with_their_place() {
+    for (template, expected) in [
+        ("{{.Nope}}", r#"template: :1:2: executing "" at <.Nope>: map has no entry for key "Nope""#),
+        (
+            "{{.State.Nope}}",
+            r#"template: :1:8: executing "" at <.State.Nope>: map has no entry for key "Nope""#,
+        ),
+        ("{{", "template parsing error: template: :1: unclosed action"),
+        (
+            "{{nofunc}}",
+            r#"template parsing error: template: :1: function "nofunc" not defined"#,
+        ),
+    ] {
+        assert_eq!(render(template).unwrap_err(), expected, "{template}");
     }
 }
 

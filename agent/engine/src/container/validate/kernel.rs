@@ -68,7 +68,7 @@ fn first_below(root: &Path) -> Option<PathBuf> {
 }
 
 /// Takes out what the kernel can't do; each with a warning.
-pub(super) fn discard(host: &mut HostConfig, warnings: &mut Vec<String>) -> Result<()> {
+pub(crate) fn discard(host: &mut HostConfig, warnings: &mut Vec<String>) -> Result<()> {
     let Some(kernel) = Kernel::detect() else {
         return Ok(());
     };
