@@ -12,6 +12,9 @@ pub const EXIT_ENGINE: u8 = 125;
 /// Exit status when the reader of our output is gone: 128 + SIGPIPE.
 const EXIT_PIPE: u8 = 141;
 
+/// Operations that run at once.
+const AT_ONCE: usize = 50;
+
 /// A command's failure.
 #[derive(Debug)]
 pub struct Failure {
@@ -97,6 +100,33 @@ where
     let mut failures = Vec::new();
     for target in targets {
         match each(target.clone()).await {
+            Ok(line) if line.is_empty() => {}
+            Ok(line) => listing::write(&format!("{line}\n")),
+            Err(failure) => failures.push(failure.message),
+        }
+    }
+    if failures.is_empty() {
+        Ok(0)
+    } else {
+        Err(Failure::new(failures.join("\n")))
+    }
+}
+
+/// As [`for_each_target`] for what takes its time (`stop`, `kill`, `rm`): up to fifty at once, as Docker; told in the order of the
+/// targets.
+///
+/// # Errors
+/// As [`for_each_target`].
+pub async fn for_each_at_once<F, Fut>(targets: &[String], each: F) -> Outcome
+where
+    F: FnMut(String) -> Fut,
+    Fut: Future<Output = Result<String, Failure>>,
+{
+    use futures_util::StreamExt;
+    let mut results = futures_util::stream::iter(targets.iter().cloned().map(each)).buffered(AT_ONCE);
+    let mut failures = Vec::new();
+    while let Some(result) = results.next().await {
+        match result {
             Ok(line) if line.is_empty() => {}
             Ok(line) => listing::write(&format!("{line}\n")),
             Err(failure) => failures.push(failure.message),

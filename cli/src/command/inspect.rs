@@ -11,8 +11,8 @@ mod shape;
 
 use clap::{Args, ValueEnum};
 use pontoon_proto::v1::{
-    Container, ContainerRequest, FilterValues, GetRequest, ImageRequest, ListContainersRequest, NetworkRequest,
-    VolumeRequest,
+    Container, ContainerRequest, FilterValues, GetRequest, ImageRequest, ListContainersRequest,
+    NetworkRequest, VolumeRequest,
 };
 use serde_json::Value;
 
@@ -119,7 +119,10 @@ fn kind_named(name: &str) -> Result<Kind, Failure> {
         .into_iter()
         .find(|kind| kind_name(*kind) == name)
         .ok_or_else(|| {
-            let mut known: Vec<String> = ORDER.iter().map(|kind| format!("{:?}", kind_name(*kind))).collect();
+            let mut known: Vec<String> = ORDER
+                .iter()
+                .map(|kind| format!("{:?}", kind_name(*kind)))
+                .collect();
             known.sort();
             Failure::new(format!(
                 "unknown type: {name:?}: must be one of {}",
@@ -154,7 +157,9 @@ async fn print_all(
     // A template that can't be read is told before anything is asked for.
     let template = match format {
         None | Some("" | "json") => None,
-        Some(text) => Some(Template::parse(text).map_err(|error| Failure::new(error).with_code(BAD_TEMPLATE))?),
+        Some(text) => {
+            Some(Template::parse(text).map_err(|error| Failure::new(error).with_code(BAD_TEMPLATE))?)
+        }
     };
     let mut found = Vec::new();
     let mut failures = Vec::new();

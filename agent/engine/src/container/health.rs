@@ -125,8 +125,21 @@ async fn run(
         {
             return;
         }
+        let pauses = container.live().pauses;
         let start = id::now();
-        let (exit_code, output) = match probe(engine, container, shim, check).await {
+        let probed = probe(engine, container, shim, check).await;
+        let was_frozen = container.live().pauses != pauses
+            || container.state() == ContainerState::Paused
+            || matches!(
+                &probed,
+                Err(Error::Runtime {
+                    source: pontoon_runtime::Error::State { .. },
+                    ..
+                })
+            );
+        let (exit_code, output) = match probed {
+            // Neither its silence nor its slowness says anything then.
+            _ if was_frozen => continue,
             Ok(result) => result,
             Err(error) => (-1, error.chain()),
         };

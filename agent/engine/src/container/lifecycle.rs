@@ -230,6 +230,7 @@ impl Engine {
                 }
             }
             let failed = |error| Error::runtime(format!("Cannot pause container {}", container.id), error);
+            container.live().pauses += 1;
             container.shim()?.pause().await.map_err(failed)?;
             change_running(&container, ContainerState::Paused)?;
             engine.emit(&container.id, ContainerEventKind::Paused);

@@ -99,6 +99,8 @@ pub(crate) struct Live {
     pub oom_told: bool,
     /// Its end is not the end of it, although it is to be removed then: `restart` is at work.
     pub keep: bool,
+    /// How often it was frozen since this engine was opened: what overlaps with that is no health check.
+    pub pauses: u64,
     /// Further processes that run, by id.
     pub execs: BTreeSet<String>,
     /// Consecutive restarts' delay.

@@ -54,14 +54,14 @@ impl Engine {
         if has_process(state) {
             let shim = container.shim()?;
             let failed = |error| Error::runtime(format!("Cannot update container {}", container.id), error);
-            if let Some(resources) = changes(request, &after) {
-                if let Err(error) = shim.update(&resources).await {
-                    // Some of the limits may have been written before the one that was refused.
-                    if let Some(old) = changes(request, &before) {
-                        drop(shim.update(&old).await);
-                    }
-                    return Err(failed(error));
+            if let Some(resources) = changes(request, &after)
+                && let Err(error) = shim.update(&resources).await
+            {
+                // Some of the limits may have been written before the one that was refused.
+                if let Some(old) = changes(request, &before) {
+                    drop(shim.update(&old).await);
                 }
+                return Err(failed(error));
             }
         }
         container.update(|record| record.view_mut().host = Some(after))?;

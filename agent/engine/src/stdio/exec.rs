@@ -66,7 +66,7 @@ impl Engine {
         };
         if start.detach {
             let stop = self.stop.clone();
-            tokio::spawn(async move {
+            self.tasks.spawn(async move {
                 // After a restart of the daemon it is found again.
                 if let Some(end) = stop.run_until_cancelled(process.wait()).await {
                     died(end.as_ref().copied());
@@ -115,7 +115,7 @@ impl Engine {
         for exec in execs {
             container.live().execs.insert(exec.clone());
             let (engine, container, shim) = (self.clone(), container.clone(), shim.clone());
-            tokio::spawn(async move {
+            self.tasks.spawn(async move {
                 let ended = tokio::select! {
                     ended = shim.wait_exec(&exec) => ended,
                     () = engine.stop.cancelled() => return,

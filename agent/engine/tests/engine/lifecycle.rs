@@ -173,11 +173,7 @@ async fn update_is_refused() {
             .await
             .contains("Requested CPUs are not available")
     );
-    assert!(
-        refused(|r| r.blkio_weight = Some(5))
-            .await
-            .contains("lkio")
-    );
+    assert!(refused(|r| r.blkio_weight = Some(5)).await.contains("lkio"));
     assert_eq!(bed.inspect(&id).host, before);
     bed.finish().await;
 }
@@ -513,7 +509,9 @@ async fn filters() {
 
 async fn init_has_dockers_name() {
     let bed = Bed::new().await;
-    let request = with(sh("cat /proc/1/cmdline /proc/1/comm; exit 7"), |config, _| config.init = true);
+    let request = with(sh("cat /proc/1/cmdline /proc/1/comm; exit 7"), |config, _| {
+        config.init = true
+    });
     let (code, out, err) = bed.run(request).await;
     assert_eq!((code, err.as_str()), (7, ""));
     let words: Vec<&str> = out.split('\0').collect();

@@ -307,14 +307,19 @@ fn shim_of(pid: u32) -> String {
 async fn hanging_checks_die_with_their_children() {
     let bed = Bed::new().await;
     let check = HealthConfig {
-        test: vec!["CMD-SHELL".into(), "echo begun; sleep 1001 & sleep 1002; true".into()],
+        test: vec![
+            "CMD-SHELL".into(),
+            "echo begun; sleep 1001 & sleep 1002; true".into(),
+        ],
         interval: 500_000_000,
         timeout: 200_000_000,
         retries: 1,
         ..HealthConfig::default()
     };
     let id = bed
-        .start(with(command(&["sleep", "1000"]), |config, _| config.healthcheck = Some(check)))
+        .start(with(command(&["sleep", "1000"]), |config, _| {
+            config.healthcheck = Some(check)
+        }))
         .await;
     let view = bed
         .until(&id, "the check has timed out", |c| {
@@ -345,7 +350,9 @@ async fn checks_wait_while_frozen() {
         ..HealthConfig::default()
     };
     let id = bed
-        .start(with(command(&["sleep", "1000"]), |config, _| config.healthcheck = Some(check)))
+        .start(with(command(&["sleep", "1000"]), |config, _| {
+            config.healthcheck = Some(check)
+        }))
         .await;
     let checked = |c: &pontoon_proto::v1::Container| {
         let health = c.health.as_ref().unwrap();
@@ -355,20 +362,28 @@ async fn checks_wait_while_frozen() {
     bed.engine.pause(&id).await.unwrap();
     bed.engine.unpause(&id).await.unwrap();
     let thawed = checked(&bed.inspect(&id));
-    let view = bed.until(&id, "it is checked again", |c| checked(c) > thawed).await;
+    let view = bed
+        .until(&id, "it is checked again", |c| checked(c) > thawed)
+        .await;
     let health = view.health.unwrap();
-    assert!(health.log.iter().all(|result| result.exit_code == 0), "{health:?}");
+    assert!(
+        health.log.iter().all(|result| result.exit_code == 0),
+        "{health:?}"
+    );
     bed.finish().await;
 }
 
 async fn killed_shim_is_cleaned_up_and_restarted() {
     let bed = Bed::new().await;
-    let bridged = |request: CreateContainerRequest| {
-        with(request, |_, host| host.network_mode = "bridge".to_owned())
-    };
+    let bridged =
+        |request: CreateContainerRequest| with(request, |_, host| host.network_mode = "bridge".to_owned());
     let plain = bed.start(bridged(command(&["sleep", "1000"]))).await;
     let kept = bed
-        .start(policy(bridged(command(&["sleep", "1000"])), RestartPolicyName::OnFailure, 0))
+        .start(policy(
+            bridged(command(&["sleep", "1000"])),
+            RestartPolicyName::OnFailure,
+            0,
+        ))
         .await;
     let views = [bed.inspect(&plain), bed.inspect(&kept)];
     for view in &views {
@@ -399,10 +414,16 @@ async fn reboot() {
     let sleeper = || command(&["sleep", "1000"]);
     let plain = bed.start(sleeper()).await;
     let always = bed.start(policy(sleeper(), RestartPolicyName::Always, 0)).await;
-    let unless = bed.start(policy(sleeper(), RestartPolicyName::UnlessStopped, 0)).await;
-    let stopped = bed.start(policy(sleeper(), RestartPolicyName::UnlessStopped, 0)).await;
+    let unless = bed
+        .start(policy(sleeper(), RestartPolicyName::UnlessStopped, 0))
+        .await;
+    let stopped = bed
+        .start(policy(sleeper(), RestartPolicyName::UnlessStopped, 0))
+        .await;
     bed.engine.stop(stop(&stopped)).await.unwrap();
-    let removed = bed.start(with(sleeper(), |_, host| host.auto_remove = true)).await;
+    let removed = bed
+        .start(with(sleeper(), |_, host| host.auto_remove = true))
+        .await;
     let running = [&plain, &always, &unless, &removed];
     let pids: Vec<u32> = running.iter().map(|id| bed.inspect(id).pid).collect();
     bed.engine.shutdown().await;
@@ -428,7 +449,8 @@ async fn reboot() {
     std::fs::write(bed.path().join("run/boot-id"), "the boot before").unwrap();
     bed.reopen().await;
     bed.until(&always, "always is started again", is_running).await;
-    bed.until(&unless, "unless-stopped is started again", is_running).await;
+    bed.until(&unless, "unless-stopped is started again", is_running)
+        .await;
     let view = bed
         .until(&plain, "its end is seen", |c| c.state() == ContainerState::Exited)
         .await;

@@ -89,37 +89,12 @@ pub struct AttachArguments {
 /// # Errors
 /// Status 126 or 127 when the command can't be started, 1 for what the daemon refuses, else the command's own.
 pub async fn run(host: Option<&str>, arguments: Arguments) -> Outcome {
-    let Some((container, command)) = arguments
-        .container_and_command
-        .split_first()
-        .filter(|(_, command)| !command.is_empty())
-    else {
-        return Err(Failure::new("requires at least 2 arguments: CONTAINER COMMAND"));
-    };
     let keys = DetachKeys::parse(&arguments.detach_keys).map_err(Failure::new)?;
-    if let Some(bad) = arguments.env.iter().find(|entry| entry.is_empty() || entry.starts_with('=')) {
-        let text = format!("invalid argument {bad:?} for \"-e, --env\" flag: invalid environment variable: {bad}");
-        return Err(Failure::new(text).with_code(EXIT_ENGINE));
-    }
-    let interactive = arguments.interactive && !arguments.detach;
-    if arguments.tty && interactive && !std::io::stdin().is_terminal() {
+    let start = start_of(&arguments)?;
+    let interactive = start.stdin;
+    if start.tty && interactive && !std::io::stdin().is_terminal() {
         return Err(Failure::new("the input device is not a TTY"));
     }
-    let start = ExecStart {
-        target: container.clone(),
-        command: command.to_vec(),
-        tty: arguments.tty,
-        stdin: interactive,
-        detach: arguments.detach,
-        env: super::config::environment(&arguments.env_file, &arguments.env)?,
-        user: arguments.user,
-        dir: arguments.workdir,
-        privileged: arguments.privileged,
-        size: terminal::size().map(|(rows, columns)| TerminalSize {
-            rows: rows.into(),
-            columns: columns.into(),
-        }),
-    };
     let client = Client::connect(host).await?;
     let (requests, receiver) = mpsc::channel(QUEUE);
     let send = |request| ExecRequest {
@@ -168,6 +143,38 @@ pub async fn run(host: Option<&str>, arguments: Arguments) -> Outcome {
         End::Finished(code) => Ok(exit_status(code.unwrap_or(0))),
         End::Detached => Err(escaped()),
     }
+}
+
+/// The request, checked as far as the client can.
+fn start_of(arguments: &Arguments) -> Result<ExecStart, Failure> {
+    let Some((container, command)) = arguments
+        .container_and_command
+        .split_first()
+        .filter(|(_, command)| !command.is_empty())
+    else {
+        return Err(Failure::new("requires at least 2 arguments: CONTAINER COMMAND"));
+    };
+    let is_bad = |entry: &&String| entry.is_empty() || entry.starts_with('=');
+    if let Some(bad) = arguments.env.iter().find(is_bad) {
+        let text =
+            format!("invalid argument {bad:?} for \"-e, --env\" flag: invalid environment variable: {bad}");
+        return Err(Failure::new(text).with_code(EXIT_ENGINE));
+    }
+    Ok(ExecStart {
+        target: container.clone(),
+        command: command.to_vec(),
+        tty: arguments.tty,
+        stdin: arguments.interactive && !arguments.detach,
+        detach: arguments.detach,
+        env: super::config::environment(&arguments.env_file, &arguments.env)?,
+        user: arguments.user.clone(),
+        dir: arguments.workdir.clone(),
+        privileged: arguments.privileged,
+        size: terminal::size().map(|(rows, columns)| TerminalSize {
+            rows: rows.into(),
+            columns: columns.into(),
+        }),
+    })
 }
 
 /// Docker's word and status for `exec` and `attach` that were left by the detach keys; `run` and `start` say nothing.

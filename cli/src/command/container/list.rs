@@ -196,7 +196,11 @@ fn mounts(container: &Container, full: bool) -> (Vec<String>, usize) {
     };
     if !container.mounts.is_empty() {
         let names = container.mounts.iter().map(|mount| {
-            let name = if mount.name.is_empty() { &mount.source } else { &mount.name };
+            let name = if mount.name.is_empty() {
+                &mount.source
+            } else {
+                &mount.name
+            };
             cut(name)
         });
         let volumes = container.mounts.iter().filter(|mount| mount.driver == "local");

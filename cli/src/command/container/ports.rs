@@ -201,9 +201,11 @@ mod tests {
     fn neighbours_are_one_range() {
         let mut container = Container {
             state: ContainerState::Running.into(),
-            exposed_ports: ["77/tcp", "100/tcp", "101/tcp", "102/tcp", "80/tcp", "9000/udp", "9001/udp"]
-                .map(str::to_owned)
-                .to_vec(),
+            exposed_ports: [
+                "77/tcp", "100/tcp", "101/tcp", "102/tcp", "80/tcp", "9000/udp", "9001/udp",
+            ]
+            .map(str::to_owned)
+            .to_vec(),
             ports: vec![
                 binding("0.0.0.0", 8081, 80, PortProtocol::Tcp),
                 binding("::", 8081, 80, PortProtocol::Tcp),

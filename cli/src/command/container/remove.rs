@@ -4,7 +4,7 @@ use clap::Args;
 use pontoon_proto::v1::{RemoveContainerRequest, RenameContainerRequest};
 
 use crate::client::Client;
-use crate::error::{Failure, Outcome, for_each_target};
+use crate::error::{Failure, Outcome, for_each_at_once};
 
 /// `rm [OPTIONS] CONTAINER [CONTAINER...]`
 #[derive(Args, Debug)]
@@ -41,7 +41,7 @@ pub async fn run(host: Option<&str>, arguments: Arguments) -> Outcome {
         return Err(no_link(&arguments.containers));
     }
     let client = Client::connect(host).await?;
-    for_each_target(&arguments.containers, |target| {
+    for_each_at_once(&arguments.containers, |target| {
         let client = client.clone();
         let (force, volumes) = (arguments.force, arguments.volumes);
         async move {
@@ -69,7 +69,8 @@ fn no_link(names: &[String]) -> Failure {
         if name.trim_start_matches('/').contains('/') {
             format!("--link: {name} can't be removed: a link lasts as long as its container")
         } else {
-            "Error response from daemon: Conflict, cannot remove the default link name of the container".to_owned()
+            "Error response from daemon: Conflict, cannot remove the default link name of the container"
+                .to_owned()
         }
     });
     Failure::new(refused.collect::<Vec<_>>().join("\n"))

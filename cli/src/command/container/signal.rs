@@ -6,7 +6,7 @@ use pontoon_proto::v1::{
 };
 
 use crate::client::Client;
-use crate::error::{Outcome, for_each_target};
+use crate::error::{Outcome, for_each_at_once, for_each_target};
 
 /// Commands that take containers only.
 #[derive(Args, Debug)]
@@ -70,7 +70,7 @@ pub async fn stop(host: Option<&str>, arguments: StopArguments) -> Outcome {
         timeout,
         containers,
     } = arguments;
-    for_each_target(&containers, |target| {
+    for_each_at_once(&containers, |target| {
         let (client, signal) = (client.clone(), signal.clone());
         async move {
             client
@@ -121,7 +121,7 @@ pub async fn restart(host: Option<&str>, arguments: StopArguments) -> Outcome {
 /// The daemon's, one line a container.
 pub async fn kill(host: Option<&str>, arguments: KillArguments) -> Outcome {
     let client = Client::connect(host).await?;
-    for_each_target(&arguments.containers, |target| {
+    for_each_at_once(&arguments.containers, |target| {
         let (client, signal) = (client.clone(), arguments.signal.clone());
         async move {
             client
@@ -143,7 +143,7 @@ pub async fn kill(host: Option<&str>, arguments: KillArguments) -> Outcome {
 /// The daemon's, one line a container.
 pub async fn pause(host: Option<&str>, arguments: Targets) -> Outcome {
     let client = Client::connect(host).await?;
-    for_each_target(&arguments.containers, |target| {
+    for_each_at_once(&arguments.containers, |target| {
         let client = client.clone();
         async move {
             client
@@ -164,7 +164,7 @@ pub async fn pause(host: Option<&str>, arguments: Targets) -> Outcome {
 /// The daemon's, one line a container.
 pub async fn unpause(host: Option<&str>, arguments: Targets) -> Outcome {
     let client = Client::connect(host).await?;
-    for_each_target(&arguments.containers, |target| {
+    for_each_at_once(&arguments.containers, |target| {
         let client = client.clone();
         async move {
             client

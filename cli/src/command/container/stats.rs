@@ -252,8 +252,8 @@ mod tests {
         table.take(sample);
         assert_eq!(
             table.render().unwrap(),
-            "CONTAINER ID   NAME      CPU %     MEM USAGE / LIMIT   MEM %     NET I/O       BLOCK I/O     PIDS\n\
-             aaaaaaaaaaaa   box-a     20.00%    576KiB / 64MiB      0.88%     1.17kB / 0B   4.1kB / 0B    1\n"
+            "CONTAINER ID   NAME      CPU %     MEM USAGE / LIMIT   MEM %     NET I/O       BLOCK I/O    PIDS\n\
+             aaaaaaaaaaaa   box-a     20.00%    576KiB / 64MiB      0.88%     1.17kB / 0B   4.1kB / 0B   1\n"
         );
     }
 

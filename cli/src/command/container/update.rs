@@ -41,6 +41,7 @@ pub struct Arguments {
     /// MEMs in which to allow execution (0-3, 0,1)
     #[arg(long, value_name = "string")]
     cpuset_mems: Option<String>,
+    /// Kernel memory limit: refused, with what to do instead
     #[arg(long, hide = true, value_name = "bytes")]
     kernel_memory: Option<String>,
     /// Memory limit

@@ -37,7 +37,9 @@ pub fn health_json(health: &HealthConfig) -> Value {
     });
     // As in Docker, what is not set is not there.
     if let Value::Object(fields) = &mut value {
-        fields.retain(|_, field| field.as_i64() != Some(0) && field.as_array().is_none_or(|words| !words.is_empty()));
+        fields.retain(|_, field| {
+            field.as_i64() != Some(0) && field.as_array().is_none_or(|words| !words.is_empty())
+        });
     }
     value
 }

@@ -27,9 +27,15 @@ pub fn complete(value: &mut Value, container: &Container) {
         add(shown, host_fields(&host, &config));
     }
     if let Some(Value::Object(shown)) = fields.get_mut("Config") {
-        add(shown, json!({ "Domainname": "", "OnBuild": null, "Volumes": null }));
+        add(
+            shown,
+            json!({ "Domainname": "", "OnBuild": null, "Volumes": null }),
+        );
         for optional in ["StopSignal", "StopTimeout", "Healthcheck"] {
-            if shown.get(optional).is_some_and(|field| field.is_null() || field == "") {
+            if shown
+                .get(optional)
+                .is_some_and(|field| field.is_null() || field == "")
+            {
                 shown.remove(optional);
             }
         }
@@ -145,7 +151,10 @@ fn network(shown: &mut Map<String, Value>, container: &Container) {
         );
     }
     // The modes without networks are networks to Docker's clients.
-    let mode = container.host.as_ref().map_or("", |host| host.network_mode.as_str());
+    let mode = container
+        .host
+        .as_ref()
+        .map_or("", |host| host.network_mode.as_str());
     if networks.is_empty() && matches!(mode, "host" | "none") {
         networks.insert(
             mode.to_owned(),
@@ -164,39 +173,161 @@ mod tests {
 
     /// Keys of `docker inspect` (Engine 28) of a container on Linux, as they come from the wire.
     const TOP: [&str; 22] = [
-        "AppArmorProfile", "Args", "Config", "Created", "Driver", "ExecIDs", "GraphDriver", "HostConfig",
-        "HostnamePath", "HostsPath", "Id", "Image", "LogPath", "MountLabel", "Mounts", "Name", "NetworkSettings",
-        "Path", "Platform", "ProcessLabel", "ResolvConfPath", "RestartCount",
+        "AppArmorProfile",
+        "Args",
+        "Config",
+        "Created",
+        "Driver",
+        "ExecIDs",
+        "GraphDriver",
+        "HostConfig",
+        "HostnamePath",
+        "HostsPath",
+        "Id",
+        "Image",
+        "LogPath",
+        "MountLabel",
+        "Mounts",
+        "Name",
+        "NetworkSettings",
+        "Path",
+        "Platform",
+        "ProcessLabel",
+        "ResolvConfPath",
+        "RestartCount",
     ];
     const HOST: [&str; 67] = [
-        "AutoRemove", "Binds", "BlkioDeviceReadBps", "BlkioDeviceReadIOps", "BlkioDeviceWriteBps",
-        "BlkioDeviceWriteIOps", "BlkioWeight", "BlkioWeightDevice", "CapAdd", "CapDrop", "Cgroup", "CgroupParent",
-        "CgroupnsMode", "ConsoleSize", "ContainerIDFile", "CpuCount", "CpuPercent", "CpuPeriod", "CpuQuota",
-        "CpuRealtimePeriod", "CpuRealtimeRuntime", "CpuShares", "CpusetCpus", "CpusetMems", "DeviceCgroupRules",
-        "DeviceRequests", "Devices", "Dns", "DnsOptions", "DnsSearch", "ExtraHosts", "GroupAdd",
-        "IOMaximumBandwidth", "IOMaximumIOps", "IpcMode", "Isolation", "Links", "LogConfig", "MaskedPaths",
-        "Memory", "MemoryReservation", "MemorySwap", "MemorySwappiness", "NanoCpus", "NetworkMode",
-        "OomKillDisable", "OomScoreAdj", "PidMode", "PidsLimit", "PortBindings", "Privileged", "PublishAllPorts",
-        "ReadonlyPaths", "ReadonlyRootfs", "RestartPolicy", "Runtime", "SecurityOpt", "ShmSize", "UTSMode",
-        "Ulimits", "UsernsMode", "VolumeDriver", "VolumesFrom", "Sysctls", "Init", "StorageOpt", "Annotations",
+        "AutoRemove",
+        "Binds",
+        "BlkioDeviceReadBps",
+        "BlkioDeviceReadIOps",
+        "BlkioDeviceWriteBps",
+        "BlkioDeviceWriteIOps",
+        "BlkioWeight",
+        "BlkioWeightDevice",
+        "CapAdd",
+        "CapDrop",
+        "Cgroup",
+        "CgroupParent",
+        "CgroupnsMode",
+        "ConsoleSize",
+        "ContainerIDFile",
+        "CpuCount",
+        "CpuPercent",
+        "CpuPeriod",
+        "CpuQuota",
+        "CpuRealtimePeriod",
+        "CpuRealtimeRuntime",
+        "CpuShares",
+        "CpusetCpus",
+        "CpusetMems",
+        "DeviceCgroupRules",
+        "DeviceRequests",
+        "Devices",
+        "Dns",
+        "DnsOptions",
+        "DnsSearch",
+        "ExtraHosts",
+        "GroupAdd",
+        "IOMaximumBandwidth",
+        "IOMaximumIOps",
+        "IpcMode",
+        "Isolation",
+        "Links",
+        "LogConfig",
+        "MaskedPaths",
+        "Memory",
+        "MemoryReservation",
+        "MemorySwap",
+        "MemorySwappiness",
+        "NanoCpus",
+        "NetworkMode",
+        "OomKillDisable",
+        "OomScoreAdj",
+        "PidMode",
+        "PidsLimit",
+        "PortBindings",
+        "Privileged",
+        "PublishAllPorts",
+        "ReadonlyPaths",
+        "ReadonlyRootfs",
+        "RestartPolicy",
+        "Runtime",
+        "SecurityOpt",
+        "ShmSize",
+        "UTSMode",
+        "Ulimits",
+        "UsernsMode",
+        "VolumeDriver",
+        "VolumesFrom",
+        "Sysctls",
+        "Init",
+        "StorageOpt",
+        "Annotations",
     ];
     const CONFIG: [&str; 17] = [
-        "AttachStderr", "AttachStdin", "AttachStdout", "Cmd", "Domainname", "Entrypoint", "Env", "Hostname", "Image",
-        "Labels", "OnBuild", "OpenStdin", "StdinOnce", "Tty", "User", "Volumes", "WorkingDir",
+        "AttachStderr",
+        "AttachStdin",
+        "AttachStdout",
+        "Cmd",
+        "Domainname",
+        "Entrypoint",
+        "Env",
+        "Hostname",
+        "Image",
+        "Labels",
+        "OnBuild",
+        "OpenStdin",
+        "StdinOnce",
+        "Tty",
+        "User",
+        "Volumes",
+        "WorkingDir",
     ];
     const NETWORK: [&str; 18] = [
-        "Bridge", "EndpointID", "Gateway", "GlobalIPv6Address", "GlobalIPv6PrefixLen", "HairpinMode", "IPAddress",
-        "IPPrefixLen", "IPv6Gateway", "LinkLocalIPv6Address", "LinkLocalIPv6PrefixLen", "MacAddress", "Networks",
-        "Ports", "SandboxID", "SandboxKey", "SecondaryIPAddresses", "SecondaryIPv6Addresses",
+        "Bridge",
+        "EndpointID",
+        "Gateway",
+        "GlobalIPv6Address",
+        "GlobalIPv6PrefixLen",
+        "HairpinMode",
+        "IPAddress",
+        "IPPrefixLen",
+        "IPv6Gateway",
+        "LinkLocalIPv6Address",
+        "LinkLocalIPv6PrefixLen",
+        "MacAddress",
+        "Networks",
+        "Ports",
+        "SandboxID",
+        "SandboxKey",
+        "SecondaryIPAddresses",
+        "SecondaryIPv6Addresses",
     ];
     const PLACE: [&str; 15] = [
-        "Aliases", "DNSNames", "DriverOpts", "EndpointID", "Gateway", "GlobalIPv6Address", "GlobalIPv6PrefixLen",
-        "GwPriority", "IPAMConfig", "IPAddress", "IPPrefixLen", "IPv6Gateway", "Links", "MacAddress", "NetworkID",
+        "Aliases",
+        "DNSNames",
+        "DriverOpts",
+        "EndpointID",
+        "Gateway",
+        "GlobalIPv6Address",
+        "GlobalIPv6PrefixLen",
+        "GwPriority",
+        "IPAMConfig",
+        "IPAddress",
+        "IPPrefixLen",
+        "IPv6Gateway",
+        "Links",
+        "MacAddress",
+        "NetworkID",
     ];
 
     fn lacks(value: &Value, keys: &[&str]) -> Vec<String> {
         let has = |key: &&&str| value.get(**key).is_some();
-        keys.iter().filter(|key| !has(key)).map(ToString::to_string).collect()
+        keys.iter()
+            .filter(|key| !has(key))
+            .map(ToString::to_string)
+            .collect()
     }
 
     #[test]
@@ -224,7 +355,10 @@ mod tests {
         assert_eq!(lacks(&value["HostConfig"], &HOST), none);
         assert_eq!(lacks(&value["Config"], &CONFIG), none);
         assert_eq!(lacks(&value["NetworkSettings"], &NETWORK), none);
-        assert_eq!(lacks(&value["NetworkSettings"]["Networks"]["bridge"], &PLACE), none);
+        assert_eq!(
+            lacks(&value["NetworkSettings"]["Networks"]["bridge"], &PLACE),
+            none
+        );
         assert_eq!(value["NetworkSettings"]["EndpointID"], "e1");
         assert_eq!(value["HostConfig"]["MemorySwap"], 128 << 20);
         assert_eq!(value["HostConfig"]["PidsLimit"], Value::Null);

@@ -6,7 +6,8 @@ use serde_json::Value;
 
 const NAMES: &[&str] = &[
     "json", "join", "lower", "upper", "title", "split", "truncate", "pad", "println", "print", "printf",
-    "len", "index", "slice", "html", "js", "urlquery", "eq", "ne", "lt", "le", "gt", "ge", "and", "or", "not",
+    "len", "index", "slice", "html", "js", "urlquery", "eq", "ne", "lt", "le", "gt", "ge", "and", "or",
+    "not",
 ];
 
 /// True when templates may call it.
@@ -52,7 +53,11 @@ pub(super) fn call(name: &str, arguments: &[Value]) -> Result<Value, String> {
             serde_json::to_string(arguments.first().ok_or_else(wrong)?).map_err(|e| e.to_string())?,
         ),
         "join" => {
-            let items = arguments.first().and_then(Value::as_array).ok_or_else(wrong)?;
+            let first = arguments.first().ok_or_else(wrong)?;
+            if first.is_null() {
+                return Ok(Value::from(""));
+            }
+            let items = first.as_array().ok_or_else(wrong)?;
             Value::from(items.iter().map(print).collect::<Vec<_>>().join(&text(1)?))
         }
         "lower" => Value::from(text(0)?.to_lowercase()),
@@ -178,7 +183,9 @@ fn printf(format: &str, arguments: &[Value]) -> Result<String, String> {
             continue;
         }
         let value = values.next().ok_or("printf: missing argument")?;
-        let precision = flags.split_once('.').and_then(|(_, digits)| digits.parse::<usize>().ok());
+        let precision = flags
+            .split_once('.')
+            .and_then(|(_, digits)| digits.parse::<usize>().ok());
         let text = match verb {
             "f" if value.is_number() => {
                 let precision = precision.unwrap_or(6).min(64);

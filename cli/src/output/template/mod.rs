@@ -48,7 +48,9 @@ impl Run<'_> {
                 Node::Print(pipeline) => {
                     let value = self.pipeline(pipeline, dot)?;
                     if pipeline.variable.is_none() {
-                        self.out.push_str(&functions::print(&value));
+                        let text =
+                            nil(pipeline, &value).map_or_else(|| functions::print(&value), str::to_owned);
+                        self.out.push_str(&text);
                     }
                 }
                 Node::If {
@@ -160,7 +162,9 @@ impl Run<'_> {
     fn placed(&self, path: &[String], dot: &Value, reason: String) -> String {
         let text = format!(".{}", path.join("."));
         // The part that is there.
-        let good = (0..path.len()).take_while(|&count| walk(dot, &path[..=count]).is_ok()).count();
+        let good = (0..path.len())
+            .take_while(|&count| walk(dot, &path[..=count]).is_ok())
+            .count();
         let before: usize = path[..good].iter().map(|name| name.len() + 1).sum();
         match self.source.find(&text) {
             Some(at) => format!(":1:{}: executing \"\" at <{text}>: {reason}", at + before),
@@ -183,6 +187,54 @@ impl Run<'_> {
             Expression::Group(inner, path) => walk(&self.pipeline(inner, dot)?, path),
             Expression::Function(name) => functions::call(name, &[]),
         }
+    }
+}
+
+/// Fields of Docker's objects that are lists or maps: without content they are null in JSON, but Go prints them empty.
+const LISTS: &[&str] = &[
+    "Aliases",
+    "Binds",
+    "CapAdd",
+    "CapDrop",
+    "Cmd",
+    "DNSNames",
+    "DeviceCgroupRules",
+    "DeviceRequests",
+    "Entrypoint",
+    "Env",
+    "ExecIDs",
+    "ExtraHosts",
+    "GroupAdd",
+    "Links",
+    "OnBuild",
+    "SecondaryIPAddresses",
+    "SecondaryIPv6Addresses",
+    "SecurityOpt",
+    "VolumesFrom",
+];
+const MAPS: &[&str] = &[
+    "Annotations",
+    "DriverOpts",
+    "ExposedPorts",
+    "Labels",
+    "Options",
+    "StorageOpt",
+    "Volumes",
+];
+
+/// What Go prints for a list or map that is null, if the pipeline is such a field by itself.
+fn nil(pipeline: &Pipeline, value: &Value) -> Option<&'static str> {
+    let [command] = pipeline.commands.as_slice() else {
+        return None;
+    };
+    let ([Expression::Field(path)], Value::Null) = (command.as_slice(), value) else {
+        return None;
+    };
+    let name = path.last()?.as_str();
+    if LISTS.contains(&name) {
+        Some("[]")
+    } else {
+        MAPS.contains(&name).then_some("map[]")
     }
 }
 

@@ -70,7 +70,8 @@ impl Template {
     /// # Errors
     /// A message that says what is wrong with it.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let pieces = split(text).map_err(|reason| format!("template parsing error: template: :1: {reason}"))?;
+        let pieces =
+            split(text).map_err(|reason| format!("template parsing error: template: :1: {reason}"))?;
         let mut parser = Parser { pieces, at: 0 };
         let (nodes, end) = parser
             .block()

@@ -5,7 +5,7 @@ use super::Template;
 fn render(template: &str) -> Result<String, String> {
     let data = json!({
         "ID": "abc", "Names": ["a", "b"], "State": {"Running": true, "Pid": 7},
-        "Labels": {"x": "1", "y": "2"}, "Empty": "", "None": null,
+        "Labels": {"x": "1", "y": "2"}, "Empty": "", "None": null, "CapAdd": null, "Volumes": null,
     });
     Template::parse(template)?.render(&data)
 }
@@ -39,10 +39,17 @@ fn templates_render_as_in_go() {
         (r#"{{$x := .ID}}{{$x}}"#, "abc"),
         ("{{len .Names}}{{/* comment */}}", "2"),
         ("{{.None}}", "<no value>"),
+        (
+            r#"{{.CapAdd}} {{.Volumes}} {{json .CapAdd}} {{join .CapAdd ","}}"#,
+            "[] map[] null ",
+        ),
         (r#"{{slice .ID 1 2}}{{slice .Names 1}}"#, "b[b]"),
         (r#"{{html "<a & 'b'>"}}"#, "&lt;a &amp; &#39;b&#39;&gt;"),
         (r#"{{urlquery "a b&c"}} {{js "it's"}}"#, r"a+b%26c it\'s"),
-        (r#"{{printf "%05d|%.2f|%.2s" .State.Pid 1.5 .ID}}"#, "00007|1.50|ab"),
+        (
+            r#"{{printf "%05d|%.2f|%.2s" .State.Pid 1.5 .ID}}"#,
+            "00007|1.50|ab",
+        ),
     ];
     for (template, expected) in cases {
         assert_eq!(render(template).as_deref(), Ok(expected), "{template}");
@@ -52,7 +59,10 @@ fn templates_render_as_in_go() {
 #[test]
 fn mistakes_are_told_with_their_place() {
     for (template, expected) in [
-        ("{{.Nope}}", r#"template: :1:2: executing "" at <.Nope>: map has no entry for key "Nope""#),
+        (
+            "{{.Nope}}",
+            r#"template: :1:2: executing "" at <.Nope>: map has no entry for key "Nope""#,
+        ),
         (
             "{{.State.Nope}}",
             r#"template: :1:8: executing "" at <.State.Nope>: map has no entry for key "Nope""#,
