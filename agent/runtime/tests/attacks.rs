@@ -49,7 +49,7 @@ async fn the_hosts_binary_is_not_written() {
     let spec = detached(
         &bed,
         "own",
-        &["/proc/self/exe", "init", "--", "/bin/sleep", "sleep", "1000"],
+        &["/proc/self/exe", "init", "--", "/bin/sleep", "1000"],
     );
     let exec = within(client.exec(spec)).await.unwrap();
     let attack = "for p in /proc/[0-9]*; do case $(readlink $p/exe) in */busybox|'') ;; *) \

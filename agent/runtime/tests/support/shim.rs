@@ -12,6 +12,8 @@ fn main() -> ExitCode {
         (Some("shim"), [dir]) => pontoon_runtime::shim_main(dir),
         (Some("shim-log"), rest) => pontoon_runtime::shim_log_main(rest.iter().cloned()),
         (Some("oci"), rest) => pontoon_runtime::oci_main(rest.iter().cloned()),
+        // For a test that has it run inside by another name.
+        (Some("init"), rest) => pontoon_runtime::init_main(rest.iter().cloned()),
         _ => ExitCode::FAILURE,
     }
 }
