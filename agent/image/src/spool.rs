@@ -59,7 +59,7 @@ impl Spool {
         let decoder = Decoder::new(stream).map_err(read_failed)?;
         let mut tar = TarReader::new(BufReader::with_capacity(128 << 10, decoder), limits);
         let (mut bytes, mut reported) = (0u64, 0);
-        while let Some(entry) = tar.next()? {
+        while let Some(entry) = tar.next_entry()? {
             bytes = bytes.saturating_add(entry.size);
             if bytes > limits.archive_bytes {
                 let reason = format!("archive has more than {} bytes", limits.archive_bytes);

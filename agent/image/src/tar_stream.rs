@@ -66,7 +66,7 @@ impl Entry {
     }
 }
 
-/// Reads entries one after another; between two calls of `next`, `Read` gives the entry's data.
+/// Reads entries one after another; between two calls of `next_entry`, `Read` gives the entry's data.
 pub struct TarReader<'a, R> {
     inner: R,
     limits: &'a Limits,
@@ -104,7 +104,7 @@ impl<'a, R: Read> TarReader<'a, R> {
     ///
     /// # Errors
     /// [`Error::HostileArchive`], [`Error::NotAnArchive`], or the stream's.
-    pub fn next(&mut self) -> Result<Option<Entry>> {
+    pub fn next_entry(&mut self) -> Result<Option<Entry>> {
         self.skip_data()?;
         let mut pending = Pending::default();
         let mut extensions = 0;

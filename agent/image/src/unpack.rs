@@ -17,7 +17,7 @@ use crate::{Error, Result, limits::Limits, merged::Merged, tar_stream::TarReader
 pub(crate) fn unpack(archive: impl Read, dest: &Path, below: &Merged, limits: &Limits) -> Result<u64> {
     let mut reader = TarReader::new(archive, limits);
     let mut apply = apply::Apply::new(dest, below, limits)?;
-    while let Some(entry) = reader.next()? {
+    while let Some(entry) = reader.next_entry()? {
         apply.entry(&entry, &mut reader)?;
     }
     let size = apply.finish()?;

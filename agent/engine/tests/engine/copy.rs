@@ -1,5 +1,6 @@
 //! cp and export, and what hostile containers and archives try with them (CVE-2018-15664, CVE-2019-14271,
 //! CVE-2021-41089, CVE-2026-41567).
+#![allow(clippy::too_many_lines)]
 
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
@@ -48,7 +49,7 @@ fn entries(archive: &[u8]) -> Vec<(String, Kind, String)> {
     let limits = Limits::default();
     let mut reader = TarReader::new(archive, &limits);
     let mut found = Vec::new();
-    while let Some(entry) = reader.next().unwrap() {
+    while let Some(entry) = reader.next_entry().unwrap() {
         let mut content = String::new();
         if entry.size < 4096 {
             reader.read_to_string(&mut content).unwrap();
@@ -235,7 +236,7 @@ async fn copies_in_and_keeps_what_archives_say() {
         let copied = collect(chunks).await.unwrap();
         let limits = Limits::default();
         let mut reader = TarReader::new(&copied[..], &limits);
-        let mut next = || reader.next().unwrap().unwrap();
+        let mut next = || reader.next_entry().unwrap().unwrap();
         let dir = next();
         assert_eq!(
             (dir.mode, dir.uid, dir.gid, dir.mtime.0),
@@ -273,7 +274,10 @@ async fn copies_in_and_keeps_what_archives_say() {
     let (_, chunks) = bed.engine.copy_out(&path(&id, "/tmp/owned")).await.unwrap();
     let copied = collect(chunks).await.unwrap();
     let limits = Limits::default();
-    let entry = TarReader::new(&copied[..], &limits).next().unwrap().unwrap();
+    let entry = TarReader::new(&copied[..], &limits)
+        .next_entry()
+        .unwrap()
+        .unwrap();
     assert_eq!((entry.uid, entry.gid), (1000, 1000));
     // Refusals, in Docker's words.
     let plain = || archive(&[(Head::file("f"), "x")]);

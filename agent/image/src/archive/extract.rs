@@ -157,7 +157,7 @@ impl Extractor {
                 .and_then(|dir| rustix::fs::utimensat(&dir, name, &times(*mtime), AtFlags::SYMLINK_NOFOLLOW));
             match set {
                 Ok(()) | Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
-                Err(e) => return Err(self.failed(e, &path)),
+                Err(e) => return Err(self.failed(e, path)),
             }
         }
         Ok(())

@@ -95,7 +95,7 @@ fn entries(archive: &[u8]) -> Vec<(String, Kind, String)> {
     let limits = Limits::default();
     let mut reader = TarReader::new(archive, &limits);
     let mut found = Vec::new();
-    while let Some(entry) = reader.next().unwrap() {
+    while let Some(entry) = reader.next_entry().unwrap() {
         let link = String::from_utf8(entry.link.clone()).unwrap();
         found.push((entry.shown(), entry.kind, link));
     }
@@ -198,7 +198,7 @@ fn extract(archive: &[u8], place: Place, options: ExtractOptions) -> Result<(), 
     let limits = Limits::default();
     let mut reader = TarReader::new(archive, &limits);
     let mut extractor = Extractor::new(place, options);
-    while let Some(entry) = reader.next()? {
+    while let Some(entry) = reader.next_entry()? {
         extractor.entry(&entry, &mut reader)?;
     }
     extractor.finish()

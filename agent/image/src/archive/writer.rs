@@ -312,7 +312,7 @@ mod tests {
         let limits = Limits::default();
         let mut reader = TarReader::new(&archive[..], &limits);
         for head in heads() {
-            let entry = reader.next().unwrap().unwrap();
+            let entry = reader.next_entry().unwrap().unwrap();
             let mut name = head.name.clone();
             if head.kind == Kind::Dir {
                 name.push(b'/');
@@ -328,17 +328,17 @@ mod tests {
             );
         }
         let mut content = Vec::new();
-        assert_eq!(reader.next().unwrap().unwrap().size, 600);
+        assert_eq!(reader.next_entry().unwrap().unwrap().size, 600);
         reader.read_to_end(&mut content).unwrap();
         assert_eq!(
             (&content[..3], content.len(), content[599]),
             (&b"abc"[..], 600, 0)
         );
         content.clear();
-        assert_eq!(reader.next().unwrap().unwrap().size, 2);
+        assert_eq!(reader.next_entry().unwrap().unwrap().size, 2);
         reader.read_to_end(&mut content).unwrap();
         assert_eq!(content, b"ab");
-        assert!(reader.next().unwrap().is_none());
+        assert!(reader.next_entry().unwrap().is_none());
     }
 
     #[test]

@@ -31,7 +31,7 @@ fn with_pax(records: &[u8], entry: &Header, data: &[u8]) -> Vec<u8> {
 fn read(archive: &[u8], limits: &Limits) -> crate::Result<Vec<(String, Vec<u8>, super::Entry)>> {
     let mut reader = TarReader::new(archive, limits);
     let mut out = Vec::new();
-    while let Some(entry) = reader.next()? {
+    while let Some(entry) = reader.next_entry()? {
         let mut data = Vec::new();
         reader.read_to_end(&mut data).unwrap();
         out.push((entry.shown(), data, entry));

@@ -95,7 +95,7 @@ fn extract(
     // Compression is taken off here, by our own code, before anything enters the container's root.
     let mut reader = TarReader::new(plain(Incoming::new(input))?, &limits);
     let mut extractor = Extractor::new(Place::in_root(root.0, Path::new(&base)), options);
-    while let Some(entry) = reader.next()? {
+    while let Some(entry) = reader.next_entry()? {
         extractor.entry(&entry, &mut reader)?;
     }
     extractor.finish()?;

@@ -204,7 +204,7 @@ pub fn extract(
     let mut reader = TarReader::new(Receiver::new(chunks), &limits);
     let mut extractor = Extractor::new(Place::beneath(root), options);
     let run = || -> pontoon_image::Result<()> {
-        while let Some(mut entry) = reader.next()? {
+        while let Some(mut entry) = reader.next_entry()? {
             if let Some(rename) = &rename {
                 entry.name = rename.apply(&entry.name);
                 if entry.kind == Kind::Hardlink {

@@ -90,11 +90,11 @@ pub async fn run(host: Option<&str>, arguments: Arguments) -> Outcome {
         ((None, _), (None, _)) => Err(Failure::new("must specify at least one container source")),
         ((Some(container), from), (None, to)) => {
             let copy = Copy::new(host, container, &arguments, quiet).await?;
-            copy.from_container(from, to).await
+            copy.out_of_container(from, to).await
         }
         ((None, from), (Some(container), to)) => {
             let copy = Copy::new(host, container, &arguments, quiet).await?;
-            copy.to_container(from, to).await
+            copy.into_container(from, to).await
         }
     }
 }
@@ -135,7 +135,7 @@ impl Copy {
         answer.map(tonic::Response::into_inner)
     }
 
-    async fn from_container(self, from: &str, to: &str) -> Outcome {
+    async fn out_of_container(self, from: &str, to: &str) -> Outcome {
         let to = match to {
             "-" => None,
             to => Some(paths::absolute(to)?),
@@ -219,7 +219,7 @@ impl Copy {
         Ok(0)
     }
 
-    async fn to_container(self, from: &str, to: &str) -> Outcome {
+    async fn into_container(self, from: &str, to: &str) -> Outcome {
         let from = match from {
             "-" => None,
             from => Some(paths::absolute(from)?),
