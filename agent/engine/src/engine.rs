@@ -80,8 +80,9 @@ impl Engine {
                 .await
                 .map_err(|e| Error::network("open networks", e))
         };
+        let owner = remap.as_ref().map_or((0, 0), IdMap::root);
         let volumes_dir = config.data_dir.join("volumes");
-        let volumes = blocking(move || Volumes::open(volumes_dir));
+        let volumes = blocking(move || Volumes::open(volumes_dir, owner));
         let (images, network, volumes) = tokio::try_join!(images, network, volumes)?;
         let labels = config.labels.clone();
         let engine = Arc::new(Self {

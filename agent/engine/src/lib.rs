@@ -6,6 +6,7 @@
 //! - `container`: one container's life: create, start, supervision, restart, health, removal, restoring;
 //! - `spec`: from settings to an OCI runtime specification; `stdio`: attach and exec; `logs`: log drivers, reading logs;
 //! - `archive`: files of containers (`cp`, `diff`, `export`, `commit`);
+//! - `volumes`: volumes, and what the mounts of containers are made of;
 //! - `images`, `networks`, `system`: thin layers over the image store and the network manager;
 //! - [`grpc`]: the proto service `Engine`;
 //! - `registry` (ids, names), `undo` (half-done work), `id`, `name`, `signal`, `event`, [`Error`].

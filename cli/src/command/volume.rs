@@ -18,7 +18,7 @@ use crate::output::listing::{self, Column};
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Create a volume
-    Create(CreateArguments),
+    Create(Box<CreateArguments>),
     /// Display detailed information on one or more volumes
     Inspect(InspectArguments),
     /// List volumes
@@ -153,7 +153,7 @@ pub struct UpdateArguments {
 /// The daemon's.
 pub async fn dispatch(host: Option<&str>, command: Command) -> Outcome {
     match command {
-        Command::Create(arguments) => create(host, arguments).await,
+        Command::Create(arguments) => create(host, *arguments).await,
         Command::Inspect(arguments) => {
             let arguments = super::inspect::KindArguments {
                 format: arguments.format,

@@ -107,6 +107,28 @@ secrets: {}
 "#;
 
 #[test]
+fn volumes_get_their_names_and_options() {
+    let plan = plan(FULL);
+    let task = service(&plan, "demo_web").task.clone().unwrap();
+    let container = task.container.unwrap();
+    let data = container.mounts[4].volume.clone().unwrap();
+    assert!(data.no_copy && data.driver_options["type"] == "tmpfs");
+    assert_eq!(
+        (data.labels["a"].as_str(), data.labels[NAMESPACE_LABEL].as_str()),
+        ("b", "demo")
+    );
+    let shared = container.mounts[6].volume.clone().unwrap();
+    assert_eq!((shared.subpath.as_str(), shared.labels.len()), ("sub", 0));
+    assert_eq!(
+        (
+            container.mounts[7].r#type(),
+            container.mounts[7].image_subpath.as_str()
+        ),
+        (MountType::Image, "bin")
+    );
+}
+
+#[test]
 fn services_get_all_that_their_file_says() {
     let plan = plan(FULL);
     let web = service(&plan, "demo_web");
@@ -155,21 +177,6 @@ fn services_get_all_that_their_file_says() {
     assert_eq!(
         (container.mounts[3].r#type(), container.mounts[3].tmpfs_mode),
         (MountType::Tmpfs, 0o1777)
-    );
-    let data = container.mounts[4].volume.clone().unwrap();
-    assert!(data.no_copy && data.driver_options["type"] == "tmpfs");
-    assert_eq!(
-        (data.labels["a"].as_str(), data.labels[NAMESPACE_LABEL].as_str()),
-        ("b", "demo")
-    );
-    let shared = container.mounts[6].volume.clone().unwrap();
-    assert_eq!((shared.subpath.as_str(), shared.labels.len()), ("sub", 0));
-    assert_eq!(
-        (
-            container.mounts[7].r#type(),
-            container.mounts[7].image_subpath.as_str()
-        ),
-        (MountType::Image, "bin")
     );
     let health = container.healthcheck.as_ref().unwrap();
     assert_eq!(health.test, ["CMD-SHELL", "curl -f localhost"]);

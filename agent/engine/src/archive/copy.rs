@@ -357,7 +357,7 @@ fn running_mounts(run_dir: &Path) -> Result<Vec<Mount>> {
 
 /// The mounts of a container that does not run. A tmpfs has no content then.
 fn stopped_mounts(mounted: &[Mounted], dir: &Path) -> Result<Vec<Mount>> {
-    let mut mounts = spec::mounts::of_user(mounted, false)?;
+    let mut mounts = spec::mounts::of_user(mounted, false, false)?;
     mounts.retain(|mount| mount.typ().as_deref() != Some("tmpfs"));
     for name in ["resolv.conf", "hostname", "hosts"] {
         let (source, target) = (dir.join(name), PathBuf::from("/etc").join(name));

@@ -134,7 +134,7 @@ impl Engine {
         let container = Arc::new(Container::new(record.clone(), dir.clone(), self.shim_dir(&id)));
         // Only a container that outlives its end has to survive a power failure right after its creation.
         let durable = !record.host().auto_remove;
-        let mounts = record.mounts.clone();
+        let (mounts, host) = (record.mounts.clone(), record.host());
         let home = dir.clone();
         blocking(move || {
             make_dir(&home)?;
@@ -144,7 +144,7 @@ impl Engine {
                 .map(drop)
         })
         .await?;
-        Box::pin(self.fill_volumes(&id, &mounts)).await?;
+        Box::pin(self.fill_volumes(&id, host, &mounts)).await?;
         blocking(move || record.save(&dir, durable)).await?;
         self.containers.insert(container);
         self.emit(&id, ContainerEventKind::Created);

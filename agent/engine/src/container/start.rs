@@ -109,6 +109,7 @@ impl Engine {
         let mounts = self
             .use_mounts(&container.id, record.mounts.clone(), undo)
             .await?;
+        self.volumes_mounted(&container.id, &record.mounts);
         let (connected, rootfs) = tokio::join!(
             self.connect(container, &record, undo),
             self.rootfs_and_user(&record)
@@ -286,13 +287,7 @@ impl Engine {
         if let Err(errors) = self.network.remove_sandbox(&container.id).await {
             tracing::warn!(container = container.id, %errors, "could not remove the sandbox");
         }
-        let (volumes, id) = (self.volumes.clone(), container.id.clone());
-        let released = blocking(move || {
-            volumes.end_all_uses(&id);
-            Ok(())
-        });
-        // It logs its own failures.
-        let _ = released.await;
+        self.give_volumes_back(&container.id).await;
         let removed = match std::fs::remove_dir_all(&container.run_dir) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
             other => other.context(|| format!("remove {}", container.run_dir.display())),

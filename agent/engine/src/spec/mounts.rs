@@ -90,17 +90,18 @@ pub(super) fn build(inputs: &Inputs<'_>) -> Result<Vec<Mount>> {
             ));
         }
     }
-    mounts.extend(of_user(inputs.mounts, host.runtime != NATIVE_RUNTIME)?);
+    let is_external = host.runtime != NATIVE_RUNTIME;
+    mounts.extend(of_user(inputs.mounts, is_external, inputs.remap.is_some())?);
     Ok(mounts)
 }
 
-/// What the user asked for, parents before what is mounted in them.
-pub(crate) fn of_user(mounts: &[Mounted], is_external: bool) -> Result<Vec<Mount>> {
+/// What the user asked for, parents before what is mounted in them. `is_remapped`: for a container with users of its own.
+pub(crate) fn of_user(mounts: &[Mounted], is_external: bool, is_remapped: bool) -> Result<Vec<Mount>> {
     let mut wanted: Vec<&Mounted> = mounts.iter().collect();
     wanted.sort_by_key(|mount| (mount.target.components().count(), &mount.target));
     wanted
         .into_iter()
-        .map(|mount| user_mount(mount, is_external))
+        .map(|mount| user_mount(mount, is_external, is_remapped))
         .collect()
 }
 
@@ -114,7 +115,7 @@ pub(crate) fn bind(target: &Path, source: &Path) -> Mount {
     )
 }
 
-fn user_mount(mounted: &Mounted, is_external: bool) -> Result<Mount> {
+fn user_mount(mounted: &Mounted, is_external: bool, is_remapped: bool) -> Result<Mount> {
     let wanted = &mounted.wanted;
     let mut options: Vec<String> = Vec::new();
     let (kind, source) = match &mounted.origin {
@@ -124,6 +125,10 @@ fn user_mount(mounted: &Mounted, is_external: bool) -> Result<Mount> {
                 "" => "rprivate".to_owned(),
                 mode => mode.to_owned(),
             });
+            if wanted.r#type() == MountType::Image && is_remapped {
+                // Layers are owned by the image's own users.
+                options.push("idmap".to_owned());
+            }
             ("bind", path.clone())
         }
         Origin::Layers(layers) => {

@@ -87,6 +87,17 @@ impl IdMap {
         (first(&self.uids), first(&self.gids))
     }
 
+    /// The host's owner for a container's; ids without a mapping stay as they are, as the container can't have them.
+    pub(crate) fn to_host(&self, (uid, gid): (u32, u32)) -> (u32, u32) {
+        let shift = |ranges: &[Range], id: u32| {
+            let range = ranges
+                .iter()
+                .find(|r| id >= r.container && id - r.container < r.size);
+            range.map_or(id, |r| r.host + (id - r.container))
+        };
+        (shift(&self.uids, uid), shift(&self.gids, gid))
+    }
+
     /// The user mappings in the OCI's form.
     pub(crate) fn uids(&self) -> Vec<LinuxIdMapping> {
         mappings(&self.uids)

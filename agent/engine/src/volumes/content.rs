@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 
+use pontoon_proto::v1::HostConfig;
 use rustix::fs::{CWD, Dir, Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
 
@@ -24,7 +25,12 @@ impl Engine {
     ///
     /// # Errors
     /// The content can't be copied; then the volume is as empty as before.
-    pub(crate) async fn fill_volumes(self: &Arc<Self>, id: &str, planned: &[PlannedMount]) -> Result<()> {
+    pub(crate) async fn fill_volumes(
+        self: &Arc<Self>,
+        id: &str,
+        host: HostConfig,
+        planned: &[PlannedMount],
+    ) -> Result<()> {
         let mounts: Vec<PlannedMount> = planned.iter().filter(|m| m.takes_content()).cloned().collect();
         if mounts.is_empty() {
             return Ok(());
@@ -32,10 +38,12 @@ impl Engine {
         let (engine, id) = (self.clone(), id.to_owned());
         blocking(move || {
             let rootfs = engine.images.rootfs(&id).map_err(Error::Image)?;
+            let remap = engine.remap(&host);
+            let owner = |ids| remap.map_or(ids, |remap| remap.to_host(ids));
             let root = image::view(&rootfs, &engine.config.run_dir)?;
             for mount in mounts {
                 let volume = engine.volumes.get(&mount.volume)?;
-                fill(&volume, &id, &root, &mount)?;
+                fill(&volume, &id, (&root, &owner), &mount)?;
             }
             Ok(())
         })
@@ -43,16 +51,25 @@ impl Engine {
     }
 }
 
-fn fill(volume: &Volume, container: &str, root: &OwnedFd, mount: &PlannedMount) -> Result<()> {
+/// An image's root, and who owns on the host what is copied from it.
+type Image<'a> = (&'a OwnedFd, tree::Owner<'a>);
+
+fn fill(volume: &Volume, container: &str, image: Image<'_>, mount: &PlannedMount) -> Result<()> {
     let _content = volume.content();
     let path = volume.begin_use_locked(container)?;
-    let filled = copy(volume, container, root, &path, mount);
+    let filled = copy(volume, container, image, &path, mount);
     // Its own failure counts only if there is no other.
     let ended = volume.end_use(container);
-    filled.and(ended)
+    filled.and(ended.map(drop))
 }
 
-fn copy(volume: &Volume, container: &str, root: &OwnedFd, path: &Path, mount: &PlannedMount) -> Result<()> {
+fn copy(
+    volume: &Volume,
+    container: &str,
+    (root, owner): Image<'_>,
+    path: &Path,
+    mount: &PlannedMount,
+) -> Result<()> {
     let target = mount.target();
     let Some(destination) = destination(path, mount.subpath())? else {
         return Ok(());
@@ -73,7 +90,7 @@ fn copy(volume: &Volume, container: &str, root: &OwnedFd, path: &Path, mount: &P
         return Ok(());
     }
     volume.update(|record| record.copying = true)?;
-    let copied = tree::copy(&source, &destination);
+    let copied = tree::copy(&source, &destination, owner);
     if copied.is_err() && volume.is_only_user(container) {
         // Half a copy would count as content.
         tree::clear(&destination).context(|| format!("empty volume {}", volume.name))?;

@@ -49,17 +49,18 @@ impl Volume {
         Ok(path)
     }
 
-    /// A user is done.
+    /// A user is done. Tells whether it was one.
     ///
     /// # Errors
     /// The mount can't be taken away; it stays counted as mounted.
-    pub(crate) fn end_use(&self, user: &str) -> Result<()> {
+    pub(crate) fn end_use(&self, user: &str) -> Result<bool> {
         let mut mounted = self.mounted();
-        if mounted.users.remove(user) && mounted.users.is_empty() && mounted.is_mounted {
+        let was_user = mounted.users.remove(user);
+        if was_user && mounted.users.is_empty() && mounted.is_mounted {
             unmount(&self.path()).map_err(|errno| self.unmount_failed(errno))?;
             mounted.is_mounted = false;
         }
-        Ok(())
+        Ok(was_user)
     }
 
     /// Before the folder is removed: whatever is mounted there must not be emptied.
@@ -154,13 +155,20 @@ impl Volumes {
         }
     }
 
-    /// A container has ended: its volumes are not in use by it any more. Errors are logged, all are tried.
-    pub(crate) fn end_all_uses(&self, container: &str) {
+    /// A container has ended: its volumes are not in use by it any more. Errors are logged, all are tried. Gives the names
+    /// of those that it used.
+    pub(crate) fn end_all_uses(&self, container: &str) -> Vec<String> {
+        let mut used = Vec::new();
         for (volume, _) in self.all() {
-            if let Err(error) = volume.end_use(container) {
-                tracing::warn!(container, error = error.chain(), "could not unmount a volume");
+            match volume.end_use(container) {
+                Ok(true) => used.push(volume.name.clone()),
+                Ok(false) => {}
+                Err(error) => {
+                    tracing::warn!(container, error = error.chain(), "could not unmount a volume");
+                }
             }
         }
+        used
     }
 }
 

@@ -188,6 +188,30 @@ impl Engine {
         Ok(())
     }
 
+    /// A container's process is there: tells watchers of its volumes.
+    pub(crate) fn volumes_mounted(&self, container: &str, planned: &[super::PlannedMount]) {
+        for mount in planned.iter().filter(|mount| !mount.volume.is_empty()) {
+            let attributes = [
+                ("driver", LOCAL.to_owned()),
+                ("container", container.to_owned()),
+                ("destination", mount.target().display().to_string()),
+                ("read/write", (!mount.wanted().read_only).to_string()),
+                ("propagation", String::new()),
+            ];
+            self.emit_object(EventObject::Volume, "mount", &mount.volume, attributes);
+        }
+    }
+
+    /// A container has no process any more, or never got one: its volumes are not used by it, those of drivers are unmounted.
+    pub(crate) async fn give_volumes_back(&self, container: &str) {
+        let (volumes, user) = (self.volumes.clone(), container.to_owned());
+        let used = blocking(move || Ok(volumes.end_all_uses(&user))).await;
+        for volume in used.unwrap_or_default() {
+            let attributes = [("driver", LOCAL.to_owned()), ("container", container.to_owned())];
+            self.emit_object(EventObject::Volume, "unmount", &volume, attributes);
+        }
+    }
+
     /// Tells watchers of a new volume.
     pub(super) fn volume_created(&self, name: &str) {
         self.emit_object(

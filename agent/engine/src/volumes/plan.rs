@@ -274,13 +274,10 @@ impl Engine {
         if planned.is_empty() {
             return Ok(Vec::new());
         }
-        let (volumes, container) = (self.volumes.clone(), id.to_owned());
+        let (engine, container) = (self.clone(), id.to_owned());
         undo.push("give the volumes back", async move {
-            blocking(move || {
-                volumes.end_all_uses(&container);
-                Ok(())
-            })
-            .await
+            engine.give_volumes_back(&container).await;
+            Ok::<(), Error>(())
         });
         let (engine, id) = (self.clone(), id.to_owned());
         blocking(move || {

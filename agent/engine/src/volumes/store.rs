@@ -37,13 +37,15 @@ struct Entry {
 #[derive(Debug)]
 pub(crate) struct Volumes {
     root: PathBuf,
+    /// Who owns new volumes: the root of containers.
+    owner: (u32, u32),
     table: Mutex<BTreeMap<String, Entry>>,
 }
 
 impl Volumes {
     /// Reads the folder, which is made if need be. What is left of creations and removals that broke off goes; a volume that
     /// can't be read is logged and left alone.
-    pub(crate) fn open(root: PathBuf) -> Result<Self> {
+    pub(crate) fn open(root: PathBuf, owner: (u32, u32)) -> Result<Self> {
         crate::engine::make_dir(&root)?;
         std::fs::set_permissions(&root, std::os::unix::fs::PermissionsExt::from_mode(0o711))
             .context(|| format!("set the mode of {}", root.display()))?;
@@ -69,6 +71,7 @@ impl Volumes {
         }
         Ok(Self {
             root,
+            owner,
             table: Mutex::new(table),
         })
     }
@@ -122,7 +125,7 @@ impl Volumes {
             made_for: container.unwrap_or_default().to_owned(),
             copying: false,
         };
-        let mut entry = entry_of(Volume::create(&self.root, record)?);
+        let mut entry = entry_of(Volume::create(&self.root, self.owner, record)?);
         entry.containers.extend(container.map(str::to_owned));
         let volume = entry.volume.clone();
         table.insert(name.to_owned(), entry);
@@ -267,6 +270,11 @@ mod tests {
         }
     }
 
+    fn open(root: PathBuf) -> Volumes {
+        let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
+        Volumes::open(root, (uid.as_raw(), gid.as_raw())).unwrap()
+    }
+
     #[test]
     fn names_are_dockers() {
         for good in ["ab", "a.b_c-d", "00"] {
@@ -286,7 +294,7 @@ mod tests {
     fn volumes_survive_and_leftovers_do_not() {
         let temp = tempfile::tempdir().unwrap();
         let root = temp.path().join("volumes");
-        let volumes = Volumes::open(root.clone()).unwrap();
+        let volumes = open(root.clone());
         let mut labelled = wish("one");
         labelled.labels.insert("a".into(), "b".into());
         volumes.create(&labelled, None).unwrap();
@@ -296,7 +304,7 @@ mod tests {
         std::fs::create_dir_all(root.join(".new-1/_data")).unwrap();
         std::fs::create_dir_all(root.join("byhand/_data")).unwrap();
         drop(volumes);
-        let volumes = Volumes::open(root.clone()).unwrap();
+        let volumes = open(root.clone());
         assert!(!root.join(".new-1").exists());
         let names: Vec<String> = volumes.all().iter().map(|(v, _)| v.name.clone()).collect();
         assert!(
@@ -314,7 +322,7 @@ mod tests {
     #[test]
     fn used_volumes_stay() {
         let temp = tempfile::tempdir().unwrap();
-        let volumes = Volumes::open(temp.path().join("volumes")).unwrap();
+        let volumes = open(temp.path().join("volumes"));
         volumes.create(&wish("used"), Some("c2")).unwrap();
         volumes.refer("used", "c1").unwrap();
         assert_eq!(
@@ -334,7 +342,7 @@ mod tests {
     #[test]
     fn abandoned_ones_go_unless_others_use_them() {
         let temp = tempfile::tempdir().unwrap();
-        let volumes = Volumes::open(temp.path().join("volumes")).unwrap();
+        let volumes = open(temp.path().join("volumes"));
         for name in ["mine", "shared"] {
             volumes.create(&wish(name), Some("c1")).unwrap();
         }
@@ -349,7 +357,7 @@ mod tests {
     #[test]
     fn other_drivers_are_refused() {
         let temp = tempfile::tempdir().unwrap();
-        let volumes = Volumes::open(temp.path().join("volumes")).unwrap();
+        let volumes = open(temp.path().join("volumes"));
         let wish = Wish {
             driver: "x".into(),
             ..wish("name")

@@ -23,7 +23,11 @@ const FOLDER: OFlags = OFlags::RDONLY
 /// Attributes of overlayfs itself are not the file's.
 const OVERLAY: &[u8] = b"trusted.overlay.";
 
+/// Owner of a copy, from that of what is copied.
+pub(super) type Owner<'a> = &'a dyn Fn((u32, u32)) -> (u32, u32);
+
 struct Copy<'a> {
+    owner: Owner<'a>,
     /// The folder that is filled.
     root: &'a OwnedFd,
     /// Where files with several names have got their first one, below `root`.
@@ -31,8 +35,9 @@ struct Copy<'a> {
 }
 
 /// Copies what is in `source` into the empty folder `destination`, and the folder's own attributes.
-pub(super) fn copy(source: &OwnedFd, destination: &OwnedFd) -> io::Result<()> {
+pub(super) fn copy(source: &OwnedFd, destination: &OwnedFd, owner: Owner<'_>) -> io::Result<()> {
     let mut copy = Copy {
+        owner,
         root: destination,
         linked: HashMap::new(),
     };
@@ -42,10 +47,17 @@ pub(super) fn copy(source: &OwnedFd, destination: &OwnedFd) -> io::Result<()> {
 impl Copy<'_> {
     fn folder(&mut self, from: &OwnedFd, to: &OwnedFd, path: &Path) -> io::Result<()> {
         for name in names(from)? {
-            let stat = statat(from, &name, AtFlags::SYMLINK_NOFOLLOW)?;
+            let stat = self.owned(statat(from, &name, AtFlags::SYMLINK_NOFOLLOW)?);
             self.entry((from, to), &name, &stat, &path.join(&name))?;
         }
-        attributes(from, to, &fstat(from)?)
+        let stat = self.owned(fstat(from)?);
+        attributes(from, to, &stat)
+    }
+
+    /// With the owner that the copy gets.
+    fn owned(&self, mut stat: Stat) -> Stat {
+        (stat.st_uid, stat.st_gid) = (self.owner)((stat.st_uid, stat.st_gid));
+        stat
     }
 
     fn entry(
@@ -248,7 +260,7 @@ mod tests {
         }
         let has_attributes =
             rustix::fs::setxattr(from.join("a"), "user.x", b"y", XattrFlags::empty()).is_ok();
-        copy(&open(&from), &open(&to)).unwrap();
+        copy(&open(&from), &open(&to), &|(uid, gid)| (uid, gid)).unwrap();
         let stat = |path: &str| std::fs::symlink_metadata(to.join(path)).unwrap();
         assert_eq!(std::fs::read(to.join("a")).unwrap(), b"content");
         assert_eq!(stat("a").ino(), stat("sub/b").ino());

@@ -54,7 +54,7 @@ pub(crate) struct Volume {
 
 impl Volume {
     /// Makes a volume's folder; it comes into being by one rename.
-    pub(super) fn create(root: &Path, record: Record) -> Result<Self> {
+    pub(super) fn create(root: &Path, (uid, gid): (u32, u32), record: Record) -> Result<Self> {
         let view = record.view.clone().unwrap_or_default();
         let dir = root.join(&view.name);
         let staged = root.join(format!(".new-{}", id::short(&id::generate())));
@@ -62,6 +62,8 @@ impl Volume {
             // Others than root pass through: a remapped container's root has to reach its volume.
             folder(&staged, 0o711)?;
             folder(&staged.join(DATA), 0o755)?;
+            std::os::unix::fs::chown(staged.join(DATA), Some(uid), Some(gid))
+                .context(|| format!("change the owner of {}", staged.join(DATA).display()))?;
             save(&staged, &record)?;
             // A folder of that name that is no volume is somebody's: the rename over it fails unless it is empty.
             std::fs::rename(&staged, &dir).context(|| format!("create {}", dir.display()))

@@ -14,6 +14,7 @@ cases!(
     refused_when_remapped,
     the_hosts_users_by_choice,
     remapped_guest_of_another,
+    volumes_of_a_remapped_container,
 );
 
 /// Where the container's root is on the host.
@@ -217,5 +218,47 @@ async fn remapped_guest_of_another() {
     let pid = bed.inspect(&own).pid;
     let namespace = std::fs::read_link(format!("/proc/{pid}/ns/user")).unwrap();
     assert_eq!(out, format!("1\nshared\n{}\n", namespace.display()), "{err}");
+    bed.finish().await;
+}
+
+async fn volumes_of_a_remapped_container() {
+    let bed = bed().await;
+    let image = crate::bed::image()
+        .dir("/data", 0o700)
+        .file("/data/file", 0o600, "from image\n");
+    bed.load_image(image, "withdata:latest").await;
+    let at = |kind: MountType, source: &str, target: &str| Mount {
+        r#type: kind.into(),
+        source: source.into(),
+        target: target.into(),
+        ..Mount::default()
+    };
+    let script = "cat /data/file /i/data/file && echo more >/data/more && echo new >/new/file; \
+                  busybox stat -c %u:%g /data /data/file /new /new/file /i/data/file";
+    let request = with(sh(script), |config, _| {
+        config.image = "withdata".into();
+        config.mounts = vec![
+            at(MountType::Volume, "filled", "/data"),
+            at(MountType::Volume, "fresh", "/new"),
+            at(MountType::Image, "withdata", "/i"),
+        ];
+    });
+    let (_, out, err) = bed.run(request).await;
+    assert_eq!(
+        out,
+        format!("from image\nfrom image\n{}", "0:0\n".repeat(5)),
+        "{err}"
+    );
+    // On the host they are the container's root's.
+    for path in [
+        "filled/_data",
+        "filled/_data/file",
+        "filled/_data/more",
+        "fresh/_data",
+        "fresh/_data/file",
+    ] {
+        let owner = std::fs::metadata(bed.path().join("data/volumes").join(path)).unwrap();
+        assert_eq!((owner.uid(), owner.gid()), (ROOT, ROOT + 100_000), "{path}");
+    }
     bed.finish().await;
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 use pontoon_engine::Error;
 use pontoon_image::ContainerConfig;
 use pontoon_proto::v1::{
-    CreateContainerRequest, CreateVolumeRequest, FilterValues, Mount, MountSyntax, MountType,
+    CreateContainerRequest, CreateVolumeRequest, EventsRequest, FilterValues, Mount, MountSyntax, MountType,
     RemoveVolumeRequest, Volume, VolumeOptions,
 };
 
@@ -20,11 +20,13 @@ cases![
     copying_content,
     volumes_from,
     nested_and_readonly_mounts,
+    propagation,
     subpaths,
     image_mounts,
     tmpfs_mounts,
     local_driver,
     driver_mounts_survive_daemons,
+    volume_events,
     volume_faults,
     cut_short_creations,
     mount_attacks,
@@ -443,6 +445,18 @@ async fn nested_and_readonly_mounts() {
         !host.join("below/x").exists(),
         "what was mounted below was not there"
     );
+    bed::run("umount", &[&host.join("below").display().to_string()]);
+    bed.finish().await;
+}
+
+async fn propagation() {
+    let bed = Bed::new().await;
+    let host = bed.path().join("tree");
+    std::fs::create_dir_all(host.join("below")).unwrap();
+    bed::run(
+        "mount",
+        &["-t", "tmpfs", "below", &host.join("below").display().to_string()],
+    );
     // Propagation needs a shared mount.
     bed::run(
         "mount",
@@ -734,6 +748,44 @@ async fn driver_mounts_survive_daemons() {
     assert_eq!(bed.mounted(), 0);
     let volume: Volume = bed.engine.inspect_volume("kept").unwrap();
     assert_eq!(volume.options["type"], "tmpfs");
+    bed.finish().await;
+}
+
+async fn volume_events() {
+    let bed = Bed::new().await;
+    let request = EventsRequest {
+        filters: filter("type", "volume"),
+        since: 1,
+        ..EventsRequest::default()
+    };
+    let mut events = bed.engine.watch_events(&request).unwrap();
+    let id = bed.start(mounting("true", vec![volume("data", "/d")])).await;
+    assert_eq!(bed.wait(&id).await, 0);
+    bed.engine.remove(&id, true).await.unwrap();
+    bed.remove_volume("data").await.unwrap();
+    let mut seen = Vec::new();
+    while seen.len() < 4 {
+        let event = tokio::time::timeout(bed::PATIENCE, events.recv())
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(
+            (event.actor_id.as_str(), event.attributes["driver"].as_str()),
+            ("data", "local")
+        );
+        if event.action == "mount" {
+            assert_eq!(
+                (
+                    &event.attributes["container"],
+                    event.attributes["destination"].as_str()
+                ),
+                (&id, "/d")
+            );
+            assert_eq!(event.attributes["read/write"], "true");
+        }
+        seen.push(event.action);
+    }
+    assert_eq!(seen, ["create", "mount", "unmount", "destroy"]);
     bed.finish().await;
 }
 
