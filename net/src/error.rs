@@ -1,5 +1,9 @@
 //! Errors of the crate: one variant per operation that failed. Teardown gathers several in [`Errors`].
-use std::{fmt, io, net::IpAddr, path::PathBuf};
+use std::{
+    fmt, io,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
 
 use ipnet::IpNet;
 
@@ -46,7 +50,7 @@ pub enum Error {
         endpoints: Vec<String>,
     },
     /// Predefined networks can't be removed or made.
-    #[error("network {name} is predefined: it can't be {action}")]
+    #[error("{name} is a pre-defined network and cannot be {action}")]
     Predefined {
         /// Name.
         name: String,
@@ -54,7 +58,9 @@ pub enum Error {
         action: &'static str,
     },
     /// The subnet overlaps another network or a route of the host.
-    #[error("subnet {subnet} overlaps {other}: choose another")]
+    #[error(
+        "invalid pool request: Pool overlaps with other one on this address space: {subnet} overlaps {other}"
+    )]
     SubnetOverlap {
         /// The wished one.
         subnet: IpNet,
@@ -106,6 +112,20 @@ pub enum Error {
         #[source]
         source: BoxedError,
     },
+    /// The wished address has somebody. Docker's text.
+    #[error("Address already in use: {address}")]
+    AddressInUse {
+        /// The address.
+        address: IpAddr,
+    },
+    /// The pool is empty. Docker's text.
+    #[error("no available {family} addresses on this network's address pools: {network}")]
+    NoAddress {
+        /// IPv4 or IPv6.
+        family: &'static str,
+        /// Name and id.
+        network: String,
+    },
     /// No default pool is left.
     #[error("find a free subnet for network {network}")]
     NoSubnet {
@@ -116,7 +136,7 @@ pub enum Error {
         source: BoxedError,
     },
     /// The port is published by us already. Docker's text.
-    #[error("Bind for {ip}:{port} failed: port is already allocated")]
+    #[error("Bind for {} failed: port is already allocated", SocketAddr::new(*ip, *port))]
     PortAllocated {
         /// Host address.
         ip: IpAddr,
@@ -124,7 +144,7 @@ pub enum Error {
         port: u16,
     },
     /// Another process has the port, or the address is not ours. Docker's text.
-    #[error("listen {protocol}4 {ip}:{port}: bind: {}", errno_text(cause))]
+    #[error("failed to bind host port for {}{}/{protocol}: {}", SocketAddr::new(*ip, *port), leads(*target), errno_text(cause))]
     PortBind {
         /// Protocol.
         protocol: Protocol,
@@ -132,6 +152,8 @@ pub enum Error {
         ip: IpAddr,
         /// Host port.
         port: u16,
+        /// Container and port to which it was to lead.
+        target: Option<(IpAddr, u16)>,
         /// Part of the text above, which is Docker's, and therefore not a source.
         cause: io::Error,
     },
@@ -212,6 +234,12 @@ pub enum Error {
     ThreadGone,
 }
 
+fn leads(target: Option<(IpAddr, u16)>) -> String {
+    target.map_or_else(String::new, |(ip, port)| {
+        format!(":{}", SocketAddr::new(ip, port))
+    })
+}
+
 fn errno_text(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::AddrInUse => "address already in use".into(),
@@ -243,6 +271,7 @@ impl Error {
                 | Self::SubnetOverlap { .. }
                 | Self::PortAllocated { .. }
                 | Self::PortBind { .. }
+                | Self::AddressInUse { .. }
         )
     }
 }

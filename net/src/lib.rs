@@ -6,6 +6,7 @@
 //! - `netlink`: batches of requests on links, addresses, routes, neighbours
 //! - `firewall`: nftables transactions, the tables of host and sandboxes, slot maps, conntrack
 //! - `netns`: the only module with `unsafe` (unshare); `names`: netd; `resolver`: resolv.conf, hosts; `record`: files
+//! - `proxy`: published ports where the kernel does not translate
 //!
 //! The main path is `create_sandbox` → `attach` → `publish`, and for the cluster `set_overlay`, `set_ingress`.
 //! `DESIGN.md` in this folder says why things are as they are.
@@ -17,6 +18,7 @@ mod manager;
 mod names;
 mod netlink;
 mod netns;
+mod proxy;
 mod record;
 mod resolver;
 mod spec;

@@ -12,6 +12,7 @@ use crate::{
     Config, Endpoint, EndpointSpec, Error, Errors, IngressConflict, IngressState, Network, NetworkSpec,
     OverlayState, PortMapping, Result, Sandbox, SandboxSpec,
     core::{Core, Removal, Remover},
+    firewall::Watcher,
     names::{Names, failed},
     netns,
     worker::Worker,
@@ -23,6 +24,8 @@ use crate::{
 /// is dropped still takes place in the kernel; [`remove_sandbox`](Self::remove_sandbox) cleans up whatever it left.
 #[derive(Debug)]
 pub struct NetworkManager {
+    /// Ends first: its thread may hold the core for a moment.
+    _firewall: Watcher,
     core: Arc<Worker<Core>>,
     remover: Worker<Remover>,
     names: Names,
@@ -48,8 +51,16 @@ impl NetworkManager {
         let names = Names::new(&config);
         let own = Arc::clone(&home);
         let core = Arc::new(Worker::start("net", move || Core::open(config, own)).await?);
+        let port = core.run(Core::firewall_port).await??;
+        let weak = Arc::downgrade(&core);
+        let firewall = Watcher::start(&home, port, move |noticed| {
+            if let Some(core) = weak.upgrade() {
+                core.run_blocking(move |core| core.restore_firewall(noticed));
+            }
+        })?;
         let remover = Worker::start("net-remove", move || Remover::open(&home)).await?;
         Ok(Arc::new(Self {
+            _firewall: firewall,
             core,
             remover,
             names,
@@ -239,6 +250,7 @@ impl NetworkManager {
     async fn tell_names(&self, sandbox_id: &str, network: Option<&str>) -> Result<()> {
         if let Some(network) = network {
             self.refresh_zone(network).await?;
+            self.refresh_links(sandbox_id, network).await?;
         }
         let id = sandbox_id.to_owned();
         let Some(dns) = self.core.run(move |core| core.sandbox_dns(&id)).await?? else {
@@ -250,6 +262,31 @@ impl NetworkManager {
         let ports = client.put_sandbox(dns).await.map_err(failed("serve a sandbox"))?;
         let id = sandbox_id.to_owned();
         self.core.run(move |core| core.set_dns_ports(&id, ports)).await?
+    }
+
+    /// Sandboxes that have names of their own for one whose endpoint came or went are told its addresses.
+    async fn refresh_links(&self, sandbox_id: &str, network: &str) -> Result<()> {
+        let (target, on) = (sandbox_id.to_owned(), network.to_owned());
+        for id in self.core.run(move |core| core.linked_to(&target, &on)).await? {
+            let own = id.clone();
+            // One that goes at this moment needs no names.
+            let Ok(Some(dns)) = self.core.run(move |core| core.sandbox_dns(&own)).await? else {
+                continue;
+            };
+            let Some(client) = self.client().await? else {
+                return Ok(());
+            };
+            client.put_sandbox(dns).await.map_err(failed("serve a sandbox"))?;
+        }
+        Ok(())
+    }
+
+    /// The addresses for which `host-gateway` stands.
+    ///
+    /// # Errors
+    /// The default bridge can't be made.
+    pub async fn host_gateway(&self) -> Result<Vec<std::net::IpAddr>> {
+        self.core.run(Core::host_gateway).await?
     }
 
     /// netd stops to serve a sandbox that left its last network with names.
@@ -392,6 +429,7 @@ impl NetworkManager {
         );
         for endpoint in endpoints {
             errors.extend(self.refresh_zone(&endpoint.network_id).await.err());
+            errors.extend(self.refresh_links(id, &endpoint.network_id).await.err());
         }
         Errors::check(errors)
     }

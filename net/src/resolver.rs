@@ -53,7 +53,7 @@ fn parse(text: &str) -> Resolver {
 }
 
 /// resolv.conf of a container: netd's address where names are served, else the host's servers that can be reached.
-pub fn resolv_conf(resolver: &Resolver, embedded: bool, mode: SandboxMode) -> String {
+pub fn resolv_conf(resolver: &Resolver, embedded: bool, mode: SandboxMode, ipv6: bool) -> String {
     let mut servers: Vec<IpAddr> = resolver.servers.iter().map(SocketAddr::ip).collect();
     let mut options = resolver.options.clone();
     if embedded {
@@ -62,7 +62,7 @@ pub fn resolv_conf(resolver: &Resolver, embedded: bool, mode: SandboxMode) -> St
             options.push("ndots:0".into());
         }
     } else if mode == SandboxMode::Managed {
-        servers.retain(|ip| !ip.is_loopback());
+        servers.retain(|ip| !ip.is_loopback() && (ipv6 || ip.is_ipv4()));
         if servers.is_empty() {
             servers.extend(PUBLIC.map(IpAddr::V4));
         }
@@ -81,8 +81,8 @@ pub fn resolv_conf(resolver: &Resolver, embedded: bool, mode: SandboxMode) -> St
 /// The hosts file of a container.
 pub fn hosts(spec: &SandboxSpec, addresses: &[IpAddr]) -> String {
     let mut text = String::from(
-        "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::0\tip6-localnet\n\
-         ff00::0\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n",
+        "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::\tip6-localnet\n\
+         ff00::\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n",
     );
     for (name, address) in &spec.extra_hosts {
         let _ = writeln!(text, "{address}\t{name}");
@@ -110,16 +110,21 @@ mod tests {
         let host =
             parse("# x\nnameserver 127.0.0.53\nnameserver 10.1.1.1\nsearch a.b c.d\noptions edns0\nbad\n");
         assert_eq!(host.servers.len(), 2);
-        let text = resolv_conf(&host, false, SandboxMode::Managed);
+        let text = resolv_conf(&host, false, SandboxMode::Managed, false);
         assert_eq!(text, "nameserver 10.1.1.1\nsearch a.b c.d\noptions edns0\n");
-        let text = resolv_conf(&host, true, SandboxMode::Managed);
+        let text = resolv_conf(&host, true, SandboxMode::Managed, false);
         assert_eq!(
             text,
             "nameserver 127.0.0.11\nsearch a.b c.d\noptions edns0 ndots:0\n"
         );
-        let text = resolv_conf(&parse("nameserver 127.0.0.53"), false, SandboxMode::Managed);
+        let text = resolv_conf(
+            &parse("nameserver 127.0.0.53"),
+            false,
+            SandboxMode::Managed,
+            false,
+        );
         assert_eq!(text, "nameserver 8.8.8.8\nnameserver 8.8.4.4\n");
-        assert!(resolv_conf(&host, false, SandboxMode::Host).contains("127.0.0.53"));
+        assert!(resolv_conf(&host, false, SandboxMode::Host, false).contains("127.0.0.53"));
     }
 
     #[test]

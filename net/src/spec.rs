@@ -1,10 +1,10 @@
 //! What callers of the [`NetworkManager`](crate::NetworkManager) say and get back: networks, sandboxes, endpoints,
 //! published ports, and the committed state of overlay networks. Plain data; stored as JSON where it must survive
-//! a restart of the daemon. Addresses are [`IpAddr`] throughout although only IPv4 is programmed today.
+//! a restart of the daemon.
 use std::{
     collections::BTreeMap,
     fmt,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
 };
 
@@ -29,6 +29,15 @@ pub struct Config {
     pub netd: Option<PathBuf>,
     /// The host's resolver configuration, copied into sandboxes and used for forwarding.
     pub resolv_conf: PathBuf,
+    /// From where subnets are cut that nobody chose: a base and the prefix length of each subnet. Empty: Docker's.
+    pub address_pools: Vec<(IpNet, u8)>,
+    /// Address to which ports are published that name none, on networks that do not say otherwise.
+    pub host_binding: Option<Ipv4Addr>,
+    /// What `host-gateway` in extra hosts stands for; empty: the default bridge's addresses.
+    pub host_gateway: Vec<IpAddr>,
+    /// Accept rules for our bridges are put in front of other firewalls' forward chains (all but ours), where
+    /// their policy would drop what we let through.
+    pub accept_in_other_chains: bool,
 }
 
 impl Config {
@@ -38,19 +47,15 @@ impl Config {
         Self {
             run_dir: run_dir.into(),
             data_dir: data_dir.into(),
-            default_bridge: BridgeConfig {
-                name: "pontoon0".into(),
-                subnet: None,
-                mtu: None,
-            },
-            gateway_bridge: BridgeConfig {
-                name: "pontoon_gw".into(),
-                subnet: None,
-                mtu: None,
-            },
+            default_bridge: BridgeConfig::new("pontoon0"),
+            gateway_bridge: BridgeConfig::new("pontoon_gw"),
             data_path_port: 4789,
             netd: Some(PathBuf::from("/proc/self/exe")),
             resolv_conf: PathBuf::from("/etc/resolv.conf"),
+            address_pools: Vec::new(),
+            host_binding: None,
+            host_gateway: Vec::new(),
+            accept_in_other_chains: false,
         }
     }
 }
@@ -60,10 +65,35 @@ impl Config {
 pub struct BridgeConfig {
     /// Interface name, at most 15 bytes.
     pub name: String,
-    /// Its subnet; `None` takes the first default pool that overlaps no route of the host.
+    /// Its subnet with the bridge's own address (`--bip`); `None` takes the first default pool that overlaps no route
+    /// of the host.
     pub subnet: Option<IpNet>,
+    /// Part of the subnet from which containers get addresses (`--fixed-cidr`).
+    pub range: Option<IpNet>,
+    /// IPv6 too; without a subnet of its own a unique local one (RFC 4193).
+    pub ipv6: bool,
+    /// Its IPv6 subnet (`--fixed-cidr-v6`).
+    pub subnet6: Option<IpNet>,
     /// MTU of the bridge and its endpoints; `None` means 1500.
     pub mtu: Option<u32>,
+    /// Further driver options.
+    pub options: BTreeMap<String, String>,
+}
+
+impl BridgeConfig {
+    /// A bridge of that name with nothing chosen.
+    #[must_use]
+    pub fn new(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            subnet: None,
+            range: None,
+            ipv6: false,
+            subnet6: None,
+            mtu: None,
+            options: BTreeMap::new(),
+        }
+    }
 }
 
 /// The kind of a network.
@@ -76,6 +106,10 @@ pub enum Driver {
     Host,
     /// A bridge on this host with NAT.
     Bridge,
+    /// Links with MACs of their own below an interface of the host.
+    Macvlan,
+    /// Links with the MAC of an interface of the host.
+    Ipvlan,
     /// A VXLAN over the nodes of the cluster.
     Overlay {
         /// The network's VXLAN identifier (RFC 7348), 24 bit.
@@ -89,6 +123,8 @@ impl fmt::Display for Driver {
             Self::None => "null",
             Self::Host => "host",
             Self::Bridge => "bridge",
+            Self::Macvlan => "macvlan",
+            Self::Ipvlan => "ipvlan",
             Self::Overlay { .. } => "overlay",
         })
     }
@@ -103,6 +139,9 @@ pub struct IpamConfig {
     pub gateway: Option<IpAddr>,
     /// Part of the subnet from which addresses are taken.
     pub range: Option<IpNet>,
+    /// Addresses that others have, by a name of the user's choice.
+    #[serde(default)]
+    pub auxiliary: BTreeMap<String, IpAddr>,
 }
 
 /// A network as its creator wants it.
@@ -114,17 +153,23 @@ pub struct NetworkSpec {
     pub name: String,
     /// Kind of network.
     pub driver: Driver,
-    /// Subnets; the first IPv4 one is used.
+    /// Subnets: at most one of each family.
     pub ipam: Vec<IpamConfig>,
     /// No way out: no NAT, no default route, no DNS forwarding, no published ports.
     pub internal: bool,
     /// Standalone containers may join an overlay.
     pub attachable: bool,
-    /// Asks for IPv6, which is refused for now.
+    /// IPv6 addresses for its endpoints.
     pub enable_ipv6: bool,
-    /// Driver options; `com.docker.network.bridge.{name,enable_icc,enable_ip_masquerade,host_binding_ipv4}` and
-    /// `com.docker.network.driver.mtu` are understood, others kept.
+    /// IPv4 addresses for its endpoints.
+    #[serde(default = "yes")]
+    pub enable_ipv4: bool,
+    /// Driver options: `parent`, `macvlan_mode`, `ipvlan_mode`, `ipvlan_flag` and `com.docker.network.*` as the drivers
+    /// know them; others are kept for their owners.
     pub options: BTreeMap<String, String>,
+    /// Options of the address management, kept for their owners.
+    #[serde(default)]
+    pub ipam_options: BTreeMap<String, String>,
     /// User's labels.
     pub labels: BTreeMap<String, String>,
 }
@@ -147,6 +192,8 @@ impl NetworkSpec {
             internal: false,
             attachable: false,
             enable_ipv6: false,
+            enable_ipv4: true,
+            ipam_options: BTreeMap::new(),
             options: BTreeMap::new(),
             labels: BTreeMap::new(),
         }
@@ -160,6 +207,19 @@ impl NetworkSpec {
             .filter_map(|c| c.subnet)
             .find(|s| s.addr().is_ipv4())
     }
+
+    /// The first IPv6 subnet, if chosen.
+    #[must_use]
+    pub fn subnet6(&self) -> Option<IpNet> {
+        self.ipam
+            .iter()
+            .filter_map(|c| c.subnet)
+            .find(|s| s.addr().is_ipv6())
+    }
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// A network that exists, with what was chosen for it.
@@ -250,13 +310,23 @@ pub struct Sandbox {
 pub struct EndpointSpec {
     /// The network's id.
     pub network_id: String,
-    /// A wished address; required for overlays, whose addresses the cluster gives.
+    /// A wished IPv4 address; required for overlays, whose addresses the cluster gives.
     pub ip: Option<IpAddr>,
+    /// A wished IPv6 address.
+    pub ip6: Option<IpAddr>,
+    /// Further addresses of link-local scope.
+    pub link_local: Vec<IpAddr>,
+    /// Options of this endpoint: `com.docker.network.endpoint.ifname` and `.sysctls`.
+    pub options: BTreeMap<String, String>,
+    /// The endpoint with the highest gives the default route; among equals the network's name decides.
+    pub priority: i32,
+    /// Names that this sandbox alone knows for other sandboxes of the network: (sandbox id, alias).
+    pub links: Vec<(String, String)>,
     /// DNS names on this network (container name, aliases); the short sandbox id is added.
     pub aliases: Vec<String>,
-    /// A wished MAC (bridge only); the default is 02:42 and the address.
+    /// A wished MAC (not on overlays); the default is 02:42 and the address.
     pub mac: Option<[u8; 6]>,
-    /// This endpoint gives the default route; on an overlay: through the gateway bridge.
+    /// On an overlay: the way out, through the gateway bridge, unless another network has one.
     pub is_default_route: bool,
 }
 
@@ -267,12 +337,34 @@ pub struct Endpoint {
     pub network_id: String,
     /// Interface name inside the sandbox.
     pub ifname: String,
-    /// Address with prefix length.
-    pub address: IpNet,
-    /// The default gateway if the sandbox's default route goes through this endpoint.
+    /// IPv4 address with prefix length.
+    pub address: Option<IpNet>,
+    /// IPv6 address with prefix length.
+    #[serde(default)]
+    pub address6: Option<IpNet>,
+    /// The network's IPv4 gateway; nothing on networks without a way out.
     pub gateway: Option<IpAddr>,
+    /// The network's IPv6 gateway.
+    #[serde(default)]
+    pub gateway6: Option<IpAddr>,
     /// Link-layer address.
     pub mac: [u8; 6],
+}
+
+impl Endpoint {
+    /// Its addresses, IPv4 first.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        [self.address, self.address6]
+            .into_iter()
+            .flatten()
+            .map(|net| net.addr())
+    }
+
+    /// The address by which it is known: IPv4 where there is one.
+    #[must_use]
+    pub fn ip(&self) -> Option<IpAddr> {
+        self.addresses().next()
+    }
 }
 
 /// Transport protocol of a port.
@@ -313,10 +405,13 @@ impl fmt::Display for Protocol {
 /// A published port.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PortMapping {
-    /// Address on the host; unspecified means all.
-    pub host_ip: IpAddr,
-    /// Port on the host; `None` takes one from 32768 upwards.
+    /// Address on the host; `None` means all of both families, unspecified all of one.
+    pub host_ip: Option<IpAddr>,
+    /// Port on the host; `None` takes one from 32768 upwards. On routed networks none is taken.
     pub host_port: Option<u16>,
+    /// Where not 0: the last port of a range, starting with `host_port`, of which the first free one is taken.
+    #[serde(default)]
+    pub host_port_end: u16,
     /// Port in the container.
     pub container_port: u16,
     /// Protocol.

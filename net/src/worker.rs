@@ -42,6 +42,19 @@ impl<S: 'static> Worker<S> {
         Ok(Self { jobs })
     }
 
+    /// Runs `work` on the thread and waits for it without a runtime; for threads. Nothing happens if it is gone.
+    pub fn run_blocking(&self, work: impl FnOnce(&mut S) + Send + 'static) {
+        let (done, ended) = mpsc::channel::<()>();
+        let job = Box::new(move |state: &mut S| {
+            work(state);
+            drop(done);
+        });
+        if self.jobs.send(job).is_ok() {
+            // An error is the sign: the other end was dropped.
+            let _ = ended.recv();
+        }
+    }
+
     /// Runs `work` on the thread. A job that was handed over runs even if the caller stops waiting.
     ///
     /// # Errors

@@ -328,7 +328,10 @@ async fn the_mesh_serves_on_all_nodes() {
             .expect("the mesh is made");
         let texts: Vec<_> = conflicts.iter().map(|c| c.error.to_string()).collect();
         match number {
-            2 => assert_eq!(texts, ["listen tcp4 0.0.0.0:9999: bind: address already in use"]),
+            2 => assert_eq!(
+                texts,
+                ["failed to bind host port for 0.0.0.0:9999/tcp: address already in use"]
+            ),
             _ => assert!(texts.is_empty(), "{texts:?}"),
         }
     }
@@ -360,7 +363,8 @@ async fn the_mesh_serves_on_all_nodes() {
     let taken = fleet.hosts[0].sandbox("bridged", "bridge", None).await;
     assert!(taken.is_ipv4());
     let mapping = pontoon_net::PortMapping {
-        host_ip: IpAddr::from([0, 0, 0, 0]),
+        host_ip: Some(IpAddr::from([0, 0, 0, 0])),
+        host_port_end: 0,
         host_port: Some(8080),
         container_port: 80,
         protocol: Protocol::Tcp,

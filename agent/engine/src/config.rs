@@ -1,8 +1,10 @@
 //! What the daemon tells the engine at its start: folders, runtimes, defaults. Built by `cli`'s daemon and by tests.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
+use ipnet::IpNet;
 use pontoon_proto::v1::{LogDriver, Ulimit};
 
 use crate::spec::security::Seccomp;
@@ -46,6 +48,8 @@ pub struct EngineConfig {
     pub resolv_conf: PathBuf,
     /// What holds for containers that say nothing about it.
     pub containers: ContainerDefaults,
+    /// What holds for networks that say nothing about it, and the default bridge.
+    pub networks: NetworkDefaults,
     /// Run containers in user namespaces: "default", or `USER[:GROUP]` whose subordinate ids (subuid(5), subgid(5)) are used. Empty:
     /// containers have the host's users.
     pub userns_remap: String,
@@ -74,9 +78,41 @@ impl EngineConfig {
             dns: true,
             resolv_conf: PathBuf::from("/etc/resolv.conf"),
             containers: ContainerDefaults::default(),
+            networks: NetworkDefaults::default(),
             userns_remap: String::new(),
         }
     }
+}
+
+/// Settings of networks and of the default bridge; dockerd's.
+#[derive(Clone, Debug, Default)]
+pub struct NetworkDefaults {
+    /// From where subnets are cut: bases with the length of each subnet; empty: Docker's.
+    pub address_pools: Vec<(IpNet, u8)>,
+    /// The default bridge's address and subnet.
+    pub bip: Option<IpNet>,
+    /// Part of it for containers.
+    pub fixed_cidr: Option<IpNet>,
+    /// IPv6 on the default bridge.
+    pub ipv6: bool,
+    /// Its IPv6 subnet; without one, a unique local one.
+    pub fixed_cidr_v6: Option<IpNet>,
+    /// MTU of the default bridge.
+    pub mtu: Option<u32>,
+    /// Further driver options of the default bridge.
+    pub bridge_options: BTreeMap<String, String>,
+    /// Address to which ports are published that name none.
+    pub host_binding: Option<Ipv4Addr>,
+    /// What `host-gateway` stands for; empty: the default bridge's addresses.
+    pub host_gateway: Vec<IpAddr>,
+    /// Resolvers of containers; empty: the host's.
+    pub dns: Vec<IpAddr>,
+    /// Search domains of containers.
+    pub dns_search: Vec<String>,
+    /// Resolver options of containers.
+    pub dns_options: Vec<String>,
+    /// Accept rules for our bridges are put in front of other firewalls' forward chains.
+    pub firewall_accept: bool,
 }
 
 /// Settings of containers that don't set them.

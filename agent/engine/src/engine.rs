@@ -198,13 +198,21 @@ pub(crate) fn make_dir(path: &Path) -> Result<()> {
 
 fn network_config(config: &EngineConfig) -> pontoon_net::Config {
     let mut network = pontoon_net::Config::new(&config.run_dir, &config.data_dir);
-    let bridge = |name: &str| BridgeConfig {
-        name: name.to_owned(),
-        subnet: None,
-        mtu: None,
+    let defaults = &config.networks;
+    network.default_bridge = BridgeConfig {
+        subnet: defaults.bip,
+        range: defaults.fixed_cidr,
+        ipv6: defaults.ipv6,
+        subnet6: defaults.fixed_cidr_v6,
+        mtu: defaults.mtu,
+        options: defaults.bridge_options.clone(),
+        ..BridgeConfig::new(&config.bridge)
     };
-    network.default_bridge = bridge(&config.bridge);
-    network.gateway_bridge = bridge(&config.gateway_bridge);
+    network.gateway_bridge = BridgeConfig::new(&config.gateway_bridge);
+    network.address_pools.clone_from(&defaults.address_pools);
+    network.host_binding = defaults.host_binding;
+    network.host_gateway.clone_from(&defaults.host_gateway);
+    network.accept_in_other_chains = defaults.firewall_accept;
     network.data_path_port = config.data_path_port;
     network.netd = config.dns.then(|| config.exe.clone());
     network.resolv_conf.clone_from(&config.resolv_conf);

@@ -38,7 +38,7 @@ mod usage;
 mod volumes;
 
 pub use archive::{Chunks, main as archive_main};
-pub use config::{BuildInfo, ContainerDefaults, EngineConfig, NATIVE_RUNTIME};
+pub use config::{BuildInfo, ContainerDefaults, EngineConfig, NATIVE_RUNTIME, NetworkDefaults};
 pub use container::Phase;
 pub use engine::Engine;
 pub use error::{Error, Result};

@@ -1,61 +1,26 @@
 //! Networks of this host through the network manager, in the form that clients see. Overlays are the cluster's: they are
 //! shown (scope swarm), made and removed elsewhere.
+//!
+//! - [`create`]: what a new network may be; [`connect`]: containers that join and leave while they run; [`prune`]
+mod connect;
+mod create;
+mod prune;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use pontoon_net::{Driver, IpamConfig, Network, NetworkSpec};
-use pontoon_proto::v1::{
-    self, CreateNetworkRequest, CreateNetworkResponse, FilterValues, LocalNetwork, NetworkContainer,
-};
+use pontoon_net::{Driver, Network};
+use pontoon_proto::v1::{self, FilterValues, LocalNetwork, NetworkContainer};
 
 use crate::container::filter::has_label;
 use crate::container::network::endpoint_id;
-use crate::{Engine, Error, Result, id};
+use crate::event::EventObject;
+use crate::{Engine, Error, Result};
 
 /// Label under which a network's creation time is kept: the network manager knows no times.
 const CREATED: &str = "pontoon.created";
 
 impl Engine {
-    /// Makes a bridge network.
-    ///
-    /// # Errors
-    /// A bad setting, a name that is taken, an overlapping subnet.
-    pub async fn create_network(
-        self: &Arc<Self>,
-        request: CreateNetworkRequest,
-    ) -> Result<CreateNetworkResponse> {
-        let engine = self.clone();
-        self.whole(async move {
-            if request.name.is_empty() {
-                return Err(Error::Invalid("network name cannot be empty".to_owned()));
-            }
-            if !matches!(request.driver.as_str(), "" | "bridge") {
-                return Err(Error::Invalid(format!(
-                    "plugin \"{}\" not found: local networks are bridges, overlays are made on a manager",
-                    request.driver
-                )));
-            }
-            if request.labels.contains_key(CREATED) {
-                return Err(Error::Invalid(format!("the label {CREATED} is reserved")));
-            }
-            let mut spec = NetworkSpec::bridge(id::generate(), request.name);
-            spec.ipam = request.ipam.iter().map(ipam).collect::<Result<_>>()?;
-            spec.internal = request.internal;
-            spec.options = request.options.into_iter().collect();
-            spec.labels = request.labels.into_iter().collect();
-            spec.labels.insert(CREATED.to_owned(), id::now().to_string());
-            let name = spec.name.clone();
-            let failed = |error| Error::network(format!("create network {name}"), error);
-            let network = engine.network.create_network(spec).await.map_err(failed)?;
-            Ok(CreateNetworkResponse {
-                id: network.spec.id,
-                warning: String::new(),
-            })
-        })
-        .await
-    }
-
     /// Lists the networks, in order of their names.
     ///
     /// # Errors
@@ -64,10 +29,18 @@ impl Engine {
         for key in filters.keys() {
             if !matches!(
                 key.as_str(),
-                "driver" | "id" | "label" | "name" | "scope" | "type"
+                "dangling" | "driver" | "id" | "label" | "name" | "scope" | "type"
             ) {
                 return Err(Error::Invalid(format!("invalid filter '{key}'")));
             }
+        }
+        if let Some(list) = filters.get("type")
+            && let Some(other) = list
+                .values
+                .iter()
+                .find(|v| !matches!(v.as_str(), "builtin" | "custom"))
+        {
+            return Err(Error::Invalid(format!("invalid filter: 'type'='{other}'")));
         }
         let failed = |error| Error::network("list networks", error);
         let networks = self.network.list_networks().await.map_err(failed)?;
@@ -103,18 +76,51 @@ impl Engine {
                     network.spec.name
                 )));
             }
-            let failed = |error| Error::network(format!("remove network {}", network.spec.name), error);
-            engine
-                .network
-                .remove_network(&network.spec.id)
-                .await
-                .map_err(failed)?;
+            engine.remove_local(&network).await?;
             Ok(network.spec.id)
         })
         .await
     }
 
-    async fn find_network(&self, target: &str) -> Result<Network> {
+    /// Removes a network that is nobody's, and tells so.
+    async fn remove_local(&self, network: &Network) -> Result<()> {
+        let spec = &network.spec;
+        let removed = self.network.remove_network(&spec.id).await;
+        removed.map_err(|error| match error {
+            pontoon_net::Error::NetworkInUse { name, endpoints } => Error::Conflict(format!(
+                "error while removing network: network {name} has active endpoints ({})",
+                self.describe_endpoints(&endpoints)
+            )),
+            error @ pontoon_net::Error::Predefined { .. } => Error::Invalid(error.to_string()),
+            error => Error::network("error while removing network", error),
+        })?;
+        self.emit_network("destroy", spec, None);
+        Ok(())
+    }
+
+    fn describe_endpoints(&self, ids: &[String]) -> String {
+        let describe = |id: &String| {
+            let name = self
+                .containers
+                .find(id)
+                .map(|c| c.read(|r| r.view().name.clone()));
+            format!(
+                "name:\"{}\" id:\"{}\"",
+                name.unwrap_or_default(),
+                crate::id::short(id)
+            )
+        };
+        ids.iter().map(describe).collect::<Vec<_>>().join(", ")
+    }
+
+    /// Tells what happened to a network, with the container that it happened with.
+    fn emit_network(&self, action: &str, spec: &pontoon_net::NetworkSpec, container: Option<&str>) {
+        let mut attributes = vec![("name", spec.name.clone()), ("type", spec.driver.to_string())];
+        attributes.extend(container.map(|id| ("container", id.to_owned())));
+        self.emit_object(EventObject::Network, action, &spec.id, attributes);
+    }
+
+    pub(crate) async fn find_network(&self, target: &str) -> Result<Network> {
         let failed = |error| Error::network(format!("look up network {target}"), error);
         match self.network.inspect_network(target).await {
             Ok(network) => return Ok(network),
@@ -134,6 +140,7 @@ impl Engine {
 
     fn network_view(&self, network: Network) -> LocalNetwork {
         let spec = network.spec;
+        let text = |net: Option<ipnet::IpNet>| net.map(|net| net.to_string()).unwrap_or_default();
         let containers = network
             .endpoints
             .iter()
@@ -146,8 +153,8 @@ impl Engine {
                 id: endpoint.sandbox_id.clone(),
                 endpoint_id: endpoint_id(&endpoint.sandbox_id, &spec.id),
                 mac_address: endpoint.endpoint.mac.map(|byte| format!("{byte:02x}")).join(":"),
-                ip_address: endpoint.endpoint.address.to_string(),
-                ..NetworkContainer::default()
+                ip_address: text(endpoint.endpoint.address),
+                ipv6_address: text(endpoint.endpoint.address6),
             })
             .collect();
         let is_overlay = matches!(spec.driver, Driver::Overlay { .. });
@@ -170,33 +177,24 @@ impl Engine {
                     subnet: ipam.subnet.map(|subnet| subnet.to_string()).unwrap_or_default(),
                     range: ipam.range.map(|range| range.to_string()).unwrap_or_default(),
                     gateway: ipam.gateway.map(|ip| ip.to_string()).unwrap_or_default(),
-                    ..v1::IpamConfig::default()
+                    auxiliary_addresses: ipam
+                        .auxiliary
+                        .iter()
+                        .map(|(name, ip)| (name.clone(), ip.to_string()))
+                        .collect(),
                 })
                 .collect(),
+            enable_ipv6: spec.enable_ipv6,
+            enable_ipv4: spec.enable_ipv4 && !matches!(spec.driver, Driver::None | Driver::Host),
+            ipam_driver: "default".to_owned(),
+            ipam_options: spec.ipam_options.into_iter().collect(),
             internal: spec.internal,
             attachable: spec.attachable,
             options: spec.options.into_iter().collect(),
             labels,
             containers,
-            ..LocalNetwork::default()
         }
     }
-}
-
-fn ipam(config: &v1::IpamConfig) -> Result<IpamConfig> {
-    fn parse<T: std::str::FromStr>(what: &str, text: &str) -> Result<Option<T>> {
-        if text.is_empty() {
-            return Ok(None);
-        }
-        text.parse()
-            .map(Some)
-            .map_err(|_| Error::Invalid(format!("invalid {what}: {text}")))
-    }
-    Ok(IpamConfig {
-        subnet: parse("subnet", &config.subnet)?,
-        range: parse("range", &config.range)?,
-        gateway: parse("gateway", &config.gateway)?,
-    })
 }
 
 fn matches(view: &LocalNetwork, key: &str, values: &[String]) -> bool {
@@ -207,6 +205,9 @@ fn matches(view: &LocalNetwork, key: &str, values: &[String]) -> bool {
         "name" => view.name.contains(value.as_str()),
         "scope" => &view.scope == value,
         "type" => (value == "builtin") == is_predefined,
+        "dangling" => {
+            matches!(value.as_str(), "true" | "1") == (view.containers.is_empty() && !is_predefined)
+        }
         _ => has_label(&view.labels, value),
     };
     if key == "label" {

@@ -36,6 +36,7 @@ pub(super) fn overlay(network: &OverlayNetwork, local_vtep: IpAddr) -> Result<ne
                 subnet: optional("subnet", &ipam.subnet)?,
                 gateway: optional("gateway", &ipam.gateway)?,
                 range: optional("range", &ipam.range)?,
+                ..net::IpamConfig::default()
             })
         })
         .collect::<Result<_, String>>()?;

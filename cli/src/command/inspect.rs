@@ -7,6 +7,7 @@ mod cluster;
 mod container;
 mod image;
 mod mounts;
+mod network;
 mod shape;
 
 use clap::{Args, ValueEnum};
@@ -246,7 +247,7 @@ async fn get(client: &Client, kind: Kind, name: &str, size: bool) -> Result<Valu
             })
             .await
         {
-            Ok(found) => cluster::local_network_json(&found.into_inner()),
+            Ok(found) => network::local_network_json(&found.into_inner()),
             Err(status) if status.code() == tonic::Code::NotFound => {
                 let found = client
                     .control()

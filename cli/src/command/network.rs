@@ -1,18 +1,23 @@
 //! `pontoon network …`: this host's networks and the cluster's.
 //!
 //! `create` goes to the cluster for the overlay driver and to the local engine for the rest; the other commands look at both.
+//! [`create`] and [`connect`] (with `disconnect`) have files of their own.
+
+mod connect;
+mod create;
 
 use std::collections::HashMap;
 
 use clap::{Args, Subcommand};
 use pontoon_proto::v1::{
-    Annotations, CreateClusterNetworkRequest, CreateNetworkRequest, FilterValues, GetRequest, IpamConfig,
-    ListNetworksRequest, ListRequest, LocalNodeState, NetworkRequest, NetworkSpec, SwarmStatusRequest,
+    Annotations, FilterValues, GetRequest, ListNetworksRequest, ListRequest, LocalNodeState, NetworkRequest,
+    PruneRequest, SwarmStatusRequest,
 };
 use serde_json::{Value, json};
 
-use super::container::config::{label, pair};
+use super::container::config::label;
 use super::filters;
+use super::system::prune::is_confirmed;
 use crate::client::Client;
 use crate::error::{Failure, Outcome, for_each_target};
 use crate::output::human;
@@ -21,48 +26,22 @@ use crate::output::listing::{self, Column};
 /// `pontoon network …`
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Connect a container to a network
+    Connect(connect::ConnectArguments),
     /// Create a network
-    Create(CreateArguments),
+    Create(Box<create::Arguments>),
+    /// Disconnect a container from a network
+    Disconnect(connect::DisconnectArguments),
     /// List networks
     #[command(visible_alias = "list")]
     Ls(ListArguments),
     /// Display detailed information on one or more networks
-    Inspect(super::inspect::KindArguments),
+    Inspect(InspectArguments),
+    /// Remove all unused networks
+    Prune(PruneArguments),
     /// Remove one or more networks
     #[command(visible_alias = "remove")]
     Rm(RemoveArguments),
-}
-
-/// `network create [OPTIONS] NETWORK`
-#[derive(Args, Debug)]
-pub struct CreateArguments {
-    /// Driver to manage the Network
-    #[arg(short = 'd', long, value_name = "string", default_value = "bridge")]
-    driver: String,
-    /// IPv4 Gateway for the master subnet
-    #[arg(long, value_name = "strings")]
-    gateway: Vec<String>,
-    /// Create swarm routing-mesh network
-    #[arg(long)]
-    ingress: bool,
-    /// Restrict external access to the network
-    #[arg(long)]
-    internal: bool,
-    /// Allocate container ip from a sub-range
-    #[arg(long, value_name = "strings")]
-    ip_range: Vec<String>,
-    /// Set metadata on a network
-    #[arg(long, value_name = "list")]
-    label: Vec<String>,
-    /// Set driver specific options
-    #[arg(short = 'o', long = "opt", value_name = "map")]
-    options: Vec<String>,
-    /// Subnet in CIDR format that represents a network segment
-    #[arg(long, value_name = "strings")]
-    subnet: Vec<String>,
-    /// Its name
-    #[arg(value_name = "NETWORK")]
-    name: String,
 }
 
 /// `network ls [OPTIONS]`
@@ -82,6 +61,31 @@ pub struct ListArguments {
     quiet: bool,
 }
 
+/// `network inspect [OPTIONS] NETWORK [NETWORK...]`
+#[derive(Args, Debug)]
+pub struct InspectArguments {
+    /// Format output using a custom template: 'json' or TEMPLATE
+    #[arg(short = 'f', long, value_name = "string")]
+    format: Option<String>,
+    /// Verbose output for diagnostics
+    #[arg(short = 'v', long)]
+    verbose: bool,
+    /// Names or ids
+    #[arg(required = true, value_name = "NETWORK")]
+    names: Vec<String>,
+}
+
+/// `network prune [OPTIONS]`
+#[derive(Args, Debug)]
+pub struct PruneArguments {
+    /// Provide filter values (e.g. "until=<timestamp>")
+    #[arg(long, value_name = "filter")]
+    filter: Vec<String>,
+    /// Do not prompt for confirmation
+    #[arg(short = 'f', long)]
+    force: bool,
+}
+
 /// `network rm NETWORK [NETWORK...]`
 #[derive(Args, Debug)]
 pub struct RemoveArguments {
@@ -99,89 +103,40 @@ pub struct RemoveArguments {
 /// The daemon's.
 pub async fn dispatch(host: Option<&str>, command: Command) -> Outcome {
     match command {
-        Command::Create(arguments) => create(host, arguments).await,
+        Command::Connect(arguments) => connect::connect(host, arguments).await,
+        Command::Create(arguments) => create::run(host, *arguments).await,
+        Command::Disconnect(arguments) => connect::disconnect(host, arguments).await,
         Command::Ls(arguments) => list(host, arguments).await,
         Command::Inspect(arguments) => {
+            // Docker's --verbose adds services and tasks of overlays, which only a manager knows; it looks there too.
+            let InspectArguments {
+                format,
+                verbose: _,
+                names,
+            } = arguments;
+            let arguments = super::inspect::KindArguments { format, names };
             super::inspect::one_kind(host, super::inspect::Kind::Network, arguments).await
         }
+        Command::Prune(arguments) => prune(host, arguments).await,
         Command::Rm(arguments) => remove(host, arguments).await,
     }
 }
 
-fn ipam(arguments: &CreateArguments) -> Result<Vec<IpamConfig>, Failure> {
-    let within = |flag: &str, values: &[String]| {
-        if values.len() > arguments.subnet.len() {
-            return Err(Failure::new(format!(
-                "every {flag} needs a --subnet that it belongs to"
-            )));
-        }
-        Ok(())
-    };
-    within("--gateway", &arguments.gateway)?;
-    within("--ip-range", &arguments.ip_range)?;
-    let at = |values: &[String], place: usize| values.get(place).cloned().unwrap_or_default();
-    Ok(arguments
-        .subnet
-        .iter()
-        .enumerate()
-        .map(|(place, subnet)| IpamConfig {
-            subnet: subnet.clone(),
-            range: at(&arguments.ip_range, place),
-            gateway: at(&arguments.gateway, place),
-            ..IpamConfig::default()
-        })
-        .collect())
-}
-
-async fn create(host: Option<&str>, arguments: CreateArguments) -> Outcome {
-    let ipam = ipam(&arguments)?;
-    let labels = arguments.label.iter().map(|text| label(text)).collect();
-    let options = arguments
-        .options
-        .iter()
-        .map(|text| pair("opt", text))
-        .collect::<Result<_, _>>()?;
+async fn prune(host: Option<&str>, arguments: PruneArguments) -> Outcome {
+    let filters = filters(&arguments.filter)?;
+    let warning = "WARNING! This will remove all custom networks not used by at least one container.";
+    if !arguments.force && !is_confirmed(warning) {
+        return Err(Failure::new("network prune has been cancelled"));
+    }
     let client = Client::connect(host).await?;
-    let id = if arguments.driver == "overlay" {
-        let spec = NetworkSpec {
-            annotations: Some(Annotations {
-                name: arguments.name,
-                labels,
-            }),
-            driver: arguments.driver,
-            driver_opts: options,
-            ipam,
-            internal: arguments.internal,
-            attachable: false,
-            ingress: arguments.ingress,
-            enable_ipv6: false,
-        };
-        client
-            .control()
-            .create_network(CreateClusterNetworkRequest { spec: Some(spec) })
-            .await?
-            .into_inner()
-            .id
-    } else {
-        if arguments.ingress {
-            return Err(Failure::new("--ingress needs the overlay driver: add -d overlay"));
-        }
-        let request = CreateNetworkRequest {
-            name: arguments.name,
-            driver: arguments.driver,
-            ipam,
-            internal: arguments.internal,
-            options,
-            labels,
-            ..CreateNetworkRequest::default()
-        };
-        let created = client.engine().create_network(request).await?.into_inner();
-        if !created.warning.is_empty() {
-            eprintln!("WARNING: {}", created.warning);
-        }
-        created.id
-    };
-    listing::write(&format!("{id}\n"));
+    let pruned = client
+        .engine()
+        .prune_networks(PruneRequest { filters })
+        .await?
+        .into_inner();
+    if !pruned.deleted.is_empty() {
+        listing::write(&format!("Deleted Networks:\n{}\n\n", pruned.deleted.join("\n")));
+    }
     Ok(0)
 }
 
@@ -205,6 +160,7 @@ async fn list(host: Option<&str>, arguments: ListArguments) -> Outcome {
                 driver: &network.driver,
                 scope: &network.scope,
                 internal: network.internal,
+                ipv6: network.enable_ipv6,
                 labels: &network.labels,
                 created_at: network.created_at,
             };
@@ -227,6 +183,7 @@ async fn list(host: Option<&str>, arguments: ListArguments) -> Outcome {
                     driver: &spec.driver,
                     scope: "swarm",
                     internal: spec.internal,
+                    ipv6: spec.enable_ipv6,
                     labels: &annotations.labels,
                     created_at: network.meta.unwrap_or_default().created_at,
                 };
@@ -283,6 +240,7 @@ struct Listed<'a> {
     driver: &'a str,
     scope: &'a str,
     internal: bool,
+    ipv6: bool,
     labels: &'a HashMap<String, String>,
     created_at: i64,
 }
@@ -296,7 +254,7 @@ fn row(network: &Listed<'_>, full: bool) -> Value {
     labels.sort();
     json!({
         "ID": if full { network.id } else { human::short_id(network.id) }, "Name": network.name,
-        "Driver": network.driver, "Scope": network.scope, "Internal": network.internal.to_string(), "IPv6": "false",
+        "Driver": network.driver, "Scope": network.scope, "Internal": network.internal.to_string(), "IPv6": network.ipv6.to_string(),
         "Labels": labels.join(","), "CreatedAt": human::local_time(network.created_at),
     })
 }

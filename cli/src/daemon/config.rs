@@ -5,13 +5,14 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use pontoon_engine::{NATIVE_RUNTIME, validate_log_driver};
+use pontoon_engine::{NATIVE_RUNTIME, NetworkDefaults, validate_log_driver};
 use pontoon_proto::v1::LogDriver;
 use tracing_subscriber::filter::LevelFilter;
 
 use crate::error::Failure;
 
 mod containers;
+mod network;
 
 pub use containers::{ContainerArguments, Containers};
 
@@ -23,6 +24,8 @@ const LONGEST_SOCKET: usize = "/shim/".len() + 64 + "/shim.sock".len();
 /// `daemon [OPTIONS]`
 #[derive(Args, Debug)]
 pub struct Arguments {
+    #[command(flatten)]
+    network: network::NetworkArguments,
     #[command(flatten)]
     containers: ContainerArguments,
     /// Absolute path below each cgroup hierarchy under which containers' groups are made
@@ -113,6 +116,8 @@ pub struct Config {
     pub runtimes: BTreeMap<String, PathBuf>,
     /// `key=value` labels of this engine.
     pub labels: Vec<String>,
+    /// Networks and the default bridge.
+    pub networks: NetworkDefaults,
     /// Group of the local socket.
     pub group: String,
     /// What holds for containers that say nothing.
@@ -168,6 +173,7 @@ impl Config {
             runtimes,
             group: arguments.group,
             labels: labels(arguments.labels)?,
+            networks: arguments.network.settings()?,
             containers: Containers::new(arguments.containers)?,
             log: log_driver(arguments.log_driver, &arguments.log_opts)?,
             log_level: arguments.log_level,

@@ -1,4 +1,5 @@
-//! Endpoints: a veth pair from a sandbox to a bridge of the host or of an overlay's hidden namespace.
+//! Endpoints: a veth pair from a sandbox to a bridge of the host or of an overlay's hidden namespace, or a link below an
+//! interface of the host. How they are made; [`super::detach`] takes them away, [`super::routes`] chooses among them.
 use std::{
     net::{IpAddr, Ipv4Addr},
     os::fd::AsFd,
@@ -7,24 +8,23 @@ use std::{
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::{
-    Core, mac,
-    sandbox::{Removal, duplicate},
-    v4,
-};
+use super::{Core, mac, options::check_interface, short, v4};
 use crate::{
     Endpoint, EndpointSpec, Error, Result, SandboxMode,
-    netlink::{Batch, Neighbour, Protocol, Veth},
+    netlink::{Batch, Protocol, Veth},
     netns,
 };
 
 /// First interface index given inside a sandbox: above what the kernel makes by itself in a new namespace (tunl0,
 /// sit0 and the like), so that no look-up is needed.
-const FIRST_INDEX: u32 = 100;
+pub const FIRST_INDEX: u32 = 100;
 /// Host ends are called `pt<hash of the sandbox>x<number>`.
 pub const LINK_PREFIX: &str = "pt";
+/// Docker's endpoint options.
+const IFNAME: &str = "com.docker.network.endpoint.ifname";
+const SYSCTLS: &str = "com.docker.network.endpoint.sysctls";
 
-/// To which kind of bridge an endpoint is connected.
+/// To what an endpoint is connected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Attachment {
     /// A bridge on the host.
@@ -36,6 +36,8 @@ pub enum Attachment {
     },
     /// The gateway bridge, on behalf of an overlay.
     Egress,
+    /// An interface of the host: there is no near end.
+    Below,
 }
 
 /// What is stored of an endpoint.
@@ -51,6 +53,15 @@ pub struct EndpointRecord {
     pub number: u32,
     /// Where the near end is.
     pub attachment: Attachment,
+    /// Rank among those that could give the default route.
+    #[serde(default)]
+    pub priority: i32,
+    /// Names that only this sandbox knows: (sandbox id, alias).
+    #[serde(default)]
+    pub links: Vec<(String, String)>,
+    /// Whether the default route of a family goes through it.
+    #[serde(default)]
+    pub routes: [bool; 2],
 }
 
 impl EndpointRecord {
@@ -64,8 +75,14 @@ impl EndpointRecord {
         self.attachment == Attachment::Egress
     }
 
-    fn address(&self) -> Option<Ipv4Addr> {
-        v4(self.endpoint.address.addr()).ok()
+    /// Its IPv4 address.
+    pub fn address(&self) -> Option<Ipv4Addr> {
+        v4(self.endpoint.address?.addr()).ok()
+    }
+
+    /// Index of its interface in the sandbox.
+    pub fn index(&self) -> u32 {
+        FIRST_INDEX + self.number
     }
 }
 
@@ -85,6 +102,33 @@ pub fn link_name(sandbox_id: &str, number: u32) -> String {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     });
     format!("{LINK_PREFIX}{:010x}x{number}", hash >> 24)
+}
+
+/// `net.ipv4.conf.IFNAME.log_martians=1,…` for an interface: only settings of that interface are taken.
+fn sysctls(text: &str, ifname: &str) -> Result<Vec<(String, String)>> {
+    let invalid = |part: &str, why: &str| Error::Invalid {
+        what: "option",
+        reason: format!("{SYSCTLS}: {part:?} {why}"),
+    };
+    let mut settings = Vec::new();
+    for part in text.split(',').filter(|part| !part.is_empty()) {
+        let (name, value) = part
+            .split_once('=')
+            .ok_or_else(|| invalid(part, "is not NAME=VALUE"))?;
+        let parts: Vec<_> = name.split('.').collect();
+        let known = matches!(
+            parts[..],
+            ["net", "ipv4" | "ipv6" | "mpls", "conf" | "neigh", "IFNAME", ..]
+        );
+        if !known || parts.len() < 5 {
+            return Err(invalid(part, "is not a setting of IFNAME"));
+        }
+        settings.push((
+            name.replace("IFNAME", &ifname.replace('.', "/")),
+            value.to_owned(),
+        ));
+    }
+    Ok(settings)
 }
 
 impl Core {
@@ -113,108 +157,241 @@ impl Core {
                 network: network.name,
             });
         }
-        let routed = sandbox
-            .record
-            .endpoints
-            .iter()
-            .any(|e| e.endpoint.gateway.is_some());
-        let default_route = spec.is_default_route && !routed && !network.internal;
+        let wants_exit = spec.is_default_route && !network.internal && !self.has_exit(sandbox_id);
         let spec = EndpointSpec {
             network_id: network.id.clone(),
             ..spec.clone()
         };
-        if self.overlays.contains_key(&network.id) {
-            let endpoint = self.attach_overlay(sandbox_id, &spec)?;
-            if default_route && let Err(error) = self.attach_egress(sandbox_id) {
-                self.undo_attach(sandbox_id, &network.id);
-                return Err(error);
-            }
-            return Ok(Attached {
-                endpoint,
-                has_names: true,
-            });
-        }
-        if !self.networks.contains_key(&network.id) {
+        let is_overlay = self.overlays.contains_key(&network.id);
+        let endpoint = if is_overlay {
+            self.attach_overlay(sandbox_id, &spec)?
+        } else if let Some(local) = self.networks.get(&network.id) {
+            let attachment = if local.is_bridge() {
+                Attachment::Bridge
+            } else {
+                Attachment::Below
+            };
+            self.attach_local(sandbox_id, &spec, attachment)?
+        } else {
             let reason = format!("network {} takes no endpoints", network.name);
             return Err(Error::Invalid {
                 what: "network",
                 reason,
             });
+        };
+        let routed = if is_overlay && wants_exit {
+            self.attach_egress(sandbox_id)
+        } else {
+            self.elect(sandbox_id)
+        };
+        if let Err(error) = routed {
+            self.undo_attach(sandbox_id, &network.id);
+            return Err(error);
         }
-        let endpoint = self.attach_bridge(sandbox_id, &spec, Attachment::Bridge, default_route)?;
         Ok(Attached {
             endpoint,
             has_names: self.has_names(&network.id),
         })
     }
 
-    fn attach_bridge(
+    /// Connects a sandbox to a local network. Undone if it fails.
+    ///
+    /// # Errors
+    /// As [`attach`](Self::attach).
+    pub fn attach_local(
         &mut self,
         sandbox_id: &str,
         spec: &EndpointSpec,
         attachment: Attachment,
-        default_route: bool,
     ) -> Result<Endpoint> {
-        self.ensure_bridge(&spec.network_id)?;
+        self.ensure_network(&spec.network_id)?;
         let number = self.free_number(sandbox_id)?;
         let not_found = || Error::NetworkNotFound {
             id: spec.network_id.clone(),
         };
-        let network = self.networks.get_mut(&spec.network_id).ok_or_else(not_found)?;
-        let (mtu, flags) = (network.mtu()?, network.port_flags());
-        let name = network.record.spec.name.clone();
-        let live = network.live.as_mut().ok_or_else(not_found)?;
-        let address = match spec.ip {
-            None => live.pool.allocate(),
-            Some(ip) => live.pool.allocate_specific(ip).map(|()| ip),
+        let network = self.networks.get(&spec.network_id).ok_or_else(not_found)?;
+        let prefix = network.options.interface_prefix.clone();
+        let gateways = [0, 1].map(|at| network.exit(at).flatten());
+        let ifname = self.interface_name(sandbox_id, &prefix, spec)?;
+        let settings = match spec.options.get(SYSCTLS) {
+            Some(text) => sysctls(text, &ifname)?,
+            None => Vec::new(),
         };
-        let address = address.map_err(|e| Error::Address {
-            network: name,
-            source: e.into(),
-        })?;
-        let (master, gateway, prefix) = (live.index, live.gateway, live.subnet.prefix_len());
-        let record = self.endpoint_record(sandbox_id, number, spec, (address, prefix), attachment);
-        let mut record = match record {
-            Ok(record) => record,
-            Err(error) => {
-                if let Some(live) = self
-                    .networks
-                    .get_mut(&spec.network_id)
-                    .and_then(|n| n.live.as_mut())
-                {
-                    live.pool.release(address);
-                }
-                return Err(error);
+        let addresses = self.take_addresses(spec)?;
+        let first = addresses.iter().flatten().next().map(|net| net.addr());
+        let own_mac = mac(first.unwrap_or(Ipv4Addr::UNSPECIFIED.into()));
+        let record = EndpointRecord {
+            endpoint: Endpoint {
+                network_id: spec.network_id.clone(),
+                ifname,
+                address: addresses[0],
+                address6: addresses[1],
+                gateway: gateways[0],
+                gateway6: gateways[1],
+                mac: spec.mac.unwrap_or(own_mac),
+            },
+            aliases: spec.aliases.clone(),
+            link: link_name(sandbox_id, number),
+            number,
+            attachment,
+            priority: spec.priority,
+            links: spec.links.clone(),
+            routes: [false; 2],
+        };
+        let made = self
+            .remember(sandbox_id, &record)
+            .and_then(|()| match attachment {
+                Attachment::Below => self.program_below(sandbox_id, &record),
+                _ => self.program_veth(sandbox_id, &record),
+            })
+            .and_then(|()| self.prepare_inside(sandbox_id, &record, &settings, spec.mac.is_some()))
+            .and_then(|()| self.configure_inside(sandbox_id, &record, &spec.link_local))
+            .and_then(|()| match attachment {
+                Attachment::Below => Ok(()),
+                _ => self.route.wait_running(&record.link),
+            });
+        self.settle(sandbox_id, record, made)
+    }
+
+    /// The name of a new interface: as wished, or the prefix with the first free number.
+    fn interface_name(&self, sandbox_id: &str, prefix: &str, spec: &EndpointSpec) -> Result<String> {
+        for key in spec.options.keys() {
+            if key.starts_with("com.docker.network.") && ![IFNAME, SYSCTLS].contains(&key.as_str()) {
+                return Err(Error::Invalid {
+                    what: "option",
+                    reason: format!("{key} is not known as an endpoint's"),
+                });
             }
+        }
+        if let Some(name) = spec.options.get(IFNAME) {
+            check_interface(name)?;
+            return Ok(name.clone());
+        }
+        let endpoints = &self.sandbox(sandbox_id)?.record.endpoints;
+        let taken = |name: &String| endpoints.iter().any(|e| e.endpoint.ifname == *name);
+        (0..=endpoints.len())
+            .map(|n| format!("{prefix}{n}"))
+            .find(|name| !taken(name))
+            .ok_or_else(|| self.vanished(sandbox_id))
+    }
+
+    /// Takes an address of each of the network's families: the wished one, or the next. All or none.
+    fn take_addresses(&mut self, spec: &EndpointSpec) -> Result<[Option<IpNet>; 2]> {
+        let not_found = || Error::NetworkNotFound {
+            id: spec.network_id.clone(),
         };
-        record.endpoint.gateway = default_route.then_some(IpAddr::V4(gateway));
+        let network = self.networks.get_mut(&spec.network_id).ok_or_else(not_found)?;
+        let (name, id) = (
+            network.record.spec.name.clone(),
+            short(&spec.network_id).to_owned(),
+        );
+        let live = network.live.as_mut().ok_or_else(not_found)?;
+        let mut taken = [None, None];
+        let mut failure = None;
+        for (at, wished) in [spec.ip, spec.ip6].into_iter().enumerate() {
+            let Some(subnet) = live.subnets[at].as_mut() else {
+                if let Some(ip) = wished {
+                    failure = Some(no_subnet(ip));
+                }
+                continue;
+            };
+            let address = match wished {
+                None => subnet.pool.allocate().map_err(|source| match source {
+                    pontoon_ipam::Error::AddressesExhausted { .. } => Error::NoAddress {
+                        family: if at == 0 { "IPv4" } else { "IPv6" },
+                        network: format!("{name} ({id})"),
+                    },
+                    source => Error::Address {
+                        network: name.clone(),
+                        source: source.into(),
+                    },
+                }),
+                Some(ip) if !subnet.net.contains(&ip) => Err(no_subnet(ip)),
+                Some(ip) => match subnet.pool.allocate_specific(ip) {
+                    Ok(()) => Ok(ip),
+                    Err(pontoon_ipam::Error::AddressInUse { .. }) => Err(Error::AddressInUse { address: ip }),
+                    Err(source) => Err(Error::Address {
+                        network: name.clone(),
+                        source: source.into(),
+                    }),
+                },
+            };
+            match address {
+                Ok(ip) => taken[at] = IpNet::new(ip, subnet.net.prefix_len()).ok(),
+                Err(error) => failure = Some(error),
+            }
+        }
+        let Some(error) = failure else { return Ok(taken) };
+        for (at, address) in taken.into_iter().enumerate() {
+            if let (Some(subnet), Some(address)) = (live.subnets[at].as_mut(), address) {
+                subnet.pool.release(address.addr());
+            }
+        }
+        Err(error)
+    }
+
+    fn program_veth(&mut self, sandbox_id: &str, record: &EndpointRecord) -> Result<()> {
+        let not_found = || Error::NetworkNotFound {
+            id: record.endpoint.network_id.clone(),
+        };
+        let network = self
+            .networks
+            .get(&record.endpoint.network_id)
+            .ok_or_else(not_found)?;
+        let master = network.live.as_ref().ok_or_else(not_found)?.index;
+        let (mtu, flags) = (network.mtu(), network.port_flags());
         self.next_index += 1;
         let index = self.next_index;
-        let made = self.remember(sandbox_id, &record).and_then(|()| {
-            let netns = self
-                .sandbox(sandbox_id)?
-                .netns
-                .as_ref()
-                .ok_or_else(|| self.vanished(sandbox_id))?;
-            let mut batch = Batch::default();
-            batch.add_veth(&Veth {
-                name: &record.link,
-                index,
-                master: Some(master),
-                mtu,
-                mac: None,
-                peer_namespace: netns.as_fd(),
-                peer_name: &record.endpoint.ifname,
-                peer_index: FIRST_INDEX + number,
-                peer_mac: Some(record.endpoint.mac),
-            });
-            batch.set_port(&record.link, flags);
-            self.route.transact(batch)?;
-            netns::disable_ipv6(&record.link)?;
-            self.configure_inside(sandbox_id, &record)?;
-            self.route.wait_running(&record.link)
+        let sandbox = self.sandboxes.get(sandbox_id);
+        let netns = sandbox
+            .and_then(|s| s.netns.as_ref())
+            .ok_or_else(|| self.vanished(sandbox_id))?;
+        let mut batch = Batch::default();
+        batch.add_veth(&Veth {
+            name: &record.link,
+            index,
+            master: Some(master),
+            mtu,
+            mac: None,
+            peer_namespace: netns.as_fd(),
+            peer_name: &record.endpoint.ifname,
+            peer_index: record.index(),
+            peer_mac: Some(record.endpoint.mac),
         });
-        self.settle(sandbox_id, record, made)
+        batch.set_port(&record.link, flags);
+        self.route.transact(batch)?;
+        netns::disable_ipv6(&record.link)
+    }
+
+    /// Settings of an interface before it is set up.
+    fn prepare_inside(
+        &self,
+        sandbox_id: &str,
+        record: &EndpointRecord,
+        settings: &[(String, String)],
+        own_mac: bool,
+    ) -> Result<()> {
+        let ipv6 = record.endpoint.address6.is_some();
+        if !ipv6 && settings.is_empty() && !own_mac {
+            return Ok(());
+        }
+        let sandbox = self.sandbox(sandbox_id)?;
+        let netns = sandbox.netns.as_ref().ok_or_else(|| self.vanished(sandbox_id))?;
+        let name = record.endpoint.ifname.replace('.', "/");
+        netns::inside(&self.home, netns.as_fd(), || {
+            if own_mac {
+                // Neighbours may know the address with another MAC.
+                netns::set_sysctl_if_present(&format!("net.ipv4.conf.{name}.arp_notify"), "1")?;
+            }
+            if ipv6 {
+                netns::set_sysctl(&format!("net.ipv6.conf.{name}.accept_ra"), "0")?;
+                netns::set_sysctl(&format!("net.ipv6.conf.{name}.accept_dad"), "0")?;
+                netns::set_sysctl(&format!("net.ipv6.conf.{name}.disable_ipv6"), "0")?;
+            }
+            settings
+                .iter()
+                .try_for_each(|(key, value)| netns::set_sysctl(key, value))
+        })
     }
 
     fn attach_overlay(&mut self, sandbox_id: &str, spec: &EndpointSpec) -> Result<Endpoint> {
@@ -238,7 +415,24 @@ impl Core {
         if self.is_local(&spec.network_id, v4(ip)?) {
             return Err(invalid(format!("{ip} is in use on this node")));
         }
-        let record = self.endpoint_record(sandbox_id, number, spec, (ip, subnet.prefix_len()), attachment)?;
+        let record = EndpointRecord {
+            endpoint: Endpoint {
+                network_id: spec.network_id.clone(),
+                ifname: self.interface_name(sandbox_id, "eth", spec)?,
+                address: IpNet::new(ip, subnet.prefix_len()).ok(),
+                address6: None,
+                gateway: None,
+                gateway6: None,
+                mac: mac(ip),
+            },
+            aliases: spec.aliases.clone(),
+            link: link_name(sandbox_id, number),
+            number,
+            attachment,
+            priority: spec.priority,
+            links: spec.links.clone(),
+            routes: [false; 2],
+        };
         let made = self
             .remember(sandbox_id, &record)
             .and_then(|()| self.program_overlay(sandbox_id, &record, index));
@@ -250,11 +444,11 @@ impl Core {
         let netns = sandbox
             .and_then(|s| s.netns.as_ref())
             .ok_or_else(|| self.vanished(sandbox_id))?;
+        let address = record.address().ok_or_else(|| self.vanished(sandbox_id))?;
         let overlay = self.overlays.get_mut(&record.endpoint.network_id);
         let overlay = overlay.ok_or_else(|| Error::NetworkNotFound {
             id: record.endpoint.network_id.clone(),
         })?;
-        let address = v4(record.endpoint.address.addr())?;
         let mut batch = Batch::default();
         batch.add_veth(&Veth {
             name: &record.link,
@@ -264,13 +458,13 @@ impl Core {
             mac: None,
             peer_namespace: netns.as_fd(),
             peer_name: &record.endpoint.ifname,
-            peer_index: FIRST_INDEX + record.number,
+            peer_index: record.index(),
             peer_mac: Some(record.endpoint.mac),
         });
         overlay.connect(&mut batch, &record.link, index, address);
         overlay.route.transact(batch)?;
         let has_services = overlay.has_services();
-        self.configure_inside(sandbox_id, record)?;
+        self.configure_inside(sandbox_id, record, &[])?;
         if let Some(overlay) = self.overlays.get_mut(&record.endpoint.network_id) {
             overlay.route.wait_running(&record.link)?;
         }
@@ -280,14 +474,25 @@ impl Core {
         Ok(())
     }
 
-    /// Address, link and default route inside the sandbox, sent together.
-    fn configure_inside(&mut self, sandbox_id: &str, record: &EndpointRecord) -> Result<()> {
-        let index = FIRST_INDEX + record.number;
+    /// Addresses and link inside the sandbox, sent together.
+    fn configure_inside(
+        &mut self,
+        sandbox_id: &str,
+        record: &EndpointRecord,
+        further: &[IpAddr],
+    ) -> Result<()> {
+        let index = record.index();
         let mut batch = Batch::default();
-        batch.add_address(index, record.endpoint.address).set_up(index);
-        if let Some(gateway) = record.endpoint.gateway {
-            batch.add_default_route(index, gateway);
+        for address in [record.endpoint.address, record.endpoint.address6]
+            .into_iter()
+            .flatten()
+        {
+            batch.add_address(index, address);
         }
+        for address in further {
+            batch.add_address(index, IpNet::from(*address));
+        }
+        batch.set_up(index);
         self.socket_inside(sandbox_id, Protocol::Route)?.transact(batch)
     }
 
@@ -299,35 +504,6 @@ impl Core {
                 what: "endpoint",
                 reason: "a sandbox can have 100 at most".into(),
             })
-    }
-
-    fn endpoint_record(
-        &self,
-        sandbox_id: &str,
-        number: u32,
-        spec: &EndpointSpec,
-        (ip, prefix): (IpAddr, u8),
-        attachment: Attachment,
-    ) -> Result<EndpointRecord> {
-        let own_mac = mac(v4(ip)?);
-        let chosen = spec.mac.filter(|_| attachment == Attachment::Bridge);
-        let address = IpNet::new(ip, prefix).map_err(|e| Error::Invalid {
-            what: "prefix length",
-            reason: e.to_string(),
-        })?;
-        Ok(EndpointRecord {
-            endpoint: Endpoint {
-                network_id: spec.network_id.clone(),
-                ifname: format!("eth{number}"),
-                address,
-                gateway: None,
-                mac: chosen.unwrap_or(own_mac),
-            },
-            aliases: spec.aliases.clone(),
-            link: link_name(sandbox_id, number),
-            number,
-            attachment,
-        })
     }
 
     /// Writes the endpoint down before the kernel is told.
@@ -364,131 +540,33 @@ impl Core {
         }
         let _ = self.finish_detach(sandbox_id, network_id);
     }
+}
 
-    /// The endpoints that go when a sandbox leaves a network: its own, and the egress when the last overlay goes.
-    fn leaving(&self, sandbox_id: &str, network_id: &str) -> Vec<EndpointRecord> {
-        let Ok(sandbox) = self.sandbox(sandbox_id) else {
-            return Vec::new();
-        };
-        let endpoints = &sandbox.record.endpoints;
-        let stays = |e: &EndpointRecord| e.endpoint.network_id != network_id;
-        let overlay_stays = endpoints.iter().any(|e| e.is_overlay() && stays(e));
-        let leaves = |e: &&EndpointRecord| !stays(e) || e.attachment == Attachment::Egress && !overlay_stays;
-        endpoints.iter().filter(leaves).cloned().collect()
+fn no_subnet(ip: IpAddr) -> Error {
+    Error::Invalid {
+        what: "endpoint settings",
+        reason: format!("no configured subnet contains IP address {ip}"),
     }
+}
 
-    /// First half of a detach, as [`begin_removal`](Self::begin_removal).
-    pub fn begin_detach(&mut self, sandbox_id: &str, network_id: &str) -> (Removal, Vec<Error>) {
-        let mut removal = Removal::default();
-        let mut errors = Vec::new();
-        for endpoint in self.leaving(sandbox_id, network_id) {
-            self.withdraw(&endpoint, &mut removal, &mut errors);
-        }
-        let table = self.sandbox(sandbox_id).is_ok_and(|s| s.table);
-        if table
-            && self
-                .overlays
-                .get(network_id)
-                .is_some_and(super::Overlay::has_services)
-        {
-            errors.extend(self.remove_services(sandbox_id, network_id).err());
-        }
-        (removal, errors)
-    }
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-    /// Second half of a detach.
-    ///
-    /// # Errors
-    /// [`Error::File`].
-    pub fn finish_detach(&mut self, sandbox_id: &str, network_id: &str) -> Result<()> {
-        let leaving = self.leaving(sandbox_id, network_id);
-        for endpoint in &leaving {
-            self.release_address(endpoint);
-        }
-        let sandbox = self.sandbox_mut(sandbox_id)?;
-        sandbox
-            .record
-            .endpoints
-            .retain(|e| leaving.iter().all(|l| l.number != e.number));
-        self.save_sandbox(sandbox_id)?;
-        if leaving.iter().any(|e| e.endpoint.gateway.is_some()) {
-            self.elect_route(sandbox_id)?;
-        }
-        Ok(())
-    }
-
-    /// The endpoint with the default route left: the first other one with a way out takes over.
-    fn elect_route(&mut self, sandbox_id: &str) -> Result<()> {
-        let endpoints = self.sandbox(sandbox_id)?.record.endpoints.clone();
-        for endpoint in endpoints {
-            let id = &endpoint.endpoint.network_id;
-            if self.overlays.get(id).is_some_and(|o| !o.spec.internal) {
-                return self.attach_egress(sandbox_id);
-            }
-            let open = self.networks.get(id).filter(|n| !n.record.spec.internal);
-            let Some(gateway) = open.and_then(|n| Some(n.live.as_ref()?.gateway)) else {
-                continue;
-            };
-            let own = |e: &&mut EndpointRecord| e.number == endpoint.number;
-            if let Some(record) = self
-                .sandbox_mut(sandbox_id)?
-                .record
-                .endpoints
-                .iter_mut()
-                .find(own)
-            {
-                record.endpoint.gateway = Some(gateway.into());
-            }
-            self.save_sandbox(sandbox_id)?;
-            let mut batch = Batch::default();
-            batch.add_default_route(FIRST_INDEX + endpoint.number, gateway.into());
-            return self.socket_inside(sandbox_id, Protocol::Route)?.transact(batch);
-        }
-        Ok(())
-    }
-
-    /// The way out of overlays: an endpoint on the gateway bridge.
-    fn attach_egress(&mut self, sandbox_id: &str) -> Result<()> {
-        let network_id = self.predefined.gateway.clone();
-        let egress = EndpointSpec {
-            network_id,
-            is_default_route: true,
-            ..EndpointSpec::default()
-        };
-        self.attach_bridge(sandbox_id, &egress, Attachment::Egress, true)
-            .map(drop)
-    }
-
-    /// Takes an endpoint out of its network and names the link to be removed.
-    pub fn withdraw(&mut self, endpoint: &EndpointRecord, removal: &mut Removal, errors: &mut Vec<Error>) {
-        if !endpoint.is_overlay() {
-            removal.links.push(endpoint.link.clone());
-            return;
-        }
-        let Some(overlay) = self.overlays.get_mut(&endpoint.endpoint.network_id) else {
-            return;
-        };
-        if let Some(ip) = endpoint.address() {
-            let mut batch = Batch::default();
-            let index = super::overlay::BRIDGE_INDEX;
-            batch.remove_neighbour(Neighbour::Address {
-                index,
-                ip: ip.into(),
-                mac: mac(ip),
-            });
-            errors.extend(overlay.route.transact_all(batch));
-        }
-        match duplicate(&overlay.netns) {
-            Ok(netns) => removal.hidden.push((netns, endpoint.link.clone())),
-            Err(error) => errors.push(error),
-        }
-    }
-
-    /// Gives an endpoint's address back.
-    pub fn release_address(&mut self, endpoint: &EndpointRecord) {
-        let network = self.networks.get_mut(&endpoint.endpoint.network_id);
-        if let Some(live) = network.and_then(|n| n.live.as_mut()) {
-            live.pool.release(endpoint.endpoint.address.addr());
+    #[test]
+    fn settings_of_an_interface() {
+        let good = sysctls("net.ipv4.conf.IFNAME.log_martians=1", "eth0").expect("well-formed");
+        assert_eq!(
+            good,
+            [("net.ipv4.conf.eth0.log_martians".to_owned(), "1".to_owned())]
+        );
+        for bad in [
+            "x",
+            "net.core.somaxconn=1",
+            "net.ipv4.conf.all.forwarding=1",
+            "net.ipv4.conf.IFNAME=1",
+        ] {
+            assert!(sysctls(bad, "eth0").is_err(), "{bad}");
         }
     }
 }

@@ -124,7 +124,7 @@ impl Core {
             peer_namespace: self.home.as_fd(),
             peer_name: LEG,
             peer_index: 0,
-            peer_mac: Some(mac(ip)),
+            peer_mac: Some(mac(ip.into())),
         });
         overlay.connect(&mut batch, LEG, index, ip);
         overlay.route.transact(batch)?;
@@ -172,11 +172,11 @@ impl Core {
                 refused,
                 slots: slots.update(&[]),
             });
-            self.ports.release(key.0, Ipv4Addr::UNSPECIFIED, key.1);
+            self.ports.release(key.0, Ipv4Addr::UNSPECIFIED.into(), key.1);
         }
         for (key, backends) in wanted {
             let is_new = !mesh.ports.contains_key(&key);
-            if is_new && let Err(error) = self.ports.take(key.0, Ipv4Addr::UNSPECIFIED, key.1) {
+            if is_new && let Err(error) = self.ports.take(key.0, Ipv4Addr::UNSPECIFIED.into(), key.1, None) {
                 conflicts.push(IngressConflict {
                     protocol: key.0,
                     published: key.1,
@@ -239,7 +239,7 @@ impl Core {
             return errors;
         };
         for (protocol, port) in mesh.ports.keys() {
-            self.ports.release(*protocol, Ipv4Addr::UNSPECIFIED, *port);
+            self.ports.release(*protocol, Ipv4Addr::UNSPECIFIED.into(), *port);
         }
         if self.table {
             errors.extend(self.rebuild_firewall().err());
@@ -253,7 +253,7 @@ impl Core {
             batch.remove_neighbour(Neighbour::Address {
                 index,
                 ip: ip.into(),
-                mac: mac(ip),
+                mac: mac(ip.into()),
             });
             errors.extend(overlay.route.transact_all(batch));
         }
@@ -283,7 +283,7 @@ impl Core {
                 .map(|b| Ok((v4(*b)?, port.target)))
                 .collect::<Result<Vec<_>>>()?;
             self.ports
-                .retake(port.protocol, Ipv4Addr::UNSPECIFIED, port.published);
+                .retake(port.protocol, Ipv4Addr::UNSPECIFIED.into(), port.published);
             mesh.ports
                 .entry((port.protocol, port.published))
                 .or_default()

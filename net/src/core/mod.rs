@@ -1,19 +1,24 @@
 //! The synchronous heart: what networks, sandboxes and endpoints there are, and the kernel calls that make it so.
 //! Owned by the network thread; [`NetworkManager`](crate::NetworkManager) sends it closures.
 //!
-//! - [`local`]: bridge networks; [`sandbox`]: namespaces; [`endpoint`]: attach and detach; [`ports`]: publishing
+//! - [`local`]: bridge networks, with [`options`]; [`parent`]: macvlan and ipvlan; [`sandbox`]: namespaces;
+//!   [`endpoint`]: attach; [`detach`]; [`routes`]: default routes; [`ports`]: publishing
 //! - [`overlay`]: hidden namespaces, VXLAN, peers; [`services`]: VIPs; [`mesh`]: the routing mesh
 //! - [`recover`]: start, reconciliation, removal of everything; [`names`]: what netd is told
 //!
 //! Every change is written down before the kernel is told and forgotten after it was undone there, so that whatever
 //! a killed daemon leaves can be found.
+mod detach;
 mod endpoint;
 mod local;
 mod mesh;
 mod names;
+mod options;
 mod overlay;
+mod parent;
 mod ports;
 mod recover;
+mod routes;
 mod sandbox;
 mod services;
 
@@ -35,8 +40,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Config, Driver, Error, Network, NetworkSpec, Result,
-    firewall::{Stale, host, nft::Transaction},
+    firewall::{Noticed, Stale, foreign, host, nft::Transaction},
     netlink::Socket,
+    proxy::Proxies,
 };
 
 /// Everything the network thread owns.
@@ -46,8 +52,11 @@ pub struct Core {
     home: Arc<OwnedFd>,
     route: Socket,
     nft: Socket,
-    /// Whether the table on the host was made.
+    /// Whether the tables on the host were made.
     table: bool,
+    /// Whether the kernel has IPv6.
+    has_ipv6: bool,
+    proxies: Proxies,
     /// Interface index of the next near end on the host.
     next_index: u32,
     predefined: Predefined,
@@ -86,7 +95,47 @@ impl Core {
         self.config.data_dir.join("network")
     }
 
-    /// Changes the host's table. The state in memory must say the same already: if the table is not there (never
+    /// The port of the socket by which the ruleset is changed.
+    ///
+    /// # Errors
+    /// [`Error::Netlink`].
+    pub fn firewall_port(&mut self) -> Result<u32> {
+        self.nft.port()
+    }
+
+    /// Another program changed the ruleset: what is ours is made anew.
+    pub fn restore_firewall(&mut self, noticed: Noticed) {
+        if !self.table {
+            return;
+        }
+        let restored = if noticed.own {
+            tracing::warn!("another program removed parts of our firewall: it is made anew");
+            self.rebuild_firewall()
+        } else {
+            self.accept_elsewhere()
+        };
+        if let Err(error) = restored {
+            tracing::error!(%error, "the firewall could not be restored");
+        }
+    }
+
+    /// Puts accept rules for our bridges into other firewalls' chains, if that is wanted.
+    ///
+    /// # Errors
+    /// [`Error::Netlink`].
+    pub fn accept_elsewhere(&mut self) -> Result<()> {
+        if !self.config.accept_in_other_chains {
+            return Ok(());
+        }
+        let bridges = self
+            .networks
+            .values()
+            .filter(|n| n.live.is_some() && n.is_bridge());
+        let names: Vec<_> = bridges.map(|n| n.record.bridge.clone()).collect();
+        foreign::accept(&mut self.nft, &names)
+    }
+
+    /// Changes the host's tables. The state in memory must say the same already: if the table is not there (never
     /// made, or flushed by someone), it is made from that.
     fn firewall(&mut self, change: impl FnOnce(&mut Transaction)) -> Result<()> {
         if self.table {
@@ -100,12 +149,35 @@ impl Core {
         self.rebuild_firewall()
     }
 
-    /// Makes the host's table anew from memory, in one transaction: no packet sees a state between.
-    fn rebuild_firewall(&mut self) -> Result<()> {
+    /// Makes the host's tables anew from memory, in one transaction: no packet sees a state between.
+    pub fn rebuild_firewall(&mut self) -> Result<()> {
+        let families = self.families();
+        match self.write_firewall(false) {
+            // A table of another version whose chains or sets can't be kept: it is replaced as a whole.
+            Err(Error::Netlink { source, .. })
+                if [libc::EEXIST, libc::EOPNOTSUPP, libc::EINVAL, libc::EBUSY]
+                    .contains(&source.raw_os_error().unwrap_or_default()) =>
+            {
+                tracing::info!(?families, "replacing the firewall's tables as a whole");
+                self.write_firewall(true)
+            }
+            other => other,
+        }
+    }
+
+    fn write_firewall(&mut self, replace: bool) -> Result<()> {
+        let families = self.families();
         let mut tx = Transaction::default();
-        host::reset(&mut tx);
-        for network in self.networks.values().filter(|n| n.live.is_some()) {
-            host::add_bridge(&mut tx, &network.firewall());
+        if replace {
+            host::remove(&mut tx, families);
+        }
+        host::reset(&mut tx, families);
+        let bridges = self
+            .networks
+            .values()
+            .filter(|n| n.live.is_some() && n.is_bridge());
+        for network in bridges {
+            host::add_bridge(&mut tx, &network.firewall(), families);
         }
         for sandbox in self.sandboxes.values() {
             host::add_ports(&mut tx, &sandbox.published());
@@ -115,7 +187,7 @@ impl Core {
         }
         tx.commit(&mut self.nft)?;
         self.table = true;
-        Ok(())
+        self.accept_elsewhere()
     }
 
     /// Connections to be forgotten since the last call.
@@ -195,8 +267,11 @@ fn v4(address: IpAddr) -> Result<Ipv4Addr> {
     }
 }
 
-/// 02:42 and the address: neighbours can be computed from addresses alone.
-fn mac(address: Ipv4Addr) -> [u8; 6] {
-    let [a, b, c, d] = address.octets();
+/// 02:42 and the address (of an IPv6 one the end): neighbours can be computed from IPv4 addresses alone.
+fn mac(address: IpAddr) -> [u8; 6] {
+    let [a, b, c, d] = match address {
+        IpAddr::V4(v4) => v4.octets(),
+        IpAddr::V6(v6) => (v6.to_bits() as u32).to_be_bytes(),
+    };
     [0x02, 0x42, a, b, c, d]
 }

@@ -40,11 +40,12 @@ impl Core {
                 .iter()
                 .filter(|e| e.endpoint.network_id == network)
             {
-                let address = endpoint.endpoint.address.addr();
                 for name in endpoint.aliases.iter().map(String::as_str).chain([id]) {
                     let known: &mut Vec<IpAddr> = records.entry(name.to_lowercase()).or_default();
-                    if !known.contains(&address) {
-                        known.push(address);
+                    for address in endpoint.endpoint.addresses() {
+                        if !known.contains(&address) {
+                            known.push(address);
+                        }
                     }
                 }
             }
@@ -73,6 +74,17 @@ impl Core {
         for (name, address) in &record.spec.extra_hosts {
             extra_hosts.entry(name.to_lowercase()).or_default().push(*address);
         }
+        for endpoint in &record.endpoints {
+            for (target, alias) in &endpoint.links {
+                let linked = self.sandbox(target).map(|s| s.record.endpoints.as_slice());
+                let same = |e: &&EndpointRecord| e.endpoint.network_id == endpoint.endpoint.network_id;
+                let addresses = linked.unwrap_or_default().iter().filter(same);
+                extra_hosts
+                    .entry(alias.to_lowercase())
+                    .or_default()
+                    .extend(addresses.flat_map(|e| e.endpoint.addresses()));
+            }
+        }
         Ok(Some(SandboxDns {
             id: id.into(),
             netns,
@@ -84,6 +96,33 @@ impl Core {
             internal,
             extra_hosts,
         }))
+    }
+
+    /// Sandboxes with names of their own for `target` on a network.
+    pub fn linked_to(&self, target: &str, network: &str) -> Vec<String> {
+        let links = |e: &EndpointRecord| {
+            e.endpoint.network_id == network && e.links.iter().any(|(linked, _)| linked == target)
+        };
+        let sandboxes = self.sandboxes.iter();
+        sandboxes
+            .filter(|(_, s)| s.record.endpoints.iter().any(links))
+            .map(|(id, _)| id.clone())
+            .collect()
+    }
+
+    /// The addresses for which `host-gateway` stands: as set, else those of the default bridge.
+    ///
+    /// # Errors
+    /// The default bridge can't be made.
+    pub fn host_gateway(&mut self) -> Result<Vec<IpAddr>> {
+        if !self.config.host_gateway.is_empty() {
+            return Ok(self.config.host_gateway.clone());
+        }
+        let id = self.predefined.bridge.clone();
+        self.ensure_network(&id)?;
+        let live = self.networks.get(&id).and_then(|n| n.live.as_ref());
+        let subnets = live.iter().flat_map(|live| live.subnets.iter().flatten());
+        Ok(subnets.map(|subnet| subnet.gateway).collect())
     }
 
     fn is_internal(&self, endpoint: &EndpointRecord) -> bool {
@@ -119,7 +158,9 @@ impl Core {
     pub fn resolv_conf(&self, id: &str) -> Result<String> {
         let embedded = self.sandbox_dns(id)?.is_some();
         let mode = self.sandbox(id)?.record.spec.mode;
-        Ok(resolver::resolv_conf(&self.resolver(id)?, embedded, mode))
+        let endpoints = &self.sandbox(id)?.record.endpoints;
+        let ipv6 = endpoints.iter().any(|e| e.endpoint.address6.is_some());
+        Ok(resolver::resolv_conf(&self.resolver(id)?, embedded, mode, ipv6))
     }
 
     /// Content for the sandbox's /etc/hosts.
@@ -132,7 +173,7 @@ impl Core {
             .endpoints
             .iter()
             .filter(|e| !e.is_egress())
-            .map(|e| e.endpoint.address.addr())
+            .flat_map(|e| e.endpoint.addresses())
             .collect();
         Ok(resolver::hosts(&record.spec, &addresses))
     }

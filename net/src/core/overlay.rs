@@ -75,22 +75,22 @@ impl Overlay {
         if let Some(vtep) = self.peers.remove(&address) {
             batch.remove_neighbour(Neighbour::Tunnel {
                 index: VXLAN_INDEX,
-                mac: mac(address),
+                mac: mac(address.into()),
                 vtep,
             });
             batch.remove_neighbour(Neighbour::Port {
                 index: VXLAN_INDEX,
-                mac: mac(address),
+                mac: mac(address.into()),
             });
         }
         batch.add_neighbour(Neighbour::Port {
             index,
-            mac: mac(address),
+            mac: mac(address.into()),
         });
         batch.add_neighbour(Neighbour::Address {
             index: BRIDGE_INDEX,
             ip: address.into(),
-            mac: mac(address),
+            mac: mac(address.into()),
         });
     }
 
@@ -102,20 +102,20 @@ impl Overlay {
             if changed {
                 batch.remove_neighbour(Neighbour::Tunnel {
                     index: VXLAN_INDEX,
-                    mac: mac(*ip),
+                    mac: mac((*ip).into()),
                     vtep: *vtep,
                 });
             }
             if !wanted.contains_key(ip) {
                 batch.remove_neighbour(Neighbour::Port {
                     index: VXLAN_INDEX,
-                    mac: mac(*ip),
+                    mac: mac((*ip).into()),
                 });
                 let ip = *ip;
                 batch.remove_neighbour(Neighbour::Address {
                     index: BRIDGE_INDEX,
                     ip: ip.into(),
-                    mac: mac(ip),
+                    mac: mac(ip.into()),
                 });
             }
         }
@@ -125,18 +125,18 @@ impl Overlay {
         {
             batch.add_neighbour(Neighbour::Tunnel {
                 index: VXLAN_INDEX,
-                mac: mac(*ip),
+                mac: mac((*ip).into()),
                 vtep: *vtep,
             });
             batch.add_neighbour(Neighbour::Port {
                 index: VXLAN_INDEX,
-                mac: mac(*ip),
+                mac: mac((*ip).into()),
             });
             let ip = *ip;
             batch.add_neighbour(Neighbour::Address {
                 index: BRIDGE_INDEX,
                 ip: ip.into(),
-                mac: mac(ip),
+                mac: mac(ip.into()),
             });
         }
         self.route.transact(batch)?;
@@ -176,7 +176,9 @@ impl Core {
         }
         let local = self.sandboxes.values().flat_map(|s| &s.record.endpoints);
         for endpoint in local.filter(|e| e.endpoint.network_id == id) {
-            wanted.remove(&v4(endpoint.endpoint.address.addr())?);
+            if let Some(address) = endpoint.endpoint.address {
+                wanted.remove(&v4(address.addr())?);
+            }
         }
         if let Some(address) = self
             .mesh
@@ -354,7 +356,7 @@ impl Core {
         let mut batch = Batch::default();
         batch.remove_link(VXLAN);
         for ip in peers.keys() {
-            let (ip, mac) = (IpAddr::V4(*ip), mac(*ip));
+            let (ip, mac) = (IpAddr::V4(*ip), mac((*ip).into()));
             batch.remove_neighbour(Neighbour::Address {
                 index: BRIDGE_INDEX,
                 ip,

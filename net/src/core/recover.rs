@@ -13,7 +13,7 @@ use super::{
     endpoint::LINK_PREFIX,
     local::{LocalNetwork, LocalRecord, Role},
     overlay::OverlayRecord,
-    ports::{Ports, PublishedPort},
+    ports::Ports,
     sandbox::{SandboxRecord, SandboxState},
     short,
 };
@@ -21,7 +21,9 @@ use crate::{
     Config, Error, Result,
     firewall::nft::Transaction,
     netlink::{Batch, Protocol, Socket},
-    netns, record,
+    netns,
+    proxy::Proxies,
+    record,
 };
 
 const PREDEFINED: &str = "predefined";
@@ -35,6 +37,7 @@ impl Core {
     /// [`Error::File`], [`Error::Record`], [`Error::Netlink`], [`Error::Namespace`].
     pub fn open(config: Config, home: Arc<OwnedFd>) -> Result<Self> {
         netns::enter(&home)?;
+        let proxies = Proxies::start(&home)?;
         let network_dir = config.data_dir.join("network");
         let run = ["netns", "sandboxes", "overlays"].map(|name| config.run_dir.join(name));
         for dir in [&config.data_dir, &network_dir, &config.run_dir]
@@ -60,6 +63,8 @@ impl Core {
             ports: Ports::default(),
             mesh: None,
             stale: Vec::new(),
+            has_ipv6: has_ipv6(),
+            proxies,
             config,
         };
         let links = core.route.links()?;
@@ -74,7 +79,8 @@ impl Core {
         core.recover_overlays()?;
         core.recover_mesh()?;
         core.reserve()?;
-        if core.mesh.is_some() || core.networks.values().any(|n| n.live.is_some()) {
+        let bridges = |n: &LocalNetwork| n.live.is_some() && n.is_bridge();
+        if core.mesh.is_some() || core.networks.values().any(bridges) {
             core.rebuild_firewall()?;
         }
         Ok(core)
@@ -101,19 +107,21 @@ impl Core {
         for (_, record) in record::read_all::<LocalRecord>(&self.network_dir(), &[PREDEFINED])? {
             records.push((record, true));
         }
-        let default = LocalNetwork::lazy(&ids.bridge, "bridge", Role::Default, bridge);
-        let egress = LocalNetwork::lazy(&ids.gateway, &gateway.name, Role::Gateway, gateway);
-        for network in [default, egress] {
-            if records.iter().all(|(r, _)| r.spec.id != network.record.spec.id) {
-                records.push((network.record, false));
-            }
+        for (id, role, config) in [
+            (&ids.bridge, Role::Default, bridge),
+            (&ids.gateway, Role::Gateway, gateway),
+        ] {
+            // Settings may have changed since; what was chosen because nothing was set stays.
+            let at = records.iter().position(|(r, _)| r.spec.id == *id);
+            let stored = at.map(|at| records.remove(at).0);
+            let record = LocalNetwork::predefined(id, role, config, stored.as_ref());
+            records.push((record, stored.is_some()));
         }
         for (record, stored) in records {
             let id = record.spec.id.clone();
             let wanted = stored && (record.role == Role::User || self.route.link(&record.bridge)?.is_some());
-            self.networks
-                .insert(id.clone(), LocalNetwork { record, live: None });
-            if wanted && let Err(error) = self.ensure_bridge(&id) {
+            self.networks.insert(id.clone(), LocalNetwork::new(record)?);
+            if wanted && let Err(error) = self.ensure_network(&id) {
                 // One network that can't be made must not keep the daemon from starting.
                 tracing::error!(network = id, %error, "a bridge network could not be restored");
             }
@@ -136,17 +144,23 @@ impl Core {
         for sandbox in self.sandboxes.values() {
             for endpoint in &sandbox.record.endpoints {
                 let network = self.networks.get_mut(&endpoint.endpoint.network_id);
-                if let Some(live) = network.and_then(|n| n.live.as_mut()) {
-                    let network = endpoint.endpoint.network_id.clone();
-                    let address = endpoint.endpoint.address.addr();
-                    live.pool.reserve(address).map_err(|e| Error::Address {
-                        network,
-                        source: e.into(),
-                    })?;
+                let Some(live) = network.and_then(|n| n.live.as_mut()) else {
+                    continue;
+                };
+                for address in endpoint.endpoint.addresses() {
+                    if let Some(subnet) = live.subnets[usize::from(address.is_ipv6())].as_mut()
+                        && let Err(error) = subnet.pool.reserve(address)
+                    {
+                        // The settings of the default bridge were changed under a running container.
+                        tracing::warn!(%address, %error, "an endpoint's address is not its network's any more");
+                    }
                 }
             }
-            for port in sandbox.record.ports.iter().filter_map(PublishedPort::firewall) {
-                self.ports.retake(port.protocol, port.host, port.port);
+            for port in &sandbox.record.ports {
+                if let Some((ip, number)) = port.host() {
+                    self.ports.retake(port.mapping.protocol, ip, number);
+                }
+                self.ports.serve(&self.proxies, port);
             }
         }
         Ok(())
@@ -235,15 +249,21 @@ impl Core {
             errors.extend(self.remove_overlay(&id));
         }
         for id in self.networks.keys().cloned().collect::<Vec<_>>() {
-            errors.extend(self.remove_bridge(&id).err());
+            errors.extend(self.take_down(&id).err());
         }
         errors.extend(self.remove_strays());
         let mut tx = Transaction::default();
-        tx.remove_table();
+        crate::firewall::host::remove(&mut tx, self.families());
         errors.extend(tx.commit(&mut self.nft).err());
         self.table = false;
         errors
     }
+}
+
+/// Whether the kernel has IPv6 and it is not switched off as a whole.
+fn has_ipv6() -> bool {
+    let off = fs::read_to_string("/proc/sys/net/ipv6/conf/all/disable_ipv6");
+    off.is_ok_and(|text| text.trim() == "0")
 }
 
 /// Ids of 64 hexadecimal digits, as Docker's.

@@ -138,7 +138,12 @@ impl Core {
             id: id.into(),
             netns: self.netns_path(record),
             endpoints: record.endpoints.iter().map(|e| e.endpoint.clone()).collect(),
-            ports: record.ports.iter().map(|p| p.mapping.clone()).collect(),
+            ports: record
+                .ports
+                .iter()
+                .filter(|p| p.target.is_some())
+                .map(|p| p.mapping.clone())
+                .collect(),
         })
     }
 
@@ -343,13 +348,15 @@ impl Core {
         self.sandboxes
             .values()
             .flat_map(|s| &s.record.endpoints)
-            .any(|e| e.endpoint.network_id == network && e.endpoint.address.addr() == address)
+            .any(|e| {
+                e.endpoint.network_id == network && e.endpoint.address.is_some_and(|a| a.addr() == address)
+            })
     }
 }
 
 fn set_up_namespace(sysctls: &std::collections::BTreeMap<String, String>) -> Result<()> {
     netns::set_sysctl_if_present("net.bridge.bridge-nf-call-iptables", "0")?;
-    // Containers have no IPv6 network: no link-local addresses on the links made later.
+    // No link-local addresses on links of networks without IPv6; the others' are told so when they are made.
     netns::set_sysctl_if_present("net.ipv6.conf.default.disable_ipv6", "1")?;
     let mut batch = Batch::default();
     batch.set_up(LOOPBACK);

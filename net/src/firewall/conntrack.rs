@@ -22,16 +22,15 @@ struct Flow {
     /// IP protocol number.
     pub protocol: u8,
     /// Where the client connected to.
-    pub destination: (Ipv4Addr, u16),
+    pub destination: (IpAddr, u16),
     /// Who answers.
-    pub backend: (Ipv4Addr, u16),
+    pub backend: (IpAddr, u16),
 }
 
-fn address(tuple: Attributes<'_>, kind: u16) -> Option<Ipv4Addr> {
-    match tuple.nested(1).ip(kind)? {
-        IpAddr::V4(address) => Some(address),
-        IpAddr::V6(_) => None,
-    }
+/// `CTA_IP_V4_SRC` and `_DST` are 1 and 2, the same of IPv6 3 and 4.
+fn address(tuple: Attributes<'_>, kind: u16) -> Option<IpAddr> {
+    let addresses = tuple.nested(1);
+    addresses.ip(kind).or_else(|| addresses.ip(kind + 2))
 }
 
 fn port(tuple: Attributes<'_>, kind: u16) -> u16 {
@@ -80,8 +79,16 @@ pub enum Stale {
 impl Stale {
     fn holds(&self, flow: &Flow) -> bool {
         match self {
-            Self::Services(pairs) => pairs.contains(&(flow.destination.0, flow.backend.0)),
-            Self::Mesh(lost) => lost.contains(&(flow.protocol, flow.destination.1, flow.backend)),
+            Self::Services(pairs) => match (flow.destination.0, flow.backend.0) {
+                (IpAddr::V4(vip), IpAddr::V4(backend)) => pairs.contains(&(vip, backend)),
+                _ => false,
+            },
+            Self::Mesh(lost) => match flow.backend {
+                (IpAddr::V4(backend), port) => {
+                    lost.contains(&(flow.protocol, flow.destination.1, (backend, port)))
+                }
+                _ => false,
+            },
             Self::Datagrams(ports) => flow.protocol == 17 && ports.contains(&flow.destination.1),
         }
     }
@@ -96,18 +103,20 @@ pub fn forget(socket: &mut Socket, stale: &Stale) -> Result<usize> {
         return Ok(0);
     }
     let mut dump = Batch::default();
+    // AF_UNSPEC: both families.
     dump.request(GET, libc::NLM_F_DUMP, "list tracked connections", |m| {
-        m.raw(&[2, 0, 0, 0]);
+        m.raw(&[0, 0, 0, 0]);
     });
     let mut removal = Batch::default();
     for body in socket.query(dump)? {
+        let family = body.first().copied().unwrap_or(2);
         let attributes = Attributes(body.get(4..).unwrap_or_default());
         let (Some(flow), Some(tuple)) = (flow(attributes), attributes.value(TUPLE_ORIG)) else {
             continue;
         };
         if stale.holds(&flow) {
             removal.request(DELETE, 0, "forget a tracked connection", |m| {
-                m.raw(&[2, 0, 0, 0]).attr(TUPLE_ORIG | NESTED, tuple);
+                m.raw(&[family, 0, 0, 0]).attr(TUPLE_ORIG | NESTED, tuple);
             });
             removal.tolerate(&[libc::ENOENT]);
         }

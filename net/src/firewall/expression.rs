@@ -1,5 +1,6 @@
 //! Encoder for nftables rule expressions (linux/netfilter/nf_tables.h). Registers are numbered as the `nft` program
 //! does: 1 is the first 16 bytes, 9, 10... the second, third... 4 bytes of the same space.
+use super::nft::Family;
 use crate::netlink::Message;
 
 /// First register; 16 bytes, or the first 4 of them.
@@ -67,13 +68,27 @@ pub enum Reject {
     TcpReset,
 }
 
+/// The register at a multiple of four bytes.
+pub fn register(at: u32) -> u32 {
+    match at {
+        0 => R0,
+        16 => R16,
+        at => 8 + at / 4,
+    }
+}
+
 /// The expressions of one rule.
 #[derive(Debug)]
-pub struct Expressions<'a, 'b>(pub &'a mut Message<'b>);
+pub struct Expressions<'a, 'b> {
+    /// The rule's message.
+    pub message: &'a mut Message<'b>,
+    /// The family of its table.
+    pub family: Family,
+}
 
 impl Expressions<'_, '_> {
     fn expression(&mut self, name: &str, build: impl FnOnce(&mut Message<'_>)) -> &mut Self {
-        self.0.nest(1, |m| {
+        self.message.nest(1, |m| {
             m.string(1, name).nest(2, build);
         });
         self
@@ -89,14 +104,20 @@ impl Expressions<'_, '_> {
         })
     }
 
-    /// Loads the IPv4 source address.
+    /// Loads the source address.
     pub fn source(&mut self, register: u32) -> &mut Self {
-        self.payload(Base::Network, 12, 4, register)
+        match self.family {
+            Family::V4 => self.payload(Base::Network, 12, 4, register),
+            Family::V6 => self.payload(Base::Network, 8, 16, register),
+        }
     }
 
-    /// Loads the IPv4 destination address.
+    /// Loads the destination address.
     pub fn destination(&mut self, register: u32) -> &mut Self {
-        self.payload(Base::Network, 16, 4, register)
+        match self.family {
+            Family::V4 => self.payload(Base::Network, 16, 4, register),
+            Family::V6 => self.payload(Base::Network, 24, 16, register),
+        }
     }
 
     /// Loads the TCP or UDP destination port.
@@ -191,8 +212,9 @@ impl Expressions<'_, '_> {
 
     /// Destination NAT to the address, and if given the port, in registers.
     pub fn dnat(&mut self, address: u32, port: Option<u32>) -> &mut Self {
+        let family = self.family as u32;
         self.expression("nat", |m| {
-            m.be32(1, 1).be32(2, 2).be32(3, address); // NFT_NAT_DNAT, NFPROTO_IPV4
+            m.be32(1, 1).be32(2, family).be32(3, address); // NFT_NAT_DNAT
             if let Some(port) = port {
                 m.be32(5, port);
             }
@@ -204,11 +226,18 @@ impl Expressions<'_, '_> {
         self.expression("masq", |_| {})
     }
 
+    /// Counts packets.
+    pub fn counter(&mut self) -> &mut Self {
+        self.expression("counter", |_| {})
+    }
+
     /// Answers with an error.
     pub fn reject(&mut self, how: Reject) -> &mut Self {
+        // ICMP_PORT_UNREACH, ICMPV6_PORT_UNREACH
+        let unreachable = if self.family == Family::V4 { 3 } else { 4 };
         self.expression("reject", |m| match how {
             Reject::PortUnreachable => {
-                m.be32(1, 0).u8(2, 3);
+                m.be32(1, 0).u8(2, unreachable);
             }
             Reject::TcpReset => {
                 m.be32(1, 1).u8(2, 0);

@@ -9,11 +9,13 @@ use crate::{
 /// Our table's name.
 pub const TABLE: &str = "pontoon";
 const SUBSYSTEM: u16 = 10;
-const IPV4: u8 = 2;
 const NEWTABLE: u16 = 0;
 const DELTABLE: u16 = 2;
 const NEWCHAIN: u16 = 3;
+const GETCHAIN: u16 = 4;
 const NEWRULE: u16 = 6;
+const GETRULE: u16 = 7;
+const DELRULE: u16 = 8;
 const NEWSET: u16 = 9;
 const NEWSETELEM: u16 = 12;
 const GETSETELEM: u16 = 13;
@@ -27,6 +29,8 @@ pub mod kind {
     pub const MARK: u32 = 19;
     /// IPv4 address.
     pub const ADDRESS: u32 = 7;
+    /// IPv6 address.
+    pub const ADDRESS6: u32 = 8;
     /// IP protocol number.
     pub const PROTOCOL: u32 = 12;
     /// TCP or UDP port.
@@ -94,17 +98,56 @@ pub struct Chain {
     pub priority: i32,
 }
 
+/// The address family of a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Family {
+    /// `ip`
+    V4 = 2,
+    /// `ip6`
+    V6 = 10,
+}
+
+impl Family {
+    /// That of an address.
+    #[must_use]
+    pub fn of(address: std::net::IpAddr) -> Self {
+        if address.is_ipv4() { Self::V4 } else { Self::V6 }
+    }
+
+    /// Bytes of an address.
+    #[must_use]
+    pub fn length(self) -> u32 {
+        match self {
+            Self::V4 => 4,
+            Self::V6 => 16,
+        }
+    }
+
+    /// The data type of an address.
+    #[must_use]
+    pub fn kind(self) -> u32 {
+        match self {
+            Self::V4 => kind::ADDRESS,
+            Self::V6 => kind::ADDRESS6,
+        }
+    }
+}
+
 /// Requests that take place together.
 #[derive(Debug)]
 pub struct Transaction {
     batch: Batch,
+    family: Family,
 }
 
 impl Default for Transaction {
     fn default() -> Self {
         let mut batch = Batch::default();
         batch.request(0x10, 0, "begin an nftables transaction", marker);
-        Self { batch }
+        Self {
+            batch,
+            family: Family::V4,
+        }
     }
 }
 
@@ -114,10 +157,31 @@ fn marker(m: &mut Message<'_>) {
 
 impl Transaction {
     fn request(&mut self, kind: u16, flags: i32, label: String, build: impl FnOnce(&mut Message<'_>)) {
+        let family = self.family as u8;
         self.batch.request(SUBSYSTEM << 8 | kind, flags, label, |m| {
-            m.raw(&[IPV4, 0, 0, 0]);
+            m.raw(&[family, 0, 0, 0]);
             build(m);
         });
+    }
+
+    /// What follows is about the table of this family; at first it is IPv4's.
+    pub fn on(&mut self, family: Family) -> &mut Self {
+        self.family = family;
+        self
+    }
+
+    /// The family that is being changed.
+    #[must_use]
+    pub fn family(&self) -> Family {
+        self.family
+    }
+
+    /// Removes all rules of the table; its chains stay hooked in.
+    pub fn flush_rules(&mut self) -> &mut Self {
+        self.request(DELRULE, 0, format!("remove the rules of table {TABLE}"), |m| {
+            m.string(1, TABLE);
+        });
+        self
     }
 
     /// Whether nothing was asked.
@@ -169,10 +233,47 @@ impl Transaction {
     /// Appends a rule.
     pub fn add_rule(&mut self, chain: &str, build: impl FnOnce(&mut Expressions<'_, '_>)) -> &mut Self {
         let flags = libc::NLM_F_CREATE | libc::NLM_F_APPEND;
+        let family = self.family;
         self.request(NEWRULE, flags, format!("add a rule to chain {chain}"), |m| {
             m.string(1, TABLE)
                 .string(2, chain)
-                .nest(4, |m| build(&mut Expressions(m)));
+                .nest(4, |m| build(&mut Expressions { message: m, family }));
+        });
+        self
+    }
+
+    /// Puts a rule in front of a chain that is not ours.
+    pub fn insert_foreign_rule(
+        &mut self,
+        chain: &ForeignChain,
+        comment: &[u8],
+        build: impl FnOnce(&mut Expressions<'_, '_>),
+    ) -> &mut Self {
+        let label = format!("insert a rule into chain {} {}", chain.table, chain.name);
+        let kind = SUBSYSTEM << 8 | NEWRULE;
+        self.batch.request(kind, libc::NLM_F_CREATE, label, |m| {
+            m.raw(&[chain.family, 0, 0, 0])
+                .string(1, &chain.table)
+                .string(2, &chain.name)
+                .nest(4, |m| {
+                    build(&mut Expressions {
+                        message: m,
+                        family: Family::V4,
+                    });
+                })
+                .attr(7, comment);
+        });
+        self
+    }
+
+    /// Removes a rule of ours from a chain that is not.
+    pub fn remove_foreign_rule(&mut self, chain: &ForeignChain, handle: u64) -> &mut Self {
+        let label = format!("remove a rule from chain {} {}", chain.table, chain.name);
+        self.batch.request(SUBSYSTEM << 8 | DELRULE, 0, label, |m| {
+            m.raw(&[chain.family, 0, 0, 0])
+                .string(1, &chain.table)
+                .string(2, &chain.name)
+                .attr(3, &handle.to_be_bytes());
         });
         self
     }
@@ -242,6 +343,69 @@ impl Transaction {
     }
 }
 
+/// A chain of anyone's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ForeignChain {
+    family: u8,
+    /// Its table.
+    pub table: String,
+    /// Its name.
+    pub name: String,
+    /// The hook of a base chain.
+    pub hook: Option<u32>,
+    /// The type of a base chain.
+    pub kind: String,
+}
+
+/// All chains of all families that see IP packets on their way.
+///
+/// # Errors
+/// [`crate::Error::Netlink`].
+pub fn chains(socket: &mut Socket) -> Result<Vec<ForeignChain>> {
+    let mut batch = Batch::default();
+    batch.request(SUBSYSTEM << 8 | GETCHAIN, libc::NLM_F_DUMP, "list chains", |m| {
+        m.raw(&[0; 4]);
+    });
+    let number = |bytes: &[u8]| bytes.try_into().ok().map(u32::from_be_bytes);
+    let read = |body: &Vec<u8>| {
+        let attributes = Attributes(body.get(4..)?);
+        // ip, ip6 and inet
+        Some(*body.first()?)
+            .filter(|family| [1, 2, 10].contains(family))
+            .and_then(|family| {
+                Some(ForeignChain {
+                    family,
+                    table: attributes.string(1)?,
+                    name: attributes.string(3)?,
+                    hook: attributes.nested(4).value(1).and_then(number),
+                    kind: attributes.string(7).unwrap_or_default(),
+                })
+            })
+    };
+    Ok(socket.query(batch)?.iter().filter_map(read).collect())
+}
+
+/// Handles of a chain's rules that carry this comment.
+///
+/// # Errors
+/// [`crate::Error::Netlink`].
+pub fn ruled(socket: &mut Socket, chain: &ForeignChain, comment: &[u8]) -> Result<Vec<u64>> {
+    let mut batch = Batch::default();
+    let label = format!("list the rules of chain {}", chain.name);
+    batch.request(SUBSYSTEM << 8 | GETRULE, libc::NLM_F_DUMP, label, |m| {
+        m.raw(&[chain.family, 0, 0, 0])
+            .string(1, &chain.table)
+            .string(2, &chain.name);
+    });
+    let read = |body: &Vec<u8>| {
+        let attributes = Attributes(body.get(4..)?);
+        let is_of_chain = attributes.string(1)? == chain.table && attributes.string(2)? == chain.name;
+        (is_of_chain && attributes.value(7)? == comment).then_some(())?;
+        Some(u64::from_be_bytes(attributes.value(3)?.try_into().ok()?))
+    };
+    Ok(socket.query(batch)?.iter().filter_map(read).collect())
+}
+
 /// The elements of a set, keys and values; none if there is no such set.
 ///
 /// # Errors
@@ -253,7 +417,9 @@ pub fn read_set(socket: &mut Socket, set: &str) -> Result<Vec<Element>> {
         libc::NLM_F_DUMP,
         format!("read set {set}"),
         |m| {
-            m.raw(&[IPV4, 0, 0, 0]).string(1, TABLE).string(2, set);
+            m.raw(&[Family::V4 as u8, 0, 0, 0])
+                .string(1, TABLE)
+                .string(2, set);
         },
     );
     let bodies = match socket.query(batch) {

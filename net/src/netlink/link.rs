@@ -12,12 +12,14 @@ const RTM_NEWLINK: u16 = 16;
 const RTM_DELLINK: u16 = 17;
 const RTM_NEWADDR: u16 = 20;
 const RTM_NEWROUTE: u16 = 24;
+const RTM_DELROUTE: u16 = 25;
 const CREATE: i32 = libc::NLM_F_CREATE | libc::NLM_F_EXCL;
 const UP: u32 = 1;
 
 const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
+const IFLA_LINK: u16 = 5;
 const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_NET_NS_FD: u16 = 28;
@@ -82,6 +84,34 @@ pub struct VxlanLink<'a> {
     pub mtu: u32,
     /// Fixed MAC.
     pub mac: [u8; 6],
+}
+
+/// What is made below an interface of the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Below {
+    /// macvlan with its mode (linux/if_link.h).
+    Macvlan(u32),
+    /// ipvlan with its mode and flags.
+    Ipvlan(u16, u16),
+}
+
+/// A link in another namespace below an interface of this one.
+#[derive(Debug)]
+pub struct SubLink<'a> {
+    /// The interface below which it is made.
+    pub parent: u32,
+    /// Kind and mode.
+    pub kind: Below,
+    /// Namespace in which it lives.
+    pub namespace: BorrowedFd<'a>,
+    /// Name there.
+    pub name: &'a str,
+    /// Interface index there.
+    pub index: u32,
+    /// MTU; `None`: the parent's.
+    pub mtu: Option<u32>,
+    /// MAC; ipvlan has its parent's.
+    pub mac: Option<[u8; 6]>,
 }
 
 /// Flags of a bridge port; `None` leaves the kernel's default.
@@ -179,6 +209,69 @@ impl Batch {
         })
     }
 
+    /// Makes a macvlan or ipvlan link in another namespace.
+    pub fn add_sub_link(&mut self, link: &SubLink<'_>) -> &mut Self {
+        let label = format!("create {} below link {}", link.name, link.parent);
+        self.request(RTM_NEWLINK, CREATE, label, |m| {
+            m.raw(&info_header(link.index, 0, 0))
+                .string(IFLA_IFNAME, link.name)
+                .u32(IFLA_LINK, link.parent);
+            if let Some(mtu) = link.mtu {
+                m.u32(IFLA_MTU, mtu);
+            }
+            if let Some(mac) = link.mac {
+                m.attr(IFLA_ADDRESS, &mac);
+            }
+            m.attr(IFLA_NET_NS_FD, &link.namespace.as_raw_fd().to_ne_bytes());
+            m.nest(IFLA_LINKINFO, |m| match link.kind {
+                Below::Macvlan(mode) => {
+                    m.string(INFO_KIND, "macvlan").nest(INFO_DATA, |m| {
+                        m.u32(1, mode); // IFLA_MACVLAN_MODE
+                    });
+                }
+                Below::Ipvlan(mode, flags) => {
+                    m.string(INFO_KIND, "ipvlan").nest(INFO_DATA, |m| {
+                        m.attr(1, &mode.to_ne_bytes()).attr(2, &flags.to_ne_bytes()); // IFLA_IPVLAN_MODE, _FLAGS
+                    });
+                }
+            });
+        })
+    }
+
+    /// Makes an interface for one 802.1Q tag of `parent`, up.
+    pub fn add_vlan(&mut self, name: &str, parent: u32, tag: u16) -> &mut Self {
+        self.request(
+            RTM_NEWLINK,
+            CREATE,
+            format!("create VLAN interface {name}"),
+            |m| {
+                m.raw(&info_header(0, UP, UP))
+                    .string(IFLA_IFNAME, name)
+                    .u32(IFLA_LINK, parent);
+                m.nest(IFLA_LINKINFO, |m| {
+                    m.string(INFO_KIND, "vlan").nest(INFO_DATA, |m| {
+                        m.attr(1, &tag.to_ne_bytes()); // IFLA_VLAN_ID
+                    });
+                });
+            },
+        )
+    }
+
+    /// Makes an interface that leads nowhere, up.
+    pub fn add_dummy(&mut self, name: &str) -> &mut Self {
+        self.request(
+            RTM_NEWLINK,
+            CREATE,
+            format!("create dummy interface {name}"),
+            |m| {
+                m.raw(&info_header(0, UP, UP)).string(IFLA_IFNAME, name);
+                m.nest(IFLA_LINKINFO, |m| {
+                    m.string(INFO_KIND, "dummy");
+                });
+            },
+        )
+    }
+
     /// Makes an existing link a port of `master`, up.
     pub fn enslave(&mut self, index: u32, master: u32) -> &mut Self {
         self.request(
@@ -241,7 +334,14 @@ impl Batch {
             format!("add address {address} to link {index}"),
             |m| {
                 let (family, prefix) = (family(address.addr()), address.prefix_len());
-                m.raw(&[family, prefix, 0, 0]).raw(&index.to_ne_bytes());
+                // IFA_F_NODAD: addresses come from our pools, and must be usable at once.
+                let flags = if address.addr().is_ipv6() { 2 } else { 0 };
+                // RT_SCOPE_LINK for 169.254/16; for IPv6 the kernel finds out by itself.
+                let scope = match address.addr() {
+                    IpAddr::V4(v4) if v4.is_link_local() => 253,
+                    _ => 0,
+                };
+                m.raw(&[family, prefix, flags, scope]).raw(&index.to_ne_bytes());
                 m.ip(2, address.addr()).ip(1, address.addr()); // IFA_LOCAL, IFA_ADDRESS
                 if address.addr().is_ipv4() && prefix < 31 {
                     m.ip(4, address.broadcast()); // IFA_BROADCAST
@@ -251,18 +351,67 @@ impl Batch {
         .tolerate(&[libc::EEXIST])
     }
 
-    /// A default route through `gateway`.
-    pub fn add_default_route(&mut self, index: u32, gateway: IpAddr) -> &mut Self {
-        self.request(
-            RTM_NEWROUTE,
-            CREATE,
-            format!("add default route via {gateway}"),
-            |m| {
-                // dst_len 0; table main, protocol boot, scope universe, type unicast
-                m.raw(&[family(gateway), 0, 0, 0, 254, 3, 0, 1, 0, 0, 0, 0]);
-                m.ip(5, gateway).u32(4, index); // RTA_GATEWAY, RTA_OIF
-            },
-        )
+    /// A default route.
+    pub fn add_default_route(&mut self, route: DefaultRoute) -> &mut Self {
+        self.request(RTM_NEWROUTE, CREATE, format!("add {route}"), |m| {
+            // dst_len 0; table main, protocol boot, scope universe or link, type unicast
+            let scope = if route.gateway.is_some() || route.is_ipv6 {
+                0
+            } else {
+                253
+            };
+            m.raw(&[route.family(), 0, 0, 0, 254, 3, scope, 1, 0, 0, 0, 0]);
+            route.write(m);
+        })
+        .tolerate(&[libc::EEXIST])
+    }
+
+    /// Removes a default route; one that is gone is fine.
+    pub fn remove_default_route(&mut self, route: DefaultRoute) -> &mut Self {
+        self.request(RTM_DELROUTE, 0, format!("remove {route}"), |m| {
+            // RT_SCOPE_NOWHERE matches any scope.
+            m.raw(&[route.family(), 0, 0, 0, 254, 0, 255, 0, 0, 0, 0, 0]);
+            route.write(m);
+        })
+        .tolerate(&[libc::ESRCH, libc::ENODEV, libc::ENETUNREACH])
+    }
+}
+
+/// A default route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DefaultRoute {
+    /// The interface.
+    pub index: u32,
+    /// Of which family.
+    pub is_ipv6: bool,
+    /// `None`: everything is on the link.
+    pub gateway: Option<IpAddr>,
+}
+
+impl std::fmt::Display for DefaultRoute {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.gateway {
+            Some(gateway) => write!(f, "default route via {gateway}"),
+            None => write!(f, "default route on link {}", self.index),
+        }
+    }
+}
+
+impl DefaultRoute {
+    fn family(self) -> u8 {
+        u8::try_from(if self.is_ipv6 {
+            libc::AF_INET6
+        } else {
+            libc::AF_INET
+        })
+        .expect("families are small")
+    }
+
+    fn write(self, m: &mut super::Message<'_>) {
+        if let Some(gateway) = self.gateway {
+            m.ip(5, gateway); // RTA_GATEWAY
+        }
+        m.u32(4, self.index); // RTA_OIF
     }
 }
 

@@ -11,7 +11,7 @@ mod neighbour;
 mod query;
 mod socket;
 
-pub use link::{BridgeLink, PortFlags, Veth, VxlanLink};
+pub use link::{Below, BridgeLink, DefaultRoute, PortFlags, SubLink, Veth, VxlanLink};
 pub use message::{Attributes, Batch, Message, NESTED};
 pub use neighbour::Neighbour;
 pub use socket::{Protocol, Socket};

@@ -110,21 +110,27 @@ impl Socket {
         Ok(self.query(batch)?.iter().filter_map(read).collect())
     }
 
-    /// Destinations of all IPv4 routes but the default one and single hosts.
+    /// Destinations of all routes of one family but the default one, single hosts and what every link has.
     ///
     /// # Errors
     /// [`crate::Error::Netlink`].
-    pub fn routed(&mut self) -> Result<Vec<IpNet>> {
+    pub fn routed(&mut self, ipv6: bool) -> Result<Vec<IpNet>> {
         let mut batch = Batch::default();
+        let family = u8::try_from(if ipv6 { libc::AF_INET6 } else { libc::AF_INET }).unwrap_or_default();
         batch.request(RTM_GETROUTE, libc::NLM_F_DUMP, "list routes", |m| {
-            m.raw(&[2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+            m.raw(&[family, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
         });
+        let everywhere = |ip: IpAddr| match ip {
+            IpAddr::V4(_) => ip.is_loopback(),
+            IpAddr::V6(v6) => v6.is_unicast_link_local() || v6.is_multicast() || v6.is_loopback(),
+        };
         let read = |body: &Vec<u8>| {
             let length = *body.get(1)?;
             let ip = Attributes(body.get(12..)?).ip(1)?;
+            let most = if ip.is_ipv4() { 32 } else { 128 };
             IpNet::new(ip, length)
                 .ok()
-                .filter(|net| (1..32).contains(&length) && !net.addr().is_loopback())
+                .filter(|_| (1..most).contains(&length) && !everywhere(ip))
         };
         Ok(self.query(batch)?.iter().filter_map(read).collect())
     }

@@ -33,6 +33,12 @@ pub struct Socket {
     send_buffer: usize,
 }
 
+impl AsFd for Socket {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.inner.as_fd()
+    }
+}
+
 /// A refused request: its index in the batch, the errno, what the kernel says and the offending attribute's offset.
 #[derive(Debug)]
 struct Refusal {
@@ -71,6 +77,41 @@ impl Socket {
             buffer: vec![0; 64 * 1024],
             send_buffer: 100 * 1024,
         })
+    }
+
+    /// Opens a socket in the calling thread's namespace that hears what the kernel tells a group.
+    ///
+    /// # Errors
+    /// [`Error::Netlink`].
+    pub fn listen(protocol: Protocol, group: u32) -> Result<Self> {
+        let mut socket = Self::open(protocol)?;
+        let failed = |source| Error::Netlink {
+            operation: format!("listen to {protocol:?} group {group}"),
+            source,
+        };
+        socket.inner.bind_auto().map_err(failed)?;
+        socket.inner.add_membership(group).map_err(failed)?;
+        Ok(socket)
+    }
+
+    /// The port by which the kernel knows the socket; it has one from now on.
+    ///
+    /// # Errors
+    /// [`Error::Netlink`].
+    pub fn port(&mut self) -> Result<u32> {
+        let mut address = netlink_sys::SocketAddr::new(0, 0);
+        let asked = self.inner.get_address(&mut address).and_then(|()| {
+            if address.port_number() != 0 {
+                return Ok(address);
+            }
+            self.inner.bind_auto()
+        });
+        asked
+            .map(|address| address.port_number())
+            .map_err(|source| Error::Netlink {
+                operation: "bind a netlink socket".into(),
+                source,
+            })
     }
 
     /// Sends independent requests; each is tried.

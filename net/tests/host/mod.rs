@@ -219,15 +219,15 @@ impl Host {
             network_id: network.into(),
             ip: ip.map(|ip| ip.parse().expect("an address")),
             aliases: vec![format!("name-{id}")],
-            mac: None,
             is_default_route: true,
+            ..EndpointSpec::default()
         };
         self.net()
             .attach(id, spec)
             .await
             .expect("an endpoint")
-            .address
-            .addr()
+            .ip()
+            .expect("an address")
     }
 
     /// What is on the host: links, rules, our mounts and namespaces.

@@ -1,12 +1,11 @@
 //! `create`: settings and image become a record and a root file system; nothing runs yet.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use pontoon_proto::v1::{
-    self, ContainerNetwork, ContainerSpec, ContainerState, CreateContainerRequest, CreateContainerResponse,
-    HealthState, HostConfig, PortBinding, PortProtocol,
+    self, ContainerSpec, ContainerState, CreateContainerRequest, CreateContainerResponse, HealthState,
+    HostConfig, PortBinding, PortProtocol,
 };
 
 use super::record::Record;
@@ -57,11 +56,17 @@ impl Engine {
         let warnings = validate::validate(&mut config, &mut host, &request.domainname)?;
         self.check_remap(&host)?;
         self.resolve_shared(&mut host)?;
+        self.resolve_network_mode(&mut host)?;
         self.fill_defaults(&mut host)?;
-        let wanted_networks = self.wanted_networks(&host, &config, &request.networks).await?;
+        super::etc_files::check_hosts(&config.hosts)?;
+        let mut wanted_networks = self.wanted_networks(&host, &config, &request.networks).await?;
+        self.resolve_wishes(&mut host, &mut wanted_networks)?;
         let exposed_ports = exposed(&request, &image);
         let id = id::generate();
-        config.hostname = network::hostname(&id, &config, &host);
+        config.hostname = match self.sharing(&host) {
+            Some(other) => other.read(|record| record.config().hostname),
+            None => network::hostname(&id, &config, &host),
+        };
         let mut undo = Undo::default();
         let name = if request.name.is_empty() {
             self.containers.reserve_generated(&id)
@@ -101,6 +106,7 @@ impl Engine {
             mounts: planned.mounts,
             ..Record::default()
         };
+        record.view_mut().networks = record.wanted_networks.clone();
         record.view_mut().mounts = planned.points;
         record.view_mut().volumes = planned.volumes;
         match self.make(record, image, &mut undo).await {
@@ -172,64 +178,6 @@ impl Engine {
         logs::validate(log)
     }
 
-    /// Which networks it will be in: the mode's, and those listed. Names become ids.
-    async fn wanted_networks(
-        &self,
-        host: &HostConfig,
-        config: &ContainerSpec,
-        listed: &[ContainerNetwork],
-    ) -> Result<Vec<ContainerNetwork>> {
-        if matches!(host.network_mode.as_str(), "none" | "host") {
-            if !listed.is_empty() {
-                return Err(Error::Invalid(
-                    "conflicting options: cannot attach both user-defined and non-user-defined network-modes"
-                        .to_owned(),
-                ));
-            }
-            if host.network_mode == "host" && config.sysctls.keys().any(|name| name.starts_with("net.")) {
-                return Err(Error::Invalid(
-                    "sysctl 'net.*' not allowed in host network mode".to_owned(),
-                ));
-            }
-            return Ok(Vec::new());
-        }
-        let mode = match host.network_mode.as_str() {
-            "" | "default" if listed.is_empty() => "bridge",
-            "" | "default" => "",
-            mode => mode,
-        };
-        let mut wanted = Vec::new();
-        if !mode.is_empty() && !listed.iter().any(|network| network.network == mode) {
-            wanted.push(ContainerNetwork {
-                network: mode.to_owned(),
-                ..ContainerNetwork::default()
-            });
-        }
-        wanted.extend(listed.iter().cloned());
-        for network in &mut wanted {
-            self.resolve_network(network).await?;
-        }
-        Ok(wanted)
-    }
-
-    async fn resolve_network(&self, network: &mut ContainerNetwork) -> Result<()> {
-        let found = self
-            .network
-            .inspect_network(&network.network)
-            .await
-            .map_err(|error| Error::network(format!("look up network {}", network.network), error))?;
-        if !network.ip_address.is_empty() && network.ip_address.parse::<IpAddr>().is_err() {
-            return Err(Error::Invalid(format!(
-                "invalid IPv4 address: {}",
-                network.ip_address
-            )));
-        }
-        super::network::mac(&network.mac_address)?;
-        network.network = found.spec.name;
-        network.network_id = found.spec.id;
-        Ok(())
-    }
-
     fn first_view(&self, id: &str, settings: Settings, image: &pontoon_image::Image) -> v1::Container {
         let Settings {
             name,
@@ -240,7 +188,7 @@ impl Engine {
         if host.network_mode.is_empty() {
             "default".clone_into(&mut host.network_mode);
         }
-        if host.publish_all_ports {
+        if host.publish_all_ports && !host.network_mode.starts_with("container:") {
             publish_all(&mut host, &exposed_ports);
         }
         let mut command = config.command.iter().chain(&config.args).cloned();

@@ -13,10 +13,12 @@
 
 mod boot;
 pub(crate) mod create;
+pub(crate) mod etc_files;
 pub(crate) mod filter;
 pub(crate) mod health;
 mod joined;
 pub(crate) mod lifecycle;
+pub(crate) mod links;
 pub(crate) mod list;
 pub(crate) mod merge;
 pub(crate) mod network;
@@ -35,6 +37,7 @@ mod top;
 mod update;
 pub(crate) mod validate;
 pub(crate) mod wait;
+mod wishes;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;

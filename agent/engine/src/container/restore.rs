@@ -59,6 +59,11 @@ pub(crate) async fn run(engine: &Arc<Engine>) -> Result<()> {
     for error in engine.network.reconcile(&live).await {
         tracing::warn!(%error, "could not reconcile the network");
     }
+    for (container, next) in &plans {
+        if matches!(next, Next::Watch(_)) {
+            engine.reconcile_networks(container).await;
+        }
+    }
     take_over_volumes(engine, &live, &unreadable).await;
     remove_leftovers(engine, &live, &unreadable).await;
     for (container, next) in plans {

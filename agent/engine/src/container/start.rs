@@ -117,7 +117,7 @@ impl Engine {
         let (connected, (rootfs, user)) = (connected?, rootfs?);
         let remap = self.remap(&record.host());
         if let Some(remap) = remap {
-            own_files(&container.dir, remap.root())?;
+            own_files(&connected.files, remap.root())?;
         }
         let run_dir = container.run_dir.clone();
         let gone = run_dir.clone();
@@ -129,11 +129,13 @@ impl Engine {
         let mount_point = run_dir.join("rootfs");
         make_dir(&mount_point)?;
         let shim_config = self.shim_config(container, &record, rootfs, mount_point)?;
+        let mut config = record.config();
+        config.env.extend(connected.env.iter().cloned());
         let oci = spec::build(&spec::Inputs {
-            config: &record.config(),
+            config: &config,
             host: &record.host(),
             user: &user,
-            dir: &container.dir,
+            dir: &connected.files,
             mounts: &mounts,
             rootfs: &shim_config.rootfs_path,
             netns: connected.netns.clone(),
@@ -194,6 +196,10 @@ impl Engine {
                 .netns
                 .map(|path| path.display().to_string())
                 .unwrap_or_default();
+            let file = |name: &str| connected.files.join(name).display().to_string();
+            view.hosts_path = file("hosts");
+            view.hostname_path = file("hostname");
+            view.resolv_conf_path = file("resolv.conf");
             view.networks = connected.networks;
             view.ports = connected.ports;
             view.health = has_check.then(|| pontoon_proto::v1::Health {

@@ -136,6 +136,9 @@ fn publish_end(
             network.ip_address.clear();
             network.ip_prefix_len = 0;
             network.gateway.clear();
+            network.ipv6_address.clear();
+            network.ipv6_prefix_len = 0;
+            network.ipv6_gateway.clear();
             network.mac_address.clear();
             network.endpoint_id.clear();
         }

@@ -209,16 +209,16 @@ impl pontoon_proto::v1::engine_server::Engine for Service {
         networks::remove(&self.engine, &request.into_inner().target).await
     }
 
-    async fn connect_network(&self, _: Request<ConnectNetworkRequest>) -> Answer<Empty> {
-        Err(Status::unimplemented("connect_network"))
+    async fn connect_network(&self, request: Request<ConnectNetworkRequest>) -> Answer<Empty> {
+        done(self.engine.connect_network(request.into_inner()).await)
     }
 
-    async fn disconnect_network(&self, _: Request<DisconnectNetworkRequest>) -> Answer<Empty> {
-        Err(Status::unimplemented("disconnect_network"))
+    async fn disconnect_network(&self, request: Request<DisconnectNetworkRequest>) -> Answer<Empty> {
+        done(self.engine.disconnect_network(request.into_inner()).await)
     }
 
-    async fn prune_networks(&self, _: Request<PruneRequest>) -> Answer<PruneResponse> {
-        Err(Status::unimplemented("prune_networks"))
+    async fn prune_networks(&self, request: Request<PruneRequest>) -> Answer<PruneResponse> {
+        answer(self.engine.prune_networks(&request.into_inner()).await)
     }
 
     async fn create_volume(&self, request: Request<CreateVolumeRequest>) -> Answer<Volume> {

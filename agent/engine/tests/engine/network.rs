@@ -3,7 +3,10 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
-use pontoon_proto::v1::{ContainerNetwork, CreateContainerRequest, CreateNetworkRequest, PortBinding};
+use pontoon_proto::v1::{
+    ConnectNetworkRequest, ContainerNetwork, CreateContainerRequest, CreateNetworkRequest,
+    DisconnectNetworkRequest, FilterValues, IpamConfig, PortBinding, PruneRequest,
+};
 
 use crate::bed::{Bed, cases, command, eventually, sh, with};
 
@@ -12,6 +15,12 @@ cases![
     none_has_loopback_only,
     published_port,
     user_network,
+    connect_and_disconnect_while_it_runs,
+    network_connections_survive_a_restart,
+    network_of_another_container,
+    network_links,
+    network_with_both_families,
+    network_prune_and_bad_requests,
     failed_publish_leaves_nothing
 ];
 
@@ -152,5 +161,361 @@ async fn user_network() {
     );
     let missing = with(command(&["true"]), |_, host| host.network_mode = "app".into());
     assert!(bed.engine.create(missing).await.is_err());
+    bed.finish().await;
+}
+
+async fn make(bed: &Bed, name: &str, change: impl FnOnce(&mut CreateNetworkRequest)) -> String {
+    let mut request = CreateNetworkRequest {
+        name: name.into(),
+        ..Default::default()
+    };
+    change(&mut request);
+    let created = bed.engine.create_network(request).await;
+    created.map_err(|e| e.chain()).unwrap().id
+}
+
+fn connect(
+    network: &str,
+    container: &str,
+    change: impl FnOnce(&mut ContainerNetwork),
+) -> ConnectNetworkRequest {
+    let mut endpoint = ContainerNetwork::default();
+    change(&mut endpoint);
+    ConnectNetworkRequest {
+        network: network.into(),
+        container: container.into(),
+        endpoint: Some(endpoint),
+    }
+}
+
+fn disconnect(network: &str, container: &str) -> DisconnectNetworkRequest {
+    DisconnectNetworkRequest {
+        network: network.into(),
+        container: container.into(),
+        force: false,
+    }
+}
+
+fn named(name: &str, network: &str, request: CreateContainerRequest) -> CreateContainerRequest {
+    let mut request = with(request, |_, host| host.network_mode = network.into());
+    request.name = name.into();
+    request
+}
+
+/// What a command prints in a running container.
+async fn inside(bed: &Bed, id: &str, script: &str) -> String {
+    crate::remap::exec(bed, id, &["sh", "-c", script]).await
+}
+
+async fn connect_and_disconnect_while_it_runs() {
+    let bed = Bed::new().await;
+    make(&bed, "front", |_| {}).await;
+    make(&bed, "back", |request| {
+        request.ipam = vec![IpamConfig {
+            subnet: "10.91.0.0/24".into(),
+            ..IpamConfig::default()
+        }];
+    })
+    .await;
+    let server = bed
+        .start(named("server", "front", command(&["sleep", "1000"])))
+        .await;
+    let db = bed.start(named("db", "back", command(&["sleep", "1000"]))).await;
+    assert!(
+        inside(&bed, &server, "ping -c 1 -W 1 db 2>&1 || echo unknown")
+            .await
+            .contains("unknown")
+    );
+    let joined = bed.engine.connect_network(connect("back", "server", |endpoint| {
+        endpoint.ip_address = "10.91.0.77".into();
+        endpoint.aliases = vec!["front-door".into()];
+    }));
+    joined.await.map_err(|e| e.chain()).unwrap();
+    assert!(
+        inside(&bed, &server, "ping -c 1 -W 5 db")
+            .await
+            .contains("1 packets received")
+    );
+    let out = inside(&bed, &db, "ping -c 1 -W 5 front-door").await;
+    assert!(
+        out.contains("10.91.0.77") && out.contains("1 packets received"),
+        "{out}"
+    );
+    let view = bed.inspect(&server);
+    let back = view.networks.iter().find(|n| n.network == "back").unwrap();
+    assert_eq!(back.ip_address, "10.91.0.77");
+    assert!(back.dns_names.contains(&"front-door".to_owned()), "{back:?}");
+    assert!(
+        inside(&bed, &server, "cat /etc/hosts")
+            .await
+            .contains("10.91.0.77")
+    );
+    let again = bed
+        .engine
+        .connect_network(connect("back", "server", |_| {}))
+        .await;
+    let text = again.unwrap_err().chain();
+    assert_eq!(text, "endpoint with name server already exists in network back");
+    // What fails leaves nothing.
+    let taken = bed
+        .engine
+        .connect_network(connect("front", "db", |e| e.ip_address = "172.31.200.1".into()));
+    assert!(taken.await.unwrap_err().chain().contains("no configured subnet"));
+    assert_eq!(bed.inspect(&db).networks.len(), 1);
+    bed.engine
+        .disconnect_network(disconnect("front", "server"))
+        .await
+        .unwrap();
+    let view = bed.inspect(&server);
+    assert_eq!(view.networks.len(), 1);
+    assert!(!inside(&bed, &server, "ip route").await.contains("172."));
+    let error = bed
+        .engine
+        .disconnect_network(disconnect("front", "server"))
+        .await
+        .unwrap_err()
+        .chain();
+    assert!(error.contains("is not connected to network front"), "{error}");
+    // A stopped container keeps its wish.
+    let stop = pontoon_proto::v1::StopContainerRequest {
+        target: db.clone(),
+        ..Default::default()
+    };
+    bed.engine.stop(stop).await.unwrap();
+    bed.engine
+        .connect_network(connect("front", "db", |_| {}))
+        .await
+        .unwrap();
+    bed.engine.start(&db).await.unwrap();
+    assert_eq!(bed.inspect(&db).networks.len(), 2);
+    assert!(bed.inspect(&db).networks.iter().all(|n| !n.ip_address.is_empty()));
+    for name in ["host", "none"] {
+        assert!(
+            bed.engine
+                .connect_network(connect(name, "db", |_| {}))
+                .await
+                .is_err()
+        );
+    }
+    bed.finish().await;
+}
+
+async fn network_connections_survive_a_restart() {
+    let mut bed = Bed::new().await;
+    make(&bed, "front", |_| {}).await;
+    make(&bed, "back", |_| {}).await;
+    let id = bed
+        .start(named("server", "front", command(&["sleep", "1000"])))
+        .await;
+    bed.engine
+        .connect_network(connect("back", "server", |_| {}))
+        .await
+        .unwrap();
+    let before = bed.inspect(&id).networks;
+    bed.reopen().await;
+    assert_eq!(bed.inspect(&id).networks, before);
+    // An endpoint that no container wants any more: a disconnection that was cut short.
+    let network = bed.engine.inspect_network("back").await.unwrap().id;
+    bed.engine
+        .disconnect_network(disconnect("back", "server"))
+        .await
+        .unwrap();
+    let spec = pontoon_net::EndpointSpec {
+        network_id: network,
+        ..Default::default()
+    };
+    bed.engine.network().attach(&id, spec).await.unwrap();
+    bed.reopen().await;
+    assert_eq!(bed.inspect(&id).networks.len(), 1);
+    assert!(
+        bed.engine
+            .inspect_network("back")
+            .await
+            .unwrap()
+            .containers
+            .is_empty()
+    );
+    bed.finish().await;
+}
+
+async fn network_of_another_container() {
+    let bed = Bed::new().await;
+    let owner = bed
+        .start(named("owner", "bridge", command(&["sleep", "1000"])))
+        .await;
+    let ip = bed.inspect(&owner).networks[0].ip_address.clone();
+    let (code, out, err) = bed
+        .run(named(
+            "guest",
+            "container:owner",
+            sh("ip addr show eth0; cat /etc/hosts; hostname"),
+        ))
+        .await;
+    assert_eq!(code, 0, "{err}");
+    assert!(out.contains(&ip) && out.contains(&format!("{ip}\t")), "{out}");
+    assert!(out.ends_with(&format!("{}\n", &owner[..12])), "{out}");
+    let error = bed
+        .engine
+        .connect_network(connect(
+            "bridge",
+            &bed.create(named("late", "container:owner", sh("true"))).await,
+            |_| {},
+        ))
+        .await;
+    assert!(error.unwrap_err().chain().contains("sharing network namespace"));
+    bed.engine.remove(&owner, true).await.unwrap();
+    let error = bed.engine.start("late").await.unwrap_err().chain();
+    assert!(error.contains("No such container"), "{error}");
+    bed.finish().await;
+}
+
+async fn network_links() {
+    let bed = Bed::new().await;
+    let db = with(command(&["sleep", "1000"]), |config, _| {
+        config.env = vec!["SECRET=x".into()]
+    });
+    let db = CreateContainerRequest {
+        exposed_ports: vec!["5432/tcp".into()],
+        ..named("db", "bridge", db)
+    };
+    let db = bed.start(db).await;
+    let ip = bed.inspect(&db).networks[0].ip_address.clone();
+    let linked = |script: &str| {
+        let request = with(sh(script), |_, host| host.links = vec!["db:store".into()]);
+        named("web", "bridge", request)
+    };
+    let (code, out, err) = bed.run(linked("env; cat /etc/hosts; ping -c 1 -W 5 store")).await;
+    assert_eq!(code, 0, "{out}{err}");
+    for line in [
+        format!("STORE_PORT_5432_TCP=tcp://{ip}:5432"),
+        "STORE_NAME=/web/store".to_owned(),
+        "STORE_ENV_SECRET=x".to_owned(),
+        format!("{ip}\tstore {} db", &db[..12]),
+    ] {
+        assert!(out.contains(&line), "{line}: {out}");
+    }
+    make(&bed, "app", |_| {}).await;
+    let other = bed
+        .start(named("other", "app", command(&["sleep", "1000"])))
+        .await;
+    let on_user = with(sh("ping -c 1 -W 5 friend"), |_, host| {
+        host.links = vec!["other:friend".into()]
+    });
+    let (code, out, err) = bed.run(named("web", "app", on_user)).await;
+    assert_eq!(code, 0, "{out}{err}");
+    let (code, ..) = bed
+        .run(named("stranger", "app", sh("ping -c 1 -W 1 friend")))
+        .await;
+    assert_ne!(code, 0, "the name is for one container");
+    bed.engine.remove(&other, true).await.unwrap();
+    let bad = with(sh("true"), |_, host| host.links = vec!["nobody".into()]);
+    assert!(bed.engine.create(named("x", "bridge", bad)).await.is_err());
+    bed.finish().await;
+}
+
+async fn network_with_both_families() {
+    let bed = Bed::new().await;
+    make(&bed, "dual", |request| {
+        request.enable_ipv6 = true;
+        request.ipam = vec![IpamConfig {
+            subnet: "fd91::/64".into(),
+            ..IpamConfig::default()
+        }];
+    })
+    .await;
+    let request = with(
+        named("server", "dual", command(&["sleep", "1000"])),
+        |config, host| {
+            config.hosts = vec!["gate:host-gateway".into()];
+            host.port_bindings = vec![PortBinding {
+                container_port: 80,
+                host_port: 18081,
+                ..PortBinding::default()
+            }];
+        },
+    );
+    let id = bed.start(request).await;
+    let view = bed.inspect(&id);
+    let network = &view.networks[0];
+    assert_eq!(
+        (network.ipv6_address.as_str(), network.ipv6_prefix_len),
+        ("fd91::2", 64)
+    );
+    assert_eq!(network.ipv6_gateway, "fd91::1");
+    let shown: Vec<_> = view
+        .ports
+        .iter()
+        .map(|p| (p.host_ip.as_str(), p.host_port))
+        .collect();
+    assert_eq!(shown, [("0.0.0.0", 18081), ("::", 18081)]);
+    let hosts = inside(&bed, &id, "cat /etc/hosts").await;
+    assert!(hosts.contains("fd91::2\t") && hosts.contains("\tgate"), "{hosts}");
+    let (code, out, err) = bed
+        .run(named("client", "dual", sh("nslookup -type=aaaa server.")))
+        .await;
+    assert!(code == 0 && out.contains("fd91::2"), "{out}{err}");
+    let view = bed.engine.inspect_network("dual").await.unwrap();
+    assert!(view.enable_ipv6 && view.enable_ipv4);
+    assert_eq!(view.containers[0].ipv6_address, "fd91::2/64");
+    bed.finish().await;
+}
+
+async fn network_prune_and_bad_requests() {
+    let bed = Bed::new().await;
+    make(&bed, "used", |_| {}).await;
+    make(&bed, "kept", |request| {
+        drop(request.labels.insert("keep".into(), String::new()))
+    })
+    .await;
+    make(&bed, "idle", |_| {}).await;
+    bed.start(named("server", "used", command(&["sleep", "1000"])))
+        .await;
+    let filters = [(
+        "label!".to_owned(),
+        FilterValues {
+            values: vec!["keep".into()],
+        },
+    )];
+    let request = PruneRequest {
+        filters: filters.into(),
+    };
+    let pruned = bed.engine.prune_networks(&request).await.unwrap();
+    assert_eq!(pruned.deleted, ["idle"]);
+    let busy = bed.engine.remove_network("used").await.unwrap_err().chain();
+    assert!(
+        busy.contains("network used has active endpoints (name:\"server\" id:\""),
+        "{busy}"
+    );
+    let refused = async |change: fn(&mut CreateNetworkRequest)| {
+        let mut request = CreateNetworkRequest {
+            name: "x".into(),
+            ..Default::default()
+        };
+        change(&mut request);
+        bed.engine.create_network(request).await.unwrap_err().chain()
+    };
+    let text = refused(|r| r.name = "kept".into()).await;
+    assert!(text.contains("network with name kept already exists"), "{text}");
+    let text = refused(|r| r.driver = "weave".into()).await;
+    assert!(text.contains("plugin not found"), "{text}");
+    let text = refused(|r| {
+        drop(
+            r.options
+                .insert("com.docker.network.bridge.nothing".into(), String::new()),
+        )
+    })
+    .await;
+    assert!(
+        text.contains("com.docker.network.bridge.nothing is not known"),
+        "{text}"
+    );
+    let text = refused(|r| {
+        r.ipam = vec![IpamConfig {
+            subnet: "10.1.2.3/16".into(),
+            ..IpamConfig::default()
+        }];
+    })
+    .await;
+    assert!(text.contains("it should be 10.1.0.0/16"), "{text}");
     bed.finish().await;
 }

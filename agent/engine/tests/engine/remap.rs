@@ -35,7 +35,7 @@ async fn bed() -> Bed {
     Bed::configured(|config| config.userns_remap = "default".to_owned()).await
 }
 
-async fn exec(bed: &Bed, target: &str, words: &[&str]) -> String {
+pub async fn exec(bed: &Bed, target: &str, words: &[&str]) -> String {
     let start = ExecStart {
         target: target.to_owned(),
         command: words.iter().map(ToString::to_string).collect(),

@@ -107,6 +107,7 @@ fn host_config(options: &ContainerOptions) -> Result<HostConfig, Failure> {
     }
     let mut host = HostConfig {
         network_mode: networks::mode(options),
+        links: networks::links(options)?,
         port_bindings: ports::published(options)?,
         publish_all_ports: options.publish_all,
         restart_policy: Some(process::restart_policy(&options.restart)?),
@@ -138,18 +139,6 @@ fn log(options: &ContainerOptions) -> Result<LogDriver, Failure> {
 
 /// Flags that are declared but not carried out yet: said by name instead of being ignored.
 fn refuse(options: &ContainerOptions) -> Result<(), Failure> {
-    for (name, given) in [
-        ("ip6", options.ip6.is_some()),
-        ("link", !options.link.is_empty()),
-        ("link-local-ip", !options.link_local_ip.is_empty()),
-        ("mac-address", !options.mac_address.is_empty()),
-    ] {
-        if given {
-            return Err(Failure::new(format!(
-                "\"--{name}\" is not supported by this version"
-            )));
-        }
-    }
     if !options.disable_content_trust {
         return Err(Failure::new(
             "\"--disable-content-trust=false\" is not supported: this version verifies no signatures of images",

@@ -194,6 +194,7 @@ mod tests {
             container_port: private,
             host_ip: address.to_owned(),
             host_port: public,
+            host_port_end: 0,
         }
     }
 

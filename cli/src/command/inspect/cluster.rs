@@ -1,9 +1,9 @@
 //! Docker's JSON of the cluster's objects: nodes, services, tasks, networks.
 
 use pontoon_proto::v1::{
-    Availability, EndpointMode, IpamConfig, LocalNetwork, Meta, Network, Node, NodeRole, PortConfig,
-    PortProtocol, PublishMode, Reachability, Resources, RestartCondition, Service, ServiceSpec, Task,
-    UpdateConfig, UpdateFailureAction, UpdateOrder, UpdateState, service_spec::Mode,
+    Availability, EndpointMode, IpamConfig, Meta, Network, Node, NodeRole, PortConfig, PortProtocol,
+    PublishMode, Reachability, Resources, RestartCondition, Service, ServiceSpec, Task, UpdateConfig,
+    UpdateFailureAction, UpdateOrder, UpdateState, service_spec::Mode,
 };
 use serde_json::{Value, json};
 
@@ -286,26 +286,5 @@ pub fn network_json(network: &Network) -> Value {
         "Scope": "swarm", "Driver": spec.driver, "EnableIPv6": spec.enable_ipv6, "IPAM": ipam_json(&network.ipam),
         "Internal": spec.internal, "Attachable": spec.attachable, "Ingress": spec.ingress, "Containers": {},
         "Options": options, "Labels": annotations.labels,
-    })
-}
-
-/// A host's network as `network inspect` shows it.
-pub fn local_network_json(network: &LocalNetwork) -> Value {
-    let containers: serde_json::Map<String, Value> = network
-        .containers
-        .iter()
-        .map(|container| {
-            let value = json!({
-                "Name": container.name, "EndpointID": container.endpoint_id, "MacAddress": container.mac_address,
-                "IPv4Address": container.ip_address, "IPv6Address": "",
-            });
-            (container.id.clone(), value)
-        })
-        .collect();
-    json!({
-        "Name": network.name, "Id": network.id, "Created": human::rfc3339(network.created_at), "Scope": network.scope,
-        "Driver": network.driver, "EnableIPv6": false, "IPAM": ipam_json(&network.ipam), "Internal": network.internal,
-        "Attachable": network.attachable, "Ingress": network.ingress, "Containers": containers,
-        "Options": network.options, "Labels": network.labels,
     })
 }

@@ -195,14 +195,7 @@ fn network_settings(container: &Container) -> Value {
     let networks: Map<String, Value> = container
         .networks
         .iter()
-        .map(|network| {
-            let value = json!({
-                "NetworkID": network.network_id, "EndpointID": network.endpoint_id, "Gateway": network.gateway,
-                "IPAddress": network.ip_address, "IPPrefixLen": network.ip_prefix_len, "MacAddress": network.mac_address,
-                "Aliases": list(&network.aliases),
-            });
-            (network.network.clone(), value)
-        })
+        .map(|network| (network.network.clone(), super::network::endpoint_json(network)))
         .collect();
     let bridge = container
         .networks
@@ -210,11 +203,15 @@ fn network_settings(container: &Container) -> Value {
         .find(|network| network.network == "bridge")
         .cloned()
         .unwrap_or_default();
+    let sandbox_id = container.sandbox_key.rsplit('/').next().unwrap_or_default();
     json!({
-        "SandboxKey": container.sandbox_key,
+        "Bridge": "", "SandboxID": sandbox_id, "SandboxKey": container.sandbox_key,
         "Ports": port_map(&container.ports, &container.exposed_ports),
-        "Gateway": bridge.gateway, "IPAddress": bridge.ip_address, "IPPrefixLen": bridge.ip_prefix_len,
-        "MacAddress": bridge.mac_address,
+        "HairpinMode": false, "LinkLocalIPv6Address": "", "LinkLocalIPv6PrefixLen": 0,
+        "SecondaryIPAddresses": null, "SecondaryIPv6Addresses": null, "EndpointID": bridge.endpoint_id,
+        "Gateway": bridge.gateway, "GlobalIPv6Address": bridge.ipv6_address,
+        "GlobalIPv6PrefixLen": bridge.ipv6_prefix_len, "IPAddress": bridge.ip_address,
+        "IPPrefixLen": bridge.ip_prefix_len, "IPv6Gateway": bridge.ipv6_gateway, "MacAddress": bridge.mac_address,
         "Networks": networks,
     })
 }

@@ -13,8 +13,43 @@ pub(super) fn exposed(options: &ContainerOptions) -> Result<Vec<String>, Failure
 
 /// All of `-p`.
 pub(super) fn published(options: &ContainerOptions) -> Result<Vec<PortBinding>, Failure> {
-    let ports: Result<Vec<_>, _> = options.publish.iter().map(|text| publish(text)).collect();
+    let ports: Result<Vec<_>, _> = options.publish.iter().map(|text| mapping(text)).collect();
     Ok(ports?.concat())
+}
+
+/// The short form, or `target=80,published=8080,protocol=udp,host_ip=127.0.0.1`.
+fn mapping(text: &str) -> Result<Vec<PortBinding>, Failure> {
+    if !text.contains('=') {
+        return publish(text);
+    }
+    let bad = |why: String| Failure::new(format!("invalid published port {text:?}: {why}"));
+    let (mut target, mut host, mut transport, mut address) = ("", "", "tcp", "");
+    for field in text.split(',') {
+        match field.split_once('=') {
+            Some(("target", value)) => target = value,
+            Some(("published", value)) => host = value,
+            Some(("protocol", value)) => transport = value,
+            Some(("host_ip", value)) => address = value,
+            // One host is all there is.
+            Some(("mode", "ingress" | "host")) => {}
+            Some(("mode", other)) => return Err(bad(format!("invalid publish mode value {other}"))),
+            _ => return Err(bad(format!("invalid field {field}"))),
+        }
+    }
+    if target.is_empty() {
+        return Err(bad("target is required".to_owned()));
+    }
+    let address = match address {
+        "" => String::new(),
+        ip if ip.contains(':') => format!("[{ip}]:"),
+        ip => format!("{ip}:"),
+    };
+    let separator = if address.is_empty() && host.is_empty() {
+        ""
+    } else {
+        ":"
+    };
+    publish(&format!("{address}{host}{separator}{target}/{transport}"))
 }
 
 /// A range of ports: "80" or "80-90".
@@ -43,7 +78,8 @@ fn expose(text: &str) -> Result<Vec<String>, Failure> {
     }
 }
 
-/// `[[ip:][host-port]:]container-port[/protocol]`, with ranges.
+/// `[[ip:][host-port]:]container-port[/protocol]`, with ranges. A host range for one container port means its first free
+/// port.
 pub(crate) fn publish(text: &str) -> Result<Vec<PortBinding>, Failure> {
     let bad = |why: &str| Failure::new(format!("invalid published port {text:?}: {why}"));
     let (body, proto) = text.split_once('/').unwrap_or((text, "tcp"));
@@ -66,23 +102,33 @@ pub(crate) fn publish(text: &str) -> Result<Vec<PortBinding>, Failure> {
         .map_or((None, ports), |(host, container)| (Some(host), container));
     let (first, last) =
         port_range(container).ok_or_else(|| bad("ports are numbers from 1 to 65535, or ranges of them"))?;
-    let host = match host {
-        None | Some("") => None,
+    let binding = |container: u32, host_port: u32, host_port_end: u32| PortBinding {
+        protocol: protocol.into(),
+        container_port: container,
+        host_ip: address.to_owned(),
+        host_port,
+        host_port_end,
+    };
+    let (from, to) = match host {
+        None | Some("") => (0, 0),
         Some(host) => {
-            let range = port_range(host)
-                .ok_or_else(|| bad("ports are numbers from 1 to 65535, or ranges of them"))?;
-            if range.1 - range.0 != last - first {
-                return Err(bad("the host's and the container's ranges differ in length"));
-            }
-            Some(range.0)
+            port_range(host).ok_or_else(|| bad("ports are numbers from 1 to 65535, or ranges of them"))?
         }
     };
+    if from == 0 {
+        return Ok((first..=last).map(|port| binding(port, 0, 0)).collect());
+    }
+    if first == last && from != to {
+        // One port of the container, on the first of the host's range that is free.
+        return Ok(vec![binding(first, from, to)]);
+    }
+    if to - from != last - first {
+        return Err(bad(&format!(
+            "invalid ranges specified for container and host Ports: {container} and {}",
+            host.unwrap_or_default()
+        )));
+    }
     Ok((first..=last)
-        .map(|port| PortBinding {
-            protocol: protocol.into(),
-            container_port: port,
-            host_ip: address.to_owned(),
-            host_port: host.map_or(0, |host| host + port - first),
-        })
+        .map(|port| binding(port, from + port - first, 0))
         .collect())
 }
