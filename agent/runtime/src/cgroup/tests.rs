@@ -169,3 +169,91 @@ fn device_program_follows_the_rules() {
     assert!(!decide(&program, block, read, 8, 0), "reading a disk");
     assert!(!decide(&program, char, mknod | read, 1, 1), "/dev/mem");
 }
+
+/// A directory that looks like a cgroup with the given files, and that cgroup.
+fn lookalike(files: &[&str]) -> (tempfile::TempDir, Cgroup) {
+    let root = tempfile::tempdir().unwrap();
+    fs::create_dir(root.path().join("c")).unwrap();
+    for file in files {
+        fs::write(root.path().join("c").join(file), "").unwrap();
+    }
+    let cgroup = Cgroup::find(&Hierarchies::unified(root.path()), Path::new("/c")).unwrap();
+    (root, cgroup)
+}
+
+fn resources(value: serde_json::Value) -> LinuxResources {
+    serde_json::from_value(value).unwrap()
+}
+
+#[test]
+fn writes_the_rarer_v2_limits() {
+    let files = [
+        "cpu.idle",
+        "cpu.max",
+        "cpu.max.burst",
+        "io.weight",
+        "io.max",
+        "hugetlb.2MB.max",
+        "hugetlb.2MB.rsvd.max",
+        "rdma.max",
+        "memory.high",
+        "pids.max",
+    ];
+    let (root, cgroup) = lookalike(&files);
+    let wanted = resources(serde_json::json!({
+        "cpu": {"idle": 1, "quota": 1000, "period": 2000, "burst": 500},
+        "blockIO": {
+            "weight": 500,
+            "throttleWriteIOPSDevice": [{"major": 8, "minor": 0, "rate": 7}]
+        },
+        "hugepageLimits": [{"pageSize": "2MB", "limit": 4096}],
+        "rdma": {"mlx5": {"hcaHandles": 3}},
+        "pids": {"limit": -1},
+        "unified": {"memory.high": "12345"}
+    }));
+    let mut warnings = Vec::new();
+    cgroup.apply(&wanted, &mut warnings).unwrap();
+    let read = |file: &str| fs::read_to_string(root.path().join("c").join(file)).unwrap();
+    assert_eq!(read("cpu.idle"), "1");
+    assert_eq!(read("cpu.max"), "1000 2000");
+    assert_eq!(read("cpu.max.burst"), "500");
+    assert_eq!(read("io.weight"), v2::io_weight(500).to_string());
+    assert_eq!(read("io.max"), "8:0 wiops=7");
+    assert_eq!(read("hugetlb.2MB.max"), "4096");
+    assert_eq!(read("hugetlb.2MB.rsvd.max"), "4096");
+    assert_eq!(read("rdma.max"), "mlx5 hca_handle=3 hca_object=max");
+    assert_eq!(read("memory.high"), "12345");
+    assert_eq!(read("pids.max"), "max");
+    assert!(warnings.is_empty(), "{warnings:?}");
+}
+
+#[test]
+fn refuses_a_limit_below_the_use_if_asked_to_look() {
+    let (root, cgroup) = lookalike(&["memory.max"]);
+    fs::write(root.path().join("c/memory.current"), "1000\n").unwrap();
+    let mut warnings = Vec::new();
+    let low = resources(serde_json::json!({"memory": {"limit": 999, "checkBeforeUpdate": true}}));
+    assert!(cgroup.apply(&low, &mut warnings).is_err());
+    let unchecked = resources(serde_json::json!({"memory": {"limit": 999}}));
+    cgroup.apply(&unchecked, &mut warnings).unwrap();
+    let enough = resources(serde_json::json!({"memory": {"limit": 1000, "checkBeforeUpdate": true}}));
+    cgroup.apply(&enough, &mut warnings).unwrap();
+    assert_eq!(
+        fs::read_to_string(root.path().join("c/memory.max")).unwrap(),
+        "1000"
+    );
+}
+
+#[test]
+fn tells_what_v2_can_not_do() {
+    let (_root, cgroup) = lookalike(&[]);
+    let wanted = resources(serde_json::json!({
+        "memory": {"swappiness": 3, "kernelTCP": 5, "disableOOMKiller": true},
+        "cpu": {"realtimeRuntime": 5},
+        "network": {"classID": 7},
+        "pids": {"limit": 3}
+    }));
+    let mut warnings = Vec::new();
+    cgroup.apply(&wanted, &mut warnings).unwrap();
+    assert_eq!(warnings.len(), 6, "{warnings:?}");
+}

@@ -2,6 +2,7 @@
 
 mod external;
 mod native;
+mod rdt;
 
 pub(crate) use native::{Extras, Native};
 

@@ -8,6 +8,7 @@ use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Process, Spec};
 use rustix::fs::{Mode, OFlags};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
+use super::rdt::Rdt;
 use super::{Created, Driver, Launched, Streams};
 use crate::cgroup::{self, Cgroup};
 use crate::container::child::{self, InitPlan, JoinPlan, Stdio};
@@ -39,6 +40,8 @@ pub(crate) struct Native {
     user: Option<Mappings>,
     /// It has a time namespace of its own.
     time: bool,
+    /// Its share of cache and memory bandwidth.
+    rdt: Option<Rdt>,
     /// It runs in another execution domain than ours.
     personality: Option<u32>,
     hooks: Hooks,
@@ -70,6 +73,7 @@ impl Native {
             sync: None,
             user: None,
             time: false,
+            rdt: None,
             personality: None,
             hooks: Hooks::default(),
             extras,
@@ -94,9 +98,13 @@ impl Native {
         Ok(())
     }
 
-    /// Sets what [`Driver::delete`] runs for a container that another process has made.
-    pub(crate) fn take_hooks(&mut self, hooks: Hooks) {
+    /// Prepares [`Driver::delete`] of a container that another process has made.
+    pub(crate) fn adopt_ended(&mut self, hooks: Hooks) -> Result<(), Error> {
         self.hooks = hooks;
+        if let Some(spec) = &self.spec {
+            self.rdt = Rdt::of(spec, &self.config.id)?;
+        }
+        Ok(())
     }
 
     /// Waits for the end of an init that was killed.
@@ -234,7 +242,11 @@ impl Native {
             init: (!staged).then_some(child.0),
             pidfds: vec![child.1],
         };
-        match self.until_ready(&ours, &mut family) {
+        let joined = |ready: (u32, Vec<String>, Option<OwnedFd>)| match &self.rdt {
+            Some(rdt) => rdt.join(ready.0).map(|()| ready),
+            None => Ok(ready),
+        };
+        match self.until_ready(&ours, &mut family).and_then(joined) {
             Ok((pid, warnings, console)) => {
                 self.init = family.pidfds.pop();
                 // The stage has ended.
@@ -272,9 +284,11 @@ impl Native {
         let patience = self.hooks.patience(PATIENCE);
         let mut ready = None;
         loop {
-            if let (Some(pid), Some((warnings, console))) = (family.init, ready.take()) {
-                return Ok((pid, warnings, console));
-            }
+            // The init may be ready before the stage has told of it.
+            ready = match (family.init, ready) {
+                (Some(pid), Some((warnings, console))) => return Ok((pid, warnings, console)),
+                (_, ready) => ready,
+            };
             match sync.receive(patience)? {
                 Some((Message::Cloned { pid }, pidfd)) => {
                     family.init = Some(pid);
@@ -405,9 +419,6 @@ fn refuse_unsupported(spec: &Spec) -> Result<(), Error> {
         if linux.net_devices().as_ref().is_some_and(|n| !n.is_empty()) {
             return refuse("linux.netDevices");
         }
-        if linux.intel_rdt().is_some() {
-            return refuse("linux.intelRdt: resctrl is not mounted on this host");
-        }
         let label = linux.mount_label().as_ref().filter(|l| !l.is_empty());
         if let (Some(label), false) = (label, container::has_selinux()) {
             return refuse(&format!("SELinux label {label}: not available on this host"));
@@ -424,9 +435,11 @@ impl Driver for Native {
             .ok_or_else(|| Error::Create("created twice".to_owned()))?;
         let mut plan = self.plan(&spec)?;
         let mut warnings = Vec::new();
+        self.rdt = Rdt::of(&spec, &self.config.id)?;
         self.cgroup.create()?;
         let result = self
             .apply_resources(&spec, &mut warnings)
+            .and_then(|()| self.rdt.as_ref().map_or(Ok(()), Rdt::create))
             .and_then(|()| self.create_in_cgroup(&mut plan, streams));
         match result {
             Ok(mut created) => {
@@ -434,6 +447,9 @@ impl Driver for Native {
                 Ok(created)
             }
             Err(error) => {
+                if let Some(Err(also)) = self.rdt.as_ref().map(Rdt::remove) {
+                    eprintln!("after a failed create: {}", also.chain());
+                }
                 if let Err(also) = self.cgroup.remove() {
                     eprintln!("after a failed create: {}", also.chain());
                 }
@@ -525,7 +541,10 @@ impl Driver for Native {
     }
 
     fn delete(&mut self) -> Result<(), Error> {
-        let removed = self.cgroup.remove();
+        let mut removed = self.cgroup.remove();
+        if let Some(rdt) = &self.rdt {
+            removed = removed.and(rdt.remove());
+        }
         for failure in self.hooks.run_all(Moment::Poststop, "stopped", 0) {
             eprintln!("{failure}");
         }

@@ -226,7 +226,7 @@ pub(super) fn delete(global: &Global, words: &[OsString]) -> Result<ExitCode, Er
         wait_for_end(&pidfd)?;
     }
     let mut driver = container.driver(global, spec.clone(), Extras::default())?;
-    driver.take_hooks(container.hooks(&spec)?);
+    driver.adopt_ended(container.hooks(&spec)?)?;
     driver.delete()?;
     container.forget();
     Ok(ExitCode::SUCCESS)

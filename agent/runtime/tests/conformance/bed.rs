@@ -304,11 +304,26 @@ impl Bed {
         self.cgroup_directories().iter().any(|d| d.exists())
     }
 
+    /// Skips a case about a controller that this host lacks.
+    pub fn need(&self, controller: &str) {
+        let v2 = std::fs::read_to_string("/sys/fs/cgroup/cgroup.controllers");
+        let has = match v2 {
+            Ok(list) => list
+                .split_whitespace()
+                .any(|c| c == controller || (c, controller) == ("io", "blkio")),
+            Err(_) => Path::new("/sys/fs/cgroup").join(controller).exists(),
+        };
+        if !has {
+            crate::case::skip(&format!("this host has no {controller} controller"));
+        }
+    }
+
     fn cgroup_directories(&self) -> Vec<PathBuf> {
-        std::fs::read_dir("/sys/fs/cgroup")
-            .unwrap()
-            .flatten()
-            .map(|h| PathBuf::from(format!("{}{}", h.path().display(), self.cgroup)))
+        let hierarchies = std::fs::read_dir("/sys/fs/cgroup").unwrap().flatten();
+        hierarchies
+            .map(|h| h.path().display().to_string())
+            .chain(["/sys/fs/cgroup".to_owned()])
+            .map(|h| PathBuf::from(h + &self.cgroup))
             .collect()
     }
 

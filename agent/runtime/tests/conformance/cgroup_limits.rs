@@ -36,14 +36,20 @@ fn memory() -> Vec<Case> {
             check(
                 bed,
                 &[("memory", json!({"limit": 67_108_864}))],
-                &[("memory", "memory.limit_in_bytes", "67108864")],
+                &[
+                    ("memory", "memory.limit_in_bytes", "67108864"),
+                    ("", "memory.max", "67108864"),
+                ],
             );
         }),
         code("memory_swap", "memory.swap: memory and swap together", |bed| {
             check(
                 bed,
                 &[("memory", json!({"limit": 67_108_864, "swap": 134_217_728}))],
-                &[("memory", "memory.memsw.limit_in_bytes", "134217728")],
+                &[
+                    ("memory", "memory.memsw.limit_in_bytes", "134217728"),
+                    ("", "memory.swap.max", "67108864"),
+                ],
             );
         }),
         code("memory_swap_unlimited", "-1 is no limit", |bed| {
@@ -63,7 +69,10 @@ fn memory() -> Vec<Case> {
                 check(
                     bed,
                     &[("memory", json!({"reservation": 33_554_432}))],
-                    &[("memory", "memory.soft_limit_in_bytes", "33554432")],
+                    &[
+                        ("memory", "memory.soft_limit_in_bytes", "33554432"),
+                        ("", "memory.low", "33554432"),
+                    ],
                 );
             },
         ),
@@ -100,6 +109,7 @@ fn memory() -> Vec<Case> {
             "memory_limit_is_enforced",
             "a process that needs more is killed",
             |bed| {
+                bed.need("memory");
                 bed.spec["linux"]["resources"]["memory"] = json!({"limit": 16_777_216, "swap": 16_777_216});
                 assert_eq!(bed.run("x=a; while :; do x=$x$x; done").code, 137);
             },
@@ -108,6 +118,7 @@ fn memory() -> Vec<Case> {
             "memory_check_before_update",
             "checkBeforeUpdate: a limit below the use is refused",
             |bed| {
+                bed.need("memory");
                 bed.spec["linux"]["resources"]["memory"] = json!({"limit": 67_108_864});
                 bed.up();
                 let file = bed.path("update.json");
@@ -178,6 +189,7 @@ fn processor() -> Vec<Case> {
             "cpu_set_impossible",
             "a processor that does not exist is an error",
             |bed| {
+                bed.need("cpuset");
                 bed.spec["linux"]["resources"]["cpu"] = json!({"cpus": "4095"});
                 bed.refusal();
             },
@@ -290,6 +302,7 @@ fn others() -> Vec<Case> {
             "block_io_device_missing",
             "a device that does not exist is an error",
             |bed| {
+                bed.need("blkio");
                 bed.spec["linux"]["resources"]["blockIO"] =
                     json!({"throttleReadBpsDevice": [{"major": 250, "minor": 250, "rate": 1}]});
                 bed.refusal();

@@ -271,6 +271,21 @@ fn command_line() -> Vec<Case> {
                 "{document}"
             );
         }),
+        code(
+            "rootless",
+            "a runtime that can't do without privileges says so, and leaves nothing",
+            |bed| {
+                use std::os::unix::process::CommandExt as _;
+                bed.sleeper();
+                let mut command = bed.create_command(&[]);
+                command.uid(65_534).gid(65_534);
+                assert!(!crate::bed::wait_for(&mut command).success());
+                assert!(!bed.path("state").join(&bed.id).exists());
+                if bed.ours() {
+                    assert!(bed.read("stderr").contains("rootless"), "{}", bed.read("stderr"));
+                }
+            },
+        ),
         code("unknown_flag", "an unknown flag is an error", |bed| {
             assert!(!bed.call(&["state", "--nope", "x"]).status.success());
             assert!(!bed.call(&["nope"]).status.success() || !bed.ours());
