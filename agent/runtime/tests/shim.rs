@@ -238,6 +238,55 @@ async fn log_rotates_under_a_container() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_writer_that_dies_is_replaced() {
+    let Some(mut bed) = bed() else { return };
+    let path = bed.path("log");
+    bed.config.open_stdin = true;
+    bed.config.log = support::json_log(path.clone(), None, 1);
+    bed.config.log.buffer = Some(1 << 20);
+    bed.sh("while read line; do echo got $line; done");
+    let client = bed.create().await.unwrap();
+    let (mut reader, mut stdin) = halves(client.attach(ALL).await.unwrap());
+    within(client.start()).await.unwrap();
+    let dir = bed.config.dir.display().to_string();
+    let writers = || -> Vec<u32> {
+        let pids = support::pids_of(&format!("write\0{dir}"));
+        pids.iter().map(|pid| pid.parse().unwrap()).collect()
+    };
+    for (place, line) in ["one", "two", "three"].into_iter().enumerate() {
+        within(stdin.write(format!("{line}\n").as_bytes())).await.unwrap();
+        read_until(&mut reader, &format!("got {line}\n")).await;
+        let text = || std::fs::read_to_string(&path).unwrap_or_default();
+        assert!(
+            wait_until(|| text().contains(&format!("got {line}\\n"))),
+            "{}",
+            text()
+        );
+        if place == 1 {
+            continue;
+        }
+        assert!(wait_until(|| writers().len() == 1), "{:?}", writers());
+        let memory = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", writers()[0])).unwrap();
+        println!(
+            "a writer: {:?}",
+            memory.lines().find(|line| line.starts_with("Private_Dirty"))
+        );
+        let pid = rustix::process::Pid::from_raw(writers()[0].try_into().unwrap()).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        assert!(wait_until(
+            || !writers().contains(&pid.as_raw_nonzero().get().unsigned_abs())
+        ));
+    }
+    // The last one has been killed too: what is left is written all the same, and nothing stays.
+    within(stdin.write(b"last\n")).await.unwrap();
+    read_until(&mut reader, "got last\n").await;
+    within(stdin.close()).await.unwrap();
+    within(client.wait()).await.unwrap();
+    assert!(std::fs::read_to_string(&path).unwrap().contains("got last\\n"));
+    bed.assert_nothing_left();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn many_execs_leave_no_descriptors() {
     let Some(mut bed) = bed() else { return };
     let client = bed.up().await;

@@ -21,8 +21,8 @@ pub struct Arguments {
     #[arg(short = 'f', long)]
     follow: bool,
     /// Show logs since timestamp (e.g. "2013-01-02T13:23:37Z") or relative (e.g. "42m" for 42 minutes)
-    #[arg(long, value_name = "string", value_parser = time::parse)]
-    since: Option<i64>,
+    #[arg(long, value_name = "string", allow_hyphen_values = true)]
+    since: Option<String>,
     /// Number of lines to show from the end of the logs
     #[arg(
         short = 'n',
@@ -36,8 +36,8 @@ pub struct Arguments {
     #[arg(short = 't', long)]
     timestamps: bool,
     /// Show logs before a timestamp (e.g. "2013-01-02T13:23:37Z") or relative (e.g. "42m" for 42 minutes)
-    #[arg(long, value_name = "string", value_parser = time::parse)]
-    until: Option<i64>,
+    #[arg(long, value_name = "string", allow_hyphen_values = true)]
+    until: Option<String>,
     /// The container
     container: String,
 }
@@ -84,6 +84,19 @@ pub fn parse_tail(text: &str) -> Result<Option<u64>, Failure> {
     }
 }
 
+/// Reads `--since` or `--until`; 0 is none. Told as Docker's daemon tells it.
+///
+/// # Errors
+/// Quotes a text that is no point in time.
+pub fn parse_time(flag: &str, text: Option<&str>) -> Result<i64, Failure> {
+    match text {
+        None | Some("") => Ok(0),
+        Some(text) => {
+            time::parse(text).map_err(|error| Failure::new(format!("invalid value for {flag:?}: {error}")))
+        }
+    }
+}
+
 /// Attributes as `--details` shows them: `a=1,b=2`, in the form of a URL's query.
 pub fn details(attributes: &HashMap<String, String>) -> String {
     let sorted: BTreeMap<_, _> = attributes.iter().collect();
@@ -118,8 +131,8 @@ pub async fn run(host: Option<&str>, arguments: Arguments) -> Outcome {
         stdout: true,
         stderr: true,
         tail: parse_tail(&arguments.tail)?,
-        since: arguments.since.unwrap_or(0),
-        until: arguments.until.unwrap_or(0),
+        since: parse_time("since", arguments.since.as_deref())?,
+        until: parse_time("until", arguments.until.as_deref())?,
         details: arguments.details,
     };
     let client = Client::connect(host).await?;

@@ -5,9 +5,9 @@ use pontoon_proto::v1::{LogSelector, ServiceLogEntry, ServiceLogsRequest};
 use tokio::io::AsyncWriteExt;
 
 use crate::client::Client;
-use crate::command::container::logs::{details, parse_tail};
+use crate::command::container::logs::{details, parse_tail, parse_time};
 use crate::error::Outcome;
-use crate::output::{human, time};
+use crate::output::human;
 
 /// `service logs [OPTIONS] SERVICE|TASK`
 #[derive(Args, Debug)]
@@ -31,8 +31,8 @@ pub struct Arguments {
     #[arg(long)]
     raw: bool,
     /// Show logs since timestamp (e.g. "2013-01-02T13:23:37Z") or relative (e.g. "42m" for 42 minutes)
-    #[arg(long, value_name = "string", value_parser = time::parse)]
-    since: Option<i64>,
+    #[arg(long, value_name = "string", allow_hyphen_values = true)]
+    since: Option<String>,
     /// Number of lines to show from the end of the logs
     #[arg(
         short = 'n',
@@ -59,7 +59,7 @@ pub async fn run(client: &Client, arguments: Arguments) -> Outcome {
         target: arguments.target.clone(),
         follow: arguments.follow,
         tail: parse_tail(&arguments.tail)?,
-        since: arguments.since.unwrap_or(0),
+        since: parse_time("since", arguments.since.as_deref())?,
         until: 0,
         details: arguments.details,
     };

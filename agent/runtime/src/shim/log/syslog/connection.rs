@@ -14,6 +14,8 @@ use crate::SyslogAddress;
 
 /// Limit of an attempt to reach one address.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a server may take to say good-bye.
+const GOODBYE: Duration = Duration::from_secs(3);
 /// Where the host's own server listens (srslog).
 const LOCAL: [&str; 3] = ["/dev/log", "/var/run/syslog", "/var/run/log"];
 
@@ -69,12 +71,12 @@ impl Connection {
     }
 
     /// The server has closed its end. A message sent to it would be taken by our own kernel and lost.
-    pub(super) fn is_closed(&self) -> bool {
+    pub(super) fn is_closed(&mut self) -> bool {
         let socket: BorrowedFd<'_> = match self {
             Self::Udp(_) | Self::Unixgram(_) => return false,
-            Self::Unix(stream) => stream.as_fd(),
-            Self::Tcp(stream) => stream.as_fd(),
-            Self::Tls(stream) => stream.sock.as_fd(),
+            Self::Unix(stream) => (*stream).as_fd(),
+            Self::Tcp(stream) => (*stream).as_fd(),
+            Self::Tls(stream) => return tls::is_closed(stream),
         };
         let mut byte = [0];
         match recv(socket, &mut byte, RecvFlags::PEEK | RecvFlags::DONTWAIT) {
@@ -86,8 +88,7 @@ impl Connection {
     /// Ends it in the protocol's way.
     pub(super) fn close(&mut self) {
         if let Self::Tls(stream) = self {
-            stream.conn.send_close_notify();
-            let _ = stream.flush();
+            tls::close(stream, GOODBYE);
         }
     }
 }
