@@ -49,7 +49,10 @@ impl Engine {
     ) -> Result<CreateContainerResponse> {
         let mut config = request.config.clone().unwrap_or_default();
         let mut host = request.host.clone().unwrap_or_default();
-        let image = self.find_image(&config.image).await?;
+        let image = self
+            .find_image(&config.image)
+            .await
+            .map_err(|error| with_tag(&config.image, error))?;
         check_platform(&request.platform, &config.image, &image)?;
         merge::merge(&mut config, &image.config.config)?;
         settings::adapt(&mut config, &mut host, &self.config.containers);
@@ -218,6 +221,15 @@ impl Engine {
             config: Some(config),
             ..v1::Container::default()
         }
+    }
+}
+
+/// Says the missing image's whole name, as Docker does at creation: `box` is box:latest.
+fn with_tag(name: &str, error: Error) -> Error {
+    let last = name.rsplit('/').next().unwrap_or_default();
+    match error {
+        Error::NoSuchImage(_) if !last.contains([':', '@']) => Error::NoSuchImage(format!("{name}:latest")),
+        other => other,
     }
 }
 

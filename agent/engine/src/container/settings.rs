@@ -36,8 +36,21 @@ pub(super) fn adapt(config: &mut ContainerSpec, host: &mut HostConfig, daemon: &
         mode.clone_into(&mut host.cgroupns_mode);
     }
     config.init |= daemon.init;
+    for name in config.cap_add.iter_mut().chain(&mut config.cap_drop) {
+        *name = capability(name);
+    }
     paths(host);
     label(host);
+}
+
+/// A capability's full name: `chown` is CAP_CHOWN.
+fn capability(name: &str) -> String {
+    let upper = name.to_ascii_uppercase();
+    if upper == "ALL" || upper.starts_with("CAP_") {
+        upper
+    } else {
+        format!("CAP_{upper}")
+    }
 }
 
 /// Which paths are covered or read-only: Docker's lists unless the request has its own or wants none.
@@ -209,6 +222,12 @@ mod tests {
             assert!(Platform::parse(bad).is_err(), "{bad}");
         }
         assert_eq!(parse("linux/aarch64/v8").to_string(), "linux/arm64");
+    }
+
+    #[test]
+    fn capabilities_are_kept_by_their_full_names() {
+        let names = ["chown", "CAP_KILL", "all"].map(capability);
+        assert_eq!(names, ["CAP_CHOWN", "CAP_KILL", "ALL"]);
     }
 
     #[test]

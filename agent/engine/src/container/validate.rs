@@ -48,8 +48,9 @@ pub(crate) fn validate(
     config.healthcheck.as_ref().map_or(Ok(()), health)?;
     restart(host)?;
     volumes::check_mounts(config, host)?;
-    resources(host)?;
+    // What the kernel can't do is not judged any more, as in Docker.
     kernel::discard(host, &mut warnings)?;
+    resources(host)?;
     modes::check(config, host, domainname)?;
     other_settings(config, host)?;
     if host.network_mode == "host" && !host.port_bindings.is_empty() {

@@ -144,7 +144,7 @@ fn from_path(device: &Device) -> Result<Devices> {
 }
 
 /// An operating system's error as Docker shows it, without Rust's number.
-fn go_error(error: &std::io::Error) -> String {
+pub(super) fn go_error(error: &std::io::Error) -> String {
     let text = error.to_string();
     text.split(" (os error").next().unwrap_or_default().to_lowercase()
 }

@@ -8,7 +8,7 @@ use oci_spec::runtime::{
 };
 use pontoon_proto::v1::{BlockDeviceLimit, HostConfig};
 
-use crate::error::IoContext;
+use super::devices::go_error;
 use crate::{Error, Result};
 
 /// Period of the CPU quota that `--cpus` becomes, microseconds.
@@ -131,7 +131,7 @@ fn block_io(host: &HostConfig) -> Result<Option<LinuxBlockIo>> {
 
 fn numbers(device: &BlockDeviceLimit) -> Result<(i64, i64)> {
     let number = std::fs::metadata(&device.path)
-        .context(|| format!("stat {}", device.path))?
+        .map_err(|error| Error::Invalid(format!("stat {}: {}", device.path, go_error(&error))))?
         .rdev();
     Ok((
         i64::from(rustix::fs::major(number)),
@@ -222,7 +222,7 @@ mod tests {
             }],
             ..HostConfig::default()
         };
-        let error = build(&missing, Vec::new()).unwrap_err().chain();
-        assert!(error.starts_with("stat /dev/surely-not: "), "{error}");
+        let error = build(&missing, Vec::new()).unwrap_err().to_string();
+        assert_eq!(error, "stat /dev/surely-not: no such file or directory");
     }
 }

@@ -143,12 +143,8 @@ impl Engine {
             start.user.clone()
         };
         let (images, owner) = (self.images.clone(), container.id.clone());
-        // Groups belong to the container's own user.
-        let groups = if start.user.is_empty() {
-            config.groups.clone()
-        } else {
-            Vec::new()
-        };
+        // `--group-add` holds for every process of the container, as in Docker.
+        let groups = config.groups.clone();
         let user = blocking(move || {
             let rootfs = images.rootfs(&owner).map_err(Error::Image)?;
             resolve_user(&images, &rootfs, &user, &groups)

@@ -141,7 +141,7 @@ async fn start_failures_leave_nothing() {
         .engine
         .create(with(command(&["true"]), |config, _| config.image = "gone".into()))
         .await;
-    assert_eq!(error.unwrap_err().to_string(), "No such image: gone");
+    assert_eq!(error.unwrap_err().to_string(), "No such image: gone:latest");
     bed.assert_empty().await;
     bed.finish().await;
 }

@@ -430,9 +430,6 @@ const REFUSED: &[(&str, Change)] = &[
             ..Default::default()
         });
     }),
-    ("Range of blkio weight is from 10 to 1000", |_, host| {
-        host.blkio_weight = 5
-    }),
     ("Minimum memory limit allowed is 6MB", |_, host| {
         host.resources.get_or_insert_default().memory_bytes = 1 << 20;
     }),

@@ -102,6 +102,27 @@ async fn files_of_a_remapped_container() {
         "{out}{err}"
     );
     assert_eq!(lines.last(), Some(&"null"), "{out}{err}");
+    let volume = |script: &str| {
+        with(sh(script), |config, _| {
+            config.mounts = vec![Mount {
+                r#type: MountType::Volume.into(),
+                source: "data".into(),
+                target: "/data".into(),
+                ..Mount::default()
+            }];
+        })
+    };
+    let script = "echo kept > /data/file && busybox stat -c %u:%g /data /data/file";
+    let (_, out, err) = bed.run(volume(script)).await;
+    assert_eq!(out, "0:0\n0:0\n", "{err}");
+    let plain = with(
+        volume("busybox stat -c %u:%g /data/file; cat /data/file"),
+        |_, host| {
+            host.userns_mode = "host".into();
+        },
+    );
+    let (_, out, err) = bed.run(plain).await;
+    assert_eq!(out, "0:0\nkept\n", "{err}");
     // On disk the files have the ids that the container sees, so that images, archives and commits need no translation.
     let id = bed
         .start(sh("echo mine > /new; busybox chown 1000:1000 /new; sleep 1000"))

@@ -230,9 +230,9 @@ async fn create_container(
         .create_container(request)
         .await
         .map_err(|status| {
-            let no_image =
-                status.code() == tonic::Code::NotFound && status.message().contains("No such image");
-            if no_image && pull == Pull::Missing {
+            let missing = status.message().split_once("No such image: ");
+            let is_missing = status.code() == tonic::Code::NotFound && pull == Pull::Missing;
+            if let Some((_, image)) = missing.filter(|_| is_missing) {
                 Failure::new(format!(
                     "Unable to find image '{image}' locally, and this version does not pull from registries: \
                  load it first (pontoon load -i FILE, or pontoon import)"

@@ -157,14 +157,12 @@ fn cpu(kernel: &Kernel, host: &mut HostConfig, warnings: &mut Vec<String>) -> Re
 
 fn block_io(kernel: &Kernel, host: &mut HostConfig, warnings: &mut Vec<String>) {
     let mut warn = |text: &str| warnings.push(text.to_owned());
-    if host.blkio_weight > 0
-        && !kernel.has("blkio", &["blkio.weight", "blkio.bfq.weight"], false)
-        && !io(kernel)
-    {
+    if host.blkio_weight > 0 && !kernel.has("blkio", &["blkio.weight"], false) && !io(kernel) {
         warn("Your kernel does not support Block I/O weight or the cgroup is not mounted. Weight discarded.");
         host.blkio_weight = 0;
     }
-    let devices = ["blkio.weight_device", "blkio.bfq.weight_device"];
+    // BFQ's file is always there and works only for devices that it schedules: like Docker, don't count on it.
+    let devices = ["blkio.weight_device"];
     if !host.blkio_weight_device.is_empty() && !kernel.has("blkio", &devices, false) {
         warn(
             "Your kernel does not support Block I/O weight_device or the cgroup is not mounted. Weight-device discarded.",
