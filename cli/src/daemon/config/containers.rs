@@ -40,10 +40,12 @@ pub struct ContainerArguments {
     #[arg(long, value_name = "ulimit", env = "PONTOON_DEFAULT_ULIMIT", hide_env = true, value_delimiter = ',', value_parser = values::ulimit)]
     default_ulimit: Vec<Ulimit>,
     /// Run an init in the container to forward signals and reap processes
-    #[arg(long, env = "PONTOON_INIT", hide_env = true)]
+    #[arg(long, env = "PONTOON_INIT", hide_env = true, value_name = "bool", default_value_t = false, num_args = 0..=1)]
+    #[arg(require_equals = true, default_missing_value = "true", action = clap::ArgAction::Set, hide_default_value = true)]
     init: bool,
     /// Set no-new-privileges by default for new containers
-    #[arg(long, env = "PONTOON_NO_NEW_PRIVILEGES", hide_env = true)]
+    #[arg(long, env = "PONTOON_NO_NEW_PRIVILEGES", hide_env = true, value_name = "bool", default_value_t = false, num_args = 0..=1)]
+    #[arg(require_equals = true, default_missing_value = "true", action = clap::ArgAction::Set, hide_default_value = true)]
     no_new_privileges: bool,
     /// Path to seccomp profile. Set to "unconfined" to disable the default seccomp profile
     #[arg(
