@@ -54,6 +54,10 @@ pub fn cases() -> Vec<Case> {
                     let _ = std::fs::remove_dir(hierarchy.path().join(&bed.id).join("inner"));
                     let _ = std::fs::remove_dir(hierarchy.path().join(&bed.id));
                 }
+                for left in ["inner", ""] {
+                    let _ =
+                        std::fs::remove_dir(std::path::Path::new("/sys/fs/cgroup").join(&bed.id).join(left));
+                }
             },
         ),
         code(

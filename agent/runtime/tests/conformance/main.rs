@@ -9,6 +9,7 @@
 #![allow(clippy::too_many_lines)]
 
 mod bed;
+mod bundle;
 mod capabilities;
 mod case;
 mod cgroup_limits;
@@ -25,8 +26,10 @@ mod operations;
 mod process;
 mod rootfs;
 mod seccomp;
+mod seccomp_more;
 mod terminal;
 mod tuning;
+mod users;
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -54,9 +57,11 @@ fn all() -> Vec<Case> {
         ("mount attributes", mount_attributes::cases()),
         ("devices", devices::cases()),
         ("namespaces", namespaces::cases()),
+        ("user and time namespaces", users::cases()),
         ("cgroups", cgroups::cases()),
         ("cgroup limits", cgroup_limits::cases()),
         ("seccomp", seccomp::cases()),
+        ("seccomp, more", seccomp_more::cases()),
         ("known defects", defects::cases()),
     ]
     .into_iter()
