@@ -45,6 +45,7 @@ while :; do sleep 3600 & wait $!; done
 #[derive(Debug)]
 pub struct Engine {
     folder: PathBuf,
+    group: String,
     address: String,
     client: PathBuf,
     child: Child,
@@ -109,6 +110,7 @@ impl Engine {
         let engine = Self {
             address: wire::address(number),
             client: client(),
+            group,
             folder,
             child,
         };
@@ -122,6 +124,11 @@ impl Engine {
     /// Its address on the switch.
     pub fn address(&self) -> &str {
         &self.address
+    }
+
+    /// The control group that holds everything it runs.
+    pub fn group(&self) -> &str {
+        &self.group
     }
 
     /// A `docker` command against this engine.

@@ -2,7 +2,7 @@
 //! Run by `make bench BENCH='name args'`; what was seen and under which conditions is in README.md.
 //!
 //! # Layout
-//! - [`run_latency`], [`memory`], [`scale`], [`failover`], [`overlay`], [`attach`]: one figure each
+//! - [`run_latency`], [`engine`], [`memory`], [`scale`], [`failover`], [`overlay`], [`attach`]: one figure each
 //! - [`report`]: samples, ratios, conditions and the printed result
 //! - [`timing`]: commands timed without polling, contestants run in turn
 //! - [`docker`]: private Docker engines beside the fleet, the peer; [`floor`]: runc and crun, what is below any engine
@@ -18,6 +18,7 @@ use crate::report::Report;
 
 mod attach;
 mod docker;
+mod engine;
 mod failover;
 mod floor;
 mod iperf;
@@ -43,6 +44,12 @@ const FIGURES: &[Figure] = &[
         arguments: "[rounds=20] [--no-docker]",
         about: "`run --rm IMG true` and `exec`, whole command, beside docker (a private dockerd), runc and crun",
         run: run_latency::run,
+    },
+    Figure {
+        name: "engine",
+        arguments: "[rounds=10] [containers=100] [--no-docker]",
+        about: "one engine beside docker: stop, starts one by one and ten at a time, `ps` of 200, memory a container, restart with 200",
+        run: engine::run,
     },
     Figure {
         name: "memory",

@@ -65,11 +65,17 @@ impl Footprint {
             things.insert(format!("netns {}", path.display()));
         }
         let (data, run) = (host.data_dir(), host.run_dir());
-        let mut parents = vec![
-            data.join("image/rootfs"),
-            data.join("image/staging"),
-            data.join("network"),
-        ];
+        let mut parents: Vec<PathBuf> = [
+            "image/rootfs",
+            "image/staging",
+            "image/layers",
+            "image/blobs/sha256",
+            "network",
+            "volumes",
+        ]
+        .iter()
+        .map(|part| data.join(part))
+        .collect();
         for parent in [data.join("engine"), run] {
             parents.extend(entries(&parent));
             parents.push(parent);

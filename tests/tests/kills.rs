@@ -315,6 +315,273 @@ fn network_remove() {
 }
 
 #[test]
+fn volume_create() {
+    walk(
+        Victim::Daemon,
+        &Operation {
+            before: &[],
+            act: &["volume", "create", "volbox"],
+            after: &["gone"],
+            again: &[],
+            lasting: true,
+            clean: &[&["volume", "rm", "volbox"]],
+        },
+    );
+}
+
+#[test]
+fn volume_remove() {
+    walk(
+        Victim::Daemon,
+        &Operation {
+            before: &[
+                &["volume", "create", "volbox"],
+                &[
+                    "run",
+                    "--rm",
+                    "--volume",
+                    "volbox:/data",
+                    "busybox",
+                    "touch",
+                    "/data/file",
+                ],
+            ],
+            act: &["volume", "rm", "volbox"],
+            after: &["gone"],
+            again: &[],
+            lasting: true,
+            clean: &[&["volume", "rm", "volbox"]],
+        },
+    );
+}
+
+/// Volumes with and without names come and go with their container.
+#[test]
+fn create_with_volumes() {
+    walk(
+        Victim::Daemon,
+        &Operation {
+            before: &[],
+            act: &[
+                "create",
+                "--name",
+                "box",
+                "--volume",
+                "volbox:/data",
+                "--volume",
+                "/www",
+                "busybox",
+                "sleep",
+                "1000",
+            ],
+            after: &["created", "gone"],
+            again: &[&["start", "box"]],
+            lasting: true,
+            clean: &[
+                RM,
+                &["volume", "rm", "volbox"],
+                &["volume", "prune", "--force", "--all"],
+            ],
+        },
+    );
+}
+
+#[test]
+fn start_with_volumes() {
+    walk(
+        Victim::Daemon,
+        &Operation {
+            before: &[&[
+                "create",
+                "--name",
+                "box",
+                "--volume",
+                "volbox:/bin",
+                "--volume",
+                "/www",
+                "--network",
+                "none",
+                "busybox",
+                "sleep",
+                "1000",
+            ]],
+            act: &["start", "box"],
+            after: &["created", "exited", "running"],
+            again: &[
+                &["start", "box"],
+                &["exec", "box", "/bin/busybox", "ls", "/bin/sh"],
+            ],
+            lasting: true,
+            clean: &[
+                RM,
+                &["volume", "rm", "volbox"],
+                &["volume", "prune", "--force", "--all"],
+            ],
+        },
+    );
+}
+
+#[test]
+fn remove_with_volumes() {
+    walk(
+        Victim::Daemon,
+        &Operation {
+            before: &[&[
+                "create",
+                "--name",
+                "box",
+                "--volume",
+                "/www",
+                "--network",
+                "none",
+                "busybox",
+                "sleep",
+                "1000",
+            ]],
+            act: RM,
+            after: &["created", "gone"],
+            again: &[&["start", "box"]],
+            lasting: true,
+            clean: &[RM, &["volume", "prune", "--force", "--all"]],
+        },
+    );
+}
+
+#[test]
+fn commit() {
+    walk(
+        Victim::Daemon,
+        &Operation {
+            before: &[&[
+                "run",
+                "--name",
+                "box",
+                "--network",
+                "none",
+                "busybox",
+                "sh",
+                "-c",
+                "echo new >/tmp/file",
+            ]],
+            act: &["commit", "box", "made:1"],
+            after: &["exited"],
+            again: &[
+                &["commit", "box", "made:2"],
+                &["run", "--rm", "--network", "none", "made:2", "cat", "/tmp/file"],
+            ],
+            lasting: true,
+            clean: &[RM, &["rmi", "made:1"], &["rmi", "made:2"]],
+        },
+    );
+}
+
+#[test]
+fn copy() {
+    for state in [&[CREATED][..], &[CREATED, &["start", "box"]]] {
+        walk(
+            Victim::Daemon,
+            &Operation {
+                before: state,
+                act: &["cp", "/bin/busybox", "box:/tmp/copied"],
+                after: &["created", "running"],
+                again: &[
+                    &["cp", "/bin/busybox", "box:/tmp/copied"],
+                    &["start", "box"],
+                    &["exec", "box", "ls", "/tmp/copied"],
+                ],
+                lasting: true,
+                clean: &[RM],
+            },
+        );
+    }
+}
+
+#[test]
+fn rename_and_update() {
+    walk(
+        Victim::Daemon,
+        &Operation {
+            before: &[&[
+                "create",
+                "--name",
+                "old",
+                "--network",
+                "none",
+                "busybox",
+                "sleep",
+                "1000",
+            ]],
+            act: &["rename", "old", "box"],
+            after: &["created", "gone"],
+            again: &[&["start", "box"]],
+            lasting: true,
+            clean: &[RM, &["rm", "--force", "old"]],
+        },
+    );
+    walk(
+        Victim::Daemon,
+        &Operation {
+            before: &[CREATED, &["start", "box"]],
+            act: &[
+                "update",
+                "--memory",
+                "64m",
+                "--memory-swap",
+                "64m",
+                "--restart",
+                "on-failure",
+                "box",
+            ],
+            after: &["running"],
+            again: &[
+                &["update", "--memory", "32m", "--memory-swap", "32m", "box"],
+                &["exec", "box", "true"],
+            ],
+            lasting: false,
+            clean: &[RM],
+        },
+    );
+}
+
+#[test]
+fn pause_and_unpause() {
+    for (before, act) in [
+        (&[CREATED, &["start", "box"]][..], &["pause", "box"][..]),
+        (
+            &[CREATED, &["start", "box"], &["pause", "box"]],
+            &["unpause", "box"],
+        ),
+    ] {
+        walk(
+            Victim::Daemon,
+            &Operation {
+                before,
+                act,
+                after: &["running", "paused"],
+                again: &[&["restart", "--time", "0", "box"], &["exec", "box", "true"]],
+                lasting: true,
+                clean: &[RM],
+            },
+        );
+    }
+}
+
+#[test]
+fn restart_of_a_container() {
+    walk(
+        Victim::Daemon,
+        &Operation {
+            before: &[CREATED, &["start", "box"]],
+            act: &["restart", "--time", "0", "box"],
+            after: &["running", "exited"],
+            again: &[&["start", "box"], &["exec", "box", "true"]],
+            lasting: false,
+            clean: &[RM],
+        },
+    );
+}
+
+#[test]
 fn shim_at_start() {
     walk(
         Victim::Shim,
