@@ -62,7 +62,7 @@ pub struct Global {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the engine (and the node's part in a cluster) on this host
-    Daemon(daemon::Arguments),
+    Daemon(Box<daemon::Arguments>),
 
     /// Create and run a new container from an image
     Run(Box<container::run::Arguments>),
@@ -222,7 +222,7 @@ impl Cli {
     /// The arguments of `daemon`, if that is the command.
     pub fn into_daemon(self) -> Option<daemon::Arguments> {
         match self.command {
-            Command::Daemon(arguments) => Some(arguments),
+            Command::Daemon(arguments) => Some(*arguments),
             _ => None,
         }
     }
@@ -241,7 +241,7 @@ impl Cli {
         };
         let (given, host) = (host, found.as_deref());
         match self.command {
-            Command::Daemon(arguments) => daemon::run(arguments).await,
+            Command::Daemon(arguments) => daemon::run(*arguments).await,
             Command::Run(arguments) => Box::pin(container::run::run(host, arguments))
                 .await
                 .map_err(|failure| usage::run_failure("run", failure)),

@@ -224,7 +224,7 @@ fn what_is_not_done_is_refused_by_name() {
 }
 
 #[test]
-fn limits_and_isolation_become_the_engines_settings() {
+fn limits_become_the_engines_settings() {
     let request = parse(&[
         "-m",
         "64m",
@@ -269,6 +269,10 @@ fn limits_and_isolation_become_the_engines_settings() {
     assert_eq!(host.device_read_bps[0].value, 1 << 20);
     assert!(host.oom_kill_disable);
     assert_eq!((host.shm_size, host.cpu_rt_runtime), (1 << 30, 950_000));
+}
+
+#[test]
+fn isolation_becomes_the_engines_settings() {
     let request = parse(&[
         "--device",
         "/dev/null",
