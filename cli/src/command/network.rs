@@ -108,18 +108,35 @@ pub async fn dispatch(host: Option<&str>, command: Command) -> Outcome {
         Command::Disconnect(arguments) => connect::disconnect(host, arguments).await,
         Command::Ls(arguments) => list(host, arguments).await,
         Command::Inspect(arguments) => {
-            // Docker's --verbose adds services and tasks of overlays, which only a manager knows; it looks there too.
             let InspectArguments {
                 format,
-                verbose: _,
+                verbose,
                 names,
             } = arguments;
+            if verbose {
+                check_verbose(host, &names).await?;
+            }
             let arguments = super::inspect::KindArguments { format, names };
             super::inspect::one_kind(host, super::inspect::Kind::Network, arguments).await
         }
         Command::Prune(arguments) => prune(host, arguments).await,
         Command::Rm(arguments) => remove(host, arguments).await,
     }
+}
+
+/// `--verbose` adds the services and tasks of an overlay, which are not told here; about other networks it adds nothing.
+async fn check_verbose(host: Option<&str>, names: &[String]) -> Result<(), Failure> {
+    let client = Client::connect(host).await?;
+    for name in names {
+        let target = name.clone();
+        let found = client.engine().inspect_network(NetworkRequest { target }).await;
+        if found.is_ok_and(|found| found.get_ref().scope == "swarm") {
+            return Err(Failure::new(
+                "\"--verbose\" is not supported by this version for overlay networks",
+            ));
+        }
+    }
+    Ok(())
 }
 
 async fn prune(host: Option<&str>, arguments: PruneArguments) -> Outcome {
