@@ -102,6 +102,10 @@ fn scene(test: impl FnOnce(&Host, &Bystander) -> Result<()>) {
         fleet.load_images()?;
         let host = fleet.host(1);
         host.ok(&["run", "--rm", "--publish", "7070:7070", "busybox", "true"])?;
+        // netd stays once there was a network with names.
+        host.ok(&["network", "create", "warm"])?;
+        host.ok(&["run", "--rm", "--network", "warm", "busybox", "true"])?;
+        host.ok(&["network", "rm", "warm"])?;
         let bystander = Bystander::start(host)?;
         test(host, &bystander)
     });
@@ -666,4 +670,51 @@ fn restart() {
             }
         }
     });
+}
+
+/// The network that containers of the tests below join.
+const NET: &[&str] = &["network", "create", "--ipv6", "net"];
+const UNNET: &[&str] = &["network", "rm", "--force", "net"];
+
+#[test]
+fn network_connect() {
+    walk(
+        Victim::Daemon,
+        &Operation {
+            before: &[CREATED, &["start", "box"], NET],
+            act: &["network", "connect", "net", "box"],
+            after: &["running"],
+            again: &[
+                &["network", "disconnect", "--force", "net", "box"],
+                &["network", "connect", "net", "box"],
+                &["exec", "box", "true"],
+            ],
+            lasting: false,
+            clean: &[RM, UNNET],
+        },
+    );
+}
+
+#[test]
+fn network_disconnect() {
+    walk(
+        Victim::Daemon,
+        &Operation {
+            before: &[
+                CREATED,
+                &["start", "box"],
+                NET,
+                &["network", "connect", "net", "box"],
+            ],
+            act: &["network", "disconnect", "net", "box"],
+            after: &["running"],
+            again: &[
+                &["network", "disconnect", "--force", "net", "box"],
+                &["network", "connect", "net", "box"],
+                &["exec", "box", "true"],
+            ],
+            lasting: false,
+            clean: &[RM, UNNET],
+        },
+    );
 }
