@@ -497,3 +497,37 @@ fn an_external_runtime_runs_the_same_container() {
         Ok(())
     });
 }
+
+#[test]
+fn inspect_tells_what_was_asked_for() {
+    host(|host, _| {
+        let format = "{{.Config.AttachStdin}} {{.Config.AttachStdout}} {{.Config.AttachStderr}} {{.Config.StdinOnce}} {{.Config.Domainname}}";
+        for (name, flags, expected) in [
+            ("plain", &["create"][..], "false true true false "),
+            (
+                "input",
+                &["create", "--interactive", "--domainname", "example.org"],
+                "true true true true example.org",
+            ),
+            (
+                "some",
+                &["create", "--attach", "stderr"],
+                "false false true false ",
+            ),
+            (
+                "detached",
+                &["run", "--detach", "--interactive"],
+                "false false false false ",
+            ),
+        ] {
+            let line = [flags, &["--name", name, "busybox", "true"]].concat();
+            host.ok(&line)?;
+            let output = host.pontoon(&["inspect", "--format", format, name])?;
+            ensure!(
+                output.stdout.trim_end_matches('\n') == expected,
+                "{name}: {output}"
+            );
+        }
+        Ok(())
+    });
+}

@@ -135,3 +135,87 @@ fn the_settings_file_is_read() {
         Ok(())
     });
 }
+#[test]
+fn disk_use_adds_up_and_prune_gives_it_back() {
+    host(|host, _| {
+        host.ok(&["run", "--name", "writer", "--volume", "named:/data", "--volume", "/anonymous", "busybox", "sh", "-c",
+            "dd if=/dev/zero of=/big bs=1k count=300 2>/dev/null; dd if=/dev/zero of=/data/x bs=1k count=200 2>/dev/null"])?;
+        host.ok(&["run", "--detach", "--name", "runner", "busybox", "sleep", "1000"])?;
+        host.ok(&["network", "create", "idle"])?;
+        // The first image loses its name to the second: the one that a prune takes.
+        host.ok(&["commit", "writer", "kept:1"])?;
+        host.ok(&["commit", "runner", "kept:1"])?;
+        let lines = host.ok(&[
+            "system",
+            "df",
+            "--format",
+            "{{.Type}} {{.TotalCount}} {{.Active}}",
+        ])?;
+        let images = host.ok(&["images", "--all", "--quiet", "--no-trunc"])?;
+        let images: std::collections::BTreeSet<&str> = images.lines().collect();
+        let expected = format!(
+            "Images {} 1\nContainers 2 1\nLocal Volumes 2 2\nBuild Cache 0 0",
+            images.len()
+        );
+        ensure!(lines == expected, "{lines}\nexpected\n{expected}");
+        // Whatever df says is taken is what du finds below the data folder, but for folders and bookkeeping.
+        let usage = host.ok(&["system", "df", "--verbose", "--format", "json"])?;
+        let usage: Value = serde_json::from_str(&usage)?;
+        let volume = usage["Volumes"]
+            .as_array()
+            .and_then(|volumes| volumes.iter().find(|volume| volume["Name"] == "named"))
+            .context("the named volume")?;
+        ensure!(volume["Size"] == "204.8kB" && volume["Links"] == "1", "{volume}");
+        let writer = usage["Containers"]
+            .as_array()
+            .and_then(|all| all.iter().find(|container| container["Names"] == "writer"))
+            .context("the writer")?;
+        ensure!(writer["Size"] == "307kB", "{writer}");
+
+        let pruned = host.ok(&["system", "prune", "--force", "--volumes"])?;
+        ensure!(
+            [
+                "Deleted Containers:",
+                "Deleted Networks:\nidle",
+                "Deleted Volumes:",
+                "Deleted Images:",
+                "Total reclaimed space: 614"
+            ]
+            .iter()
+            .all(|part| pruned.contains(part)),
+            "{pruned}"
+        );
+        ensure!(host.ok(&["ps", "--all", "--format", "{{.Names}}"])? == "runner");
+        ensure!(
+            host.ok(&["volume", "ls", "--quiet"])? == "named",
+            "a named volume stays"
+        );
+        ensure!(host.ok(&["images", "--quiet", "kept"])?.lines().count() == 1);
+        host.ok(&["rm", "--force", "runner"])?;
+        let pruned = host.ok(&["system", "prune", "--all", "--force"])?;
+        ensure!(pruned.contains("untagged: kept:1"), "{pruned}");
+        ensure!(host.ok(&["images", "--quiet"])?.is_empty());
+        host.ok(&["volume", "prune", "--all", "--force"])?;
+        let lines = host.ok(&[
+            "system",
+            "df",
+            "--format",
+            "{{.TotalCount}} {{.Size}} {{.Reclaimable}}",
+        ])?;
+        ensure!(lines.lines().all(|line| line == "0 0B 0B"), "{lines}");
+
+        host.pontoon(&["system", "prune", "--force", "--filter", "colour=red"])?
+            .fails(1, &["invalid filter 'colour'"])?;
+        host.pontoon(&["system", "prune", "--force", "--volumes", "--filter", "until=1h"])?
+            .fails(1, &["The \"until\" filter is not supported with \"--volumes\""])?;
+        let declined = process::run_with_input(host.command(&["system", "prune"]), b"n\n")?;
+        ensure!(
+            declined.code == 0
+                && declined
+                    .stdout
+                    .contains("Are you sure you want to continue? [y/N]"),
+            "{declined}"
+        );
+        Ok(())
+    });
+}

@@ -260,6 +260,43 @@ fn every_command_is_described() {
     root.debug_assert();
 }
 
+/// The promise of `alias docker=pontoon`: no command and no flag of Docker's is unknown.
+#[test]
+fn every_flag_of_dockers_is_known() {
+    let root = Cli::command();
+    let mut missing = Vec::new();
+    for line in include_str!("docker-flags.txt")
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+    {
+        let (words, flags) = line.split_once(':').expect("command: flags");
+        let words: Vec<&str> = words.split(' ').collect();
+        let command = words
+            .iter()
+            .try_fold(&root, |command, word| command.find_subcommand(word));
+        let Some(command) = command else {
+            missing.push(words.join(" "));
+            continue;
+        };
+        for flag in flags.split_whitespace() {
+            let (short, long) = match flag.split_once(',') {
+                Some((short, long)) => (short.chars().nth(1), long),
+                None => (None, flag),
+            };
+            let known = command.get_arguments().any(|arg| {
+                let mut longs = arg.get_long_and_visible_aliases().unwrap_or_default();
+                longs.extend(arg.get_all_aliases().unwrap_or_default());
+                longs.iter().any(|name| long == format!("--{name}"))
+                    && (short.is_none() || arg.get_short() == short)
+            });
+            if !known {
+                missing.push(format!("{} {flag}", words.join(" ")));
+            }
+        }
+    }
+    assert!(missing.is_empty(), "{missing:#?}");
+}
+
 proptest::proptest! {
     #[test]
     fn arguments_never_panic(line in proptest::collection::vec(

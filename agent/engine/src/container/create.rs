@@ -104,7 +104,7 @@ impl Engine {
                 &image,
             )),
             stdin_once: request.stdin_once,
-            domainname: request.domainname,
+            domainname: request.domainname.clone(),
             wanted_networks,
             mounts: planned.mounts,
             ..Record::default()
@@ -112,6 +112,12 @@ impl Engine {
         record.view_mut().networks = record.wanted_networks.clone();
         record.view_mut().mounts = planned.points;
         record.view_mut().volumes = planned.volumes;
+        let view = record.view_mut();
+        view.domainname = request.domainname;
+        view.stdin_once = request.stdin_once;
+        view.attach_stdin = request.attach_stdin;
+        view.attach_stdout = request.attach_stdout;
+        view.attach_stderr = request.attach_stderr;
         match self.make(record, image, &mut undo).await {
             Ok(()) => Ok(CreateContainerResponse { id, warnings }),
             Err(error) => {

@@ -46,15 +46,10 @@ fn actions(events: &[Event]) -> Vec<&str> {
     events.iter().map(|event| event.action.as_str()).collect()
 }
 
-async fn a_life_is_told_in_order() {
-    let bed = Bed::new().await;
-    let mut request = command(&["sleep", "1000"]);
-    request.name = "told".to_owned();
-    let config = request.config.get_or_insert_default();
-    config.labels.insert("tier".to_owned(), "front".to_owned());
-    let id = bed.start(request).await;
+/// A detached exec that ends with 3, and its end being told.
+async fn fails_in_the_background(bed: &Bed, id: &str) {
     let exec = ExecStart {
-        target: id.clone(),
+        target: id.to_owned(),
         command: ["sh", "-c", "exit 3"].map(str::to_owned).into(),
         detach: true,
         ..ExecStart::default()
@@ -73,6 +68,16 @@ async fn a_life_is_told_in_order() {
         .expect("the detached exec ends")
         .unwrap();
     assert_eq!(died.attributes["exitCode"], "3");
+}
+
+async fn a_life_is_told_in_order() {
+    let bed = Bed::new().await;
+    let mut request = command(&["sleep", "1000"]);
+    request.name = "told".to_owned();
+    let config = request.config.get_or_insert_default();
+    config.labels.insert("tier".to_owned(), "front".to_owned());
+    let id = bed.start(request).await;
+    fails_in_the_background(&bed, &id).await;
     bed.engine.pause(&id).await.unwrap();
     bed.engine.unpause(&id).await.unwrap();
     bed.engine.rename("told", "retold").await.unwrap();

@@ -207,6 +207,7 @@ async fn inside(bed: &Bed, id: &str, script: &str) -> String {
     crate::remap::exec(bed, id, &["sh", "-c", script]).await
 }
 
+#[expect(clippy::too_many_lines, reason = "one life of a container, step by step")]
 async fn connect_and_disconnect_while_it_runs() {
     let bed = Bed::new().await;
     make(&bed, "front", |_| {}).await;

@@ -67,7 +67,8 @@ pub fn request(
             .map(|text| networks::extra_host(text))
             .collect::<Result<_, _>>()?,
     };
-    let attach_stdin = options.interactive && (options.attach.is_empty() || attaches(options, "stdin"));
+    let attaches = |stream| options.attach.is_empty() || attaches(options, stream);
+    let attach_stdin = options.interactive && attaches("stdin");
     Ok(CreateContainerRequest {
         name: options.name.clone(),
         config: Some(config),
@@ -75,6 +76,8 @@ pub fn request(
         networks: networks::networks(options)?,
         exposed_ports: ports::exposed(options)?,
         attach_stdin,
+        attach_stdout: attaches("stdout"),
+        attach_stderr: attaches("stderr"),
         stdin_once: attach_stdin,
         domainname: options.domainname.clone(),
         platform: options.platform.clone(),

@@ -83,7 +83,13 @@ pub async fn create(host: Option<&str>, arguments: Box<CreateArguments>) -> Outc
 /// Status 125 when the daemon refused, 126 or 127 when the command could not be started, else the container's own status.
 pub async fn run(host: Option<&str>, arguments: Box<Arguments>) -> Outcome {
     let options = &arguments.options;
-    let request = request(options, &arguments.image_and_command)?;
+    let mut request = request(options, &arguments.image_and_command)?;
+    if arguments.detach {
+        request.attach_stdin = false;
+        request.attach_stdout = false;
+        request.attach_stderr = false;
+        request.stdin_once = false;
+    }
     let pull = Pull::parse(&arguments.pull)?;
     let keys =
         DetachKeys::parse(&arguments.detach_keys).map_err(|e| Failure::new(e).with_code(EXIT_ENGINE))?;
