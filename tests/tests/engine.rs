@@ -528,6 +528,18 @@ fn inspect_tells_what_was_asked_for() {
                 "{name}: {output}"
             );
         }
+        host.ok(&["run", "--name", "writer", "busybox", "sh", "-c", "echo hello >/x"])?;
+        let size = host.ok(&[
+            "container",
+            "inspect",
+            "--size",
+            "--format",
+            "{{.SizeRw}}",
+            "writer",
+        ])?;
+        ensure!(size == "6", "{size}");
+        host.pontoon(&["start", "--checkpoint", "c", "plain"])?
+            .fails(1, &["--checkpoint is not supported"])?;
         Ok(())
     });
 }

@@ -85,6 +85,33 @@ pub struct KindArguments {
     pub names: Vec<String>,
 }
 
+/// `container inspect [OPTIONS] CONTAINER [CONTAINER...]`
+#[derive(Args, Debug)]
+pub struct ContainerArguments {
+    #[command(flatten)]
+    shared: KindArguments,
+    /// Display total file sizes
+    #[arg(short = 's', long)]
+    size: bool,
+}
+
+/// Runs `container inspect`.
+///
+/// # Errors
+/// As [`run`].
+pub async fn container(host: Option<&str>, arguments: ContainerArguments) -> Outcome {
+    let ContainerArguments { shared, size } = arguments;
+    let client = Client::connect(host).await?;
+    print_all(
+        &client,
+        &[Kind::Container],
+        shared.format.as_deref(),
+        &shared.names,
+        size,
+    )
+    .await
+}
+
 /// Runs `inspect`.
 ///
 /// # Errors

@@ -82,7 +82,7 @@ pub enum Command {
     /// Update configuration of one or more containers
     Update(update::Arguments),
     /// Display detailed information on one or more containers
-    Inspect(super::inspect::KindArguments),
+    Inspect(super::inspect::ContainerArguments),
 }
 
 /// Runs a `container` command.
@@ -119,8 +119,6 @@ pub async fn dispatch(host: Option<&str>, command: Command) -> Outcome {
         Command::Stats(arguments) => stats::run(host, arguments).await,
         Command::Top(arguments) => top::run(host, arguments).await,
         Command::Update(arguments) => update::run(host, arguments).await,
-        Command::Inspect(arguments) => {
-            super::inspect::one_kind(host, super::inspect::Kind::Container, arguments).await
-        }
+        Command::Inspect(arguments) => super::inspect::container(host, arguments).await,
     }
 }

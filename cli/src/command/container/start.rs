@@ -16,6 +16,12 @@ pub struct Arguments {
     /// Attach STDOUT/STDERR and forward signals
     #[arg(short = 'a', long)]
     attach: bool,
+    /// Restore from this checkpoint (not supported)
+    #[arg(long, value_name = "string")]
+    checkpoint: Option<String>,
+    /// Use a custom checkpoint storage directory (not supported)
+    #[arg(long, value_name = "string")]
+    checkpoint_dir: Option<String>,
     /// Override the key sequence for detaching a container
     #[arg(long, value_name = "string", default_value = DetachKeys::DEFAULT, hide_default_value = true)]
     detach_keys: String,
@@ -57,6 +63,16 @@ async fn start_all(client: &Client, containers: &[String]) -> Outcome {
 /// # Errors
 /// The daemon's, one line a container; with `-a` the container's exit status.
 pub async fn run(host: Option<&str>, arguments: Arguments) -> Outcome {
+    for (flag, given) in [
+        ("--checkpoint", &arguments.checkpoint),
+        ("--checkpoint-dir", &arguments.checkpoint_dir),
+    ] {
+        if given.is_some() {
+            return Err(Failure::new(format!(
+                "{flag} is not supported: containers can't be restored from checkpoints"
+            )));
+        }
+    }
     let client = Client::connect(host).await?;
     if !arguments.attach && !arguments.interactive {
         return start_all(&client, &arguments.containers).await;
