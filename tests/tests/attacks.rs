@@ -459,3 +459,24 @@ fn ports_are_open_only_where_they_are_published() {
         Ok(())
     });
 }
+
+/// CVE-2020-8558: a neighbour that sends the host what is addressed to its loopback gets no answer from a port that is published there.
+#[test]
+fn loopback_ports_are_closed_to_neighbours() {
+    with_fleet(2, |fleet| {
+        fleet.load_images()?;
+        let (first, second) = (fleet.host(1), fleet.host(2));
+        first.ok(&["run", "--detach", "--publish", "127.0.0.1:8080:8080", "web:1"])?;
+        wait_until("the port answers", LONG, || first.get("http://127.0.0.1:8080/"))?;
+        second.exec(&["ip", "addr", "flush", "dev", "lo"])?;
+        second
+            .exec(&["ip", "route", "replace", "127.0.0.0/8", "via", &first.address()])?
+            .ok()?;
+        second.exec(&["sh", "-c", "echo 1 >/proc/sys/net/ipv4/conf/all/route_localnet"])?;
+        ensure!(
+            second.get("http://127.0.0.1:8080/").is_err(),
+            "loopback is reached from outside"
+        );
+        Ok(())
+    });
+}
