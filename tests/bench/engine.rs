@@ -22,10 +22,13 @@ const OBEYS: &str = "trap exit TERM; while :; do sleep 1000 & wait; done";
 const AT_ONCE: usize = 10;
 const LISTED: usize = 200;
 
+/// Makes a command line of a contestant's client.
+type MakeCommand<'a> = Box<dyn Fn(&[&str]) -> Command + Sync + 'a>;
+
 /// Somebody who runs containers.
 struct Contestant<'a> {
     name: &'static str,
-    command: Box<dyn Fn(&[&str]) -> Command + Sync + 'a>,
+    command: MakeCommand<'a>,
 }
 
 impl Contestant<'_> {

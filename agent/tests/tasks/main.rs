@@ -184,7 +184,7 @@ async fn endings(session: &mut manager::Session) {
     session.assign(false, vec![task("m", "missing", TaskState::Running)]);
     assert_eq!(
         session.until("m", TaskState::Rejected).await.0.err,
-        "No such image: missing"
+        "No such image: missing:latest"
     );
     session.assign(false, vec![shell("c", "exit 0")]);
     session.until("c", TaskState::Complete).await;

@@ -121,8 +121,9 @@ async fn files_of_a_remapped_container() {
             host.userns_mode = "host".into();
         },
     );
+    // As with Docker, a volume's files belong on the host to the container's users; one with the host's users sees that.
     let (_, out, err) = bed.run(plain).await;
-    assert_eq!(out, "0:0\nkept\n", "{err}");
+    assert_eq!(out, format!("{ROOT}:{}\nkept\n", ROOT + 100_000), "{err}");
     // On disk the files have the ids that the container sees, so that images, archives and commits need no translation.
     let id = bed
         .start(sh("echo mine > /new; busybox chown 1000:1000 /new; sleep 1000"))
