@@ -10,12 +10,13 @@ fn check(host: &Host, cases: &[Case<'_>]) -> Result<()> {
     let mut wrong = Vec::new();
     for (args, code, texts) in cases {
         let output = host.pontoon(args)?;
-        // Below a mistake of usage, and below a failure of `run`, Docker points to the help.
+        // Below a mistake of usage, and below a failure of `run`, Docker points to the help; `start` names what failed again.
         let lines = output
             .stderr
             .trim()
             .lines()
             .filter(|line| !line.is_empty() && !line.ends_with("--help' for more information"))
+            .filter(|line| !line.starts_with("See 'pontoon") && !line.starts_with("Error: failed to start"))
             .count();
         let usage = output.stderr.to_lowercase().contains("usage");
         if lines != 1 && !usage {
