@@ -143,7 +143,7 @@ async fn prune(host: Option<&str>, arguments: PruneArguments) -> Outcome {
     let filters = filters(&arguments.filter)?;
     let warning = "WARNING! This will remove all custom networks not used by at least one container.";
     if !arguments.force && !is_confirmed(warning) {
-        return Err(Failure::new("network prune has been cancelled"));
+        return Ok(0);
     }
     let client = Client::connect(host).await?;
     let pruned = client

@@ -331,7 +331,7 @@ async fn prune(host: Option<&str>, arguments: PruneArguments) -> Outcome {
     }
     let warning = format!("WARNING! This will remove {what} not used by at least one container.");
     if !arguments.force && !is_confirmed(&warning) {
-        return Err(Failure::new("volume prune has been cancelled"));
+        return Ok(0);
     }
     let request = PruneRequest { filters };
     let pruned = Client::connect(host)

@@ -38,7 +38,7 @@ fn main() -> Result<()> {
 fn main() -> Result<()> {
     use std::io::Read;
     use std::sync::Arc;
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::Ordering;
 
     use anyhow::{Context, bail};
     use nix::unistd::Pid;
@@ -55,14 +55,18 @@ fn main() -> Result<()> {
     };
     let pid = Pid::from_raw(pid.parse().context("PID is not a number")?);
     let step = step.parse().context("STEP is not a number")?;
-    let counted = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::new(trace::Count::default());
     let mut tracer = trace::Tracer::attach(victim, pid, step, counted.clone())?;
     say("ready")?;
     std::thread::spawn(move || {
         let mut nothing = Vec::new();
         let _ = std::io::stdin().read_to_end(&mut nothing);
+        if counted.decided.swap(true, Ordering::SeqCst) {
+            // It has been killed at this very moment; the other thread says so and ends the process.
+            return;
+        }
         // The kernel lets go of all tracees when this process ends.
-        let _ = say(&format!("survived {}", counted.load(Ordering::SeqCst)));
+        let _ = say(&format!("survived {}", counted.steps.load(Ordering::SeqCst)));
         std::process::exit(0);
     });
     let killed = tracer.run()?;

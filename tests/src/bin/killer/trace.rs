@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
@@ -18,11 +18,20 @@ use crate::steps;
 /// `PTRACE_EVENT_STOP`: an attached thread has stopped, or the whole process is (ptrace(2)).
 const EVENT_STOP: i32 = 128;
 
+/// What both threads of this program know.
+#[derive(Default)]
+pub struct Count {
+    /// Steps seen.
+    pub steps: AtomicUsize,
+    /// Somebody has decided how it ends: the tracer by killing, or the end of input by sparing. The first one counts.
+    pub decided: AtomicBool,
+}
+
 /// The tracer of a daemon.
 pub struct Tracer {
     victim: Victim,
     step: usize,
-    counted: Arc<AtomicUsize>,
+    counted: Arc<Count>,
     daemon: Pid,
     shim: Option<Pid>,
     /// Thread → its process.
@@ -33,7 +42,7 @@ pub struct Tracer {
 
 impl Tracer {
     /// Attaches to all threads of `daemon`. A stopped one (SIGSTOP) goes on.
-    pub fn attach(victim: Victim, daemon: Pid, step: usize, counted: Arc<AtomicUsize>) -> Result<Self> {
+    pub fn attach(victim: Victim, daemon: Pid, step: usize, counted: Arc<Count>) -> Result<Self> {
         let mut options =
             Options::PTRACE_O_TRACESYSGOOD | Options::PTRACE_O_TRACECLONE | Options::PTRACE_O_TRACEEXEC;
         if victim != Victim::Daemon {
@@ -182,7 +191,8 @@ impl Tracer {
         let Some(what) = steps::step(process, thread, &regs) else {
             return Ok(None);
         };
-        if self.counted.fetch_add(1, Ordering::SeqCst) + 1 != self.step {
+        let is_step = self.counted.steps.fetch_add(1, Ordering::SeqCst) + 1 == self.step;
+        if !is_step || self.counted.decided.swap(true, Ordering::SeqCst) {
             return Ok(None);
         }
         let victim = match self.victim {
