@@ -196,6 +196,39 @@ pub(crate) fn make_dir(path: &Path) -> Result<()> {
         .context(|| format!("create {}", path.display()))
 }
 
+/// Pause before a removal is tried again.
+const AGAIN: std::time::Duration = std::time::Duration::from_millis(500);
+
+/// Removes a folder that may be gone already. Listing a folder takes a descriptor: when there is none, it is tried again in the
+/// background until there is one or the daemon stops (the next one's start removes what belongs to nobody).
+pub(crate) async fn remove_folder(path: PathBuf, stop: CancellationToken) -> Result<()> {
+    let scarce = |error: &std::io::Error| {
+        let number = error.raw_os_error();
+        number == Some(rustix::io::Errno::MFILE.raw_os_error())
+            || number == Some(rustix::io::Errno::NFILE.raw_os_error())
+    };
+    match std::fs::remove_dir_all(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) if scarce(&error) => {
+            tracing::warn!(path = %path.display(), "out of descriptors: a folder is removed later");
+            tokio::spawn(async move {
+                loop {
+                    tokio::select! {
+                        () = stop.cancelled() => return,
+                        () = tokio::time::sleep(AGAIN) => {}
+                    }
+                    match std::fs::remove_dir_all(&path) {
+                        Err(error) if scarce(&error) => {}
+                        _ => return,
+                    }
+                }
+            });
+            Ok(())
+        }
+        other => other.context(|| format!("remove {}", path.display())),
+    }
+}
+
 fn network_config(config: &EngineConfig) -> pontoon_net::Config {
     let mut network = pontoon_net::Config::new(&config.run_dir, &config.data_dir);
     let defaults = &config.networks;

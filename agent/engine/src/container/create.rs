@@ -11,7 +11,7 @@ use pontoon_proto::v1::{
 use super::record::Record;
 use super::{Container, merge, network, settings, validate};
 use crate::config::NATIVE_RUNTIME;
-use crate::engine::{blocking, make_dir};
+use crate::engine::{blocking, make_dir, remove_folder};
 use crate::event::ContainerEventKind;
 use crate::undo::Undo;
 use crate::{Engine, Error, Result, id, logs, name};
@@ -137,13 +137,13 @@ impl Engine {
         let id = record.view().id.clone();
         let dir = self.container_dir(&id);
         let (images, gone, unmade) = (self.images.clone(), dir.clone(), id.clone());
-        undo.push("remove the container's files", async move {
-            blocking(move || {
-                // Each may be missing: this also runs when making them failed.
-                let _ = std::fs::remove_dir_all(gone);
-                images.remove_rootfs(&unmade).map_err(Error::Image)
-            })
-            .await
+        // Each may be missing: these also run when making them failed.
+        undo.push(
+            "remove the container's folder",
+            remove_folder(gone, self.stop.clone()),
+        );
+        undo.push("remove the container's root file system", async move {
+            blocking(move || images.remove_rootfs(&unmade).map_err(Error::Image)).await
         });
         let (images, wanted) = (self.images.clone(), id.clone());
         let container = Arc::new(Container::new(record.clone(), dir.clone(), self.shim_dir(&id)));

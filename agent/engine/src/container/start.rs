@@ -12,7 +12,7 @@ use super::network::Connected;
 use super::record::Record;
 use super::{Container, health, supervise};
 use crate::config::NATIVE_RUNTIME;
-use crate::engine::{blocking, make_dir};
+use crate::engine::{blocking, make_dir, remove_folder};
 use crate::error::IoContext;
 use crate::event::ContainerEventKind;
 use crate::spec::namespaces::PidMode;
@@ -121,11 +121,8 @@ impl Engine {
         }
         let run_dir = container.run_dir.clone();
         let gone = run_dir.clone();
-        undo.push("remove the shim's folder", async move {
-            // Missing when the step below failed.
-            let _ = std::fs::remove_dir_all(gone);
-            Ok::<(), Error>(())
-        });
+        // Missing when the step below failed.
+        undo.push("remove the shim's folder", remove_folder(gone, self.stop.clone()));
         let mount_point = run_dir.join("rootfs");
         make_dir(&mount_point)?;
         let shim_config = self.shim_config(container, &record, rootfs, mount_point)?;
@@ -294,11 +291,8 @@ impl Engine {
             tracing::warn!(container = container.id, %errors, "could not remove the sandbox");
         }
         self.give_volumes_back(&container.id).await;
-        let removed = match std::fs::remove_dir_all(&container.run_dir) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-            other => other.context(|| format!("remove {}", container.run_dir.display())),
-        };
-        if let Err(error) = removed {
+        let removed = remove_folder(container.run_dir.clone(), self.stop.clone());
+        if let Err(error) = removed.await {
             tracing::warn!(
                 container = container.id,
                 error = error.chain(),
