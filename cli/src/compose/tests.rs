@@ -1,3 +1,5 @@
+//! Compose files to specifications, and their mistakes by file, line and column: the cases of [`super`] as a whole.
+
 use std::path::Path;
 
 use pontoon_proto::v1::{

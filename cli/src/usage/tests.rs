@@ -1,3 +1,6 @@
+//! Mistakes of usage in Docker's words, help texts, and that no flag of Docker's client is unknown (`docker-flags.txt`): the
+//! cases of [`super`].
+
 use clap::CommandFactory;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Go templates as people write them behind `--format`: what [`super::Template`] renders and refuses.
+
 use serde_json::json;
 
 use super::Template;

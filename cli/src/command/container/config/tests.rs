@@ -1,3 +1,6 @@
+//! The values of `run`'s flags, parsed one by one: volumes, restart policies, ports and the rest of [`super`]. What a whole command line becomes
+//! is tested in `flags`.
+
 use std::path::Path;
 
 use super::mounts::volume;
