@@ -8,6 +8,7 @@ mod basics;
 mod bed;
 mod copy;
 mod events;
+mod group;
 mod isolation;
 mod lifecycle;
 mod limits;
@@ -18,6 +19,7 @@ mod restart;
 mod streams;
 mod volumes;
 
+use group::Group;
 use std::ffi::OsString;
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
@@ -93,16 +95,25 @@ fn run_all(queue: Vec<&'static str>) -> ExitCode {
                     let Some(name) = queue.lock().unwrap().next() else {
                         return;
                     };
+                    let group = Group::new(name);
+                    let (variable, value) = group.variable();
                     let output = Command::new("unshare")
                         .args(["--net", "--pid", "--fork", "--kill-child", "--mount-proc", "--"])
                         .arg(std::env::current_exe().unwrap())
                         .env(CASE, name)
+                        .env(variable, value)
                         .stdin(Stdio::null())
                         .output()
                         .unwrap();
-                    let verdict = if output.status.success() { "ok" } else { "FAILED" };
+                    // A pid namespace ends with its first process: what outlives it escaped from the case.
+                    let left = group.clear();
+                    let is_good = output.status.success() && left.is_empty();
+                    let verdict = if is_good { "ok" } else { "FAILED" };
                     println!("case {name} ... {verdict}");
-                    if !output.status.success() {
+                    if !left.is_empty() {
+                        println!("---- {name} left the processes {left:?}");
+                    }
+                    if !is_good {
                         let text = [output.stdout, output.stderr].concat();
                         println!("---- {name}\n{}", String::from_utf8_lossy(&text));
                         failed.lock().unwrap().push(name);
