@@ -247,12 +247,16 @@ impl Walk {
                 "could not write down a task's state"
             );
         }
-        tracing::debug!(
-            task = assignment.task_id,
-            state = state.name(),
-            error,
-            "task state"
-        );
+        if error.is_empty() {
+            tracing::debug!(task = assignment.task_id, state = state.name(), "task state");
+        } else {
+            tracing::warn!(
+                task = assignment.task_id,
+                state = state.name(),
+                error,
+                "the task has ended"
+            );
+        }
         self.status.send_replace(status.clone());
         self.reporter.report(&assignment.task_id, status);
     }

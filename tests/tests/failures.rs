@@ -102,7 +102,8 @@ fn a_workers_machine_is_lost() {
         let tasks = web(first, 6)?;
         ensure!(
             tasks.iter().filter(|task| task.node == "host3").count() == 2,
-            "{tasks:?}"
+            "{:#?}",
+            view::tasks(first, "web")?
         );
         fleet.host(3).power_off()?;
         wait_until("the node is down", LONG, || {

@@ -80,7 +80,7 @@ impl Cgroup {
         for directory in &self.directories {
             match self.version {
                 Version::V2 => v2::make_parents(&directory.hierarchy.mount, &directory.path)?,
-                Version::V1 => v1::make_parents(&directory.hierarchy, &directory.path)?,
+                Version::V1 => v1::make_parents(&directory.path)?,
             }
             match fs::create_dir(&directory.path) {
                 Ok(()) => {}
@@ -94,7 +94,7 @@ impl Cgroup {
                 Err(e) => return Err(e).context(|| format!("create cgroup {}", directory.path.display())),
             }
             if directory.hierarchy.controllers.iter().any(|c| c == "cpuset") {
-                v1::inherit_cpuset(&directory.path)?;
+                v1::inherit_cpuset(&directory.hierarchy, &directory.path)?;
             }
         }
         Ok(())

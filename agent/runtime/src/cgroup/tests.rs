@@ -41,6 +41,38 @@ fn refuses_paths_that_climb() {
 }
 
 #[test]
+fn fills_the_cpusets_above_that_somebody_left_empty() {
+    let root = tempfile::tempdir().unwrap();
+    let hierarchy = Hierarchy {
+        mount: root.path().to_owned(),
+        controllers: vec!["cpuset".to_owned()],
+        unified: false,
+    };
+    let directories = ["", "above", "above/parent", "above/parent/c1"].map(|name| root.path().join(name));
+    for (depth, directory) in directories.iter().enumerate() {
+        fs::create_dir_all(directory).unwrap();
+        let of_root = |value| if depth == 0 { value } else { "\n" };
+        fs::write(directory.join("cpuset.cpus"), of_root("0-1\n")).unwrap();
+        fs::write(directory.join("cpuset.mems"), of_root("0\n")).unwrap();
+    }
+    fs::write(directories[2].join("cpuset.cpus"), "1\n").unwrap();
+    v1::inherit_cpuset(&hierarchy, &directories[3]).unwrap();
+    let read = |depth: usize, file: &str| {
+        let text: String = fs::read_to_string(directories[depth].join(file)).unwrap();
+        text.trim().to_owned()
+    };
+    assert_eq!(read(3, "cpuset.cpus"), "1");
+    // What is set stays, and nothing above it is looked at.
+    assert_eq!(
+        (read(2, "cpuset.cpus"), read(1, "cpuset.cpus")),
+        ("1".into(), "".into())
+    );
+    for depth in [1, 2, 3] {
+        assert_eq!(read(depth, "cpuset.mems"), "0", "at {depth}");
+    }
+}
+
+#[test]
 fn writes_v2_limits() {
     let root = tempfile::tempdir().unwrap();
     let directory = root.path().join("pontoon/c1");

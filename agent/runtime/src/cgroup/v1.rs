@@ -1,7 +1,6 @@
 //! Limits in version 1's files, one hierarchy per controller. Called by [`Cgroup`].
 
 use std::fs;
-use std::io;
 use std::path::Path;
 
 use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxRdma, LinuxResources};
@@ -10,38 +9,36 @@ use super::{Cgroup, Hierarchy, devices, read_file, write_file, write_value};
 use crate::Error;
 use crate::error::IoContext;
 
-/// Makes all directories above `path`; in the cpuset hierarchy each needs its processors before any below.
-pub(super) fn make_parents(hierarchy: &Hierarchy, path: &Path) -> Result<(), Error> {
+/// Makes all directories above `path`.
+pub(super) fn make_parents(path: &Path) -> Result<(), Error> {
     let Some(parent) = path.parent() else {
         return Ok(());
     };
-    if parent.exists() {
-        return Ok(());
-    }
-    make_parents(hierarchy, parent)?;
-    match fs::create_dir(parent) {
-        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
-            return Err(e).context(|| format!("create cgroup {}", parent.display()));
-        }
-        _ => {}
-    }
-    if hierarchy.controllers.iter().any(|c| c == "cpuset") {
-        inherit_cpuset(parent)?;
+    fs::create_dir_all(parent).context(|| format!("create cgroup {}", parent.display()))
+}
+
+/// A new v1 cpuset is empty and takes no process (ENOSPC) until it has processors and memory nodes. Fills the directory's
+/// from the one above, and that one's first if need be: whoever made it may have been killed before this step, or be
+/// about to take it in this moment.
+pub(super) fn inherit_cpuset(hierarchy: &Hierarchy, directory: &Path) -> Result<(), Error> {
+    for file in ["cpuset.cpus", "cpuset.mems"] {
+        inherit(&hierarchy.mount, directory, file)?;
     }
     Ok(())
 }
 
-/// A new v1 cpuset is empty and takes no process until it has processors and memory nodes.
-pub(super) fn inherit_cpuset(directory: &Path) -> Result<(), Error> {
-    let Some(parent) = directory.parent() else {
-        return Ok(());
-    };
-    for file in ["cpuset.cpus", "cpuset.mems"] {
-        if read_file(directory, file)?.trim().is_empty() {
-            write_file(directory, file, read_file(parent, file)?.trim())?;
+/// The directory's value of a cpuset file, inherited if it was empty.
+fn inherit(root: &Path, directory: &Path, file: &str) -> Result<String, Error> {
+    let own = read_file(directory, file)?;
+    let parent = directory.parent().filter(|p| p.starts_with(root));
+    match (own.trim(), parent) {
+        ("", Some(parent)) => {
+            let value = inherit(root, parent, file)?;
+            write_file(directory, file, &value)?;
+            Ok(value)
         }
+        (own, _) => Ok(own.to_owned()),
     }
-    Ok(())
 }
 
 pub(super) fn apply(
