@@ -1,11 +1,15 @@
-//! The content-addressed store: `blobs/sha256/<hex>`, as in an OCI layout. A blob comes into being by one rename of a
+//! The content-addressed store: `blobs/sha256/<hex>`, as in an OCI layout. A blob comes into being by one rename or link of a
 //! complete file, and is checked against its name when it is read.
+//!
+//! A blob lives as long as the catalog needs it or somebody holds it (a [`BlobPin`]): what is under way (a load, a pull, a
+//! build) pins what it is going to name, so a removal at the same time does not take it away.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashMap},
     fs::{self, File},
     io::{self, Read},
     path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard},
 };
 
 use crate::{Digest, Error, Result, digest::HashReader, error::At, limits::Limits};
@@ -13,16 +17,59 @@ use crate::{Digest, Error, Result, digest::HashReader, error::At, limits::Limits
 /// All blobs of a store.
 pub(crate) struct Blobs {
     dir: PathBuf,
+    table: Mutex<Table>,
+}
+
+#[derive(Default)]
+struct Table {
+    /// What the catalog names.
+    needed: BTreeSet<Digest>,
+    pins: HashMap<Digest, usize>,
+}
+
+/// Holds a blob that is in place. When the last pin goes and the catalog does not need it, the blob is deleted.
+pub(crate) struct BlobPin {
+    blobs: Arc<Blobs>,
+    digest: Digest,
+}
+
+impl Drop for BlobPin {
+    fn drop(&mut self) {
+        let mut table = self.blobs.table();
+        let left = table.pins.get(&self.digest).map_or(0, |n| n.saturating_sub(1));
+        if left > 0 {
+            table.pins.insert(self.digest, left);
+            return;
+        }
+        table.pins.remove(&self.digest);
+        // Under the lock, so that nobody pins it in between.
+        if !table.needed.contains(&self.digest)
+            && let Err(e) = self.blobs.delete(&self.digest)
+        {
+            tracing::warn!(
+                error = &e as &dyn std::error::Error,
+                "cannot delete an unused blob"
+            );
+        }
+    }
 }
 
 impl Blobs {
-    pub(crate) fn open(root: &Path) -> Result<Self> {
+    pub(crate) fn open(root: &Path) -> Result<Arc<Self>> {
         let dir = root.join("blobs/sha256");
         fs::create_dir_all(&dir).at("cannot make", &dir)?;
-        Ok(Blobs { dir })
+        Ok(Arc::new(Blobs {
+            dir,
+            table: Mutex::default(),
+        }))
     }
 
-    fn path(&self, digest: &Digest) -> PathBuf {
+    fn table(&self) -> MutexGuard<'_, Table> {
+        // A panic under the lock leaves at worst a pin too many: a blob that stays until the next open.
+        self.table.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    pub(crate) fn path(&self, digest: &Digest) -> PathBuf {
         self.dir.join(digest.hex())
     }
 
@@ -61,6 +108,11 @@ impl Blobs {
         }
     }
 
+    /// Bytes of a blob; `None` when it is not there.
+    pub(crate) fn size(&self, digest: &Digest) -> Option<u64> {
+        fs::metadata(self.path(digest)).ok().map(|m| m.len())
+    }
+
     /// Copies a blob out, checking it on the way.
     pub(crate) fn copy<E>(
         &self,
@@ -79,14 +131,56 @@ impl Blobs {
         Ok(())
     }
 
-    /// Takes a complete file over; true if the blob is new.
-    pub(crate) fn adopt(&self, digest: &Digest, staged: &Path) -> Result<bool> {
-        let path = self.path(digest);
-        if path.exists() {
-            return Ok(false);
+    /// Holds a blob that is there.
+    pub(crate) fn pin(self: &Arc<Self>, digest: &Digest) -> Option<BlobPin> {
+        let mut table = self.table();
+        self.path(digest)
+            .exists()
+            .then(|| self.pin_locked(&mut table, digest))
+    }
+
+    fn pin_locked(self: &Arc<Self>, table: &mut Table, digest: &Digest) -> BlobPin {
+        *table.pins.entry(*digest).or_default() += 1;
+        BlobPin {
+            blobs: self.clone(),
+            digest: *digest,
         }
-        fs::rename(staged, &path).at("cannot put in place", path)?;
-        Ok(true)
+    }
+
+    /// Takes a complete file over (it is gone from where it was), or holds the blob that is there already.
+    pub(crate) fn adopt(self: &Arc<Self>, digest: &Digest, staged: &Path) -> Result<BlobPin> {
+        let mut table = self.table();
+        let path = self.path(digest);
+        if !path.exists() {
+            fs::rename(staged, &path).at("cannot put in place", path)?;
+        }
+        Ok(self.pin_locked(&mut table, digest))
+    }
+
+    /// As [`Blobs::adopt`], and leaves the file where it was, too: one inode with two names.
+    pub(crate) fn link(self: &Arc<Self>, digest: &Digest, staged: &Path) -> Result<BlobPin> {
+        let mut table = self.table();
+        let path = self.path(digest);
+        if !path.exists() {
+            fs::hard_link(staged, &path).at("cannot put in place", path)?;
+        }
+        Ok(self.pin_locked(&mut table, digest))
+    }
+
+    /// Replaces a damaged blob by a good file.
+    pub(crate) fn replace(&self, digest: &Digest, staged: &Path) -> Result<()> {
+        let _table = self.table();
+        fs::rename(staged, self.path(digest)).at("cannot put in place", self.path(digest))
+    }
+
+    /// Says what the catalog needs from now on; what it needed before and nobody holds is deleted.
+    pub(crate) fn need(&self, needed: BTreeSet<Digest>) -> Result<()> {
+        let mut table = self.table();
+        let before = std::mem::replace(&mut table.needed, needed);
+        let dead = before
+            .iter()
+            .filter(|b| !table.needed.contains(b) && !table.pins.contains_key(b));
+        dead.map(|b| self.delete(b)).fold(Ok(()), Result::and)
     }
 
     /// Makes the names of new blobs survive a power loss.
@@ -96,22 +190,37 @@ impl Blobs {
             .at("cannot sync", &self.dir)
     }
 
-    pub(crate) fn delete(&self, digest: &Digest) -> Result<()> {
+    fn delete(&self, digest: &Digest) -> Result<()> {
         match fs::remove_file(self.path(digest)) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e).at("cannot delete", self.path(digest)),
             _ => Ok(()),
         }
     }
 
-    /// Deletes all but `keep`.
-    pub(crate) fn sweep(&self, keep: &BTreeSet<Digest>) -> Result<()> {
+    /// Names of all files, whatever they are.
+    pub(crate) fn names(&self) -> Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&self.dir).at("cannot list", &self.dir)? {
+            let entry = entry.at("cannot list", &self.dir)?;
+            names.push(entry.file_name().to_string_lossy().into_owned());
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    /// Deletes all that is neither needed nor held; gives how many files and bytes went.
+    pub(crate) fn sweep(&self) -> Result<(usize, u64)> {
+        let table = self.table();
+        let mut gone = (0, 0);
         for entry in fs::read_dir(&self.dir).at("cannot list", &self.dir)? {
             let entry = entry.at("cannot list", &self.dir)?;
             let digest = entry.file_name().to_str().and_then(Digest::from_hex);
-            if !digest.is_some_and(|d| keep.contains(&d)) {
+            if !digest.is_some_and(|d| table.needed.contains(&d) || table.pins.contains_key(&d)) {
+                gone.1 += entry.metadata().map_or(0, |m| m.len());
+                gone.0 += 1;
                 fs::remove_file(entry.path()).at("cannot delete", entry.path())?;
             }
         }
-        Ok(())
+        Ok(gone)
     }
 }

@@ -10,7 +10,12 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Digest, Error, Image, ImageConfig, Reference, Result, blobs::Blobs, error::At, oci::Manifest};
+use crate::{
+    Digest, Error, Image, ImageConfig, Reference, Result,
+    blobs::Blobs,
+    error::At,
+    oci::{Descriptor, Manifest, Platform},
+};
 
 const FILE: &str = "images.json";
 
@@ -20,7 +25,50 @@ struct Saved {
     version: u32,
     images: BTreeMap<Digest, SavedRecord>,
     /// Canonical `name:tag` or `name@digest`.
-    references: BTreeMap<String, Digest>,
+    references: BTreeMap<String, SavedTarget>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    kept: BTreeMap<String, Vec<KeptLayer>>,
+}
+
+/// Version 1 wrote the image's id alone.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum SavedTarget {
+    Image(Digest),
+    Index(Target),
+}
+
+/// What a name stands for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Target {
+    /// The image that the name means when nobody asks for a platform.
+    pub(crate) image: Digest,
+    /// The image index that it came with.
+    pub(crate) index: Option<Digest>,
+    /// Images of that index for other platforms, in the order of their digests.
+    pub(crate) others: BTreeSet<Digest>,
+}
+
+impl Target {
+    pub(crate) fn new(image: Digest) -> Self {
+        Target {
+            image,
+            index: None,
+            others: BTreeSet::new(),
+        }
+    }
+
+    /// All images behind the name, the meant one first.
+    pub(crate) fn images(&self) -> impl Iterator<Item = &Digest> {
+        std::iter::once(&self.image).chain(&self.others)
+    }
+}
+
+/// A layer of a stack that is kept without an image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct KeptLayer {
+    pub(crate) diff_id: Digest,
+    pub(crate) blob: Descriptor,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -42,6 +90,19 @@ pub(crate) struct Record {
 }
 
 impl Record {
+    /// What it runs on.
+    pub(crate) fn platform(&self) -> Platform {
+        Platform {
+            architecture: self.config.architecture.clone(),
+            os: self.config.os.clone(),
+            variant: self.config.variant.clone(),
+        }
+    }
+
+    fn is_for_host(&self) -> bool {
+        Platform::host().is_met_by(&self.platform())
+    }
+
     /// Chain ids that follow from the configuration.
     pub(crate) fn chains(config: &ImageConfig) -> Vec<Digest> {
         let mut chains: Vec<Digest> = Vec::new();
@@ -56,7 +117,9 @@ impl Record {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Catalog {
     pub(crate) images: BTreeMap<Digest, Record>,
-    pub(crate) references: BTreeMap<Reference, Digest>,
+    pub(crate) references: BTreeMap<Reference, Target>,
+    /// Stacks that are kept under a key, bottom first: a builder's cache.
+    pub(crate) kept: BTreeMap<String, Vec<KeptLayer>>,
 }
 
 impl Catalog {
@@ -81,11 +144,17 @@ impl Catalog {
                 }
             }
         }
-        for (reference, id) in saved.references {
-            if let (Ok(r), true) = (Reference::parse(&reference), catalog.images.contains_key(&id)) {
-                catalog.references.insert(r, id);
+        for (reference, target) in saved.references {
+            let target = match target {
+                SavedTarget::Image(id) => Target::new(id),
+                SavedTarget::Index(target) => target,
+            };
+            if let Ok(r) = Reference::parse(&reference) {
+                catalog.references.insert(r, target);
             }
         }
+        catalog.kept = saved.kept;
+        catalog.drop_dangling_names();
         Ok(catalog)
     }
 
@@ -96,13 +165,14 @@ impl Catalog {
             size: r.size,
         };
         let saved = Saved {
-            version: 1,
+            version: 2,
             images: self.images.iter().map(|(id, r)| (*id, record(r))).collect(),
             references: self
                 .references
                 .iter()
-                .map(|(r, id)| (r.to_string(), *id))
+                .map(|(r, target)| (r.to_string(), saved_target(target)))
                 .collect(),
+            kept: self.kept.clone(),
         };
         let path = root.join(FILE);
         let text = serde_json::to_vec_pretty(&saved).map_err(|source| Error::Json {
@@ -120,22 +190,80 @@ impl Catalog {
             .at("cannot sync", root)
     }
 
+    /// Takes images that are gone out of what names stand for, and names that stand for nothing any more.
+    pub(crate) fn drop_dangling_names(&mut self) {
+        let images = &self.images;
+        self.references.retain(|_, target| {
+            target.others.retain(|id| images.contains_key(id));
+            if !images.contains_key(&target.image) {
+                match target.others.pop_first() {
+                    Some(other) => target.image = other,
+                    None => return false,
+                }
+            }
+            true
+        });
+    }
+
+    /// Points a name at an image. With the index that the name has already, the image joins those of other platforms.
+    pub(crate) fn point(&mut self, reference: Reference, image: Digest, index: Option<Digest>) {
+        let is_host = self.images.get(&image).is_some_and(Record::is_for_host);
+        match self.references.get_mut(&reference) {
+            Some(target) if index.is_some() && target.index == index => {
+                if target.image == image {
+                    return;
+                }
+                let other = if is_host {
+                    std::mem::replace(&mut target.image, image)
+                } else {
+                    image
+                };
+                target.others.insert(other);
+                target.others.remove(&target.image);
+            }
+            _ => {
+                let target = Target {
+                    index,
+                    ..Target::new(image)
+                };
+                self.references.insert(reference, target);
+            }
+        }
+    }
+
+    /// Some name stands for the image, also if only for its platform.
+    pub(crate) fn is_named(&self, id: &Digest) -> bool {
+        self.references
+            .values()
+            .any(|target| target.images().any(|image| image == id))
+    }
+
+    /// The image is there only as another platform of a name that means another one.
+    pub(crate) fn is_other(&self, id: &Digest) -> bool {
+        let mut targets = self.references.values();
+        !self.references.values().any(|target| target.image == *id)
+            && targets.any(|target| target.others.contains(id))
+    }
+
     /// The references of an image, tags first.
     pub(crate) fn references_of(&self, id: &Digest) -> Vec<Reference> {
         let mut refs: Vec<_> = self
             .references
             .iter()
-            .filter(|(_, i)| *i == id)
+            .filter(|(_, target)| target.image == *id)
             .map(|(r, _)| r.clone())
             .collect();
         refs.sort_by_key(|r| (r.tag().is_none(), r.familiar()));
         refs
     }
 
-    /// Digests of all blobs that some image needs.
+    /// Digests of all blobs that some image, name or kept stack needs.
     pub(crate) fn blobs(&self) -> BTreeSet<Digest> {
         let of = |(id, r): (&Digest, &Record)| [*id, r.manifest].into_iter().chain(r.blobs.clone());
-        self.images.iter().flat_map(of).collect()
+        let images = self.images.iter().flat_map(of);
+        let indexes = self.references.values().filter_map(|target| target.index);
+        let kept = self.kept.values().flatten().map(|layer| layer.blob.digest);
+        images.chain(indexes).chain(kept).collect()
     }
 
     /// An image in the form that callers get.
@@ -148,7 +276,9 @@ impl Catalog {
             .references_of(id)
             .into_iter()
             .partition(|r| r.digest().is_none());
+        let index = self.references.values().find(|t| t.images().any(|i| i == id));
         Ok(Image {
+            index: index.and_then(|target| target.index),
             id: *id,
             manifest: record.manifest,
             config: ImageConfig::clone(&record.config),
@@ -201,18 +331,56 @@ impl Catalog {
     /// for every repository that it is tagged in.
     pub(crate) fn named(&self, reference: &Reference) -> Option<Digest> {
         let Some(digest) = reference.digest() else {
-            return self.references.get(reference).copied();
+            return self.references.get(reference).map(|target| target.image);
         };
-        let exact = self.references.get(&reference.with_digest(*digest)).copied();
-        exact.or_else(|| {
+        let exact = self.references.get(&reference.with_digest(*digest));
+        exact.map(|target| target.image).or_else(|| {
             let same_name = |r: &Reference| (r.domain(), r.path()) == (reference.domain(), reference.path());
             let fits = |id: &Digest| self.images.get(id).is_some_and(|r| r.manifest == *digest);
-            self.references
-                .iter()
-                .find(|(r, id)| same_name(r) && fits(id))
-                .map(|(_, id)| *id)
+            let images = |(r, target): (&Reference, &Target)| {
+                let meant = same_name(r).then_some(target.index == Some(*digest));
+                match meant {
+                    Some(true) => Some(target.image),
+                    Some(false) => target.images().find(|id| fits(id)).copied(),
+                    None => None,
+                }
+            };
+            self.references.iter().find_map(images)
         })
     }
+
+    /// As [`Catalog::find`], for one platform: of a name's images the one that fits.
+    pub(crate) fn find_platform(&self, name_or_id: &str, platform: &Platform) -> Result<Digest> {
+        let id = self.find(name_or_id)?;
+        let fits = |id: &&Digest| {
+            let record = self.images.get(*id);
+            record.is_some_and(|r| platform.is_met_by(&r.platform()))
+        };
+        if fits(&&id) {
+            return Ok(id);
+        }
+        let parsed = Reference::parse(name_or_id).map(Reference::with_default_tag).ok();
+        let target = parsed.and_then(|r| {
+            let exact = r.digest().map(|d| self.references.get(&r.with_digest(*d)));
+            exact.flatten().or_else(|| self.references.get(&r))
+        });
+        let other = target.and_then(|t| t.others.iter().find(fits));
+        other.copied().ok_or_else(|| {
+            let found = self.images.get(&id).map(|r| r.platform().to_string());
+            Error::PlatformMissing {
+                name: name_or_id.into(),
+                found: found.unwrap_or_default(),
+                wanted: platform.to_string(),
+            }
+        })
+    }
+}
+
+fn saved_target(target: &Target) -> SavedTarget {
+    if target.index.is_none() && target.others.is_empty() {
+        return SavedTarget::Image(target.image);
+    }
+    SavedTarget::Index(target.clone())
 }
 
 /// Nanoseconds since the epoch of an RFC 3339 time, 0 if there is none.

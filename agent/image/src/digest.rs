@@ -16,6 +16,10 @@ impl Digest {
         Digest(Sha256::digest(bytes).into())
     }
 
+    pub(crate) fn from_hash(hash: Sha256) -> Self {
+        Digest(hash.finalize().into())
+    }
+
     /// The 64 lower-case hex digits, without the algorithm.
     pub fn hex(&self) -> String {
         hex::encode(self.0)

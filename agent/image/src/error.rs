@@ -52,6 +52,19 @@ pub enum Error {
         /// How it differs.
         reason: String,
     },
+    /// A blob's stream ended before its size; what has arrived is kept, and a later transfer goes on from there.
+    #[error("blob {digest} broke off after {received} of {expected} bytes; try again to go on from there")]
+    Incomplete {
+        /// The blob.
+        digest: Digest,
+        /// Bytes that are there.
+        received: u64,
+        /// Bytes that the descriptor names.
+        expected: u64,
+    },
+    /// A manifest, index or layer is of a kind that this engine does not take.
+    #[error("{0}")]
+    Unsupported(String),
     /// The stream is not an image archive that this engine reads.
     #[error("not an image archive: {0}")]
     NotAnArchive(String),
@@ -61,6 +74,18 @@ pub enum Error {
         /// Platform of the image.
         found: String,
         /// Platform of this node.
+        wanted: String,
+    },
+    /// There is an image of that name, but not for the platform that was asked for. The text is Docker's.
+    #[error(
+        "image with reference {name} was found but does not provide the specified platform ({wanted}): it is for {found}"
+    )]
+    PlatformMissing {
+        /// Name as given.
+        name: String,
+        /// Platform of the image that is there.
+        found: String,
+        /// Platform that was asked for.
         wanted: String,
     },
     /// A `--change` instruction of `import` or `commit` is not valid. The text is Docker's.

@@ -16,7 +16,7 @@ use std::{
     collections::HashMap,
     fs, io,
     path::{Path, PathBuf},
-    sync::{Condvar, Mutex, MutexGuard},
+    sync::{Arc, Condvar, Mutex, MutexGuard},
 };
 
 use serde::{Deserialize, Serialize};
@@ -51,21 +51,25 @@ pub(crate) struct Layers {
 }
 
 /// Holds a layer; when the last holder lets go, the layer is deleted.
-pub(crate) struct Pin<'a> {
-    layers: &'a Layers,
+pub(crate) struct Pin {
+    layers: Arc<Layers>,
     pub(crate) chain: Digest,
     pub(crate) size: u64,
+    kept: bool,
 }
 
-impl Pin<'_> {
+impl Pin {
     /// Hands the hold over to an image.
-    pub(crate) fn keep(self) {
-        std::mem::forget(self);
+    pub(crate) fn keep(mut self) {
+        self.kept = true;
     }
 }
 
-impl Drop for Pin<'_> {
+impl Drop for Pin {
     fn drop(&mut self) {
+        if self.kept {
+            return;
+        }
         if let Err(e) = self.layers.release([self.chain]) {
             tracing::warn!(
                 error = &e as &dyn std::error::Error,
@@ -77,7 +81,7 @@ impl Drop for Pin<'_> {
 
 impl Layers {
     /// Finds the layers below `root`. Images then hold theirs, and [`Layers::sweep`] deletes the rest.
-    pub(crate) fn open(root: &Path) -> Result<Self> {
+    pub(crate) fn open(root: &Path) -> Result<Arc<Self>> {
         let layers = Layers {
             dir: root.join("layers"),
             rootfs: root.join("rootfs"),
@@ -108,7 +112,7 @@ impl Layers {
                 _ => layers.discard(&path)?,
             }
         }
-        Ok(layers)
+        Ok(Arc::new(layers))
     }
 
     /// Lets containers hold their layers, then deletes those without a holder.
@@ -126,12 +130,12 @@ impl Layers {
     /// The layer `chain`; if it is not there, `unpack` fills the directory that it gets and says how many bytes. Waits
     /// while another thread unpacks the same layer. True: it was there.
     pub(crate) fn acquire(
-        &self,
+        self: &Arc<Self>,
         chain: Digest,
         parent: Option<Digest>,
         diff_id: Digest,
         unpack: impl FnOnce(&Path, &Merged) -> Result<u64>,
-    ) -> Result<(Pin<'_>, bool)> {
+    ) -> Result<(Pin, bool)> {
         let mut table = self.table();
         loop {
             match table.get_mut(&chain) {
@@ -141,14 +145,7 @@ impl Layers {
                     meta: Some(meta),
                 }) => {
                     *holders += 1;
-                    return Ok((
-                        Pin {
-                            layers: self,
-                            chain,
-                            size: meta.size,
-                        },
-                        true,
-                    ));
+                    return Ok((self.pin_of(chain, meta.size), true));
                 }
                 Some(_) => table = self.changed.wait(table).unwrap_or_else(|e| e.into_inner()),
             }
@@ -172,14 +169,22 @@ impl Layers {
             },
         );
         drop(unpacking);
-        Ok((
-            Pin {
-                layers: self,
-                chain,
-                size,
-            },
-            false,
-        ))
+        Ok((self.pin_of(chain, size), false))
+    }
+
+    fn pin_of(self: &Arc<Self>, chain: Digest, size: u64) -> Pin {
+        Pin {
+            layers: self.clone(),
+            chain,
+            size,
+            kept: false,
+        }
+    }
+
+    /// Holds a layer that is there.
+    pub(crate) fn pin(self: &Arc<Self>, chain: &Digest) -> Result<Pin> {
+        self.hold(&[*chain])?;
+        Ok(self.pin_of(*chain, self.size(chain)))
     }
 
     fn unpack_in_place(
@@ -216,6 +221,11 @@ impl Layers {
             .get(chain)
             .and_then(|l| l.meta.as_ref())
             .map_or(0, |m| m.size)
+    }
+
+    /// The layer is unpacked.
+    pub(crate) fn has(&self, chain: &Digest) -> bool {
+        self.table().get(chain).is_some_and(|l| l.meta.is_some())
     }
 
     /// Adds a holder to each layer of a stack, or to none.

@@ -23,19 +23,22 @@ mod decompress;
 mod digest;
 mod error;
 mod import;
+mod ingest;
 mod layers;
 mod limits;
 mod list;
 mod load;
 mod merged;
-mod oci;
+pub mod oci;
 mod reference;
 mod remove;
 mod save;
 pub mod scratch;
 mod spool;
+mod stack;
 mod store;
 mod tar_stream;
+mod transfer;
 mod types;
 mod unpack;
 mod user;
@@ -43,10 +46,14 @@ mod user;
 pub use config::{ContainerConfig, Healthcheck, HistoryEntry, ImageConfig, RootFs};
 pub use digest::{Digest, InvalidDigest};
 pub use error::{Error, Result};
+pub use ingest::{IncomingImage, IncomingLayer, Ingest, Ingested, Transfer};
 pub use limits::Limits;
+pub use oci::Platform;
 pub use reference::Reference;
+pub use stack::{Stack, StackLayer};
 pub use store::ImageStore;
+pub use transfer::BlobWriter;
 pub use types::{
-    CommitOptions, ContainerUse, History, Image, ImageId, ImageSummary, ImportOptions, LayersUsage,
-    ListOptions, LoadEvent, Loaded, RemoveOptions, Removed, Rootfs, RootfsSize, User,
+    CommitOptions, ContainerUse, History, Image, ImageId, ImageSummary, ImportOptions, LayerOptions,
+    LayersUsage, ListOptions, LoadEvent, Loaded, NewImage, RemoveOptions, Removed, Rootfs, RootfsSize, User,
 };

@@ -25,6 +25,10 @@ pub(crate) fn list(catalog: &Catalog, options: &ListOptions) -> Result<Vec<Image
             continue;
         }
         let mut references = catalog.references_of(id);
+        // Named only as another platform of its index: shown as that, or with all.
+        if !options.all && catalog.is_other(id) {
+            continue;
+        }
         if !options.references.is_empty() {
             references.retain(|r| options.references.iter().any(|p| fits(p, r)));
             if references.is_empty() {
@@ -32,10 +36,12 @@ pub(crate) fn list(catalog: &Catalog, options: &ListOptions) -> Result<Vec<Image
             }
         }
         let (tags, digests): (Vec<_>, Vec<_>) = references.iter().partition(|r| r.digest().is_none());
-        if options
-            .dangling
-            .is_some_and(|dangling| dangling != tags.is_empty())
-        {
+        let fits = match options.dangling {
+            Some(true) => tags.is_empty() && !catalog.is_other(id),
+            Some(false) => !references.is_empty() || catalog.is_other(id),
+            None => true,
+        };
+        if !fits {
             continue;
         }
         let familiar = |refs: Vec<&Reference>| refs.into_iter().map(Reference::familiar).collect();

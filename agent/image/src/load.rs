@@ -3,22 +3,17 @@
 //! The archive is received into staging, understood, each layer unpacked (and its diff id checked) and only then
 //! committed; any error drops the staging directory and the layers' pins, so that nothing stays behind.
 
-use std::{
-    collections::BTreeMap,
-    fs::File,
-    io::{BufReader, Read},
-};
+use std::{collections::BTreeMap, io::Read};
 
 use crate::{
     Digest, Error, ImageConfig, LoadEvent, Loaded, Reference, Result,
     catalog::Record,
-    decompress::{Compression, Decoder},
-    digest::HashReader,
-    error::At,
+    decompress::Compression,
     layers::Pin,
     limits::Limits,
     oci::{self, Descriptor, Index, Manifest, Platform, SavedImage},
     spool::{Spool, Spooled},
+    stack::layer_reader,
     store::{Candidate, ImageStore},
     tar_stream::read_failed,
     unpack,
@@ -244,12 +239,12 @@ fn parse<T: serde::de::DeserializeOwned>(name: &str, text: &[u8]) -> Result<T> {
 }
 
 /// Unpacks an image's layers and makes it ready to commit.
-fn install<'s>(
-    store: &'s ImageStore,
+fn install(
+    store: &ImageStore,
     spool: &mut Spool,
     image: Found,
     progress: &mut dyn FnMut(LoadEvent),
-) -> Result<Candidate<'s>> {
+) -> Result<Candidate> {
     let config: ImageConfig = parse(
         "image configuration",
         &spool.json("config", &image.config, &store.limits)?,
@@ -274,17 +269,21 @@ fn install<'s>(
         );
         return Err(Error::corrupt(image.config.digest, reason));
     }
-    let mut pins: Vec<Pin<'s>> = Vec::new();
+    let mut pins: Vec<Pin> = Vec::new();
     let mut layers = Vec::new();
     for (diff_id, blob) in diff_ids.iter().zip(&image.layers) {
         let (pin, compression) = install_layer(store, pins.last().map(|p| p.chain), diff_id, blob, progress)?;
         pins.push(pin);
-        layers.push((blob.digest, blob.size, compression));
+        layers.push(Descriptor::new(
+            oci::layer_type(compression),
+            blob.digest,
+            blob.size,
+        ));
     }
     let manifest = match image.manifest {
         Some(manifest) => manifest,
         None => {
-            let manifest = Manifest::new((image.config.digest, image.config.size), &layers);
+            let manifest = Manifest::new((image.config.digest, image.config.size), layers);
             let text = serde_json::to_vec(&manifest).map_err(|source| Error::Json {
                 what: "image manifest".into(),
                 source,
@@ -308,18 +307,19 @@ fn install<'s>(
         },
         files: [image.config, manifest].into_iter().chain(image.layers).collect(),
         references,
-        parent: None,
+        held: Vec::new(),
+        index: None,
         pins,
     })
 }
 
-fn install_layer<'s>(
-    store: &'s ImageStore,
+fn install_layer(
+    store: &ImageStore,
     parent: Option<Digest>,
     diff_id: &Digest,
     blob: &Spooled,
     progress: &mut dyn FnMut(LoadEvent),
-) -> Result<(Pin<'s>, Compression)> {
+) -> Result<(Pin, Compression)> {
     let chain = Digest::chain(parent.as_ref(), diff_id);
     let mut compression = None;
     let (pin, shared) = store.layers.acquire(chain, parent, *diff_id, |dest, below| {
@@ -327,20 +327,20 @@ fn install_layer<'s>(
             diff_id: *diff_id,
             bytes: blob.size,
         });
-        let (mut reader, kind) = layer_reader(blob, &store.limits)?;
+        let (mut reader, kind) = layer_reader(blob, store.limits.layer_bytes)?;
         compression = Some(kind);
         let size = unpack::unpack(&mut reader, dest, below, &store.limits)?;
-        check(reader, diff_id)?;
+        unpack::check(reader, diff_id)?;
         Ok(size)
     })?;
     let compression = match compression {
         Some(kind) => kind,
         // The layer was there; that this blob is really that layer must still hold before it is kept under its name.
         None => {
-            let (mut reader, kind) = layer_reader(blob, &store.limits)?;
+            let (mut reader, kind) = layer_reader(blob, store.limits.layer_bytes)?;
             if blob.digest != *diff_id {
                 std::io::copy(&mut reader, &mut std::io::sink()).map_err(read_failed)?;
-                check(reader, diff_id)?;
+                unpack::check(reader, diff_id)?;
             }
             kind
         }
@@ -350,26 +350,4 @@ fn install_layer<'s>(
         shared,
     });
     Ok((pin, compression))
-}
-
-type LayerReader = HashReader<std::io::Take<BufReader<Decoder<File>>>>;
-
-/// The layer's plain archive, hashed on the way and cut off above the limit (its digest is wrong then).
-fn layer_reader(blob: &Spooled, limits: &Limits) -> Result<(LayerReader, Compression)> {
-    let file = File::open(&blob.path).at("cannot read", &blob.path)?;
-    let decoder = Decoder::new(file).map_err(read_failed)?;
-    let compression = decoder.compression();
-    let reader = BufReader::with_capacity(128 << 10, decoder).take(limits.layer_bytes.saturating_mul(2));
-    Ok((HashReader::new(reader), compression))
-}
-
-fn check(reader: LayerReader, diff_id: &Digest) -> Result<()> {
-    let (actual, _) = reader.finish();
-    if actual != *diff_id {
-        return Err(Error::corrupt(
-            *diff_id,
-            format!("the archive's layer is {actual}"),
-        ));
-    }
-    Ok(())
 }

@@ -2,16 +2,19 @@
 //! last one; an id takes the image with its only tag, or with all of them by force; containers are in the way, stopped
 //! ones until forced, running ones always.
 
+use std::collections::BTreeSet;
+
 use crate::{
-    ContainerUse, Digest, Error, ImageId, Reference, RemoveOptions, Removed, Result, catalog::Catalog,
+    ContainerUse, Error, ImageId, Reference, RemoveOptions, Removed, Result,
+    catalog::{Catalog, Record, Target},
     store::ImageStore,
 };
 
 /// What a removal decided, before anything is deleted.
 struct Plan {
     removed: Vec<Removed>,
-    /// The image itself goes too.
-    deletes: Option<ImageId>,
+    /// Images that go too.
+    deletes: Vec<ImageId>,
 }
 
 pub(crate) fn remove(
@@ -20,34 +23,23 @@ pub(crate) fn remove(
     options: &RemoveOptions,
     in_use: &dyn Fn(&ImageId) -> Vec<ContainerUse>,
 ) -> Result<Vec<Removed>> {
-    let writing = store.writing();
-    let (mut plan, record, dead_blobs) = store.change_locked(&writing, |catalog| {
+    let (mut removed, records) = store.change(|catalog| {
         let plan = decide(catalog, name, options, in_use)?;
-        let record = plan
+        let records: Vec<(ImageId, Record)> = plan
             .deletes
-            .and_then(|id| catalog.images.remove(&id).map(|r| (id, r)));
-        let kept = catalog.blobs();
-        let mut dead: Vec<Digest> = Vec::new();
-        if let Some((id, r)) = &record {
-            dead = [*id, r.manifest]
-                .into_iter()
-                .chain(r.blobs.clone())
-                .filter(|b| !kept.contains(b))
-                .collect();
-        }
-        Ok((plan, record, dead))
+            .into_iter()
+            .filter_map(|id| catalog.images.remove(&id).map(|r| (id, r)))
+            .collect();
+        catalog.drop_dangling_names();
+        Ok((plan.removed, records))
     })?;
-    for blob in &dead_blobs {
-        store.blobs.delete(blob)?;
-    }
-    drop(writing);
-    if let Some((id, record)) = record {
-        plan.removed.push(Removed::Deleted(id));
+    for (id, record) in records {
+        removed.push(Removed::Deleted(id));
         // Top first: that is the order in which Docker names them.
         let gone = store.layers.release(record.layers.iter().rev().copied())?;
-        plan.removed.extend(gone.into_iter().map(Removed::Deleted));
+        removed.extend(gone.into_iter().map(Removed::Deleted));
     }
-    Ok(plan.removed)
+    Ok(removed)
 }
 
 fn decide(
@@ -70,40 +62,54 @@ fn decide(
                 id.short()
             )));
         }
-        untag(catalog, &references, &mut removed);
-    } else {
-        let reference = Reference::parse(name)?.with_default_tag();
-        let references = catalog.references_of(&id);
-        if !options.force
-            && is_single(&references)
-            && let Some(user) = users.first()
-        {
-            return Err(Error::Conflict(format!(
-                "unable to remove repository reference {name:?} (must force) - container {} is using its referenced \
-                 image {}",
-                short(&user.id),
-                id.short()
-            )));
-        }
-        untag(catalog, &[taken(catalog, &reference)], &mut removed);
-        // Digest references alone do not keep a repository's image once its last tag there is gone.
-        let left = catalog.references_of(&id);
-        let same_name = |r: &&Reference| r.name() == reference.name();
-        if reference.digest().is_none() && left.iter().filter(same_name).all(|r| r.digest().is_some()) {
-            let digests: Vec<_> = left.iter().filter(same_name).cloned().collect();
-            untag(catalog, &digests, &mut removed);
-        }
-        let keeps_others = !catalog.references_of(&id).is_empty();
-        // Forced: the tag goes, but an image that a running container uses stays as a dangling one.
-        if keeps_others || check_users(&id, &users, options.force).is_err() {
-            return Ok(Plan {
-                removed,
-                deletes: None,
-            });
-        }
+        let others = untag(catalog, &references, &mut removed);
+        let deletes = unnamed(catalog, others, &id, in_use);
+        return Ok(Plan { removed, deletes });
     }
-    let deletes = (!options.no_prune || by_id).then_some(id);
+    let reference = Reference::parse(name)?.with_default_tag();
+    let references = catalog.references_of(&id);
+    if !options.force
+        && is_single(&references)
+        && let Some(user) = users.first()
+    {
+        return Err(Error::Conflict(format!(
+            "unable to remove repository reference {name:?} (must force) - container {} is using its referenced \
+             image {}",
+            short(&user.id),
+            id.short()
+        )));
+    }
+    let mut others = untag(catalog, &[taken(catalog, &reference)], &mut removed);
+    // Digest references alone do not keep a repository's image once its last tag there is gone.
+    let left = catalog.references_of(&id);
+    let same_name = |r: &&Reference| r.name() == reference.name();
+    if reference.digest().is_none() && left.iter().filter(same_name).all(|r| r.digest().is_some()) {
+        let digests: Vec<_> = left.iter().filter(same_name).cloned().collect();
+        others.extend(untag(catalog, &digests, &mut removed));
+    }
+    // Forced: the tag goes, but an image that a running container uses stays as a dangling one.
+    let stays = catalog.is_named(&id) || options.no_prune || check_users(&id, &users, options.force).is_err();
+    let mut deletes = match options.no_prune {
+        true => Vec::new(),
+        false => unnamed(catalog, others, &id, in_use),
+    };
+    if stays {
+        deletes.retain(|i| *i != id);
+    }
     Ok(Plan { removed, deletes })
+}
+
+/// The image itself, and those of other platforms that came under names that are gone, unless somebody needs them.
+fn unnamed(
+    catalog: &Catalog,
+    others: BTreeSet<ImageId>,
+    id: &ImageId,
+    in_use: &dyn Fn(&ImageId) -> Vec<ContainerUse>,
+) -> Vec<ImageId> {
+    let free = |other: &ImageId| other != id && !catalog.is_named(other) && in_use(other).is_empty();
+    std::iter::once(*id)
+        .chain(others.into_iter().filter(free))
+        .collect()
 }
 
 /// The reference as the catalog has it: `name:tag@digest` is kept as `name@digest`.
@@ -122,12 +128,16 @@ fn taken(catalog: &Catalog, reference: &Reference) -> Reference {
     }
 }
 
-fn untag(catalog: &mut Catalog, references: &[Reference], removed: &mut Vec<Removed>) {
+/// Takes names away; gives the images that they stood for on other platforms.
+fn untag(catalog: &mut Catalog, references: &[Reference], removed: &mut Vec<Removed>) -> BTreeSet<ImageId> {
+    let mut others = BTreeSet::new();
     for reference in references {
-        if catalog.references.remove(reference).is_some() {
+        if let Some(Target { others: more, .. }) = catalog.references.remove(reference) {
             removed.push(Removed::Untagged(reference.familiar()));
+            others.extend(more);
         }
     }
+    others
 }
 
 /// Docker's `isSingleReference`: one reference, or one tag and digests of the same repository.

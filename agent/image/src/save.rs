@@ -11,7 +11,7 @@ use tar::{EntryType, Header};
 
 use crate::{
     Digest, Error, ImageId, Reference, Result,
-    catalog::{Catalog, Record},
+    catalog::{Catalog, Record, Target},
     decompress::{Compression, Decoder},
     oci::{self, Descriptor, Index, Manifest, SavedImage},
     spool::Spool,
@@ -97,10 +97,10 @@ fn wanted(catalog: &Catalog, names: &[String]) -> Result<BTreeMap<ImageId, BTree
             .as_ref()
             .filter(|r| r.tag().is_none() && r.digest().is_none())
         {
-            let tags = |(r, _): &(&Reference, &Digest)| r.digest().is_none() && r.name() == bare.name();
+            let tags = |(r, _): &(&Reference, &Target)| r.digest().is_none() && r.name() == bare.name();
             let mut any = false;
-            for (reference, id) in catalog.references.iter().filter(tags) {
-                wanted.entry(*id).or_default().insert(reference.clone());
+            for (reference, target) in catalog.references.iter().filter(tags) {
+                wanted.entry(target.image).or_default().insert(reference.clone());
                 any = true;
             }
             if any {
@@ -205,13 +205,7 @@ fn index_of(images: &[Saving]) -> Index {
     let mut manifests = Vec::new();
     for image in images {
         let (digest, size, media_type) = &image.manifest;
-        let plain = Descriptor {
-            media_type: media_type.clone(),
-            digest: *digest,
-            size: *size,
-            annotations: BTreeMap::new(),
-            platform: None,
-        };
+        let plain = Descriptor::new(media_type, *digest, *size);
         let named = |r: &Reference| {
             let mut d = plain.clone();
             d.annotations.insert(oci::IMAGE_NAME.into(), r.to_string());

@@ -13,7 +13,7 @@ use crate::{
     ContainerConfig, Digest, Error, HistoryEntry, ImageConfig, ImageId, Reference, Result, RootFs,
     decompress::Compression,
     error::At,
-    oci::{MANIFEST, Manifest, Platform},
+    oci::{Descriptor, MANIFEST, Manifest, Platform, layer_type},
     save::{Saving, write_archive},
 };
 
@@ -116,9 +116,12 @@ impl Builder {
         };
         let config = serde_json::to_vec(&config).map_err(json)?;
         let id = Digest::of(&config);
-        let layers = [(diff_id, layer.len() as u64, Compression::Plain)];
-        let manifest =
-            serde_json::to_vec(&Manifest::new((id, config.len() as u64), &layers)).map_err(json)?;
+        let layers = vec![Descriptor::new(
+            layer_type(Compression::Plain),
+            diff_id,
+            layer.len() as u64,
+        )];
+        let manifest = serde_json::to_vec(&Manifest::new((id, config.len() as u64), layers)).map_err(json)?;
         let manifest_digest = Digest::of(&manifest);
         let image = Saving {
             id,

@@ -18,22 +18,26 @@ use std::{
     io::{Read, Write},
     os::unix::fs::{DirBuilderExt, PermissionsExt},
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, RwLock},
+    sync::{Arc, Mutex, MutexGuard, RwLock},
 };
 
 use crate::{
     CommitOptions, ContainerUse, Digest, Error, History, Image, ImageId, ImageSummary, ImportOptions,
     LayersUsage, ListOptions, LoadEvent, Loaded, Reference, RemoveOptions, Removed, Result, Rootfs,
     RootfsSize, User, archive,
-    blobs::Blobs,
-    catalog::{Catalog, Record, nanos},
+    blobs::{BlobPin, Blobs},
+    catalog::{Catalog, Record, Target, nanos},
     commit,
     error::At,
     import,
     layers::{Layers, Pin},
     limits::Limits,
-    list, load, remove, save,
+    list, load,
+    oci::Platform,
+    remove, save,
     spool::Spooled,
+    stack::chains,
+    transfer::Transfers,
     user,
 };
 
@@ -41,8 +45,9 @@ use crate::{
 pub struct ImageStore {
     root: PathBuf,
     pub(crate) limits: Limits,
-    pub(crate) blobs: Blobs,
-    pub(crate) layers: Layers,
+    pub(crate) blobs: Arc<Blobs>,
+    pub(crate) layers: Arc<Layers>,
+    pub(crate) transfers: Arc<Transfers>,
     catalog: RwLock<Catalog>,
     /// Held by whoever changes the catalog, across the write to disk; readers go on with the old one meanwhile.
     writing: Mutex<()>,
@@ -50,15 +55,17 @@ pub struct ImageStore {
 }
 
 /// An image that is complete in staging, with its layers unpacked.
-pub(crate) struct Candidate<'s> {
+pub(crate) struct Candidate {
     pub(crate) id: ImageId,
     pub(crate) record: Record,
-    /// Configuration, manifest, layer blobs.
+    /// Configuration, manifest, index, layer blobs: what is still in staging.
     pub(crate) files: Vec<Spooled>,
+    /// Its blobs that are in place.
+    pub(crate) held: Vec<BlobPin>,
     pub(crate) references: Vec<Reference>,
-    /// The image whose blobs it shares: it must still be there at the commit.
-    pub(crate) parent: Option<ImageId>,
-    pub(crate) pins: Vec<Pin<'s>>,
+    /// The image index that it came from, among `files`.
+    pub(crate) index: Option<Digest>,
+    pub(crate) pins: Vec<Pin>,
 }
 
 impl ImageStore {
@@ -90,9 +97,12 @@ impl ImageStore {
         fs::create_dir(&staging).at("cannot make", &staging)?;
         let blobs = Blobs::open(root)?;
         let mut catalog = Catalog::read(root, &blobs)?;
-        blobs.sweep(&catalog.blobs())?;
         let layers = Layers::open(root)?;
         drop_incomplete(&mut catalog, &layers);
+        let needed = catalog.blobs();
+        let transfers = Transfers::open(root, &needed)?;
+        blobs.need(needed)?;
+        blobs.sweep()?;
         layers.sweep()?;
         let (catalog, writing) = (RwLock::new(catalog), Mutex::new(()));
         Ok(ImageStore {
@@ -100,6 +110,7 @@ impl ImageStore {
             limits,
             blobs,
             layers,
+            transfers,
             catalog,
             writing,
             _lock: lock,
@@ -160,6 +171,15 @@ impl ImageStore {
         catalog.image(&catalog.find(name_or_id)?)
     }
 
+    /// As [`ImageStore::get`], for one platform: of a name that stands for several images the one that fits.
+    ///
+    /// # Errors
+    /// As there; [`Error::PlatformMissing`].
+    pub fn get_platform(&self, name_or_id: &str, platform: &Platform) -> Result<Image> {
+        let catalog = self.read();
+        catalog.image(&catalog.find_platform(name_or_id, platform)?)
+    }
+
     /// Points the tag `target` at an image; a tag that exists moves.
     pub fn tag(&self, source: &str, target: &str) -> Result<()> {
         let target = Reference::parse(target)?.with_default_tag();
@@ -170,7 +190,13 @@ impl ImageStore {
         }
         self.change(|catalog| {
             let id = catalog.find(source)?;
-            catalog.references.insert(target, id);
+            // All platforms of a name that has several go along.
+            let named = Reference::parse(source).ok().map(Reference::with_default_tag);
+            let whole = named
+                .and_then(|r| catalog.references.get(&r))
+                .filter(|t| t.image == id);
+            let to = whole.cloned().unwrap_or_else(|| Target::new(id));
+            catalog.references.insert(target, to);
             Ok(())
         })
     }
@@ -275,42 +301,47 @@ impl ImageStore {
         let mut next = self.view();
         let answer = change(&mut next)?;
         next.write(&self.root)?;
+        let needed = next.blobs();
         *self.catalog.write().unwrap_or_else(|e| e.into_inner()) = next;
+        // The catalog is what counts: a blob that can't be deleted now is swept at the next open.
+        if let Err(e) = self.blobs.need(needed) {
+            tracing::warn!(error = &e as &dyn std::error::Error, "cannot delete a blob");
+        }
         Ok(answer)
     }
 
+    /// Makes what was written so far survive a power loss.
+    pub(crate) fn sync_files(&self) -> Result<()> {
+        let root = File::open(&self.root).at("cannot open", &self.root)?;
+        rustix::fs::syncfs(&root).at("cannot sync", &self.root)
+    }
+
     /// Makes complete images visible, all or none.
-    pub(crate) fn commit(&self, candidates: Vec<Candidate<'_>>) -> Result<()> {
+    pub(crate) fn commit(&self, candidates: Vec<Candidate>) -> Result<()> {
         for candidate in &candidates {
             self.layers.make_init(candidate.record.layers.last())?;
         }
-        let root = File::open(&self.root).at("cannot open", &self.root)?;
-        rustix::fs::syncfs(&root).at("cannot sync", &self.root)?;
+        self.sync_files()?;
         let writing = self.writing();
-        let mut placed = Vec::new();
-        let mut new = Vec::new();
-        let committed = self.place(&candidates, &mut placed).and_then(|()| {
-            self.change_locked(&writing, |catalog| {
-                for c in &candidates {
-                    if let Some(parent) = c.parent.filter(|p| !catalog.images.contains_key(p)) {
-                        return Err(Error::NotFound(parent.to_string()));
-                    }
-                    if let Entry::Vacant(slot) = catalog.images.entry(c.id) {
-                        slot.insert(c.record.clone());
-                        new.push(c.id);
-                    }
-                    catalog
-                        .references
-                        .extend(c.references.iter().map(|r| (r.clone(), c.id)));
-                }
-                Ok(())
-            })
-        });
-        let needed = self.read().blobs();
-        for blob in placed.iter().filter(|b| !needed.contains(b)) {
-            self.blobs.delete(blob)?;
+        // Held until the catalog names them; after an error they go again.
+        let mut placed: Vec<BlobPin> = Vec::new();
+        for file in candidates.iter().flat_map(|c| &c.files) {
+            placed.push(self.blobs.adopt(&file.digest, &file.path)?);
         }
-        committed?;
+        self.blobs.sync()?;
+        let mut new = Vec::new();
+        self.change_locked(&writing, |catalog| {
+            for c in &candidates {
+                if let Entry::Vacant(slot) = catalog.images.entry(c.id) {
+                    slot.insert(c.record.clone());
+                    new.push(c.id);
+                }
+                for reference in &c.references {
+                    catalog.point(reference.clone(), c.id, c.index);
+                }
+            }
+            Ok(())
+        })?;
         for candidate in candidates {
             // Only the first of two candidates of one id hands its layers to the image.
             if let Some(i) = new.iter().position(|id| *id == candidate.id) {
@@ -319,18 +350,6 @@ impl ImageStore {
             }
         }
         Ok(())
-    }
-
-    fn place(&self, candidates: &[Candidate<'_>], placed: &mut Vec<Digest>) -> Result<()> {
-        let known = self.view();
-        for candidate in candidates.iter().filter(|c| !known.images.contains_key(&c.id)) {
-            for file in &candidate.files {
-                if self.blobs.adopt(&file.digest, &file.path)? {
-                    placed.push(file.digest);
-                }
-            }
-        }
-        self.blobs.sync()
     }
 }
 
@@ -343,8 +362,18 @@ fn drop_incomplete(catalog: &mut Catalog, layers: &Layers) {
             false
         }
     });
-    let images = &catalog.images;
-    catalog.references.retain(|_, id| images.contains_key(id));
+    catalog.drop_dangling_names();
+    catalog.kept.retain(|key, stack| {
+        let held = layers.hold(&chains(stack.iter().map(|l| &l.diff_id)));
+        if let Err(e) = &held {
+            tracing::warn!(
+                key,
+                error = e as &dyn std::error::Error,
+                "kept layers are damaged: dropped"
+            );
+        }
+        held.is_ok()
+    });
 }
 
 /// Creation time for sorting.

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use crate::{ContainerConfig, Digest, ImageConfig, Reference, archive::IdMap};
+use crate::{ContainerConfig, Digest, ImageConfig, Reference, Stack, archive::IdMap};
 
 /// Id of an image: the digest of its configuration, as in Docker.
 pub type ImageId = Digest;
@@ -14,6 +14,8 @@ pub struct Image {
     pub id: ImageId,
     /// Digest of the manifest (made by us when the archive had none).
     pub manifest: Digest,
+    /// Digest of the image index that its name came with.
+    pub index: Option<Digest>,
     /// The configuration, parsed.
     pub config: ImageConfig,
     /// Tags in familiar form, sorted (`busybox:latest`).
@@ -58,6 +60,8 @@ pub struct ListOptions {
     pub before: Option<String>,
     /// Created after this image.
     pub since: Option<String>,
+    /// Also images that names have for other platforms.
+    pub all: bool,
 }
 
 /// Options of [`crate::ImageStore::import`].
@@ -92,6 +96,26 @@ pub struct CommitOptions {
     pub created_by: String,
     /// Ids of a container with a user namespace.
     pub ids: IdMap,
+}
+
+/// How [`crate::ImageStore::layer_of_snapshot`] makes a layer.
+#[derive(Debug, Clone, Default)]
+pub struct LayerOptions {
+    /// Ids of a container with a user namespace.
+    pub ids: IdMap,
+    /// No file gets a later time than this (seconds since the epoch; `SOURCE_DATE_EPOCH`).
+    pub latest: Option<i64>,
+}
+
+/// What [`crate::ImageStore::compose`] makes an image of.
+#[derive(Debug)]
+pub struct NewImage {
+    /// Its configuration; `rootfs` is filled in from the stack.
+    pub config: ImageConfig,
+    /// Its layers.
+    pub stack: Stack,
+    /// Tags that then point at it.
+    pub references: Vec<Reference>,
 }
 
 /// Options of [`crate::ImageStore::remove`].

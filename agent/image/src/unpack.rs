@@ -10,7 +10,9 @@ mod tree;
 
 use std::{ffi::OsStr, io::Read, os::unix::ffi::OsStrExt, path::Path};
 
-use crate::{Error, Result, limits::Limits, merged::Merged, tar_stream::TarReader};
+use crate::{
+    Digest, Error, Result, digest::HashReader, limits::Limits, merged::Merged, tar_stream::TarReader,
+};
 
 /// Unpacks `archive` (plain tar) into the existing directory `dest`, on top of the layers of `below`. Reads the stream
 /// to its end. Gives the bytes of the layer's regular files.
@@ -23,6 +25,18 @@ pub(crate) fn unpack(archive: impl Read, dest: &Path, below: &Merged, limits: &L
     let size = apply.finish()?;
     reader.drain()?;
     Ok(size)
+}
+
+/// Checks that what was unpacked is the layer that it was said to be.
+pub(crate) fn check<R: Read>(archive: HashReader<R>, diff_id: &Digest) -> Result<()> {
+    let (actual, _) = archive.finish();
+    if actual != *diff_id {
+        return Err(Error::corrupt(
+            *diff_id,
+            format!("the archive's layer is {actual}"),
+        ));
+    }
+    Ok(())
 }
 
 /// A checked relative path: plain names only, none of them `.`, `..` or longer than the kernel takes.

@@ -10,10 +10,10 @@ use std::{
 use rustix::fs::{FileType, Mode, OFlags};
 
 use super::{
-    Head, IdMap, Node, TarWriter, Walk,
+    Head, Node, TarWriter, Walk,
     walk::{Steps, at, join},
 };
-use crate::{Rootfs, error::At, merged::Merged, tar_stream::read_failed};
+use crate::{LayerOptions, Rootfs, error::At, merged::Merged, tar_stream::read_failed};
 
 const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
@@ -22,10 +22,10 @@ const OPAQUE: &[u8] = b".wh..wh..opq";
 ///
 /// # Errors
 /// The directory can't be read, or holds a name that a layer can't: one that begins with `.wh.`.
-pub fn write_layer(rootfs: &Rootfs, ids: &IdMap, out: impl Write) -> crate::Result<()> {
+pub fn write_layer(rootfs: &Rootfs, options: &LayerOptions, out: impl Write) -> crate::Result<()> {
     let upper = open(&rootfs.upper).at("cannot open", &rootfs.upper)?;
     let below = below(rootfs)?;
-    write(&upper, &below, ids, out).map_err(read_failed)
+    write(&upper, &below, options, out).map_err(read_failed)
 }
 
 pub(super) fn open(dir: &Path) -> io::Result<Node> {
@@ -48,9 +48,9 @@ pub(super) fn is_opaque(dir: &Node) -> io::Result<bool> {
     Ok(dir.xattr("trusted.overlay.opaque")?.as_deref() == Some(b"y"))
 }
 
-fn write(upper: &Node, below: &Merged, ids: &IdMap, out: impl Write) -> io::Result<()> {
+fn write(upper: &Node, below: &Merged, options: &LayerOptions, out: impl Write) -> io::Result<()> {
     let mut tar = TarWriter::new(out);
-    let mut walk = Walk::new(ids.clone());
+    let mut walk = Walk::new(options.ids.clone()).with_latest(options.latest);
     let base = below.find(std::iter::empty())?.map(|found| found.stat);
     let changed = base.is_none_or(|base| {
         (base.st_mode, base.st_uid, base.st_gid) != (upper.stat.st_mode, upper.stat.st_uid, upper.stat.st_gid)

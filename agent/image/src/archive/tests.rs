@@ -11,7 +11,7 @@ use std::{
 use rustix::fs::{CWD, FileType, Mode, OFlags, XattrFlags, makedev, mknodat};
 
 use super::*;
-use crate::{Error, Limits, Rootfs};
+use crate::{Error, LayerOptions, Limits, Rootfs};
 
 struct Layers {
     temp: tempfile::TempDir,
@@ -111,7 +111,7 @@ fn a_layer_says_what_changed() {
     layers.change();
     let write = || {
         let mut out = Vec::new();
-        write_layer(&layers.rootfs(), &IdMap::default(), &mut out).unwrap();
+        write_layer(&layers.rootfs(), &LayerOptions::default(), &mut out).unwrap();
         out
     };
     let archive = write();
@@ -143,10 +143,10 @@ fn a_layer_says_what_changed() {
     // Nothing changed: nothing but the end of the archive.
     let empty = Layers::new();
     let mut out = Vec::new();
-    write_layer(&empty.rootfs(), &IdMap::default(), &mut out).unwrap();
+    write_layer(&empty.rootfs(), &LayerOptions::default(), &mut out).unwrap();
     assert_eq!(out.len(), 1024);
     fs::write(layers.upper("dir/.wh.trick"), "").unwrap();
-    let refused = write_layer(&layers.rootfs(), &IdMap::default(), std::io::sink());
+    let refused = write_layer(&layers.rootfs(), &LayerOptions::default(), std::io::sink());
     assert!(refused.is_err());
 }
 

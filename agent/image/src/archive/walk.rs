@@ -134,6 +134,8 @@ fn too_long(path: &[u8]) -> io::Error {
 #[derive(Default)]
 pub struct Walk {
     ids: IdMap,
+    /// No entry gets a later time.
+    latest: Option<i64>,
     /// First name of each file that has several.
     links: HashMap<(u64, u64), Vec<u8>>,
 }
@@ -143,8 +145,15 @@ impl Walk {
     pub fn new(ids: IdMap) -> Self {
         Walk {
             ids,
+            latest: None,
             links: HashMap::new(),
         }
+    }
+
+    /// Times after `latest` (seconds since the epoch) are written as that.
+    #[must_use]
+    pub fn with_latest(self, latest: Option<i64>) -> Self {
+        Walk { latest, ..self }
     }
 
     /// Writes an object, and what is in it, under `name`: `web` gives `web/`, `web/index.html`; `.` gives `./`,
@@ -181,9 +190,10 @@ impl Walk {
     /// # Errors
     /// As [`Walk::tree`].
     pub fn node<W: Write>(&mut self, out: &mut TarWriter<W>, node: &Node, name: &[u8]) -> io::Result<()> {
-        let Some(head) = node.head(name, &self.ids).map_err(|e| at(name, e))? else {
+        let Some(mut head) = node.head(name, &self.ids).map_err(|e| at(name, e))? else {
             return Ok(());
         };
+        head.mtime = self.latest.map_or(head.mtime, |latest| head.mtime.min(latest));
         let several = node.stat.st_nlink > 1 && head.kind != Kind::Dir;
         if several {
             let id = (node.stat.st_dev, node.stat.st_ino);

@@ -1,0 +1,387 @@
+//! [`Stack`]: layers on top of each other, held so that nobody takes them away: what a build works with. An image's stack, one
+//! more layer from a tree, an archive or what was written into a snapshot, and at the end an image of it.
+//!
+//! ```text
+//! stack(image) ─► snapshot(id, stack) ─► run something in it ─► layer_of_snapshot(id, stack) ─► compose(config, stack)
+//! ```
+//!
+//! Called by `commit` here and by the builder. A stack can be kept under a key across restarts (`keep`), as a build's cache is.
+
+use std::{
+    fs::File,
+    io::{BufReader, Read},
+    sync::Arc,
+};
+
+use crate::{
+    Digest, Error, ImageConfig, ImageId, LayerOptions, NewImage, Reference, Result, Rootfs, archive,
+    blobs::BlobPin,
+    catalog::{KeptLayer, Record},
+    decompress::{Compression, Decoder},
+    digest::HashReader,
+    error::At,
+    layers::Pin,
+    oci::{self, Descriptor, Manifest},
+    spool::{Spool, Spooled},
+    store::{Candidate, ImageStore},
+    tar_stream::read_failed,
+    unpack,
+};
+
+/// Bytes of an archive without entries.
+const EMPTY_TAR: u64 = 1024;
+
+/// Layers, bottom first, held as long as a clone of this exists.
+#[derive(Clone, Default)]
+pub struct Stack {
+    layers: Vec<Arc<StackLayer>>,
+}
+
+/// One layer of a [`Stack`].
+pub struct StackLayer {
+    /// Digest of the plain archive.
+    pub diff_id: Digest,
+    /// It and all below it.
+    pub chain: Digest,
+    /// The blob as an image's manifest names it.
+    pub blob: Descriptor,
+    /// Bytes of its regular files.
+    pub size: u64,
+    pin: Pin,
+    _blob: BlobPin,
+}
+
+impl std::fmt::Debug for Stack {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list()
+            .entries(self.layers.iter().map(|l| l.chain))
+            .finish()
+    }
+}
+
+impl Stack {
+    /// No layers: what `FROM scratch` stands on.
+    pub fn empty() -> Self {
+        Stack::default()
+    }
+
+    /// The layers, bottom first.
+    pub fn layers(&self) -> impl ExactSizeIterator<Item = &StackLayer> {
+        self.layers.iter().map(Arc::as_ref)
+    }
+
+    /// Chain id of the whole stack; `None` when it is empty. Equal chain ids are equal file systems.
+    pub fn chain(&self) -> Option<Digest> {
+        self.layers.last().map(|l| l.chain)
+    }
+
+    /// The lowest `count` layers of it.
+    #[must_use]
+    pub fn lowest(&self, count: usize) -> Self {
+        Stack {
+            layers: self.layers[..count.min(self.layers.len())].to_vec(),
+        }
+    }
+
+    pub(crate) fn chains(&self) -> Vec<Digest> {
+        self.layers.iter().map(|l| l.chain).collect()
+    }
+
+    fn with(&self, layer: StackLayer) -> Self {
+        let mut layers = self.layers.clone();
+        layers.push(Arc::new(layer));
+        Stack { layers }
+    }
+}
+
+impl ImageStore {
+    /// The layers of an image, held.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; [`Error::Corrupt`] when a layer or blob is lost.
+    pub fn stack(&self, image: &ImageId) -> Result<Stack> {
+        let catalog = self.view();
+        let record = catalog
+            .images
+            .get(image)
+            .ok_or_else(|| Error::NotFound(image.to_string()))?;
+        let manifest = self.manifest_of(record)?;
+        let layers = record.config.rootfs.diff_ids.iter().zip(manifest.layers);
+        let layers: Vec<KeptLayer> = layers
+            .map(|(diff_id, blob)| KeptLayer {
+                diff_id: *diff_id,
+                blob,
+            })
+            .collect();
+        self.hold_stack(&layers)
+    }
+
+    /// The image's manifest as the store has it.
+    pub(crate) fn manifest_of(&self, record: &Record) -> Result<Manifest> {
+        let text = self.blobs.read(&record.manifest)?;
+        serde_json::from_slice(&text).map_err(|source| Error::Json {
+            what: "image manifest".into(),
+            source,
+        })
+    }
+
+    fn hold_stack(&self, layers: &[KeptLayer]) -> Result<Stack> {
+        let mut stack = Stack::empty();
+        for layer in layers {
+            let chain = Digest::chain(stack.chain().as_ref(), &layer.diff_id);
+            let blob = self.blobs.pin(&layer.blob.digest);
+            let blob = blob.ok_or_else(|| Error::corrupt(layer.blob.digest, "the blob is missing"))?;
+            let pin = self.layers.pin(&chain)?;
+            stack = stack.with(StackLayer {
+                diff_id: layer.diff_id,
+                chain,
+                blob: layer.blob.clone(),
+                size: pin.size,
+                pin,
+                _blob: blob,
+            });
+        }
+        Ok(stack)
+    }
+
+    /// A root filesystem with a writable layer on a stack, as a container has on its image: [`ImageStore::rootfs`],
+    /// [`ImageStore::remove_rootfs`], [`ImageStore::changes`] and [`ImageStore::rootfs_size`] work with its id. Ids that belong to
+    /// no container are swept at the daemon's start.
+    ///
+    /// # Errors
+    /// [`Error::RootfsExists`], [`Error::InvalidArgument`] for an id that is no plain name.
+    pub fn snapshot(&self, id: &str, below: &Stack) -> Result<Rootfs> {
+        self.layers.make_init(below.chain().as_ref())?;
+        self.layers.prepare(id, &below.chains())
+    }
+
+    /// `below` and one more layer of what was changed in the snapshot (or container) `id`; `below` itself when nothing was.
+    ///
+    /// # Errors
+    /// [`Error::NoRootfs`]; a file name that a layer can't hold.
+    pub fn layer_of_snapshot(&self, id: &str, below: &Stack, options: &LayerOptions) -> Result<Stack> {
+        let rootfs = self.rootfs(id)?;
+        let mut spool = Spool::new(&self.staging())?;
+        let layer = spool.write(|out| archive::write_layer(&rootfs, options, out))?;
+        if layer.size <= EMPTY_TAR {
+            return Ok(below.clone());
+        }
+        self.add_layer(&layer, below)
+    }
+
+    /// `below` and one more layer from an archive in the form of OCI layers (tar, plain or compressed), kept as it comes.
+    ///
+    /// # Errors
+    /// [`Error::HostileArchive`], [`Error::NotAnArchive`].
+    pub fn layer_of_archive(&self, mut archive: impl Read, below: &Stack) -> Result<Stack> {
+        let mut spool = Spool::new(&self.staging())?;
+        let layer = spool.store(&mut archive, self.limits.layer_bytes.saturating_mul(2))?;
+        if layer.size == 0 {
+            return Err(Error::NotAnArchive("it is empty".into()));
+        }
+        self.add_layer(&layer, below)
+    }
+
+    /// `below` and one more layer of what `write` writes: a plain tar in the form of OCI layers. [`archive::TarWriter`] makes one.
+    ///
+    /// # Errors
+    /// `write`'s, and those of [`ImageStore::layer_of_archive`].
+    pub fn layer_of(
+        &self,
+        below: &Stack,
+        write: impl FnOnce(&mut dyn std::io::Write) -> Result<()>,
+    ) -> Result<Stack> {
+        let mut spool = Spool::new(&self.staging())?;
+        let layer = spool.write(write)?;
+        if layer.size <= EMPTY_TAR {
+            return Ok(below.clone());
+        }
+        self.add_layer(&layer, below)
+    }
+
+    pub(crate) fn add_layer(&self, layer: &Spooled, below: &Stack) -> Result<Stack> {
+        let (diff_id, compression) = self.diff_id_of(layer)?;
+        let top = below.chain();
+        let chain = Digest::chain(top.as_ref(), &diff_id);
+        let (pin, _) = self.layers.acquire(chain, top, diff_id, |dest, under| {
+            let (reader, _) = layer_reader(layer, self.limits.layer_bytes)?;
+            unpack::unpack(reader, dest, under, &self.limits)
+        })?;
+        let blob = Descriptor::new(oci::layer_type(compression), layer.digest, layer.size);
+        Ok(below.with(StackLayer {
+            diff_id,
+            chain,
+            blob,
+            size: pin.size,
+            pin,
+            _blob: self.blobs.adopt(&layer.digest, &layer.path)?,
+        }))
+    }
+
+    fn diff_id_of(&self, layer: &Spooled) -> Result<(Digest, Compression)> {
+        let (mut reader, compression) = layer_reader(layer, self.limits.layer_bytes)?;
+        if compression == Compression::Plain {
+            return Ok((layer.digest, compression));
+        }
+        std::io::copy(&mut reader, &mut std::io::sink()).map_err(read_failed)?;
+        Ok((reader.finish().0, compression))
+    }
+
+    /// Makes an image of a stack. Its layers, and nothing else, become the configuration's `rootfs`; equal arguments give equal
+    /// ids.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] when the configuration's history names another number of layers.
+    pub fn compose(&self, image: NewImage) -> Result<ImageId> {
+        let mut spool = Spool::new(&self.staging())?;
+        let candidate = self.candidate(&mut spool, image)?;
+        let id = candidate.id;
+        self.commit(vec![candidate])?;
+        Ok(id)
+    }
+
+    fn candidate(&self, spool: &mut Spool, image: NewImage) -> Result<Candidate> {
+        let NewImage {
+            mut config,
+            stack,
+            references,
+        } = image;
+        let with_layer = config.history.iter().filter(|step| !step.empty_layer).count();
+        if !config.history.is_empty() && with_layer != stack.layers.len() {
+            return Err(Error::InvalidArgument(format!(
+                "the image's history has {with_layer} layers, its stack {}",
+                stack.layers.len()
+            )));
+        }
+        if let Some(bad) = references.iter().find(|r| r.digest().is_some()) {
+            return Err(Error::InvalidArgument(format!(
+                "refusing to create a tag with a digest reference ({})",
+                bad.familiar()
+            )));
+        }
+        config.rootfs = crate::RootFs {
+            diff_ids: stack.layers().map(|l| l.diff_id).collect(),
+            ..crate::RootFs::default()
+        };
+        let config_file = store_json(spool, &config)?;
+        let oci_form = |layer: &StackLayer| Descriptor {
+            media_type: oci::oci_layer_type(&layer.blob.media_type),
+            ..layer.blob.clone()
+        };
+        let descriptors = stack.layers().map(oci_form).collect();
+        let manifest = store_json(
+            spool,
+            &Manifest::new((config_file.digest, config_file.size), descriptors),
+        )?;
+        self.candidate_of(config, &stack, (config_file, manifest), references)
+    }
+
+    fn candidate_of(
+        &self,
+        config: ImageConfig,
+        stack: &Stack,
+        (config_file, manifest): (Spooled, Spooled),
+        references: Vec<Reference>,
+    ) -> Result<Candidate> {
+        // The image gets holds of its own: the stack may live on, in a build's cache.
+        let pins: Vec<Pin> = stack
+            .layers()
+            .map(|l| self.layers.pin(&l.pin.chain))
+            .collect::<Result<_>>()?;
+        let held: Option<Vec<BlobPin>> = stack.layers().map(|l| self.blobs.pin(&l.blob.digest)).collect();
+        let held = held.ok_or_else(|| Error::corrupt(config_file.digest, "a layer's blob is missing"))?;
+        Ok(Candidate {
+            id: config_file.digest,
+            record: Record {
+                manifest: manifest.digest,
+                layers: stack.chains(),
+                config: config.into(),
+                blobs: stack.layers().map(|l| l.blob.digest).collect(),
+                size: pins.iter().map(|pin| pin.size).sum(),
+            },
+            files: vec![config_file, manifest],
+            held,
+            references: references.into_iter().map(Reference::with_default_tag).collect(),
+            index: None,
+            pins,
+        })
+    }
+
+    /// Keeps a stack under a key, also across restarts, in place of what was kept there.
+    ///
+    /// # Errors
+    /// The catalog can't be written.
+    pub fn keep(&self, key: &str, stack: &Stack) -> Result<()> {
+        let kept = |l: &StackLayer| KeptLayer {
+            diff_id: l.diff_id,
+            blob: l.blob.clone(),
+        };
+        let layers: Vec<KeptLayer> = stack.layers().map(kept).collect();
+        self.sync_files()?;
+        let pins: Vec<Pin> = stack
+            .layers()
+            .map(|l| self.layers.pin(&l.chain))
+            .collect::<Result<_>>()?;
+        let before = self.change(|catalog| Ok(catalog.kept.insert(key.to_owned(), layers)))?;
+        pins.into_iter().for_each(Pin::keep);
+        self.release_kept(before)
+    }
+
+    /// The stack that is kept under a key.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] when part of it is lost: then forget it.
+    pub fn kept(&self, key: &str) -> Result<Option<Stack>> {
+        let layers = self.view().kept.get(key).cloned();
+        layers.map(|l| self.hold_stack(&l)).transpose()
+    }
+
+    /// Keys under which stacks are kept, sorted.
+    pub fn kept_keys(&self) -> Vec<String> {
+        self.view().kept.into_keys().collect()
+    }
+
+    /// Ends the keeping of a stack; what nothing else needs goes. False: there was none.
+    ///
+    /// # Errors
+    /// The catalog can't be written.
+    pub fn forget(&self, key: &str) -> Result<bool> {
+        let before = self.change(|catalog| Ok(catalog.kept.remove(key)))?;
+        let was = before.is_some();
+        self.release_kept(before)?;
+        Ok(was)
+    }
+
+    fn release_kept(&self, layers: Option<Vec<KeptLayer>>) -> Result<()> {
+        let chains = chains(layers.iter().flatten().map(|l| &l.diff_id));
+        self.layers.release(chains.into_iter().rev()).map(drop)
+    }
+}
+
+/// Chain ids of layers, bottom first.
+pub(crate) fn chains<'d>(diff_ids: impl Iterator<Item = &'d Digest>) -> Vec<Digest> {
+    let mut chains: Vec<Digest> = Vec::new();
+    for diff_id in diff_ids {
+        chains.push(Digest::chain(chains.last(), diff_id));
+    }
+    chains
+}
+
+pub(crate) fn store_json(spool: &mut Spool, document: &impl serde::Serialize) -> Result<Spooled> {
+    let text = serde_json::to_vec(document).map_err(|source| Error::Json {
+        what: "image".into(),
+        source,
+    })?;
+    spool.store(&mut &text[..], u64::MAX)
+}
+
+pub(crate) type LayerReader = HashReader<std::io::Take<BufReader<Decoder<File>>>>;
+
+/// The layer's plain archive, hashed on the way and cut off above the limit (its digest is wrong then).
+pub(crate) fn layer_reader(blob: &Spooled, limit: u64) -> Result<(LayerReader, Compression)> {
+    let file = File::open(&blob.path).at("cannot read", &blob.path)?;
+    let decoder = Decoder::new(file).map_err(read_failed)?;
+    let compression = decoder.compression();
+    let reader = BufReader::with_capacity(128 << 10, decoder).take(limit.saturating_mul(2));
+    Ok((HashReader::new(reader), compression))
+}
