@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 use ipnet::IpNet;
+use pontoon_image::registry::RegistrySettings;
 use pontoon_proto::v1::{LogDriver, Ulimit};
 
 use crate::spec::security::Seccomp;
@@ -50,6 +51,8 @@ pub struct EngineConfig {
     pub containers: ContainerDefaults,
     /// What holds for networks that say nothing about it, and the default bridge.
     pub networks: NetworkDefaults,
+    /// Mirrors, insecure registries, certificates, how much at once.
+    pub registries: RegistrySettings,
     /// Run containers in user namespaces: "default", or `USER[:GROUP]` whose subordinate ids (subuid(5), subgid(5)) are used. Empty:
     /// containers have the host's users.
     pub userns_remap: String,
@@ -79,6 +82,7 @@ impl EngineConfig {
             resolv_conf: PathBuf::from("/etc/resolv.conf"),
             containers: ContainerDefaults::default(),
             networks: NetworkDefaults::default(),
+            registries: RegistrySettings::default(),
             userns_remap: String::new(),
         }
     }

@@ -22,7 +22,7 @@ use crate::event::{ContainerEvent, EventObject};
 use crate::registry::Registry;
 use crate::spec::remap::IdMap;
 use crate::volumes::Volumes;
-use crate::{EngineConfig, Error, Result, container, id};
+use crate::{EngineConfig, Error, RegistrySettings, Result, container, id};
 
 /// Events kept for slow watchers.
 const EVENTS: usize = 1024;
@@ -33,6 +33,7 @@ pub struct Engine {
     pub(crate) id: String,
     pub(crate) containers: Registry,
     pub(crate) images: Arc<ImageStore>,
+    pub(crate) registries: Arc<pontoon_image::registry::Registry>,
     pub(crate) network: Arc<NetworkManager>,
     pub(crate) volumes: Arc<Volumes>,
     pub(crate) tasks: TaskTracker,
@@ -85,11 +86,13 @@ impl Engine {
         let volumes = blocking(move || Volumes::open(volumes_dir, owner));
         let (images, network, volumes) = tokio::try_join!(images, network, volumes)?;
         let labels = config.labels.clone();
+        let registries = pontoon_image::registry::Registry::new(config.registries.clone());
         let engine = Arc::new(Self {
             id: engine_id(&config.data_dir)?,
             config,
             containers: Registry::default(),
             images: Arc::new(images),
+            registries: Arc::new(registries),
             network,
             volumes: Arc::new(volumes),
             tasks: TaskTracker::new(),
@@ -131,7 +134,8 @@ impl Engine {
     }
 
     /// Takes over the settings that may change while it runs, and tells of it.
-    pub fn reload(&self, labels: Vec<String>) {
+    pub fn reload(&self, labels: Vec<String>, registries: RegistrySettings) {
+        self.registries.reload(registries);
         let shown = format!("[{}]", labels.join(" "));
         *self.labels.write().unwrap_or_else(PoisonError::into_inner) = labels;
         let name = crate::system::host_name();

@@ -67,6 +67,9 @@ pub enum Error {
     /// An operation of the image store failed.
     #[error(transparent)]
     Image(pontoon_image::Error),
+    /// An operation with a registry failed.
+    #[error(transparent)]
+    Registry(pontoon_image::registry::Error),
     /// An operation on the network failed.
     #[error("{operation}")]
     Network {

@@ -1,6 +1,9 @@
 //! Images: the blocking image store behind async calls; archives are streamed through bounded channels, never held whole.
 
 mod prune;
+pub(crate) mod pull;
+pub(crate) mod push;
+mod registry;
 
 use std::collections::HashMap;
 use std::io::{self, Read, Write};

@@ -131,6 +131,8 @@ impl Engine {
             pids_limit: limits.pids,
             oom_kill_disable: limits.oom_kill_disable,
             warnings: limits.warnings(),
+            insecure_registries: self.registries.settings().shown_insecure(),
+            registry_mirrors: self.registries.settings().shown_mirrors(),
             ..InfoResponse::default()
         })
     }

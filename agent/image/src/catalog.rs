@@ -75,6 +75,8 @@ pub(crate) struct KeptLayer {
 struct SavedRecord {
     manifest: Digest,
     size: u64,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    made_here: bool,
 }
 
 /// One image.
@@ -87,6 +89,8 @@ pub(crate) struct Record {
     /// Chain ids, bottom first.
     pub(crate) layers: Vec<Digest>,
     pub(crate) size: u64,
+    /// The manifest did not come with the image, we made it: a push may compress its layers.
+    pub(crate) made_here: bool,
 }
 
 impl Record {
@@ -163,6 +167,7 @@ impl Catalog {
         let record = |r: &Record| SavedRecord {
             manifest: r.manifest,
             size: r.size,
+            made_here: r.made_here,
         };
         let saved = Saved {
             version: 2,
@@ -406,5 +411,6 @@ fn record_of(id: &Digest, saved: &SavedRecord, blobs: &Blobs) -> Result<Record> 
         config: Arc::new(config),
         blobs: manifest.layers.iter().map(|l| l.digest).collect(),
         size: saved.size,
+        made_here: saved.made_here,
     })
 }

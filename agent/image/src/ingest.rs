@@ -338,6 +338,7 @@ impl State {
                 config: image.config.into(),
                 blobs: image.layers.iter().map(|l| l.blob.digest).collect(),
                 size: pins.iter().map(|p| p.size).sum(),
+                made_here: false,
             },
             files,
             held,

@@ -8,10 +8,11 @@
 //!   Dockerfile instructions, `user` finds a container's user
 //! - `tar_stream`, `unpack`, `merged`: the strict tar reader, the confined unpacker and the view of stacked layers
 //! - [`archive`]: trees to tar archives and back, for `cp`, `export`, `commit`, `diff`
+//! - [`registry`]: pull, push and their like
 //! - [`scratch`]: archives of FROM-scratch images, for demos and tests
 //!
 //! The main path: `load` spools the archive, unpacks each layer once by chain id, commits; `prepare_rootfs` then makes a
-//! container's directories in well under a millisecond. Everything blocks: async callers use a blocking thread.
+//! container's directories in well under a millisecond. Everything but [`registry`] blocks: async callers use a blocking thread.
 
 pub mod archive;
 mod blobs;
@@ -31,6 +32,7 @@ mod load;
 mod merged;
 pub mod oci;
 mod reference;
+pub mod registry;
 mod remove;
 mod save;
 pub mod scratch;

@@ -280,6 +280,7 @@ fn install(
             blob.size,
         ));
     }
+    let made_here = image.manifest.is_none();
     let manifest = match image.manifest {
         Some(manifest) => manifest,
         None => {
@@ -304,6 +305,7 @@ fn install(
             config: config.into(),
             blobs: image.layers.iter().map(|l| l.digest).collect(),
             size: pins.iter().map(|p| p.size).sum(),
+            made_here,
         },
         files: [image.config, manifest].into_iter().chain(image.layers).collect(),
         references,

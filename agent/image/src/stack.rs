@@ -298,6 +298,7 @@ impl ImageStore {
                 config: config.into(),
                 blobs: stack.layers().map(|l| l.blob.digest).collect(),
                 size: pins.iter().map(|pin| pin.size).sum(),
+                made_here: true,
             },
             files: vec![config_file, manifest],
             held,

@@ -270,6 +270,10 @@ impl ImageStore {
         user::resolve_group(rootfs, group)
     }
 
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
     pub(crate) fn staging(&self) -> PathBuf {
         self.root.join("staging")
     }
@@ -332,9 +336,17 @@ impl ImageStore {
         let mut new = Vec::new();
         self.change_locked(&writing, |catalog| {
             for c in &candidates {
-                if let Entry::Vacant(slot) = catalog.images.entry(c.id) {
-                    slot.insert(c.record.clone());
-                    new.push(c.id);
+                match catalog.images.entry(c.id) {
+                    Entry::Vacant(slot) => {
+                        slot.insert(c.record.clone());
+                        new.push(c.id);
+                    }
+                    // An image that comes again takes the manifest that it comes with now: a push then sends what was pulled
+                    // (or loaded) last, byte by byte.
+                    Entry::Occupied(mut slot) if !c.record.made_here => {
+                        slot.insert(c.record.clone());
+                    }
+                    Entry::Occupied(_) => {}
                 }
                 for reference in &c.references {
                     catalog.point(reference.clone(), c.id, c.index);

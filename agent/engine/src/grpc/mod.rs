@@ -10,6 +10,7 @@ mod events;
 mod images;
 mod logs;
 mod networks;
+mod registry;
 mod status;
 mod stdio;
 mod volumes;
@@ -61,6 +62,8 @@ impl pontoon_proto::v1::engine_server::Engine for Service {
     type ExecStream = BoxStream<StdioResponse>;
     type LogsStream = BoxStream<LogEntry>;
     type LoadImagesStream = BoxStream<LoadImagesResponse>;
+    type PullImageStream = BoxStream<PullImageResponse>;
+    type PushImageStream = BoxStream<PushImageResponse>;
     type SaveImagesStream = BoxStream<Chunk>;
     type EventsStream = BoxStream<Event>;
     type ContainerStatsStream = BoxStream<ContainerStatsResponse>;
@@ -191,6 +194,31 @@ impl pontoon_proto::v1::engine_server::Engine for Service {
     async fn image_history(&self, request: Request<ImageRequest>) -> Answer<ImageHistoryResponse> {
         let entries = self.engine.image_history(&request.into_inner().target).await;
         answer(entries.map(|entries| ImageHistoryResponse { entries }))
+    }
+
+    async fn pull_image(&self, request: Request<PullImageRequest>) -> Answer<Self::PullImageStream> {
+        registry::pull(&self.engine, request.into_inner())
+    }
+
+    async fn push_image(&self, request: Request<PushImageRequest>) -> Answer<Self::PushImageStream> {
+        registry::push(&self.engine, request.into_inner())
+    }
+
+    async fn registry_login(&self, request: Request<RegistryLoginRequest>) -> Answer<RegistryLoginResponse> {
+        answer(self.engine.registry_login(request.into_inner()).await)
+    }
+
+    async fn search_images(&self, request: Request<SearchImagesRequest>) -> Answer<SearchImagesResponse> {
+        let images = self.engine.search_images(request.into_inner()).await;
+        answer(images.map(|images| SearchImagesResponse { images }))
+    }
+
+    async fn inspect_manifest(
+        &self,
+        request: Request<InspectManifestRequest>,
+    ) -> Answer<InspectManifestResponse> {
+        let manifests = self.engine.inspect_manifest(request.into_inner()).await;
+        answer(manifests.map(|manifests| InspectManifestResponse { manifests }))
     }
 
     async fn create_network(&self, request: Request<CreateNetworkRequest>) -> Answer<CreateNetworkResponse> {

@@ -2,6 +2,7 @@
 //! that `run` and `exec` end with.
 
 use pontoon_image::Error as ImageError;
+use pontoon_image::registry::Error as RegistryError;
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Code, Status};
 
@@ -22,6 +23,7 @@ pub fn status(error: &Error) -> Status {
         Error::NameInUse { .. } => Code::AlreadyExists,
         Error::Conflict(_) | Error::NotRunning(_) | Error::Start { .. } => Code::FailedPrecondition,
         Error::Image(error) => image(error),
+        Error::Registry(error) => registry(error),
         Error::Network { source, .. } if source.is_conflict() => Code::FailedPrecondition,
         Error::Network { source, .. } if source.is_not_found() => Code::NotFound,
         Error::Network {
@@ -46,6 +48,26 @@ pub fn status(error: &Error) -> Status {
     let mut metadata = MetadataMap::new();
     metadata.insert(EXIT_CODE, MetadataValue::from(error.exit_code()));
     Status::with_metadata(code, text, metadata)
+}
+
+fn registry(error: &RegistryError) -> Code {
+    match error {
+        RegistryError::Image(error) | RegistryError::Unusable { source: error, .. } => image(error),
+        RegistryError::ManifestUnknown { .. }
+        | RegistryError::RepositoryUnknown { .. }
+        | RegistryError::Denied { .. }
+        | RegistryError::NoMatchingManifest { .. }
+        | RegistryError::WrongPlatform { .. } => Code::NotFound,
+        RegistryError::NoCredentials { .. } | RegistryError::Unauthorized(_) => Code::Unauthenticated,
+        RegistryError::TooManyRequests { .. } => Code::ResourceExhausted,
+        RegistryError::Settings(_) => Code::InvalidArgument,
+        RegistryError::Cancelled => Code::Cancelled,
+        // A registry's fault, not ours: nothing for our own log.
+        RegistryError::Transport { .. }
+        | RegistryError::Stalled { .. }
+        | RegistryError::Status { .. }
+        | RegistryError::Protocol { .. } => Code::Unavailable,
+    }
 }
 
 fn image(error: &ImageError) -> Code {
