@@ -8,7 +8,9 @@ use std::ffi::OsString;
 use clap::error::ErrorKind;
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::command::{self, container, image, network, node, service, stack, swarm, system, volume};
+use crate::command::{
+    self, container, image, network, node, registry, service, stack, swarm, system, volume,
+};
 use crate::error::{Failure, Outcome};
 use crate::output::listing;
 use crate::usage::{self, help, walk};
@@ -113,6 +115,16 @@ enum Command {
     /// Return low-level information on Pontoon objects
     Inspect(command::inspect::Arguments),
 
+    /// Download an image from a registry
+    Pull(registry::pull::Arguments),
+    /// Upload an image to a registry
+    Push(registry::push::Arguments),
+    /// Search Docker Hub for images
+    Search(registry::search::Arguments),
+    /// Authenticate to a registry
+    Login(registry::login::LoginArguments),
+    /// Log out from a registry
+    Logout(registry::login::LogoutArguments),
     /// List images
     Images(image::ListArguments),
     /// Load an image from a tar archive or STDIN
@@ -144,6 +156,9 @@ enum Command {
     /// Manage images
     #[command(subcommand)]
     Image(image::Command),
+    /// Manage Docker image manifests and manifest lists
+    #[command(subcommand)]
+    Manifest(registry::manifest::Command),
     /// Manage networks
     #[command(subcommand)]
     Network(network::Command),
@@ -234,9 +249,9 @@ impl Cli {
     pub async fn run(self) -> Outcome {
         let Global { host, context, .. } = &self.global;
         let (host, context) = (host.as_deref(), context.as_deref());
-        // These two need no daemon; all others must not go to the default one when the context is broken.
+        // These need no daemon; all others must not go to the default one when the context is broken.
         let found = match self.command {
-            Command::Daemon(_) | Command::Context(_) => None,
+            Command::Daemon(_) | Command::Context(_) | Command::Logout(_) => None,
             _ => context::host(host, context)?,
         };
         let (given, host) = (host, found.as_deref());
@@ -270,6 +285,11 @@ impl Cli {
             Command::Top(arguments) => container::top::run(host, arguments).await,
             Command::Update(arguments) => container::update::run(host, arguments).await,
             Command::Inspect(arguments) => command::inspect::run(host, arguments).await,
+            Command::Pull(arguments) => registry::pull::run(host, arguments).await,
+            Command::Push(arguments) => registry::push::run(host, arguments).await,
+            Command::Search(arguments) => registry::search::run(host, arguments).await,
+            Command::Login(arguments) => registry::login::login(host, arguments).await,
+            Command::Logout(arguments) => registry::login::logout(arguments),
             Command::Images(arguments) => image::list(host, arguments).await,
             Command::Load(arguments) => image::load(host, arguments).await,
             Command::Import(arguments) => image::import(host, arguments).await,
@@ -283,6 +303,7 @@ impl Cli {
             Command::Context(command) => command::context::dispatch(given, context, command),
             Command::Container(command) => container::dispatch(host, command).await,
             Command::Image(command) => image::dispatch(host, command).await,
+            Command::Manifest(command) => registry::manifest::dispatch(host, command).await,
             Command::Network(command) => network::dispatch(host, command).await,
             Command::Volume(command) => volume::dispatch(host, command).await,
             Command::Swarm(command) => swarm::dispatch(host, command).await,

@@ -3,7 +3,7 @@
 //! # Layout
 //! - [`cli`]: grammar; [`usage`]: help and mistakes; [`command`]: the client's commands; [`output`]: what they print; [`stdio`], [`terminal`]: interactive sessions
 //! - [`compose`]: stack files
-//! - [`client`]: the way to a daemon, [`context`]: its named addresses; [`error`]: how commands fail
+//! - [`client`]: the way to a daemon, [`context`]: its named addresses; [`credentials`]: what the user has for registries; [`error`]: how commands fail
 //! - [`daemon`]: the parts of a node put together
 //!
 //! `shim`, `shim-log`, `archive`, `init` and `netd` are re-executions of this binary by the daemon, `oci` is an OCI runtime's command
@@ -17,6 +17,7 @@ mod client;
 mod command;
 mod compose;
 mod context;
+mod credentials;
 mod daemon;
 mod error;
 mod output;

@@ -3,7 +3,7 @@
 use std::io::IsTerminal;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
+use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 
 use crate::error::Failure;
 
@@ -20,6 +20,35 @@ pub fn size() -> Option<(u16, u16)> {
         .or_else(|_| tcgetwinsize(stdin.as_fd()))
         .ok()?;
     (size.ws_row > 0 && size.ws_col > 0).then_some((size.ws_row, size.ws_col))
+}
+
+/// What is typed is not shown, for as long as it lives: passwords.
+#[derive(Debug)]
+pub struct Hidden {
+    before: Termios,
+}
+
+impl Hidden {
+    /// Switches the echo of stdin off.
+    ///
+    /// # Errors
+    /// When stdin is not a terminal.
+    pub fn enter() -> Result<Self, Failure> {
+        let stdin = std::io::stdin();
+        let before = tcgetattr(stdin.as_fd()).map_err(|_| Failure::new("the input device is not a TTY"))?;
+        let mut silent = before.clone();
+        silent.local_modes.remove(LocalModes::ECHO);
+        tcsetattr(stdin.as_fd(), OptionalActions::Now, &silent)
+            .map_err(|e| Failure::new(format!("switch the terminal's echo off: {e}")))?;
+        Ok(Self { before })
+    }
+}
+
+impl Drop for Hidden {
+    fn drop(&mut self) {
+        // Nothing can be done when the terminal has gone.
+        let _ = tcsetattr(std::io::stdin().as_fd(), OptionalActions::Now, &self.before);
+    }
 }
 
 /// Raw mode on stdin for as long as it lives.

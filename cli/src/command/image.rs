@@ -43,6 +43,10 @@ pub enum Command {
     Tag(TagArguments),
     /// Show the history of an image
     History(HistoryArguments),
+    /// Download an image from a registry
+    Pull(super::registry::pull::Arguments),
+    /// Upload an image to a registry
+    Push(super::registry::push::Arguments),
     /// Remove unused images
     Prune(prune::Arguments),
     /// Display detailed information on one or more images
@@ -62,6 +66,8 @@ pub async fn dispatch(host: Option<&str>, command: Command) -> Outcome {
         Command::Rm(arguments) => remove(host, arguments).await,
         Command::Tag(arguments) => tag(host, arguments).await,
         Command::History(arguments) => history(host, arguments).await,
+        Command::Pull(arguments) => super::registry::pull::run(host, arguments).await,
+        Command::Push(arguments) => super::registry::push::run(host, arguments).await,
         Command::Prune(arguments) => prune::run(host, arguments).await,
         Command::Inspect(arguments) => {
             super::inspect::one_kind(host, super::inspect::Kind::Image, arguments).await

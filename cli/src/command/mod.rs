@@ -7,6 +7,7 @@ pub mod inspect;
 pub mod network;
 pub mod node;
 pub mod oci;
+pub mod registry;
 pub mod service;
 pub mod stack;
 pub mod swarm;

@@ -5,7 +5,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use pontoon_engine::{NATIVE_RUNTIME, NetworkDefaults, validate_log_driver};
+use pontoon_engine::{NATIVE_RUNTIME, NetworkDefaults, RegistrySettings, validate_log_driver};
 use pontoon_proto::v1::LogDriver;
 use tracing_subscriber::filter::LevelFilter;
 
@@ -13,6 +13,7 @@ use crate::error::Failure;
 
 mod containers;
 mod network;
+mod registries;
 
 pub use containers::{ContainerArguments, Containers};
 
@@ -28,6 +29,8 @@ pub struct Arguments {
     network: network::NetworkArguments,
     #[command(flatten)]
     containers: ContainerArguments,
+    #[command(flatten)]
+    registries: registries::RegistryArguments,
     /// Absolute path below each cgroup hierarchy under which containers' groups are made
     #[arg(
         long,
@@ -118,6 +121,8 @@ pub struct Config {
     pub labels: Vec<String>,
     /// Networks and the default bridge.
     pub networks: NetworkDefaults,
+    /// Mirrors, insecure registries, certificates, how much at once.
+    pub registries: RegistrySettings,
     /// Group of the local socket.
     pub group: String,
     /// What holds for containers that say nothing.
@@ -174,6 +179,7 @@ impl Config {
             group: arguments.group,
             labels: labels(arguments.labels)?,
             networks: arguments.network.settings()?,
+            registries: arguments.registries.settings()?,
             containers: Containers::new(arguments.containers)?,
             log: log_driver(arguments.log_driver, &arguments.log_opts)?,
             log_level: arguments.log_level,

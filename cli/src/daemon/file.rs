@@ -92,10 +92,10 @@ fn find<'a>(daemon: &'a Command, key: &str) -> Option<&'a Arg> {
     by_name(key)
         .or_else(|| key.strip_suffix('s').and_then(by_name))
         .or_else(|| {
-            by_name(if key == "runtimes" {
-                "add-runtime"
-            } else {
-                return None;
+            by_name(match key {
+                "runtimes" => "add-runtime",
+                "insecure-registries" => "insecure-registry",
+                _ => return None,
             })
         })
 }
@@ -161,6 +161,8 @@ mod tests {
             many("add-runtime"),
             many("default-ulimit"),
             many("default-address-pool"),
+            many("insecure-registry"),
+            many("registry-mirror"),
         ])
     }
 
@@ -204,7 +206,8 @@ mod tests {
     fn dockers_file_is_understood() {
         let json = r#"{"labels": ["a=b"], "runtimes": {"crun": {"path": "/usr/bin/crun"}},
             "default-ulimits": {"nofile": {"Name": "nofile", "Soft": 10, "Hard": 20}},
-            "default-address-pools": [{"base": "10.9.0.0/16", "size": 24}], "log-opts": {"tag": "x"}}"#;
+            "default-address-pools": [{"base": "10.9.0.0/16", "size": 24}], "log-opts": {"tag": "x"},
+            "insecure-registries": ["10.0.0.0/8", "r:5000"], "registry-mirrors": ["https://m.example"]}"#;
         let mut flags = read("daemon.json", json).unwrap();
         flags.sort();
         assert_eq!(
@@ -213,8 +216,11 @@ mod tests {
                 "--add-runtime=crun=/usr/bin/crun",
                 "--default-address-pool=base=10.9.0.0/16,size=24",
                 "--default-ulimit=nofile=10:20",
+                "--insecure-registry=10.0.0.0/8",
+                "--insecure-registry=r:5000",
                 "--label=a=b",
                 "--log-opt=tag=x",
+                "--registry-mirror=https://m.example",
             ]
         );
     }

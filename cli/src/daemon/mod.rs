@@ -107,6 +107,7 @@ fn engine_config(config: &Config) -> EngineConfig {
     engine.runtimes.extend(config.runtimes.clone());
     engine.labels.clone_from(&config.labels);
     engine.networks = config.networks.clone();
+    engine.registries = config.registries.clone();
     engine.containers = config.containers.defaults.clone();
     engine.userns_remap.clone_from(&config.containers.userns_remap);
     engine.build = BuildInfo {

@@ -4,3 +4,4 @@ pub mod human;
 pub mod listing;
 pub mod template;
 pub mod time;
+pub mod transfer;

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use pontoon_image::registry::{Credentials, Progress, PullOptions, Pulled, Step};
 use pontoon_image::{Image, Platform, Reference};
-use pontoon_proto::v1::{PullImageRequest, PulledImage, RegistryAuth, TransferStep, pull_image_response::Event};
+use pontoon_proto::v1::{
+    PullImageRequest, PulledImage, RegistryAuth, TransferStep, pull_image_response::Event,
+};
 use tokio::sync::mpsc;
 
 use crate::{Engine, Error, Result};
@@ -82,7 +84,12 @@ impl Engine {
     ///
     /// # Errors
     /// The registry's, or the name is bad.
-    pub async fn find_or_pull(self: &Arc<Self>, name: &str, platform: &str, auth: RegistryAuth) -> Result<Image> {
+    pub async fn find_or_pull(
+        self: &Arc<Self>,
+        name: &str,
+        platform: &str,
+        auth: RegistryAuth,
+    ) -> Result<Image> {
         match self.find_image(name).await {
             Err(Error::NoSuchImage(_)) => self.pull_quietly(name, platform, auth).await,
             found => found,
@@ -93,7 +100,12 @@ impl Engine {
     ///
     /// # Errors
     /// The registry's, or the name is bad.
-    pub async fn pull_quietly(self: &Arc<Self>, name: &str, platform: &str, auth: RegistryAuth) -> Result<Image> {
+    pub async fn pull_quietly(
+        self: &Arc<Self>,
+        name: &str,
+        platform: &str,
+        auth: RegistryAuth,
+    ) -> Result<Image> {
         let reference = Reference::parse(name).map_err(Error::Image)?.with_default_tag();
         let options = options(platform, auth)?;
         let progress = Progress::none();

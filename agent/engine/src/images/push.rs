@@ -55,11 +55,19 @@ impl Engine {
             (true, false) => self.local_tags(&reference).await?,
             (false, _) => vec![reference.clone().with_default_tag()],
         };
-        progress.say("", format!("The push refers to repository [{}]", reference.name()));
+        progress.say(
+            "",
+            format!("The push refers to repository [{}]", reference.name()),
+        );
         for tagged in references {
             let pushed = self
                 .registries
-                .push(&self.images, &tagged, (platform.as_ref(), &credentials), &progress)
+                .push(
+                    &self.images,
+                    &tagged,
+                    (platform.as_ref(), &credentials),
+                    &progress,
+                )
                 .await
                 .map_err(Error::Registry)?;
             progress.say(

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use pontoon_image::Reference;
 use pontoon_image::registry::SearchFilters;
 use pontoon_proto::v1::{
-    FoundImage, InspectManifestRequest, Platform, RegistryLoginRequest, RegistryLoginResponse, RegistryManifest,
-    SearchFilterValues, SearchImagesRequest,
+    FoundImage, InspectManifestRequest, Platform, RegistryLoginRequest, RegistryLoginResponse,
+    RegistryManifest, SearchFilterValues, SearchImagesRequest,
 };
 
 use super::pull::credentials;

@@ -140,9 +140,11 @@ pub(super) fn clean(text: &str) -> String {
 /// An address for messages: without what may be secret in it (signed addresses of storage).
 pub(super) fn shown(url: &reqwest::Url) -> String {
     let mut url = url.clone();
-    let secret = url
-        .query()
-        .is_some_and(|query| ["ignature", "oken", "xpires", "_state"].iter().any(|w| query.contains(w)));
+    let secret = url.query().is_some_and(|query| {
+        ["ignature", "oken", "xpires", "_state"]
+            .iter()
+            .any(|w| query.contains(w))
+    });
     if secret {
         url.set_query(Some("..."));
     }
@@ -194,7 +196,8 @@ mod tests {
 
     #[test]
     fn errors_are_told_in_dockers_words() {
-        let body = br#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown","detail":{"x":1}}]}"#;
+        let body =
+            br#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown","detail":{"x":1}}]}"#;
         assert_eq!(
             words(body),
             (
@@ -216,10 +219,7 @@ mod tests {
             pause("Sun, 06 Nov 1994 08:49:47 GMT", now),
             Some(Duration::from_secs(10))
         );
-        assert_eq!(
-            pause("Sun, 06 Nov 1994 08:49:27 GMT", now),
-            Some(Duration::ZERO)
-        );
+        assert_eq!(pause("Sun, 06 Nov 1994 08:49:27 GMT", now), Some(Duration::ZERO));
         assert_eq!(pause("soon", now), None);
     }
 

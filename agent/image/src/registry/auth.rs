@@ -187,12 +187,10 @@ impl Authority {
         if !self.credentials.registry_token.is_empty() {
             return Ok(secret(&format!("Bearer {}", self.credentials.registry_token)));
         }
-        let challenge = self
-            .challenge
-            .lock()
-            .unwrap_or_else(|e| e.into_inner())
-            .clone();
-        let Some(challenge) = challenge else { return Ok(None) };
+        let challenge = self.challenge.lock().unwrap_or_else(|e| e.into_inner()).clone();
+        let Some(challenge) = challenge else {
+            return Ok(None);
+        };
         if challenge.scheme == "basic" {
             return Ok(self.credentials.basic());
         }
@@ -206,7 +204,12 @@ impl Authority {
         } else {
             &answer.token
         };
-        let bad = || Error::protocol(format!("token server {}", challenge.get("realm")), "no token in its answer");
+        let bad = || {
+            Error::protocol(
+                format!("token server {}", challenge.get("realm")),
+                "no token in its answer",
+            )
+        };
         let value = secret(&format!("Bearer {text}")).filter(|_| !text.is_empty());
         let value = value.ok_or_else(bad)?;
         let life = Duration::from_secs(answer.expires_in).max(LEAST_LIFE) - SPARE;
@@ -223,12 +226,12 @@ impl Authority {
     }
 
     /// Asks for a refresh token, as `login` does; empty if the server gives none, or wants no token at all.
-    pub(super) async fn identity_token(&self, client: &Client, settings: &RegistrySettings) -> Result<String> {
-        let challenge = self
-            .challenge
-            .lock()
-            .unwrap_or_else(|e| e.into_inner())
-            .clone();
+    pub(super) async fn identity_token(
+        &self,
+        client: &Client,
+        settings: &RegistrySettings,
+    ) -> Result<String> {
+        let challenge = self.challenge.lock().unwrap_or_else(|e| e.into_inner()).clone();
         match challenge.filter(|c| c.scheme == "bearer") {
             Some(challenge) => {
                 let answer = self.fetch(client, settings, &challenge, "", true).await?;
@@ -251,19 +254,26 @@ impl Authority {
             .ok()
             .filter(|url| matches!(url.scheme(), "http" | "https") && url.host_str().is_some());
         let url = url.ok_or_else(|| {
-            Error::protocol("authentication", format!("the registry names no token server but {:?}", clean(realm)))
+            Error::protocol(
+                "authentication",
+                format!("the registry names no token server but {:?}", clean(realm)),
+            )
         })?;
         let identity = &self.credentials.identity_token;
         let has_secret = !identity.is_empty() || !self.credentials.password.is_empty();
         if self.secure && url.scheme() != "https" && has_secret {
             return Err(Error::protocol(
                 "authentication",
-                format!("the registry wants credentials sent to {} without encryption", clean(realm)),
+                format!(
+                    "the registry wants credentials sent to {} without encryption",
+                    clean(realm)
+                ),
             ));
         }
         let service = challenge.get("service");
         let response = if identity.is_empty() {
-            self.get_token(client, settings, (url, service, scope, offline)).await?
+            self.get_token(client, settings, (url, service, scope, offline))
+                .await?
         } else {
             let form = form(&[
                 ("grant_type", "refresh_token"),
@@ -290,7 +300,12 @@ impl Authority {
                 what: format!("token server {}", clean(realm)),
                 window: settings.patience.window,
             })??;
-        let bad = || Error::protocol(format!("token server {}", clean(realm)), "its answer is not understood");
+        let bad = || {
+            Error::protocol(
+                format!("token server {}", clean(realm)),
+                "its answer is not understood",
+            )
+        };
         serde_json::from_slice(&body.ok_or_else(bad)?).map_err(|_| bad())
     }
 
@@ -355,7 +370,16 @@ mod tests {
         assert_eq!(two[1].get("realm"), "a \"b\"");
         assert_eq!(two[2].get("service"), "y");
 
-        for odd in ["", ",", "=", "= =", "\"", "Basic realm=\"", "a=b", "Bearer ,,realm=,"] {
+        for odd in [
+            "",
+            ",",
+            "=",
+            "= =",
+            "\"",
+            "Basic realm=\"",
+            "a=b",
+            "Bearer ,,realm=,",
+        ] {
             let _ = Challenge::parse(odd);
         }
     }

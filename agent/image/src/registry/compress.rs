@@ -87,7 +87,8 @@ pub(super) fn remember(store: &ImageStore, diff_id: Digest, compressed: Compress
 pub(super) fn compress(store: &ImageStore, blob: File, diff_id: &Digest) -> Result<(Spool, Spooled)> {
     let mut spool = Spool::new(&store.staging())?;
     let mut layer = HashReader::new(blob);
-    let compressed = spool.write(|out| gzip(&mut layer, out).at("cannot compress a layer below", store.staging()))?;
+    let compressed =
+        spool.write(|out| gzip(&mut layer, out).at("cannot compress a layer below", store.staging()))?;
     if layer.finish().0 != *diff_id {
         return Err(crate::Error::corrupt(*diff_id, "it was changed on disk"));
     }

@@ -28,19 +28,22 @@ const PIECES: usize = 32;
 const WORTH: u64 = 1 << 20;
 
 /// Fetches a blob, unless the store has it or somebody else is just fetching it. False: nothing was fetched.
-pub(super) async fn download(session: &Session, ingest: &Arc<Ingest>, blob: &Descriptor, mut meter: Meter) -> Result<bool> {
+pub(super) async fn download(
+    session: &Session,
+    ingest: &Arc<Ingest>,
+    blob: &Descriptor,
+    mut meter: Meter,
+) -> Result<bool> {
     let Some(sink) = Sink::open(ingest, blob).await? else {
         return Ok(false);
     };
     let resumed = sink.sent > 0;
     match fetch(session, sink, blob, &mut meter).await {
         // What an earlier, broken-off pull has left was no good: the whole blob once more.
-        Err(Error::Image(crate::Error::Corrupt { .. })) if resumed => {
-            match Sink::open(ingest, blob).await? {
-                Some(sink) => fetch(session, sink, blob, &mut meter).await?,
-                None => return Ok(false),
-            }
-        }
+        Err(Error::Image(crate::Error::Corrupt { .. })) if resumed => match Sink::open(ingest, blob).await? {
+            Some(sink) => fetch(session, sink, blob, &mut meter).await?,
+            None => return Ok(false),
+        },
         other => other?,
     }
     Ok(true)
@@ -315,7 +318,11 @@ impl Sink {
     }
 }
 
-fn write(ingest: &Ingest, mut writer: Box<BlobWriter>, mut pieces: mpsc::Receiver<Piece>) -> crate::Result<()> {
+fn write(
+    ingest: &Ingest,
+    mut writer: Box<BlobWriter>,
+    mut pieces: mpsc::Receiver<Piece>,
+) -> crate::Result<()> {
     while let Some(piece) = pieces.blocking_recv() {
         match piece {
             Piece::Bytes(bytes) => writer.write(&bytes)?,

@@ -85,10 +85,11 @@ impl Session {
         };
         let config = &manifest.config;
         let text = small_blob(self, config, 4 << 20).await?;
-        let config: crate::ImageConfig = serde_json::from_slice(&text).map_err(|source| crate::Error::Json {
-            what: "image configuration".into(),
-            source,
-        })?;
+        let config: crate::ImageConfig =
+            serde_json::from_slice(&text).map_err(|source| crate::Error::Json {
+                what: "image configuration".into(),
+                source,
+            })?;
         Ok(Platform {
             os: config.os,
             architecture: config.architecture,

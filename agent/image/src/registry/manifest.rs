@@ -65,10 +65,19 @@ fn kind(header: &str, document: &Document) -> String {
 impl Session {
     /// Fetches one manifest by tag or digest. `name` is for messages.
     pub(super) async fn document(&self, which: &str, name: &str) -> Result<Received> {
-        let accept = [oci::INDEX, oci::MANIFEST, oci::DOCKER_LIST, oci::DOCKER_MANIFEST, SCHEMA1].join(", ");
+        let accept = [
+            oci::INDEX,
+            oci::MANIFEST,
+            oci::DOCKER_LIST,
+            oci::DOCKER_MANIFEST,
+            SCHEMA1,
+        ]
+        .join(", ");
         let url = self.repository_url(&format!("manifests/{which}"))?;
         let response = self
-            .send(Method::GET, &url, |request| request.header(header::ACCEPT, &accept))
+            .send(Method::GET, &url, |request| {
+                request.header(header::ACCEPT, &accept)
+            })
             .await?;
         if !response.status().is_success() {
             return Err(self.missing(response, name).await);
@@ -178,7 +187,10 @@ impl Session {
                 }
             }
         }
-        Err(Error::protocol(name, format!("image indexes nest deeper than {DEPTH}")))
+        Err(Error::protocol(
+            name,
+            format!("image indexes nest deeper than {DEPTH}"),
+        ))
     }
 }
 
@@ -225,7 +237,8 @@ mod tests {
                 "platform": {"os": parts.next(), "architecture": parts.next(), "variant": parts.next()},
             });
             if attestation {
-                entry["annotations"] = serde_json::json!({"vnd.docker.reference.type": "attestation-manifest"});
+                entry["annotations"] =
+                    serde_json::json!({"vnd.docker.reference.type": "attestation-manifest"});
             }
             entry
         };
@@ -243,12 +256,23 @@ mod tests {
             architecture: architecture.into(),
             variant: Some(variant.to_owned()).filter(|v| !v.is_empty()),
         };
-        assert_eq!(choose(&index, &wanted("amd64", "")).unwrap().digest, digest("amd"));
-        assert_eq!(choose(&index, &wanted("arm64", "")).unwrap().digest, digest("arm7"));
-        assert_eq!(choose(&index, &wanted("arm", "v6")).unwrap().digest, digest("arm6"));
+        assert_eq!(
+            choose(&index, &wanted("amd64", "")).unwrap().digest,
+            digest("amd")
+        );
+        assert_eq!(
+            choose(&index, &wanted("arm64", "")).unwrap().digest,
+            digest("arm7")
+        );
+        assert_eq!(
+            choose(&index, &wanted("arm", "v6")).unwrap().digest,
+            digest("arm6")
+        );
         let error = choose(&index, &wanted("s390x", "")).unwrap_err().to_string();
         assert!(
-            error.starts_with("no matching manifest for linux/s390x in the manifest list entries (it has linux/386, "),
+            error.starts_with(
+                "no matching manifest for linux/s390x in the manifest list entries (it has linux/386, "
+            ),
             "{error}"
         );
     }

@@ -16,7 +16,10 @@ pub(super) fn rank(wanted: &Platform, other: &Platform) -> Option<usize> {
 
 /// Architectures and variants that run on a machine, best first.
 fn accepted(wanted: &Platform) -> Vec<(String, String)> {
-    let (architecture, variant) = normal(&wanted.architecture, wanted.variant.as_deref().unwrap_or_default());
+    let (architecture, variant) = normal(
+        &wanted.architecture,
+        wanted.variant.as_deref().unwrap_or_default(),
+    );
     let number: u32 = variant.trim_start_matches('v').parse().unwrap_or(0);
     // What nobody builds is not counted down from.
     let number = number.min(9);
@@ -80,24 +83,45 @@ mod tests {
     fn older_variants_run_and_newer_do_not() {
         let ranks = |wanted: &str, offered: &[&str]| -> Vec<Option<usize>> {
             let wanted = platform(wanted);
-            offered.iter().map(|text| rank(&wanted, &platform(text))).collect()
+            offered
+                .iter()
+                .map(|text| rank(&wanted, &platform(text)))
+                .collect()
         };
         assert_eq!(
-            ranks("linux/amd64", &["linux/amd64", "linux/amd64/v1", "linux/amd64/v3", "linux/386"]),
+            ranks(
+                "linux/amd64",
+                &["linux/amd64", "linux/amd64/v1", "linux/amd64/v3", "linux/386"]
+            ),
             [Some(0), Some(0), None, Some(1)]
         );
         assert_eq!(
-            ranks("linux/amd64/v3", &["linux/amd64/v3", "linux/amd64/v2", "linux/amd64"]),
+            ranks(
+                "linux/amd64/v3",
+                &["linux/amd64/v3", "linux/amd64/v2", "linux/amd64"]
+            ),
             [Some(0), Some(1), Some(2)]
         );
         assert_eq!(
-            ranks("linux/arm64", &["linux/arm64/v8", "linux/arm64", "linux/arm/v7", "linux/arm", "windows/arm64"]),
+            ranks(
+                "linux/arm64",
+                &[
+                    "linux/arm64/v8",
+                    "linux/arm64",
+                    "linux/arm/v7",
+                    "linux/arm",
+                    "windows/arm64"
+                ]
+            ),
             [Some(0), Some(0), Some(2), Some(2), None]
         );
         assert_eq!(
             ranks("linux/arm/v6", &["linux/arm/v7", "linux/arm/v6", "linux/arm/v5"]),
             [None, Some(0), Some(1)]
         );
-        assert_eq!(ranks("linux/riscv64", &["linux/riscv64", "linux/amd64"]), [Some(0), None]);
+        assert_eq!(
+            ranks("linux/riscv64", &["linux/riscv64", "linux/amd64"]),
+            [Some(0), None]
+        );
     }
 }

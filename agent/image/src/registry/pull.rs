@@ -20,7 +20,8 @@ use super::{
     session::{Purpose, Session},
 };
 use crate::{
-    Digest, ImageId, ImageStore, IncomingImage, Ingest, Ingested, LoadEvent, Platform, Reference, oci::Descriptor,
+    Digest, ImageId, ImageStore, IncomingImage, Ingest, Ingested, LoadEvent, Platform, Reference,
+    oci::Descriptor,
 };
 
 /// What a pull may be told.
@@ -61,7 +62,13 @@ impl Registry {
         for endpoint in endpoints(&shared, reference.domain(), true).await? {
             let mirror = endpoint.mirror;
             let base = endpoint.base.clone();
-            let opened = Session::open(&shared, endpoint, reference.path(), Purpose::Pull, &options.credentials);
+            let opened = Session::open(
+                &shared,
+                endpoint,
+                reference.path(),
+                Purpose::Pull,
+                &options.credentials,
+            );
             let outcome = match opened.await {
                 Ok(session) => {
                     let pull = Pull {
@@ -102,7 +109,8 @@ impl Pull {
         let resolved = self.session.resolve(reference, options.platform.as_ref()).await?;
         let shown = reference.digest().map(ToString::to_string);
         let shown = shown.unwrap_or_else(|| reference.tag().unwrap_or_default().to_owned());
-        self.progress.say(&shown, format!("Pulling from {}", reference.path()));
+        self.progress
+            .say(&shown, format!("Pulling from {}", reference.path()));
         let config_of = &resolved.manifest.config;
         let limit = self.store.limits.json_bytes;
         let config = small_blob(&self.session, config_of, limit).await?;
@@ -140,7 +148,11 @@ impl Pull {
             .collect();
         if !known {
             for layer in &layers {
-                let words = if layer.present { "Already exists" } else { "Pulling fs layer" };
+                let words = if layer.present {
+                    "Already exists"
+                } else {
+                    "Pulling fs layer"
+                };
                 self.progress.say(&layer.blob.digest.short(), words);
             }
             for layer in layers.iter().filter(|layer| !layer.present).skip(at_once) {
@@ -225,11 +237,13 @@ fn check_platform(
         .into());
     }
     match &options.platform {
-        Some(wanted) if resolved.index.is_none() && rank(wanted, &found).is_none() => Err(Error::WrongPlatform {
-            name: reference.familiar(),
-            wanted: wanted.to_string(),
-            found: found.to_string(),
-        }),
+        Some(wanted) if resolved.index.is_none() && rank(wanted, &found).is_none() => {
+            Err(Error::WrongPlatform {
+                name: reference.familiar(),
+                wanted: wanted.to_string(),
+                found: found.to_string(),
+            })
+        }
         _ => Ok(()),
     }
 }
@@ -270,6 +284,10 @@ impl Teller {
 }
 
 /// Runs blocking work of the store.
-pub(super) async fn on_thread<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(work).await.map_err(|_| Error::Cancelled)?
+pub(super) async fn on_thread<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|_| Error::Cancelled)?
 }

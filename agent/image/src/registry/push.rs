@@ -64,7 +64,10 @@ impl Outgoing {
             neighbours.extend(blobs.map(|blob| (blob, other.path().to_owned())));
         }
         Ok(Outgoing {
-            made_here: catalog.images.get(&image.id).is_some_and(|record| record.made_here),
+            made_here: catalog
+                .images
+                .get(&image.id)
+                .is_some_and(|record| record.made_here),
             image,
             text,
             manifest,
@@ -124,7 +127,11 @@ impl Registry {
             progress: progress.clone(),
         };
         let pushed = push.run(&reference).await?;
-        let (store, name, id) = (store.clone(), reference.with_digest(pushed.digest), push.outgoing.image.id);
+        let (store, name, id) = (
+            store.clone(),
+            reference.with_digest(pushed.digest),
+            push.outgoing.image.id,
+        );
         on_thread(move || {
             Ok(store.change(|catalog| {
                 // The image may have been removed meanwhile: then it has no names.
@@ -151,8 +158,10 @@ impl Push {
     async fn run(&self, reference: &Reference) -> Result<Pushed> {
         let manifest = &self.outgoing.manifest;
         let diff_ids = &self.outgoing.image.config.rootfs.diff_ids;
-        let pairs: Vec<(&Descriptor, Digest)> = manifest.layers.iter().zip(diff_ids.iter().copied()).collect();
-        let mut order: Vec<(Descriptor, Digest)> = pairs.iter().map(|(layer, id)| ((*layer).clone(), *id)).collect();
+        let pairs: Vec<(&Descriptor, Digest)> =
+            manifest.layers.iter().zip(diff_ids.iter().copied()).collect();
+        let mut order: Vec<(Descriptor, Digest)> =
+            pairs.iter().map(|(layer, id)| ((*layer).clone(), *id)).collect();
         // Top first, as Docker shows them; equal layers once.
         order.reverse();
         let mut seen = std::collections::BTreeSet::new();
@@ -184,12 +193,17 @@ impl Push {
         let tag = reference.tag().unwrap_or_default().to_owned();
         let digest = Digest::of(&text);
         let size = text.len() as u64;
-        self.put_manifest(&tag, Bytes::from(text), (digest, &media_type)).await?;
+        self.put_manifest(&tag, Bytes::from(text), (digest, &media_type))
+            .await?;
         Ok(Pushed { tag, digest, size })
     }
 
     /// The manifest that names what was sent.
-    fn manifest(&self, pairs: &[(&Descriptor, Digest)], sent: &[(Digest, Sent)]) -> Result<(Vec<u8>, String)> {
+    fn manifest(
+        &self,
+        pairs: &[(&Descriptor, Digest)],
+        sent: &[(Digest, Sent)],
+    ) -> Result<(Vec<u8>, String)> {
         let old = &self.outgoing.manifest;
         if sent.iter().all(|(_, sent)| !sent.compressed) {
             let media_type = if old.media_type.is_empty() {
@@ -285,7 +299,9 @@ impl Push {
             self.progress.say(id, "Layer already exists");
             return Ok(true);
         }
-        let Some(from) = self.neighbour(&own) else { return Ok(false) };
+        let Some(from) = self.neighbour(&own) else {
+            return Ok(false);
+        };
         let mounted = mounted(&self.session, &digest, from).await?;
         if mounted {
             self.progress.say(id, format!("Mounted from {from}"));
@@ -323,10 +339,15 @@ impl Push {
         let response = self
             .session
             .send(Method::PUT, &url, |request| {
-                request.header(header::CONTENT_TYPE, media_type).body(text.clone())
+                request
+                    .header(header::CONTENT_TYPE, media_type)
+                    .body(text.clone())
             })
             .await?;
-        if !matches!(response.status(), StatusCode::CREATED | StatusCode::ACCEPTED | StatusCode::OK) {
+        if !matches!(
+            response.status(),
+            StatusCode::CREATED | StatusCode::ACCEPTED | StatusCode::OK
+        ) {
             return Err(refused(&self.session, Method::PUT, response).await);
         }
         let said = response

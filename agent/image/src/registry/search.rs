@@ -134,7 +134,8 @@ impl Session {
             .await
             .map_err(|_| bad("the registry does not finish its answer"))??;
         let body = body.ok_or_else(|| bad("the answer is too long"))?;
-        let answer: Answer = serde_json::from_slice(&body).map_err(|_| bad("the answer is not understood"))?;
+        let answer: Answer =
+            serde_json::from_slice(&body).map_err(|_| bad("the answer is not understood"))?;
         let cleaned = |one: Found| Found {
             name: clean(&one.name),
             description: clean(&one.description),

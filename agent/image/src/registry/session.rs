@@ -120,13 +120,25 @@ impl Session {
     ///
     /// # Errors
     /// Nobody answers, or there are no (good) credentials. Other answers are given back whatever their status.
-    pub(super) async fn send(&self, method: Method, url: &Url, add: impl Fn(RequestBuilder) -> RequestBuilder) -> Result<Response> {
-        self.send_scoped(&self.scope, method, url, Again::Always, add).await
+    pub(super) async fn send(
+        &self,
+        method: Method,
+        url: &Url,
+        add: impl Fn(RequestBuilder) -> RequestBuilder,
+    ) -> Result<Response> {
+        self.send_scoped(&self.scope, method, url, Again::Always, add)
+            .await
     }
 
     /// [`Session::send`], tried once: for what is repeated by the caller.
-    pub(super) async fn send_once(&self, method: Method, url: &Url, add: impl Fn(RequestBuilder) -> RequestBuilder) -> Result<Response> {
-        self.send_scoped(&self.scope, method, url, Again::Never, add).await
+    pub(super) async fn send_once(
+        &self,
+        method: Method,
+        url: &Url,
+        add: impl Fn(RequestBuilder) -> RequestBuilder,
+    ) -> Result<Response> {
+        self.send_scoped(&self.scope, method, url, Again::Never, add)
+            .await
     }
 
     /// [`Session::send`] with the right to read another repository as well.
@@ -218,7 +230,8 @@ fn challenges(response: &Response) -> Vec<Challenge> {
 }
 
 fn same_origin(a: &Url, b: &Url) -> bool {
-    (a.scheme(), a.host_str(), a.port_or_known_default()) == (b.scheme(), b.host_str(), b.port_or_known_default())
+    (a.scheme(), a.host_str(), a.port_or_known_default())
+        == (b.scheme(), b.host_str(), b.port_or_known_default())
 }
 
 /// A method as Go's client names it in its errors.
@@ -280,7 +293,9 @@ async fn attempts_of(
                 back_off(settings, attempt)
             }
             Ok(response) => return Ok(response),
-            Err(error) if error.is_passing() && again == Again::Always && !last => back_off(settings, attempt),
+            Err(error) if error.is_passing() && again == Again::Always && !last => {
+                back_off(settings, attempt)
+            }
             Err(error) => return Err(error),
         };
         tokio::time::sleep(pause).await;

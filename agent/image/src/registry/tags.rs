@@ -40,7 +40,8 @@ impl Registry {
         let mut last = None;
         for endpoint in endpoints(&shared, repository.domain(), true).await? {
             let mirror = endpoint.mirror;
-            let opened = Session::open(&shared, endpoint, repository.path(), Purpose::Pull, credentials).await;
+            let opened =
+                Session::open(&shared, endpoint, repository.path(), Purpose::Pull, credentials).await;
             let outcome = match opened {
                 Ok(session) => session.tags(&repository.familiar_name()).await,
                 Err(error) => Err(error),
@@ -118,6 +119,7 @@ fn next(response: &Response, url: &Url) -> Option<Url> {
         return None;
     }
     let next = url.join(&clean(target)).ok()?;
-    let same = (next.host_str(), next.port_or_known_default()) == (url.host_str(), url.port_or_known_default());
+    let same =
+        (next.host_str(), next.port_or_known_default()) == (url.host_str(), url.port_or_known_default());
     (same && next != *url).then_some(next)
 }

@@ -92,7 +92,10 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
         .and_then(Iterator::collect)
         .map_err(|error| bad(path, &error))?;
     if found.is_empty() {
-        return Err(Error::Settings(format!("{}: no certificate in it", path.display())));
+        return Err(Error::Settings(format!(
+            "{}: no certificate in it",
+            path.display()
+        )));
     }
     Ok(found)
 }

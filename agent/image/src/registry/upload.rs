@@ -99,7 +99,8 @@ pub(super) async fn upload(
         let passing = error.is_passing() || matches!(error, Error::TooManyRequests { .. });
         let pause = match &error {
             Error::TooManyRequests {
-                retry_after: Some(wait), ..
+                retry_after: Some(wait),
+                ..
             } if *wait <= session.settings().patience.longest_pause => *wait,
             _ => back_off(session.settings(), attempt),
         };
@@ -140,14 +141,23 @@ async fn mount(session: &Session, digest: &Digest, neighbour: &str) -> Result<Mo
     match response {
         Ok(response) if response.status() == StatusCode::CREATED => Ok(Mount::Done),
         Ok(response) if response.status() == StatusCode::ACCEPTED => Ok(location(session, &response)
-            .map_or(Mount::Refused, |location| Mount::Begun(Upload { location, sent: 0 }))),
+            .map_or(Mount::Refused, |location| {
+                Mount::Begun(Upload { location, sent: 0 })
+            })),
         // A neighbour that may not be read is no error: the blob is sent.
-        Ok(_) | Err(Error::Unauthorized(_) | Error::NoCredentials { .. } | Error::Status { .. }) => Ok(Mount::Refused),
+        Ok(_) | Err(Error::Unauthorized(_) | Error::NoCredentials { .. } | Error::Status { .. }) => {
+            Ok(Mount::Refused)
+        }
         Err(error) => Err(error),
     }
 }
 
-async fn send(session: &Session, blob: &Blob, upload: &mut Option<Upload>, shown: (&Progress, &str)) -> Result<()> {
+async fn send(
+    session: &Session,
+    blob: &Blob,
+    upload: &mut Option<Upload>,
+    shown: (&Progress, &str),
+) -> Result<()> {
     let mut current = match upload.take() {
         Some(begun) => begun,
         None => begin(session).await?,
@@ -182,7 +192,9 @@ async fn send(session: &Session, blob: &Blob, upload: &mut Option<Upload>, shown
 async fn begin(session: &Session) -> Result<Upload> {
     let url = session.repository_url("blobs/uploads/")?;
     let response = session
-        .send(Method::POST, &url, |request| request.header(header::CONTENT_LENGTH, "0"))
+        .send(Method::POST, &url, |request| {
+            request.header(header::CONTENT_LENGTH, "0")
+        })
         .await?;
     if response.status() != StatusCode::ACCEPTED {
         return Err(refused(session, Method::POST, response).await);
@@ -194,7 +206,9 @@ async fn begin(session: &Session) -> Result<Upload> {
 
 /// How much of an upload the registry has; `None` when it forgot.
 async fn state(session: &Session, upload: &Upload) -> Result<Option<Upload>> {
-    let response = session.send(Method::GET, &upload.location, |request| request).await?;
+    let response = session
+        .send(Method::GET, &upload.location, |request| request)
+        .await?;
     if response.status() != StatusCode::NO_CONTENT {
         return Ok(None);
     }
@@ -227,7 +241,12 @@ fn location(session: &Session, response: &Response) -> Option<Url> {
     matches!(url.scheme(), "http" | "https").then_some(url)
 }
 
-async fn patch(session: &Session, blob: &Blob, upload: &Upload, shown: (&Progress, &str)) -> Result<Response> {
+async fn patch(
+    session: &Session,
+    blob: &Blob,
+    upload: &Upload,
+    shown: (&Progress, &str),
+) -> Result<Response> {
     let (from, length) = (upload.sent, blob.size - upload.sent);
     let sent = Arc::new(AtomicU64::new(from));
     let request = session.send_once(Method::PATCH, &upload.location, |request| {
@@ -252,10 +271,13 @@ async fn put(
     whole: Option<(&Blob, (&Progress, &str))>,
 ) -> Result<Response> {
     let mut url = upload.location.clone();
-    url.query_pairs_mut().append_pair("digest", &blob.digest.to_string());
+    url.query_pairs_mut()
+        .append_pair("digest", &blob.digest.to_string());
     let Some((blob, shown)) = whole else {
         return session
-            .send_once(Method::PUT, &url, |request| request.header(header::CONTENT_LENGTH, "0"))
+            .send_once(Method::PUT, &url, |request| {
+                request.header(header::CONTENT_LENGTH, "0")
+            })
             .await;
     };
     let sent = Arc::new(AtomicU64::new(0));
@@ -355,11 +377,13 @@ pub(super) async fn refused(session: &Session, method: Method, response: Respons
     let status = response.status();
     let refusal = session.refusal(&method, response).await;
     match status {
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Error::Unauthorized(if refusal.reason.is_empty() {
-            "denied: requested access to the resource is denied".to_owned()
-        } else {
-            refusal.reason
-        }),
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+            Error::Unauthorized(if refusal.reason.is_empty() {
+                "denied: requested access to the resource is denied".to_owned()
+            } else {
+                refusal.reason
+            })
+        }
         _ => refusal.into_error(),
     }
 }

@@ -1,20 +1,21 @@
 //! `run` and `create`.
 
 use std::io::IsTerminal;
-use std::path::PathBuf;
 
 use clap::Args;
 use pontoon_proto::v1::{
-    AttachStart, ContainerRequest, CreateContainerRequest, RemoveContainerRequest, WaitCondition,
-    WaitContainerRequest,
+    AttachStart, ContainerRequest, CreateContainerRequest, PullImageRequest, RemoveContainerRequest,
+    WaitCondition, WaitContainerRequest,
 };
 
 use super::config;
 use super::exec::{AttachSession, open_attach};
 use super::options::ContainerOptions;
 use crate::client::Client;
+use crate::command::registry;
 use crate::error::{EXIT_ENGINE, Failure, Outcome};
 use crate::output::listing;
+use crate::output::transfer::Stream;
 use crate::stdio::End;
 use crate::terminal::{self, DetachKeys};
 
@@ -72,7 +73,7 @@ pub async fn create(host: Option<&str>, arguments: Box<CreateArguments>) -> Outc
     let request = request(&arguments.options, &arguments.image_and_command)?;
     let pull = Pull::parse(&arguments.pull)?;
     let client = Client::connect(host).await?;
-    let id = create_container(&client, request, pull, arguments.options.cidfile.as_ref()).await?;
+    let id = create_container(&client, request, pull, &arguments.options).await?;
     listing::write(&format!("{id}\n"));
     Ok(0)
 }
@@ -105,7 +106,7 @@ pub async fn run(host: Option<&str>, arguments: Box<Arguments>) -> Outcome {
     let client = Client::connect(host)
         .await
         .map_err(|e| e.with_code(EXIT_ENGINE))?;
-    let id = create_container(&client, request, pull, options.cidfile.as_ref())
+    let id = create_container(&client, request, pull, options)
         .await
         .map_err(|e| e.with_code(EXIT_ENGINE))?;
     if arguments.detach {
@@ -212,8 +213,9 @@ async fn create_container(
     client: &Client,
     request: CreateContainerRequest,
     pull: Pull,
-    cidfile: Option<&PathBuf>,
+    options: &ContainerOptions,
 ) -> Result<String, Failure> {
+    let cidfile = options.cidfile.as_ref();
     if let Some(path) = cidfile.filter(|path| path.exists()) {
         return Err(Failure::new(format!(
             "container ID file found, make sure the other container isn't running or delete {}",
@@ -226,27 +228,17 @@ async fn create_container(
         .map(|config| config.image.clone())
         .unwrap_or_default();
     if pull == Pull::Always {
-        return Err(Failure::new(format!(
-            "Unable to pull image '{image}': this version does not pull from registries: load it first (pontoon load -i FILE, or \
-             pontoon import), and run it with --pull missing"
-        )));
+        pull_image(client, &image, options).await?;
     }
-    let created = client
-        .engine()
-        .create_container(request)
-        .await
-        .map_err(|status| {
-            let missing = status.message().split_once("No such image: ");
-            let is_missing = status.code() == tonic::Code::NotFound && pull == Pull::Missing;
-            if let Some((_, image)) = missing.filter(|_| is_missing) {
-                Failure::new(format!(
-                    "Unable to find image '{image}' locally, and this version does not pull from registries: \
-                 load it first (pontoon load -i FILE, or pontoon import)"
-                ))
-            } else {
-                status.into()
-            }
-        })?;
+    let created = match client.engine().create_container(request.clone()).await {
+        Err(status) if pull == Pull::Missing && is_missing(&status) => {
+            // Docker says what it is about to do even when it is quiet.
+            eprintln!("Unable to find image '{}' locally", with_tag(&image));
+            pull_image(client, &image, options).await?;
+            client.engine().create_container(request).await?
+        }
+        other => other?,
+    };
     let created = created.into_inner();
     for warning in &created.warnings {
         eprintln!("WARNING: {warning}");
@@ -256,6 +248,32 @@ async fn create_container(
             .map_err(|error| Failure::new(format!("write container ID file {}: {error}", path.display())))?;
     }
     Ok(created.id)
+}
+
+/// The image is not here, or not for the platform that was asked for: Docker pulls in both cases.
+fn is_missing(status: &tonic::Status) -> bool {
+    status.code() == tonic::Code::NotFound && status.message().contains("No such image: ")
+}
+
+fn with_tag(image: &str) -> String {
+    pontoon_image::Reference::parse(image)
+        .map_or_else(|_| image.to_owned(), |name| name.with_default_tag().familiar())
+}
+
+/// Pulls for a container; what there is to show goes to stderr, as stdout is the container's.
+async fn pull_image(client: &Client, image: &str, options: &ContainerOptions) -> Result<(), Failure> {
+    let stream = if options.quiet {
+        Stream::Nowhere
+    } else {
+        Stream::Stderr
+    };
+    let request = PullImageRequest {
+        reference: image.to_owned(),
+        all_tags: false,
+        platform: options.platform.clone(),
+        auth: None,
+    };
+    registry::pull::pull(client, request, stream).await
 }
 
 /// Starts a new container; one that is to be removed at its end is removed when it can't be started at all.
