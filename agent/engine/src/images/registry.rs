@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use pontoon_image::Reference;
 use pontoon_image::registry::SearchFilters;
 use pontoon_proto::v1::{
-    FoundImage, InspectManifestRequest, Platform, RegistryLoginRequest, RegistryLoginResponse,
+    FoundImage, InspectManifestRequest, Platform, RegistryAuth, RegistryLoginRequest, RegistryLoginResponse,
     RegistryManifest, SearchFilterValues, SearchImagesRequest,
 };
 
@@ -59,6 +59,16 @@ impl Engine {
                 is_automated: found.is_automated,
             })
             .collect())
+    }
+
+    /// Digest (`sha256:…`) of what a name stands for in its registry, without fetching anything.
+    ///
+    /// # Errors
+    /// The registry's, or the name is bad.
+    pub async fn resolve_digest(&self, name: &str, auth: RegistryAuth) -> Result<String> {
+        let reference = Reference::parse(name).map_err(Error::Image)?;
+        let digest = self.registries.digest(&reference, &credentials(auth)).await;
+        digest.map(|digest| digest.to_string()).map_err(Error::Registry)
     }
 
     /// A manifest as the registry has it.

@@ -8,7 +8,7 @@ use super::{
     manifest::Received,
     session::{Purpose, Session},
 };
-use crate::{Platform, Reference, oci::Document};
+use crate::{Digest, Platform, Reference, oci::Document};
 
 /// A manifest in a registry.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,6 +75,28 @@ impl Registry {
             found.push(shown(received, entry.platform));
         }
         Ok(found)
+    }
+}
+
+impl Registry {
+    /// Digest of what a name stands for in the registry, without fetching anything: what a cluster pins a service's image to.
+    ///
+    /// # Errors
+    /// The registry's.
+    pub async fn digest(&self, reference: &Reference, credentials: &Credentials) -> Result<Digest> {
+        let reference = reference.clone().with_default_tag();
+        if let Some(digest) = reference.digest() {
+            return Ok(*digest);
+        }
+        let place = (reference.domain(), reference.path());
+        let session = Session::first(&self.shared(), place, Purpose::Pull, credentials).await?;
+        let tag = reference.tag().unwrap_or("latest");
+        let name = reference.familiar();
+        match session.head(tag, &name).await? {
+            Some(digest) => Ok(digest),
+            // A registry that does not say it shows it.
+            None => Ok(session.document(tag, &name).await?.digest),
+        }
     }
 }
 

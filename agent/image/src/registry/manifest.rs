@@ -62,21 +62,40 @@ fn kind(header: &str, document: &Document) -> String {
     }
 }
 
+/// Kinds of manifests that we take, and schema 1 so that it can be refused by name.
+fn accepted() -> String {
+    [
+        oci::INDEX,
+        oci::MANIFEST,
+        oci::DOCKER_LIST,
+        oci::DOCKER_MANIFEST,
+        SCHEMA1,
+    ]
+    .join(", ")
+}
+
 impl Session {
+    /// The digest that the registry gives for a tag, if it does.
+    pub(super) async fn head(&self, tag: &str, name: &str) -> Result<Option<Digest>> {
+        let url = self.repository_url(&format!("manifests/{tag}"))?;
+        let response = self
+            .send(Method::HEAD, &url, |request| {
+                request.header(header::ACCEPT, accepted())
+            })
+            .await?;
+        if !response.status().is_success() {
+            return Err(self.missing(response, name).await);
+        }
+        let digest = response.headers().get("docker-content-digest");
+        Ok(digest.and_then(|value| value.to_str().ok()?.parse().ok()))
+    }
+
     /// Fetches one manifest by tag or digest. `name` is for messages.
     pub(super) async fn document(&self, which: &str, name: &str) -> Result<Received> {
-        let accept = [
-            oci::INDEX,
-            oci::MANIFEST,
-            oci::DOCKER_LIST,
-            oci::DOCKER_MANIFEST,
-            SCHEMA1,
-        ]
-        .join(", ");
         let url = self.repository_url(&format!("manifests/{which}"))?;
         let response = self
             .send(Method::GET, &url, |request| {
-                request.header(header::ACCEPT, &accept)
+                request.header(header::ACCEPT, accepted())
             })
             .await?;
         if !response.status().is_success() {
