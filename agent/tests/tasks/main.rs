@@ -2,6 +2,10 @@
 //! in namespaces of its own; the binary is also the shim, netd and init of its containers. Needs root.
 #![allow(clippy::unwrap_used)]
 
+#[path = "../../runtime/tests/support/group.rs"]
+mod group;
+#[path = "../../engine/tests/engine/host.rs"]
+mod host;
 #[path = "../manager/mod.rs"]
 mod manager;
 
@@ -10,6 +14,7 @@ use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::sync::Arc;
 
+use group::Group;
 use manager::{Manager, Running, soon, task};
 use pontoon_agent::exec::{EngineExecutor, ExecutorOptions};
 use pontoon_engine::{Engine, EngineConfig, LoadUpdate};
@@ -38,13 +43,9 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     if std::env::var_os(INNER).is_none() {
-        let status = Command::new("unshare")
-            .args(["--net", "--pid", "--fork", "--kill-child", "--mount-proc", "--"])
-            .arg(std::env::current_exe().unwrap())
-            .env(INNER, "1")
-            .status()
-            .unwrap();
-        return if status.success() {
+        let outcome = host::run(&Group::of_case("agent", "tasks"), (INNER, "1"), host::DEADLINE);
+        print!("{}", outcome.report());
+        return if outcome.is_good() {
             ExitCode::SUCCESS
         } else {
             ExitCode::FAILURE
@@ -104,7 +105,7 @@ async fn tasks_are_containers() {
         .unwrap()
         .replace('.', "");
     let mut config = EngineConfig::new(temp.path().join("data"), temp.path().join("run"));
-    config.cgroup_parent = format!("/pontoon-agent-{tag}");
+    config.cgroup_parent = Group::mine().of_bed(&tag);
     let engine = Engine::open(config).await.unwrap();
     load(&engine).await;
     let options = ExecutorOptions {

@@ -69,7 +69,7 @@ impl Bed {
             .unwrap()
             .replace('.', "");
         let mut config = EngineConfig::new(temp.path().join("data"), temp.path().join("run"));
-        config.cgroup_parent = crate::group::Group::of_bed(&tag);
+        config.cgroup_parent = crate::group::Group::mine().of_bed(&tag);
         config.resolv_conf = temp.path().join("resolv.conf");
         std::fs::write(&config.resolv_conf, "nameserver 192.0.2.53\nsearch example.org\n").unwrap();
         change(&mut config);

@@ -8,7 +8,9 @@ mod basics;
 mod bed;
 mod copy;
 mod events;
+#[path = "../../../runtime/tests/support/group.rs"]
 mod group;
+mod host;
 mod isolation;
 mod lifecycle;
 mod limits;
@@ -18,11 +20,12 @@ mod remap;
 mod restart;
 mod streams;
 mod volumes;
+mod watchdog;
 
 use group::Group;
 use std::ffi::OsString;
 use std::path::Path;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::ExitCode;
 use std::sync::Mutex;
 
 type Case = fn() -> std::pin::Pin<Box<dyn Future<Output = ()>>>;
@@ -46,6 +49,7 @@ fn cases() -> Vec<(&'static str, Case)> {
         restart::cases(),
         streams::cases(),
         volumes::cases(),
+        watchdog::cases(),
     ]
     .concat()
 }
@@ -95,27 +99,11 @@ fn run_all(queue: Vec<&'static str>) -> ExitCode {
                     let Some(name) = queue.lock().unwrap().next() else {
                         return;
                     };
-                    let group = Group::new(name);
-                    let (variable, value) = group.variable();
-                    let output = Command::new("unshare")
-                        .args(["--net", "--pid", "--fork", "--kill-child", "--mount-proc", "--"])
-                        .arg(std::env::current_exe().unwrap())
-                        .env(CASE, name)
-                        .env(variable, value)
-                        .stdin(Stdio::null())
-                        .output()
-                        .unwrap();
-                    // A pid namespace ends with its first process: what outlives it escaped from the case.
-                    let left = group.clear();
-                    let is_good = output.status.success() && left.is_empty();
-                    let verdict = if is_good { "ok" } else { "FAILED" };
+                    let outcome = host::run(&Group::of_case("engine", name), (CASE, name), host::DEADLINE);
+                    let verdict = if outcome.is_good() { "ok" } else { "FAILED" };
                     println!("case {name} ... {verdict}");
-                    if !left.is_empty() {
-                        println!("---- {name} left the processes {left:?}");
-                    }
-                    if !is_good {
-                        let text = [output.stdout, output.stderr].concat();
-                        println!("---- {name}\n{}", String::from_utf8_lossy(&text));
+                    if !outcome.is_good() {
+                        println!("---- {name}\n{}", outcome.report());
                         failed.lock().unwrap().push(name);
                     }
                 }
@@ -132,6 +120,10 @@ fn run_all(queue: Vec<&'static str>) -> ExitCode {
 }
 
 fn run_here(name: &str) -> ExitCode {
+    if name == watchdog::FROZEN {
+        watchdog::leave_a_frozen_process();
+        return ExitCode::SUCCESS;
+    }
     let Some((_, case)) = cases().into_iter().find(|(known, _)| *known == name) else {
         return ExitCode::FAILURE;
     };

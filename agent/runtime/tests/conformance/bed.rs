@@ -14,6 +14,7 @@ use rustix::process::{Pid, PidfdFlags, WaitOptions, WaitStatus, pidfd_open, wait
 use serde_json::{Value, json};
 
 use crate::bundle::{base, make_root};
+use crate::group::Group;
 
 pub const RUNC: &str = "/usr/sbin/runc";
 
@@ -356,9 +357,7 @@ impl Bed {
 impl Drop for Bed {
     fn drop(&mut self) {
         self.remove();
-        for directory in self.cgroup_directories() {
-            let _ = std::fs::remove_dir(directory);
-        }
+        Group::named(&self.id).clear();
     }
 }
 

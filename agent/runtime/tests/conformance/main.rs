@@ -17,6 +17,8 @@ mod cgroups;
 mod config;
 mod defects;
 mod devices;
+#[path = "../support/group.rs"]
+mod group;
 mod hooks;
 mod lifecycle;
 mod mount_attributes;

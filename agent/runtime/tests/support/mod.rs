@@ -3,6 +3,8 @@
 
 #![allow(dead_code, clippy::unwrap_used)]
 
+pub mod group;
+
 use std::collections::HashSet;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -15,6 +17,8 @@ use pontoon_runtime::{
     RootfsMount, RuntimeKind, ShimClient, ShimConfig, StdStream, defaults,
 };
 use serde_json::{Value, json};
+
+use group::Group;
 
 /// How long any single expectation may take on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -209,17 +213,12 @@ impl Drop for Bed {
             runtime.block_on(pontoon_runtime::destroy(&dir))
         })
         .join();
-        let parent = Path::new(&cgroup).parent().unwrap().strip_prefix("/").unwrap();
-        let _ = std::fs::remove_dir(Path::new("/sys/fs/cgroup").join(parent));
-        for hierarchy in std::fs::read_dir("/sys/fs/cgroup")
-            .into_iter()
-            .flatten()
-            .flatten()
-        {
-            let _ = std::fs::remove_dir(hierarchy.path().join(parent));
-        }
+        // The parent, with whatever a failed case has left in it.
+        let top = cgroup.trim_start_matches('/').split('/').next().unwrap();
+        let left = Group::named(top).clear();
         if !std::thread::panicking() {
             cleaned.unwrap().unwrap();
+            assert!(left.is_empty(), "{left:?} is left of the container");
         }
     }
 }
