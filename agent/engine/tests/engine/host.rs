@@ -3,7 +3,8 @@
 
 use std::io::Read as _;
 use std::os::fd::AsFd as _;
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
+use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -12,7 +13,11 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
+use crate::bed::BUSYBOX;
 use crate::group::{Group, Left};
+
+/// How long a case may take: it then fails, and cleans up.
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// More than a case is given to end by itself: only what hangs takes so long.
 pub const DEADLINE: Duration = Duration::from_secs(240);
@@ -48,6 +53,47 @@ impl Outcome {
         }
         report + &self.text
     }
+}
+
+/// What this binary is to its containers: their shim, init, log writer, network holder or archiver. `None` for the suite itself.
+pub fn helper() -> Option<ExitCode> {
+    let mut arguments = std::env::args_os();
+    if pontoon_runtime::is_init(arguments.next().as_deref()) {
+        return Some(pontoon_runtime::init_main(arguments));
+    }
+    let word = arguments.next()?;
+    match (word.to_str()?, arguments.len()) {
+        ("shim-log", _) => Some(pontoon_runtime::shim_log_main(arguments)),
+        ("shim", 1) => Some(pontoon_runtime::shim_main(&arguments.next()?)),
+        ("netd", 1) => Some(pontoon_dataplane::netd_main(&arguments.next()?)),
+        ("archive", _) => Some(pontoon_engine::archive_main()),
+        _ => None,
+    }
+}
+
+/// Whether this machine can run cases; says why not.
+pub fn is_able() -> bool {
+    let is_able = rustix::process::geteuid().is_root() && Path::new(BUSYBOX).exists();
+    if !is_able {
+        println!("skipped: needs root and {BUSYBOX}");
+    }
+    is_able
+}
+
+/// Runs a case's future to its end, in the case's process, whose loopback is brought up first.
+pub fn block_on(case: impl Future<Output = ()>) {
+    crate::bed::run("ip", &["link", "set", "lo", "up"]);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        // None takes more than a few seconds by itself.
+        tokio::time::timeout(PATIENCE, case)
+            .await
+            .expect("the case hangs");
+    });
 }
 
 /// Runs this binary with a variable that names the case, to its end or the deadline; clears its group either way.

@@ -23,8 +23,6 @@ mod volumes;
 mod watchdog;
 
 use group::Group;
-use std::ffi::OsString;
-use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Mutex;
 
@@ -55,31 +53,16 @@ fn cases() -> Vec<(&'static str, Case)> {
 }
 
 fn main() -> ExitCode {
-    let arguments: Vec<OsString> = std::env::args_os().collect();
-    if pontoon_runtime::is_init(arguments.first().map(OsString::as_os_str)) {
-        return pontoon_runtime::init_main(arguments.into_iter().skip(1));
+    if let Some(code) = host::helper() {
+        return code;
     }
-    match (arguments.get(1).and_then(|a| a.to_str()), arguments.get(2)) {
-        (Some("shim-log"), _) => return pontoon_runtime::shim_log_main(arguments.into_iter().skip(2)),
-        (Some("shim"), Some(dir)) => return pontoon_runtime::shim_main(dir),
-        (Some("netd"), Some(dir)) => return pontoon_dataplane::netd_main(dir),
-        (Some("archive"), _) => return pontoon_engine::archive_main(),
-        _ => {}
-    }
-    if !rustix::process::geteuid().is_root() || !Path::new(bed::BUSYBOX).exists() {
-        println!("skipped: needs root and {}", bed::BUSYBOX);
+    if !host::is_able() {
         return ExitCode::SUCCESS;
     }
     if let Ok(name) = std::env::var(CASE) {
         return run_here(&name);
     }
-    let wanted: Vec<String> = arguments
-        .iter()
-        .skip(1)
-        .filter_map(|a| a.to_str())
-        .filter(|a| !a.starts_with('-'))
-        .map(str::to_owned)
-        .collect();
+    let wanted: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
     let queue: Vec<&str> = cases()
         .into_iter()
         .map(|(name, _)| name)
@@ -127,17 +110,6 @@ fn run_here(name: &str) -> ExitCode {
     let Some((_, case)) = cases().into_iter().find(|(known, _)| *known == name) else {
         return ExitCode::FAILURE;
     };
-    bed::run("ip", &["link", "set", "lo", "up"]);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .unwrap();
-    runtime.block_on(async {
-        // No case may hang the suite; none takes more than a few seconds by itself.
-        tokio::time::timeout(std::time::Duration::from_secs(180), case())
-            .await
-            .expect("the case hangs");
-    });
+    host::block_on(case());
     ExitCode::SUCCESS
 }

@@ -1,121 +1,20 @@
-//! Networks: files in /etc, bridges, published ports, names.
-
-use std::io::{Read, Write};
-use std::net::TcpStream;
+//! Networks that users make: names, connecting and disconnecting, both address families, the daemon's restart, pruning.
 
 use pontoon_proto::v1::{
-    ConnectNetworkRequest, ContainerNetwork, CreateContainerRequest, CreateNetworkRequest,
-    DisconnectNetworkRequest, FilterValues, IpamConfig, PortBinding, PruneRequest,
+    ContainerNetwork, CreateContainerRequest, CreateNetworkRequest, DisconnectNetworkRequest, IpamConfig,
+    PortBinding, PruneRequest,
 };
 
-use crate::bed::{Bed, cases, command, eventually, sh, with};
+use super::{bridged, connect, inside, make, named};
+use crate::bed::{Bed, cases, command, filters, sh, with};
 
 cases![
-    files,
-    none_has_loopback_only,
-    published_port,
     user_network,
     connect_and_disconnect_while_it_runs,
     network_connections_survive_a_restart,
-    network_of_another_container,
-    network_links,
     network_with_both_families,
     network_prune_and_bad_requests,
-    failed_publish_leaves_nothing
 ];
-
-fn bridged(request: CreateContainerRequest) -> CreateContainerRequest {
-    with(request, |_, host| host.network_mode.clear())
-}
-
-async fn files() {
-    let bed = Bed::new().await;
-    let request = with(
-        bridged(sh("cat /etc/hosts /etc/hostname /etc/resolv.conf")),
-        |config, _| {
-            config.hostname = "box".into();
-            config.hosts = vec!["other:192.0.2.7".into()];
-        },
-    );
-    let (_, out, err) = bed.run(request).await;
-    assert!(out.contains("127.0.0.1\tlocalhost"), "{out}{err}");
-    assert!(out.contains("192.0.2.7\tother"), "{out}");
-    assert!(
-        out.lines()
-            .any(|line| line.starts_with("172.") && line.ends_with("box")),
-        "{out}"
-    );
-    assert!(
-        out.contains("\nbox\n") && out.contains("192.0.2.53") && out.contains("example.org"),
-        "{out}"
-    );
-    bed.finish().await;
-}
-
-async fn none_has_loopback_only() {
-    let bed = Bed::new().await;
-    let (_, out, err) = bed.run(sh("ls /sys/class/net; cat /etc/hosts | head -1")).await;
-    assert_eq!(out, "lo\n127.0.0.1\tlocalhost\n", "{err}");
-    bed.finish().await;
-}
-
-fn http(port: u32) -> Option<String> {
-    let mut stream = TcpStream::connect(("127.0.0.1", u16::try_from(port).unwrap())).ok()?;
-    stream.write_all(b"GET /file HTTP/1.0\r\n\r\n").ok()?;
-    let mut text = String::new();
-    stream.read_to_string(&mut text).ok()?;
-    (!text.is_empty()).then_some(text)
-}
-
-fn web(host_port: u32) -> CreateContainerRequest {
-    let script = "mkdir /www; echo served > /www/file; httpd -f -p 80 -h /www";
-    with(bridged(sh(script)), |_, host| {
-        host.port_bindings = vec![PortBinding {
-            container_port: 80,
-            host_port,
-            ..PortBinding::default()
-        }];
-    })
-}
-
-async fn published_port() {
-    let mut bed = Bed::new().await;
-    let id = bed.start(web(0)).await;
-    let view = bed.inspect(&id);
-    let port = view.ports[0].host_port;
-    assert!(
-        port >= 32768 && view.networks[0].ip_address.starts_with("172."),
-        "{view:?}"
-    );
-    let answer = eventually("the port answers", || async { http(port) }).await;
-    assert!(answer.ends_with("served\n"), "{answer}");
-    // The daemon's restart leaves network and ports alone.
-    bed.reopen().await;
-    assert_eq!(bed.inspect(&id).ports[0].host_port, port);
-    assert!(http(port).unwrap().ends_with("served\n"));
-    let stop = pontoon_proto::v1::StopContainerRequest {
-        target: id.clone(),
-        ..Default::default()
-    };
-    bed.engine.stop(stop).await.unwrap();
-    assert!(http(port).is_none());
-    assert!(bed.inspect(&id).ports.is_empty());
-    bed.finish().await;
-}
-
-async fn failed_publish_leaves_nothing() {
-    let bed = Bed::new().await;
-    let first = bed.start(web(18080)).await;
-    let second = bed.create(web(18080)).await;
-    let error = bed.engine.start(&second).await.unwrap_err().chain();
-    assert!(error.contains("port is already allocated"), "{error}");
-    bed.engine.remove(&first, true).await.unwrap();
-    bed.engine.remove(&second, false).await.unwrap();
-    bed.assert_empty().await;
-    let again = bed.start(web(18080)).await;
-    bed.engine.remove(&again, true).await.unwrap();
-    bed.finish().await;
-}
 
 async fn user_network() {
     let bed = Bed::new().await;
@@ -164,47 +63,12 @@ async fn user_network() {
     bed.finish().await;
 }
 
-async fn make(bed: &Bed, name: &str, change: impl FnOnce(&mut CreateNetworkRequest)) -> String {
-    let mut request = CreateNetworkRequest {
-        name: name.into(),
-        ..Default::default()
-    };
-    change(&mut request);
-    let created = bed.engine.create_network(request).await;
-    created.map_err(|e| e.chain()).unwrap().id
-}
-
-fn connect(
-    network: &str,
-    container: &str,
-    change: impl FnOnce(&mut ContainerNetwork),
-) -> ConnectNetworkRequest {
-    let mut endpoint = ContainerNetwork::default();
-    change(&mut endpoint);
-    ConnectNetworkRequest {
-        network: network.into(),
-        container: container.into(),
-        endpoint: Some(endpoint),
-    }
-}
-
 fn disconnect(network: &str, container: &str) -> DisconnectNetworkRequest {
     DisconnectNetworkRequest {
         network: network.into(),
         container: container.into(),
         force: false,
     }
-}
-
-fn named(name: &str, network: &str, request: CreateContainerRequest) -> CreateContainerRequest {
-    let mut request = with(request, |_, host| host.network_mode = network.into());
-    request.name = name.into();
-    request
-}
-
-/// What a command prints in a running container.
-async fn inside(bed: &Bed, id: &str, script: &str) -> String {
-    crate::remap::exec(bed, id, &["sh", "-c", script]).await
 }
 
 #[expect(clippy::too_many_lines, reason = "one life of a container, step by step")]
@@ -339,81 +203,6 @@ async fn network_connections_survive_a_restart() {
     bed.finish().await;
 }
 
-async fn network_of_another_container() {
-    let bed = Bed::new().await;
-    let owner = bed
-        .start(named("owner", "bridge", command(&["sleep", "1000"])))
-        .await;
-    let ip = bed.inspect(&owner).networks[0].ip_address.clone();
-    let (code, out, err) = bed
-        .run(named(
-            "guest",
-            "container:owner",
-            sh("ip addr show eth0; cat /etc/hosts; hostname"),
-        ))
-        .await;
-    assert_eq!(code, 0, "{err}");
-    assert!(out.contains(&ip) && out.contains(&format!("{ip}\t")), "{out}");
-    assert!(out.ends_with(&format!("{}\n", &owner[..12])), "{out}");
-    let error = bed
-        .engine
-        .connect_network(connect(
-            "bridge",
-            &bed.create(named("late", "container:owner", sh("true"))).await,
-            |_| {},
-        ))
-        .await;
-    assert!(error.unwrap_err().chain().contains("sharing network namespace"));
-    bed.engine.remove(&owner, true).await.unwrap();
-    let error = bed.engine.start("late").await.unwrap_err().chain();
-    assert!(error.contains("No such container"), "{error}");
-    bed.finish().await;
-}
-
-async fn network_links() {
-    let bed = Bed::new().await;
-    let db = with(command(&["sleep", "1000"]), |config, _| {
-        config.env = vec!["SECRET=x".into()]
-    });
-    let db = CreateContainerRequest {
-        exposed_ports: vec!["5432/tcp".into()],
-        ..named("db", "bridge", db)
-    };
-    let db = bed.start(db).await;
-    let ip = bed.inspect(&db).networks[0].ip_address.clone();
-    let linked = |script: &str| {
-        let request = with(sh(script), |_, host| host.links = vec!["db:store".into()]);
-        named("web", "bridge", request)
-    };
-    let (code, out, err) = bed.run(linked("env; cat /etc/hosts; ping -c 1 -W 5 store")).await;
-    assert_eq!(code, 0, "{out}{err}");
-    for line in [
-        format!("STORE_PORT_5432_TCP=tcp://{ip}:5432"),
-        "STORE_NAME=/web/store".to_owned(),
-        "STORE_ENV_SECRET=x".to_owned(),
-        format!("{ip}\tstore {} db", &db[..12]),
-    ] {
-        assert!(out.contains(&line), "{line}: {out}");
-    }
-    make(&bed, "app", |_| {}).await;
-    let other = bed
-        .start(named("other", "app", command(&["sleep", "1000"])))
-        .await;
-    let on_user = with(sh("ping -c 1 -W 5 friend"), |_, host| {
-        host.links = vec!["other:friend".into()]
-    });
-    let (code, out, err) = bed.run(named("web", "app", on_user)).await;
-    assert_eq!(code, 0, "{out}{err}");
-    let (code, ..) = bed
-        .run(named("stranger", "app", sh("ping -c 1 -W 1 friend")))
-        .await;
-    assert_ne!(code, 0, "the name is for one container");
-    bed.engine.remove(&other, true).await.unwrap();
-    let bad = with(sh("true"), |_, host| host.links = vec!["nobody".into()]);
-    assert!(bed.engine.create(named("x", "bridge", bad)).await.is_err());
-    bed.finish().await;
-}
-
 async fn network_with_both_families() {
     let bed = Bed::new().await;
     make(&bed, "dual", |request| {
@@ -471,14 +260,8 @@ async fn network_prune_and_bad_requests() {
     make(&bed, "idle", |_| {}).await;
     bed.start(named("server", "used", command(&["sleep", "1000"])))
         .await;
-    let filters = [(
-        "label!".to_owned(),
-        FilterValues {
-            values: vec!["keep".into()],
-        },
-    )];
     let request = PruneRequest {
-        filters: filters.into(),
+        filters: filters(&[("label!", "keep")]),
     };
     let pruned = bed.engine.prune_networks(&request).await.unwrap();
     assert_eq!(pruned.deleted, ["idle"]);

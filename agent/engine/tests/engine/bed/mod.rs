@@ -1,16 +1,23 @@
-//! A host for one case: folders, a cgroup parent, an engine, a busybox image; at its end the check that nothing is left.
+//! A host for one case: folders, a cgroup parent, an engine, a busybox image; at its end the check that nothing is left. The
+//! agent's suite has its beds from here too.
 
-use std::collections::HashMap;
+#![allow(dead_code)]
+
+mod image;
+mod requests;
+
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
 use pontoon_engine::{Engine, EngineConfig, Error, LoadUpdate, StdStream, StdioEvent, StdioSession};
-use pontoon_image::{ContainerConfig, Reference, scratch};
-use pontoon_proto::v1::{
-    Container, ContainerSpec, ContainerState, CreateContainerRequest, HostConfig, LogsRequest, WaitCondition,
-};
+use pontoon_image::{Reference, scratch};
+use pontoon_proto::v1::{Container, CreateContainerRequest, ExecStart, WaitCondition};
+
+pub use image::image;
+#[allow(unused_imports)]
+pub use requests::{all, all_logs, all_streams, command, filters, is_running, mount, named, sh, stop, with};
 
 pub const BUSYBOX: &str = "/bin/busybox";
 pub const IMAGE: &str = "busybox";
@@ -19,6 +26,7 @@ pub const IMAGE: &str = "busybox";
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Names a list of cases.
+#[allow(unused_macros)]
 macro_rules! cases {
     ($($name:ident),* $(,)?) => {
         pub fn cases() -> Vec<(&'static str, crate::Case)> {
@@ -26,6 +34,7 @@ macro_rules! cases {
         }
     };
 }
+#[allow(unused_imports)]
 pub(crate) use cases;
 
 /// Runs a program that has to succeed.
@@ -154,18 +163,35 @@ impl Bed {
         (code, out, err)
     }
 
+    /// What a container that has to succeed prints.
+    pub async fn output(&self, request: CreateContainerRequest) -> String {
+        let (code, out, err) = self.run(request).await;
+        assert_eq!(code, 0, "{out}{err}");
+        out
+    }
+
+    /// Why a container is not created.
+    pub async fn refused(&self, request: CreateContainerRequest) -> String {
+        self.engine.create(request).await.unwrap_err().chain()
+    }
+
+    /// What a command prints in a running container, on both streams.
+    pub async fn exec(&self, target: &str, words: &[&str]) -> String {
+        let start = ExecStart {
+            target: target.to_owned(),
+            command: words.iter().map(ToString::to_string).collect(),
+            ..ExecStart::default()
+        };
+        let (out, err, _) = collect(self.engine.exec(start).await.unwrap()).await;
+        out + &err
+    }
+
     pub fn inspect(&self, id: &str) -> Container {
         self.engine.inspect(id).unwrap()
     }
 
     pub async fn log(&self, id: &str) -> String {
-        let request = LogsRequest {
-            target: id.to_owned(),
-            stdout: true,
-            stderr: true,
-            ..LogsRequest::default()
-        };
-        let mut entries = self.engine.logs(&request).unwrap();
+        let mut entries = self.engine.logs(&all_logs(id)).unwrap();
         let mut text = String::new();
         while let Some(entry) = entries.recv().await {
             text.push_str(&String::from_utf8_lossy(&entry.unwrap().line));
@@ -264,6 +290,13 @@ pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut test: 
     }
 }
 
+/// The next of a stream, or `None` at its end.
+pub async fn next<T>(stream: &mut tokio::sync::mpsc::Receiver<T>) -> Option<T> {
+    tokio::time::timeout(PATIENCE, stream.recv())
+        .await
+        .expect("there is more to come, or the end")
+}
+
 /// Reads a session to its end: standard output, standard error, exit code if there is one.
 pub async fn collect(mut session: StdioSession) -> (String, String, Option<i32>) {
     let (mut out, mut err, mut code) = (Vec::new(), Vec::new(), None);
@@ -284,93 +317,4 @@ pub async fn collect(mut session: StdioSession) -> (String, String, Option<i32>)
         String::from_utf8_lossy(&err).into_owned(),
         code,
     )
-}
-
-pub fn all_streams() -> pontoon_engine::AttachOptions {
-    pontoon_engine::AttachOptions {
-        stdin: true,
-        stdout: true,
-        stderr: true,
-    }
-}
-
-pub fn all() -> pontoon_proto::v1::ListContainersRequest {
-    pontoon_proto::v1::ListContainersRequest {
-        all: true,
-        ..Default::default()
-    }
-}
-
-/// A request without network for `sh -c script`.
-pub fn sh(script: &str) -> CreateContainerRequest {
-    command(&["sh", "-c", script])
-}
-
-/// A request without network.
-pub fn command(words: &[&str]) -> CreateContainerRequest {
-    CreateContainerRequest {
-        config: Some(ContainerSpec {
-            image: IMAGE.to_owned(),
-            args: words.iter().map(ToString::to_string).collect(),
-            stop_grace_period: 1_000_000_000,
-            ..ContainerSpec::default()
-        }),
-        host: Some(HostConfig {
-            network_mode: "none".to_owned(),
-            ..HostConfig::default()
-        }),
-        ..CreateContainerRequest::default()
-    }
-}
-
-/// Changes a request's settings.
-pub fn with(
-    mut request: CreateContainerRequest,
-    change: impl FnOnce(&mut ContainerSpec, &mut HostConfig),
-) -> CreateContainerRequest {
-    change(
-        request.config.get_or_insert_default(),
-        request.host.get_or_insert_default(),
-    );
-    request
-}
-
-pub fn is_running(container: &Container) -> bool {
-    container.state() == ContainerState::Running
-}
-
-/// The image of most cases.
-pub fn image() -> scratch::Builder {
-    let applets = [
-        "sh", "true", "false", "echo", "cat", "sleep", "id", "env", "ls", "hostname", "wget", "httpd",
-        "nslookup", "grep", "touch", "kill", "ps", "head", "dd", "ulimit", "ip", "test", "seq", "stty",
-        "pwd", "yes", "tr", "fold", "nproc", "mount", "ping", "nc", "rm", "mkdir", "tail",
-    ];
-    let mut builder = scratch::Builder::new()
-        .host_file("/bin/busybox", 0o755, BUSYBOX.as_ref())
-        .unwrap()
-        .file(
-            "/etc/passwd",
-            0o644,
-            "root:x:0:0:root:/root:/bin/sh\napp:x:1000:1000::/home/app:/bin/sh\n",
-        )
-        .file(
-            "/etc/group",
-            0o644,
-            "root:x:0:\napp:x:1000:\nextra:x:2000:app\nmore:x:3000:\n",
-        )
-        .file("/plain", 0o644, "not a program\n")
-        .dir("/tmp", 0o1777)
-        .dir("/root", 0o700);
-    for applet in applets {
-        builder = builder.symlink(&format!("/bin/{applet}"), "busybox");
-    }
-    builder.config(ContainerConfig {
-        env: vec!["PATH=/bin".into(), "FROM_IMAGE=yes".into()],
-        cmd: Some(vec!["sh".into()]),
-        labels: HashMap::from([("image".to_owned(), "label".to_owned())])
-            .into_iter()
-            .collect(),
-        ..ContainerConfig::default()
-    })
 }
