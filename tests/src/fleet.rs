@@ -58,6 +58,14 @@ pub fn with_fleet(count: usize, test: impl FnOnce(&Fleet) -> Result<()>) {
     }
 }
 
+/// Runs a test on one host with the test images and no cluster; as [`with_fleet`].
+pub fn with_host(test: impl FnOnce(&Host, &Fleet) -> Result<()>) {
+    with_fleet(1, |fleet| {
+        fleet.load_images()?;
+        test(fleet.host(1), fleet)
+    });
+}
+
 impl Fleet {
     /// Makes `count` hosts and starts their daemons.
     ///
