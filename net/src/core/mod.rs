@@ -187,6 +187,10 @@ impl Core {
         }
         tx.commit(&mut self.nft)?;
         self.table = true;
+        if !self.config.accept_in_other_chains {
+            // A daemon that was asked to has opened them, and this one is not.
+            return foreign::accept(&mut self.nft, &[]);
+        }
         self.accept_elsewhere()
     }
 
