@@ -1,24 +1,15 @@
-//! What users ask of the engine as a whole: events, info, settings, disk use.
+//! What users ask of the engine as a whole: events, info, disk use.
 
 use std::fs;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
-use anyhow::{Context, Result, ensure};
-use pontoon_tests::{Fleet, Host, SHORT, process, programs, wait_until, with_fleet};
-use rustix::process::Signal;
+use anyhow::{Context, ensure};
+use pontoon_tests::{SHORT, process, wait_until, with_host};
 use serde_json::Value;
-
-/// One host with the test images.
-fn host(test: impl FnOnce(&Host, &Fleet) -> Result<()>) {
-    with_fleet(1, |fleet| {
-        fleet.load_images()?;
-        test(fleet.host(1), fleet)
-    });
-}
 
 #[test]
 fn events_are_told_live_and_looking_back() {
-    host(|host, _| {
+    with_host(|host, _| {
         let told = host.folder().join("events");
         let mut watcher = host
             .command(&[
@@ -93,51 +84,8 @@ fn events_are_told_live_and_looking_back() {
 }
 
 #[test]
-fn the_settings_file_is_read() {
-    with_fleet(1, |fleet| {
-        let host = fleet.host(1);
-        host.stop()?;
-        host.configure("log-level = \"debug\"\nlabel = [\"zone=a\"]\n")?;
-        host.start()?;
-        let labels = host.ok(&["info", "--format", "{{json .Labels}} {{.Debug}}"])?;
-        ensure!(labels == r#"["zone=a"] true"#, "{labels}");
-        host.configure("label = [\"zone=b\"]\n")?;
-        host.signal(Signal::HUP)?;
-        wait_until("the settings are read again", SHORT, || {
-            let labels = host.ok(&["info", "--format", "{{json .Labels}} {{.Debug}}"])?;
-            ensure!(labels == r#"["zone=b"] false"#, "{labels}");
-            Ok(())
-        })?;
-        let told = host.ok(&[
-            "events",
-            "--since",
-            "1h",
-            "--until",
-            "0s",
-            "--filter",
-            "type=daemon",
-        ])?;
-        ensure!(
-            told.contains(" daemon reload ") && told.contains("labels=[zone=b]"),
-            "{told}"
-        );
-        for (settings, message) in [
-            ("colour = 1", "unknown setting \"colour\""),
-            ("label = [\"zone\"]", "bad attribute format: zone"),
-            ("x = ", "TOML parse error"),
-        ] {
-            let path = host.folder().join("bad.toml");
-            fs::write(&path, settings)?;
-            let mut command = Command::new(programs::pontoon()?);
-            command.arg("daemon").arg("--config").arg(&path);
-            process::run(command)?.fails(1, &[message])?;
-        }
-        Ok(())
-    });
-}
-#[test]
 fn disk_use_adds_up_and_prune_gives_it_back() {
-    host(|host, _| {
+    with_host(|host, _| {
         host.ok(&["run", "--name", "writer", "--volume", "named:/data", "--volume", "/anonymous", "busybox", "sh", "-c",
             "dd if=/dev/zero of=/big bs=1k count=300 2>/dev/null; dd if=/dev/zero of=/data/x bs=1k count=200 2>/dev/null"])?;
         host.ok(&["run", "--detach", "--name", "runner", "busybox", "sleep", "1000"])?;

@@ -474,8 +474,15 @@ impl Core {
             source: std::io::Error::from_raw_os_error(libc::ENODEV),
         })?;
         let mut batch = Batch::default();
-        for (gateway, net) in [0, 1].into_iter().filter_map(own) {
+        for (at, (gateway, net)) in [0, 1].into_iter().filter_map(|at| Some((at, own(at)?))) {
             let address = IpNet::new(gateway, net.prefix_len()).unwrap_or(net);
+            // What it had before the settings were changed would keep a route to where nobody is any more.
+            for (_, old) in self.route.addresses(at == 1)?.into_iter().filter(|(of, old)| {
+                let is_kernels = matches!(old.addr(), IpAddr::V6(ip) if ip.is_unicast_link_local());
+                *of == link.index && *old != address && !is_kernels
+            }) {
+                batch.remove_address(link.index, old);
+            }
             batch.add_address(link.index, address);
         }
         batch.set_up(link.index);

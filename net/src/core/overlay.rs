@@ -273,7 +273,7 @@ impl Core {
     }
 
     fn overlay_mtu(&mut self, spec: &NetworkSpec, vtep: IpAddr) -> Result<u32> {
-        let addresses = self.route.addresses()?;
+        let addresses = self.route.addresses(vtep.is_ipv6())?;
         let index = addresses
             .iter()
             .find(|(_, net)| net.addr() == vtep)

@@ -11,6 +11,7 @@ use super::Batch;
 const RTM_NEWLINK: u16 = 16;
 const RTM_DELLINK: u16 = 17;
 const RTM_NEWADDR: u16 = 20;
+const RTM_DELADDR: u16 = 21;
 const RTM_NEWROUTE: u16 = 24;
 const RTM_DELROUTE: u16 = 25;
 const CREATE: i32 = libc::NLM_F_CREATE | libc::NLM_F_EXCL;
@@ -349,6 +350,17 @@ impl Batch {
             },
         )
         .tolerate(&[libc::EEXIST])
+    }
+
+    /// Takes an address from a link; one that is gone is fine.
+    pub fn remove_address(&mut self, index: u32, address: IpNet) -> &mut Self {
+        let label = format!("remove address {address} from link {index}");
+        self.request(RTM_DELADDR, 0, label, |m| {
+            m.raw(&[family(address.addr()), address.prefix_len(), 0, 0])
+                .raw(&index.to_ne_bytes());
+            m.ip(2, address.addr()); // IFA_LOCAL
+        })
+        .tolerate(&[libc::EADDRNOTAVAIL])
     }
 
     /// A default route.
