@@ -21,6 +21,15 @@ pub const RUNC: &str = "/usr/sbin/runc";
 /// How long anything may take on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(40);
 
+/// The program whose `oci` is tried: the one that `PONTOON_CONFORMANCE_BIN` names (`make conformance` names the built `pontoon`),
+/// else this crate's own test program, which has the same.
+pub fn ours() -> PathBuf {
+    std::env::var_os("PONTOON_CONFORMANCE_BIN").map_or_else(
+        || env!("CARGO_BIN_EXE_pontoon-runtime-test-shim").into(),
+        PathBuf::from,
+    )
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Runtime {
     Ours,
@@ -121,7 +130,7 @@ impl Bed {
     pub fn command(&self, words: &[&str]) -> Command {
         let mut command = match self.runtime {
             Runtime::Ours => {
-                let mut command = Command::new(env!("CARGO_BIN_EXE_pontoon-runtime-test-shim"));
+                let mut command = Command::new(ours());
                 command.arg("oci");
                 command
             }

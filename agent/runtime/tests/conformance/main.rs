@@ -113,6 +113,7 @@ fn main() -> ExitCode {
 type Results = BTreeMap<(usize, Runtime), Verdict>;
 
 fn run_all(cases: &[Case]) -> Results {
+    println!("ours is {} oci, runc is {RUNC}", bed::ours().display());
     let runtimes: &[Runtime] = if std::path::Path::new(RUNC).exists() {
         &[Runtime::Ours, Runtime::Runc]
     } else {
