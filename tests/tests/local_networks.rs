@@ -1,15 +1,7 @@
 //! Networks of one host by the command line: create, connect, disconnect, inspect, prune, ports, and what is refused.
 
 use anyhow::{Result, ensure};
-use pontoon_tests::{Host, SHORT, wait_until, with_fleet};
-
-/// One host with the test images.
-fn host(test: impl FnOnce(&Host) -> Result<()>) {
-    with_fleet(1, |fleet| {
-        fleet.load_images()?;
-        test(fleet.host(1))
-    });
-}
+use pontoon_tests::{Host, SHORT, wait_until, with_host};
 
 fn refused(host: &Host, args: &[&str], text: &str) -> Result<()> {
     let output = host.pontoon(args)?;
@@ -23,7 +15,7 @@ fn refused(host: &Host, args: &[&str], text: &str) -> Result<()> {
 
 #[test]
 fn a_containers_networks_come_and_go() {
-    host(|host| {
+    with_host(|host, _| {
         host.ok(&[
             "network",
             "create",
@@ -100,7 +92,7 @@ fn a_containers_networks_come_and_go() {
 
 #[test]
 fn what_can_not_be_is_refused_by_name() {
-    host(|host| {
+    with_host(|host, _| {
         for (args, text) in [
             (&["network", "create", "--config-only", "x"][..], "--config-only"),
             (&["network", "create", "--scope", "swarm", "x"], "--scope"),
@@ -141,6 +133,39 @@ fn what_can_not_be_is_refused_by_name() {
             "Pool overlaps with other one on this address space",
         )?;
         host.ok(&["network", "rm", "one"])?;
+        Ok(())
+    });
+}
+
+/// Hairpins: by the host's address or the bridge's, a container reaches its own published port, its neighbour's, and one of
+/// another network, which it does not reach directly.
+#[test]
+fn published_ports_are_reached_from_containers() {
+    with_host(|host, _| {
+        host.line("network create app")?;
+        host.line("run --detach --name one --publish 8080:8080 web:1")?;
+        host.line("run --detach --name two --publish 8081:8080 web:1")?;
+        host.line("run --detach --name three --network app --publish 8082:8080 web:1")?;
+        let gateway = "{{range .NetworkSettings.Networks}}{{.Gateway}}{{end}}";
+        let address = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}";
+        for caller in ["one", "two", "three"] {
+            for at in [
+                host.address(),
+                host.ok(&["inspect", "--format", gateway, caller])?,
+            ] {
+                for port in [8080, 8081, 8082] {
+                    let url = format!("http://{at}:{port}/health");
+                    wait_until(&format!("{caller} reaches {url}"), SHORT, || {
+                        let answer = host.ok(&["exec", caller, "/web", "get", &url])?;
+                        ensure!(answer == "ok", "{answer}");
+                        Ok(())
+                    })?;
+                }
+            }
+        }
+        let other = host.ok(&["inspect", "--format", address, "three"])?;
+        let url = format!("http://{other}:8080/health");
+        ensure!(host.pontoon(&["exec", "one", "/web", "get", &url])?.code != 0);
         Ok(())
     });
 }
