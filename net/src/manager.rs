@@ -234,6 +234,9 @@ impl NetworkManager {
     pub async fn attach(&self, sandbox_id: &str, spec: EndpointSpec) -> Result<Endpoint> {
         let id = sandbox_id.to_owned();
         let attached = self.core.run(move |core| core.attach(&id, &spec)).await??;
+        if attached.is_nameless {
+            return Ok(attached.endpoint);
+        }
         let network = attached.endpoint.network_id.clone();
         let named = self
             .tell_names(sandbox_id, attached.has_names.then_some(network.as_str()))
@@ -267,7 +270,13 @@ impl NetworkManager {
     /// Sandboxes that have names of their own for one whose endpoint came or went are told its addresses.
     async fn refresh_links(&self, sandbox_id: &str, network: &str) -> Result<()> {
         let (target, on) = (sandbox_id.to_owned(), network.to_owned());
-        for id in self.core.run(move |core| core.linked_to(&target, &on)).await? {
+        let linked = self.core.run(move |core| core.linked_to(&target, &on)).await?;
+        self.refresh_sandboxes(linked).await
+    }
+
+    /// Tells netd anew how it serves sandboxes.
+    async fn refresh_sandboxes(&self, ids: Vec<String>) -> Result<()> {
+        for id in ids {
             let own = id.clone();
             // One that goes at this moment needs no names.
             let Ok(Some(dns)) = self.core.run(move |core| core.sandbox_dns(&own)).await? else {
@@ -389,17 +398,19 @@ impl NetworkManager {
         self.change(move |core| core.publish(&id, &ports)).await
     }
 
-    /// Removes a sandbox with its endpoints, ports, names and namespace. One that is not there is fine.
+    /// Removes a sandbox with its endpoints, ports, names and namespace. One that is not there is fine. What it had is
+    /// free for others afterwards. Its links on the host are down then; the kernel takes about 20 ms to forget them, for
+    /// which only [`settle`](Self::settle) waits.
     ///
     /// # Errors
     /// All failures; the removal goes on after each.
     pub async fn remove_sandbox(&self, id: &str) -> Result<(), Errors> {
         let mut errors = Vec::new();
-        let endpoints = match self.inspect_sandbox(id).await {
-            Ok(sandbox) => sandbox.endpoints,
+        match self.inspect_sandbox(id).await {
+            Ok(_) => {}
             Err(Error::SandboxNotFound { .. }) => return Ok(()),
             Err(error) => return Err(one(error)),
-        };
+        }
         // netd first: its sockets keep the namespace alive.
         match self.names.running().await {
             Ok(Some(client)) => errors.extend(
@@ -419,19 +430,32 @@ impl NetworkManager {
             .await
             .map_err(one)?;
         errors.extend(more);
-        errors.extend(self.remove_links(removal).await);
-        let own = id.to_owned();
-        errors.extend(
-            self.core
-                .run(move |core| core.finish_removal(&own))
-                .await
-                .unwrap_or_else(|e| vec![e]),
-        );
-        for endpoint in endpoints {
-            errors.extend(self.refresh_zone(&endpoint.network_id).await.err());
-            errors.extend(self.refresh_links(id, &endpoint.network_id).await.err());
+        if removal.must_wait() {
+            errors.extend(self.remove_links(removal).await);
+        } else if !removal.is_empty() {
+            self.remover.post(move |remover| remover.clear_up(removal));
         }
+        let own = id.to_owned();
+        let (bereaved, more) = self
+            .core
+            .run(move |core| core.finish_removal(&own))
+            .await
+            .map_err(one)?;
+        errors.extend(more);
+        for network in bereaved.networks {
+            errors.extend(self.refresh_zone(&network).await.err());
+        }
+        errors.extend(self.refresh_sandboxes(bereaved.sandboxes).await.err());
         Errors::check(errors)
+    }
+
+    /// Waits until the kernel has forgotten all links of sandboxes that were removed before. Called before a daemon ends
+    /// and by whoever counts links.
+    ///
+    /// # Errors
+    /// [`Error::ThreadGone`].
+    pub async fn settle(&self) -> Result<()> {
+        self.remover.run(|_| ()).await
     }
 
     /// Content for the container's /etc/resolv.conf.
@@ -510,6 +534,7 @@ impl NetworkManager {
                     .unwrap_or_default(),
             );
         }
+        errors.extend(self.settle().await.err());
         errors.extend(
             self.core
                 .run(Core::remove_everything)

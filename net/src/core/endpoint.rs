@@ -18,7 +18,7 @@ use crate::{
 /// First interface index given inside a sandbox: above what the kernel makes by itself in a new namespace (tunl0,
 /// sit0 and the like), so that no look-up is needed.
 pub const FIRST_INDEX: u32 = 100;
-/// Host ends are called `pt<hash of the sandbox>x<number>`.
+/// Near ends are called `pt<hash>x<number>`.
 pub const LINK_PREFIX: &str = "pt";
 /// Docker's endpoint options.
 const IFNAME: &str = "com.docker.network.endpoint.ifname";
@@ -93,15 +93,31 @@ pub struct Attached {
     pub endpoint: Endpoint,
     /// Whether names are served on its network.
     pub has_names: bool,
+    /// Whether names are served on none of the sandbox's networks, so that netd has nothing to do with it.
+    pub is_nameless: bool,
 }
 
-/// Name of the near end: unique per sandbox id and number, at most 15 bytes.
-pub fn link_name(sandbox_id: &str, number: u32) -> String {
+/// Name of a near end, at most 15 bytes. No other has it, nor had it before: the link of a sandbox's last life may not be
+/// gone from the kernel yet when it is made again. `index` is the link's.
+pub fn link_name(sandbox_id: &str, index: u32, number: u32) -> String {
     // FNV-1a: stable over restarts and versions.
-    let hash = sandbox_id.bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
+    let bytes = sandbox_id.bytes().chain(index.to_be_bytes());
+    let hash = bytes.fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     });
     format!("{LINK_PREFIX}{:010x}x{number}", hash >> 24)
+}
+
+/// Whether a link is called as near ends are.
+pub fn is_link_name(name: &str) -> bool {
+    let parts = name
+        .strip_prefix(LINK_PREFIX)
+        .and_then(|rest| rest.split_once('x'));
+    parts.is_some_and(|(hash, number)| {
+        hash.len() == 10
+            && hash.bytes().all(|b| b.is_ascii_hexdigit())
+            && number.bytes().all(|b| b.is_ascii_digit())
+    })
 }
 
 /// `net.ipv4.conf.IFNAME.log_martians=1,…` for an interface: only settings of that interface are taken.
@@ -191,6 +207,7 @@ impl Core {
         Ok(Attached {
             endpoint,
             has_names: self.has_names(&network.id),
+            is_nameless: self.is_nameless(sandbox_id),
         })
     }
 
@@ -218,6 +235,8 @@ impl Core {
             None => Vec::new(),
         };
         let addresses = self.take_addresses(spec)?;
+        self.next_index += 1;
+        let index = self.next_index;
         let first = addresses.iter().flatten().next().map(|net| net.addr());
         let own_mac = mac(first.unwrap_or(Ipv4Addr::UNSPECIFIED.into()));
         let record = EndpointRecord {
@@ -231,7 +250,7 @@ impl Core {
                 mac: spec.mac.unwrap_or(own_mac),
             },
             aliases: spec.aliases.clone(),
-            link: link_name(sandbox_id, number),
+            link: link_name(sandbox_id, index, number),
             number,
             attachment,
             priority: spec.priority,
@@ -242,7 +261,7 @@ impl Core {
             .remember(sandbox_id, &record)
             .and_then(|()| match attachment {
                 Attachment::Below => self.program_below(sandbox_id, &record),
-                _ => self.program_veth(sandbox_id, &record),
+                _ => self.program_veth(sandbox_id, &record, index),
             })
             .and_then(|()| self.prepare_inside(sandbox_id, &record, &settings, spec.mac.is_some()))
             .and_then(|()| self.configure_inside(sandbox_id, &record, &spec.link_local))
@@ -330,7 +349,7 @@ impl Core {
         Err(error)
     }
 
-    fn program_veth(&mut self, sandbox_id: &str, record: &EndpointRecord) -> Result<()> {
+    fn program_veth(&mut self, sandbox_id: &str, record: &EndpointRecord, index: u32) -> Result<()> {
         let not_found = || Error::NetworkNotFound {
             id: record.endpoint.network_id.clone(),
         };
@@ -340,8 +359,6 @@ impl Core {
             .ok_or_else(not_found)?;
         let master = network.live.as_ref().ok_or_else(not_found)?.index;
         let (mtu, flags) = (network.mtu(), network.port_flags());
-        self.next_index += 1;
-        let index = self.next_index;
         let sandbox = self.sandboxes.get(sandbox_id);
         let netns = sandbox
             .and_then(|s| s.netns.as_ref())
@@ -426,7 +443,7 @@ impl Core {
                 mac: mac(ip),
             },
             aliases: spec.aliases.clone(),
-            link: link_name(sandbox_id, number),
+            link: link_name(sandbox_id, index, number),
             number,
             attachment,
             priority: spec.priority,

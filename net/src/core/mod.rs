@@ -2,7 +2,7 @@
 //! Owned by the network thread; [`NetworkManager`](crate::NetworkManager) sends it closures.
 //!
 //! - [`local`]: bridge networks, with [`options`]; [`parent`]: macvlan and ipvlan; [`sandbox`]: namespaces;
-//!   [`endpoint`]: attach; [`detach`]; [`routes`]: default routes; [`ports`]: publishing
+//!   [`endpoint`]: attach; [`detach`]; [`removal`] with the second thread; [`routes`]: default routes; [`ports`]: publishing
 //! - [`overlay`]: hidden namespaces, VXLAN, peers; [`services`]: VIPs; [`mesh`]: the routing mesh
 //! - [`recover`]: start, reconciliation, removal of everything; [`names`]: what netd is told
 //!
@@ -18,6 +18,7 @@ mod overlay;
 mod parent;
 mod ports;
 mod recover;
+mod removal;
 mod routes;
 mod sandbox;
 mod services;
@@ -34,8 +35,8 @@ use local::LocalNetwork;
 use mesh::Mesh;
 use overlay::Overlay;
 use ports::Ports;
+pub use removal::{Removal, Remover};
 use sandbox::SandboxState;
-pub use sandbox::{Removal, Remover};
 use serde::{Deserialize, Serialize};
 
 use crate::{

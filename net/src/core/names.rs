@@ -22,6 +22,16 @@ impl Core {
                 .is_some_and(|n| n.record.role == Role::User)
     }
 
+    /// Whether a sandbox neither is nor was on a network with names.
+    pub fn is_nameless(&self, sandbox_id: &str) -> bool {
+        let endpoints = |s: &super::SandboxState| {
+            let mut networks = s.record.endpoints.iter().map(|e| &e.endpoint.network_id);
+            networks.any(|network| self.has_names(network))
+        };
+        self.sandbox(sandbox_id)
+            .is_ok_and(|s| s.dns.is_none() && !endpoints(s))
+    }
+
     /// The names of a network, or `None` if none are served on it.
     pub fn zone(&self, network: &str) -> Option<Zone> {
         if !self.has_names(network) {

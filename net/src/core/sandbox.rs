@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::{Core, check_id, endpoint::EndpointRecord, ports::PublishedPort};
 use crate::{
     Error, NetworkEndpoint, Result, Sandbox, SandboxMode, SandboxSpec,
-    firewall::{Stale, forget, host, nft::Transaction, sandbox as table},
+    firewall::{host, nft::Transaction, sandbox as table},
     netlink::{Batch, Protocol, Socket},
     netns, record,
 };
@@ -77,25 +77,6 @@ impl SandboxState {
             .iter()
             .filter_map(PublishedPort::firewall)
             .collect()
-    }
-}
-
-/// Links that have to go before a sandbox's addresses may be given to others. Removing links takes the kernel
-/// milliseconds, so it is not done on the network thread.
-#[derive(Debug, Default)]
-pub struct Removal {
-    /// Links in the daemon's namespace.
-    pub links: Vec<String>,
-    /// A socket to be closed.
-    pub socket: Option<Socket>,
-    /// Links in hidden namespaces.
-    pub hidden: Vec<(OwnedFd, String)>,
-}
-
-impl Removal {
-    /// Whether there is nothing to remove.
-    pub fn is_empty(&self) -> bool {
-        self.links.is_empty() && self.hidden.is_empty() && self.socket.is_none()
     }
 }
 
@@ -189,47 +170,6 @@ impl Core {
         self.sandboxes
             .insert(id.clone(), SandboxState::new(record, netns));
         self.inspect_sandbox(&id)
-    }
-
-    /// First half of a removal: rules, ports and neighbours go; the links that must go next are returned. The record
-    /// stays until [`finish_removal`](Self::finish_removal).
-    pub fn begin_removal(&mut self, id: &str) -> (Removal, Vec<Error>) {
-        let mut errors = Vec::new();
-        let mut removal = Removal::default();
-        let Some(sandbox) = self.sandboxes.get_mut(id) else {
-            return (removal, errors);
-        };
-        removal.socket = sandbox.nft.take();
-        let ports = std::mem::take(&mut sandbox.record.ports);
-        let endpoints = sandbox.record.endpoints.clone();
-        let rules: Vec<_> = ports.iter().filter_map(PublishedPort::firewall).collect();
-        if !rules.is_empty() && self.table {
-            errors.extend(self.firewall(|tx| host::remove_ports(tx, &rules)).err());
-        }
-        self.release_ports(&ports);
-        for endpoint in &endpoints {
-            self.withdraw(endpoint, &mut removal, &mut errors);
-        }
-        if !ports.is_empty() {
-            errors.extend(self.save_sandbox(id).err());
-        }
-        (removal, errors)
-    }
-
-    /// Second half of a removal: addresses become free, the namespace and the record go.
-    pub fn finish_removal(&mut self, id: &str) -> Vec<Error> {
-        let mut errors = Vec::new();
-        let Some(sandbox) = self.sandboxes.remove(id) else {
-            return errors;
-        };
-        for endpoint in &sandbox.record.endpoints {
-            self.release_address(endpoint);
-        }
-        if let Some(path) = self.netns_path(&sandbox.record) {
-            errors.extend(netns::remove(&path).err());
-        }
-        errors.extend(record::remove(&self.sandbox_dir(), id).err());
-        errors
     }
 
     /// Opens a socket in a sandbox's namespace.
@@ -365,78 +305,4 @@ fn set_up_namespace(sysctls: &std::collections::BTreeMap<String, String>) -> Res
         netns::set_sysctl(name, value)?;
     }
     Ok(())
-}
-
-/// Does what takes the kernel long, outside of the network thread: removes links, forgets connections. Owned by a
-/// thread of its own.
-#[derive(Debug)]
-pub struct Remover {
-    home: OwnedFd,
-    route: Socket,
-    /// To be closed when the next job begins: nobody should wait for that.
-    spent: Vec<Socket>,
-}
-
-impl Remover {
-    /// Opens its socket in `home`.
-    ///
-    /// # Errors
-    /// [`Error::Namespace`], [`Error::Netlink`].
-    pub fn open(home: &OwnedFd) -> Result<Self> {
-        netns::enter(home)?;
-        Ok(Self {
-            home: duplicate(home)?,
-            route: Socket::open(Protocol::Route)?,
-            spent: Vec::new(),
-        })
-    }
-
-    /// Forgets connections.
-    pub fn forget(&mut self, stale: Vec<(Option<OwnedFd>, Stale)>) -> Vec<Error> {
-        self.spent.clear();
-        let mut errors = Vec::new();
-        for (netns, stale) in stale {
-            let netns = netns.as_ref().unwrap_or(&self.home);
-            let socket = netns::inside(&self.home, netns.as_fd(), || Socket::open(Protocol::Netfilter));
-            let forgotten = socket.and_then(|mut socket| {
-                let forgotten = forget(&mut socket, &stale);
-                self.spent.push(socket);
-                forgotten
-            });
-            errors.extend(forgotten.err());
-        }
-        errors
-    }
-
-    /// Removes the links; absent ones are fine.
-    pub fn remove(&mut self, removal: Removal) -> Vec<Error> {
-        self.spent.clear();
-        self.spent.extend(removal.socket);
-        let mut batch = Batch::default();
-        for name in &removal.links {
-            batch.remove_link(name);
-        }
-        let mut errors = self.route.transact_all(batch);
-        for (netns, name) in removal.hidden {
-            let removed = netns::inside(&self.home, netns.as_fd(), || {
-                let mut batch = Batch::default();
-                batch.remove_link(&name);
-                Socket::open(Protocol::Route)?.transact(batch)
-            });
-            errors.extend(removed.err());
-        }
-        errors
-    }
-}
-
-/// Duplicates a namespace descriptor.
-///
-/// # Errors
-/// [`Error::Namespace`].
-pub fn duplicate(netns: &OwnedFd) -> Result<OwnedFd> {
-    netns.try_clone().map_err(|source| Error::Namespace {
-        operation: "open",
-        path: PathBuf::from("(open descriptor)"),
-        source,
-    })
 }

@@ -16,6 +16,8 @@ const RTM_NEWROUTE: u16 = 24;
 const RTM_DELROUTE: u16 = 25;
 const CREATE: i32 = libc::NLM_F_CREATE | libc::NLM_F_EXCL;
 const UP: u32 = 1;
+/// The group of links that are to be removed: "pont" in ASCII, as good as any that nobody else has.
+const RETIRED: u32 = 0x706f_6e74;
 
 const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
@@ -23,6 +25,7 @@ const IFLA_MTU: u16 = 4;
 const IFLA_LINK: u16 = 5;
 const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
+const IFLA_GROUP: u16 = 27;
 const IFLA_NET_NS_FD: u16 = 28;
 const INFO_KIND: u16 = 1;
 const INFO_DATA: u16 = 2;
@@ -323,6 +326,26 @@ impl Batch {
     pub fn remove_link(&mut self, name: &str) -> &mut Self {
         self.request(RTM_DELLINK, 0, format!("remove link {name}"), |m| {
             m.raw(&info_header(0, 0, 0)).string(IFLA_IFNAME, name);
+        })
+        .tolerate(&[libc::ENODEV])
+    }
+
+    /// Sets a link down, so that nothing passes by it from now on, and marks it as one that
+    /// [`remove_retired`](Self::remove_retired) takes away; one that is gone is fine.
+    pub fn retire_link(&mut self, name: &str) -> &mut Self {
+        self.request(RTM_NEWLINK, 0, format!("retire link {name}"), |m| {
+            m.raw(&info_header(0, 0, UP))
+                .string(IFLA_IFNAME, name)
+                .u32(IFLA_GROUP, RETIRED);
+        })
+        .tolerate(&[libc::ENODEV])
+    }
+
+    /// Removes all retired links. The kernel waits for its readers (an RCU barrier, about 20 ms) once for all of them,
+    /// where it does so for each that is removed by name.
+    pub fn remove_retired(&mut self) -> &mut Self {
+        self.request(RTM_DELLINK, 0, "remove retired links", |m| {
+            m.raw(&info_header(0, 0, 0)).u32(IFLA_GROUP, RETIRED);
         })
         .tolerate(&[libc::ENODEV])
     }

@@ -14,4 +14,5 @@ mod socket;
 pub use link::{Below, BridgeLink, DefaultRoute, PortFlags, SubLink, Veth, VxlanLink};
 pub use message::{Attributes, Batch, Message, NESTED};
 pub use neighbour::Neighbour;
+pub use query::Link;
 pub use socket::{Protocol, Socket};

@@ -230,8 +230,11 @@ impl Host {
             .expect("an address")
     }
 
-    /// What is on the host: links, rules, our mounts and namespaces.
+    /// What is on the host: links, rules, our mounts and namespaces. Retired links don't count: they are waited for.
     pub fn inventory(&self) -> BTreeMap<&'static str, String> {
+        eventually("retired links are gone", || {
+            !run_inside(&self.ns.path, "ip -o link").contains("group 1886350964")
+        });
         let mounts = std::fs::read_to_string("/proc/self/mounts").expect("there are mounts");
         let own = self.dir.path().display().to_string();
         let mounts: Vec<_> = mounts.lines().filter(|l| l.contains(&own)).collect();
