@@ -1,15 +1,21 @@
 //! The synchronous heart: what networks, sandboxes and endpoints there are, and the kernel calls that make it so.
 //! Owned by the network thread; [`NetworkManager`](crate::NetworkManager) sends it closures.
 //!
-//! - [`local`]: bridge networks, with [`options`]; [`parent`]: macvlan and ipvlan; [`sandbox`]: namespaces;
-//!   [`endpoint`]: attach; [`detach`]; [`removal`] with the second thread; [`routes`]: default routes; [`ports`]: publishing
+//! - [`local`]: networks of this host, with [`options`] and [`addresses`]; [`bridge`]: their bridges; [`parent`]: macvlan
+//!   and ipvlan; [`sandbox`]: namespaces
+//! - [`endpoint`]: what is known of one; [`attach`], [`inside`] the container; [`detach`]; [`removal`] with the second thread
+//! - [`routes`]: default routes; [`publish`]: published ports; [`ports`]: which are taken
 //! - [`overlay`]: hidden namespaces, VXLAN, peers; [`services`]: VIPs; [`mesh`]: the routing mesh
 //! - [`recover`]: start, reconciliation, removal of everything; [`names`]: what netd is told
 //!
 //! Every change is written down before the kernel is told and forgotten after it was undone there, so that whatever
 //! a killed daemon leaves can be found.
+mod addresses;
+mod attach;
+mod bridge;
 mod detach;
 mod endpoint;
+mod inside;
 mod local;
 mod mesh;
 mod names;
@@ -17,6 +23,7 @@ mod options;
 mod overlay;
 mod parent;
 mod ports;
+mod publish;
 mod recover;
 mod removal;
 mod routes;

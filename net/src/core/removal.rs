@@ -161,19 +161,6 @@ impl Core {
             Err(error) => errors.push(error),
         }
     }
-
-    /// Gives an endpoint's address back.
-    pub fn release_address(&mut self, endpoint: &EndpointRecord) {
-        let network = self.networks.get_mut(&endpoint.endpoint.network_id);
-        let Some(live) = network.and_then(|n| n.live.as_mut()) else {
-            return;
-        };
-        for address in endpoint.endpoint.addresses() {
-            if let Some(subnet) = live.subnets[usize::from(address.is_ipv6())].as_mut() {
-                subnet.pool.release(address);
-            }
-        }
-    }
 }
 
 /// The second thread: it does what takes the kernel long.
