@@ -3,21 +3,13 @@ mod host;
 
 use std::{collections::HashSet, fs::File, net::IpAddr, os::fd::AsRawFd, path::PathBuf};
 
-use host::{Fleet, Host, Server, ask, eventually, pings, run_inside};
-use pontoon_net::{
-    EndpointSpec, IpamConfig, NetworkManager, NetworkSpec, PortMapping, Protocol, SandboxMode, SandboxSpec,
+use host::{
+    Fleet, Host, Server, ask, eventually, pings, run_inside,
+    specs::{bridge, tcp},
 };
+use pontoon_net::{EndpointSpec, NetworkManager, SandboxMode, SandboxSpec};
 
 const NETWORK: &str = "somenetwork1";
-
-fn network() -> NetworkSpec {
-    let mut spec = NetworkSpec::bridge(NETWORK, "some");
-    spec.ipam = vec![IpamConfig {
-        subnet: Some("10.71.0.0/24".parse().expect("a subnet")),
-        ..IpamConfig::default()
-    }];
-    spec
-}
 
 /// The near ends on a host.
 fn near_ends(host: &Host) -> Vec<String> {
@@ -47,17 +39,14 @@ async fn name_address_port_and_network_are_free_at_once() {
     let net = host.net();
     let ip: IpAddr = "10.71.0.9".parse().expect("an address");
     for round in 0..12u8 {
-        net.create_network(network()).await.expect("a network");
+        net.create_network(bridge(NETWORK, "10.71.0.0/24"))
+            .await
+            .expect("a network");
         // The same address with another MAC each time: bridge and neighbours must follow.
         attach(net, "aaa", ip, [2, 0, 0, 0, 0, round]).await;
-        let port = PortMapping {
-            host_ip: Some("0.0.0.0".parse().expect("an address")),
-            host_port: Some(8080),
-            host_port_end: 0,
-            container_port: 80,
-            protocol: Protocol::Tcp,
-        };
-        net.publish("aaa", &[port]).await.expect("the port is free");
+        net.publish("aaa", &[tcp("0.0.0.0", Some(8080), 80)])
+            .await
+            .expect("the port is free");
         let name = format!("web{round}");
         let web = Server::start(&host.netns("aaa"), 80, &name);
         let (answered, _) = ask(&fleet.switch.path, "10.99.0.1:8080").expect("published");
@@ -75,7 +64,9 @@ async fn name_address_port_and_network_are_free_at_once() {
 async fn a_namespace_that_somebody_keeps_is_cut_off() {
     let host = Host::alone();
     let net = host.net();
-    net.create_network(network()).await.expect("a network");
+    net.create_network(bridge(NETWORK, "10.71.0.0/24"))
+        .await
+        .expect("a network");
     let ip: IpAddr = "10.71.0.9".parse().expect("an address");
     attach(net, "aaa", ip, [2, 0, 0, 0, 0, 1]).await;
     host.sandbox("bbb", NETWORK, None).await;

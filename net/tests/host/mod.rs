@@ -1,5 +1,8 @@
 //! Hosts made of network namespaces: each test builds its own, runs managers in them and sends real packets.
 #![allow(dead_code, reason = "each test binary uses a part")]
+pub mod cluster;
+pub mod specs;
+
 use std::{
     collections::BTreeMap,
     fs::File,
