@@ -108,7 +108,10 @@ fn a_container_from_create_to_delete() {
             "{state}"
         );
         let pid = fs::read_to_string(bundle.folder.join("pid"))?;
-        ensure!(state["pid"].as_u64() == pid.trim().parse().ok(), "{state} and {pid}");
+        ensure!(
+            state["pid"].as_u64() == pid.trim().parse().ok(),
+            "{state} and {pid}"
+        );
         ensure!(state["bundle"] == bundle.folder.display().to_string(), "{state}");
         ensure!(bundle.output().is_empty(), "it ran before its start");
         bundle.oci(&["start", "box"])?.ok()?;

@@ -214,3 +214,47 @@ fn settings_of_the_default_bridge_that_are_no_good_are_refused() {
         Ok(())
     });
 }
+
+/// Where the users of remapped containers begin on the host.
+const FIRST: u32 = 231_072;
+
+/// `userns-remap` with subordinate ids that only this daemon sees.
+#[test]
+fn users_are_remapped_unless_a_container_wants_the_hosts() {
+    with_host(|host, _| {
+        if !["/etc/subuid", "/etc/subgid"]
+            .iter()
+            .all(|file| fs::exists(file).is_ok_and(|is| is))
+        {
+            eprintln!("skipped: no /etc/subuid or /etc/subgid to mount over");
+            return Ok(());
+        }
+        host.stop()?;
+        let own = host.folder().join("subids");
+        fs::write(&own, format!("pontoon:{FIRST}:65536\n"))?;
+        host.configure("userns-remap = \"default\"\n")?;
+        let own = own.display();
+        host.start_with(&format!(
+            "mount --bind {own} /etc/subuid; mount --bind {own} /etc/subgid"
+        ))?;
+        let archive = pontoon_tests::images::write_busybox(host.folder())?;
+        host.ok(&["load", "--quiet", "--input", &archive.display().to_string()])?;
+        let map = |flags: &[&str]| {
+            let run = [&["run", "--rm"], flags, &["busybox", "cat", "/proc/self/uid_map"]].concat();
+            let text = host.ok(&run)?;
+            anyhow::Ok(text.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
+        };
+        let remapped = map(&[])?;
+        ensure!(
+            remapped == ["0".to_owned(), FIRST.to_string(), "65536".to_owned()],
+            "{remapped:?}"
+        );
+        let hosts = map(&["--userns", "host"])?;
+        ensure!(hosts[1] == "0", "{hosts:?}");
+        let options = host.ok(&["info", "--format", "{{json .SecurityOptions}}"])?;
+        ensure!(options.contains("name=userns"), "{options}");
+        host.pontoon(&["run", "--rm", "--privileged", "busybox", "true"])?
+            .fails(125, &["privileged mode is incompatible with user namespaces"])?;
+        Ok(())
+    });
+}

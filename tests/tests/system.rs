@@ -167,3 +167,55 @@ fn disk_use_adds_up_and_prune_gives_it_back() {
         Ok(())
     });
 }
+
+#[test]
+fn version_and_info_tell_who_is_there() {
+    with_host(|host, _| {
+        let both = host.ok(&[
+            "version",
+            "--format",
+            "{{.Client.Version}} {{.Server.Version}} {{.Server.Os}} {{.Server.Arch}}",
+        ])?;
+        let words: Vec<&str> = both.split(' ').collect();
+        ensure!(
+            words.len() == 4 && words[0] == words[1] && words[2] == "linux",
+            "{both}"
+        );
+        let shown = host.ok(&["version"])?;
+        ensure!(
+            shown.contains("Client:") && shown.contains("Server:") && shown.contains(words[1]),
+            "{shown}"
+        );
+        host.line("run --detach --name runs busybox sleep 1000")?;
+        host.line("run --detach --name rests busybox sleep 1000")?;
+        host.line("pause rests")?;
+        host.line("create busybox true")?;
+        let counts = "{{.Containers}} {{.ContainersRunning}} {{.ContainersPaused}} {{.ContainersStopped}} {{.Name}} {{.NCPU}}";
+        let counts = host.ok(&["info", "--format", counts])?;
+        let cpus = std::thread::available_parallelism()?;
+        ensure!(counts == format!("3 1 1 1 host1 {cpus}"), "{counts}");
+        let shown = host.ok(&["info"])?;
+        for part in [
+            "Containers: 3",
+            " Running: 1",
+            " Paused: 1",
+            " Stopped: 1",
+            "Server Version: ",
+            "Cgroup Version: ",
+        ] {
+            ensure!(shown.contains(part), "{part:?} is not in {shown}");
+        }
+        // The client's part is told without a daemon, and that there is none.
+        let alone = process::run({
+            let mut command = std::process::Command::new(pontoon_tests::programs::pontoon()?);
+            command.args(["--host", "unix:///nonexistent.sock", "version"]);
+            command
+        })?;
+        ensure!(alone.code == 1 && alone.stdout.contains("Client:"), "{alone}");
+        ensure!(
+            alone.stderr.contains("Cannot connect to the Pontoon daemon"),
+            "{alone}"
+        );
+        Ok(())
+    });
+}
