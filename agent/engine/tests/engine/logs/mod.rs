@@ -4,6 +4,7 @@
 mod files;
 mod journald;
 mod options;
+mod receivers;
 mod syslog;
 
 use std::path::PathBuf;
@@ -18,6 +19,7 @@ pub fn cases() -> Vec<(&'static str, crate::Case)> {
         files::cases(),
         journald::cases(),
         options::cases(),
+        receivers::cases(),
         syslog::cases(),
     ]
     .concat()
