@@ -247,43 +247,34 @@ impl NetworkManager {
     /// # Errors
     /// All failures; the removal goes on after each.
     pub async fn remove_sandbox(&self, id: &str) -> Result<(), Errors> {
+        let own = id.to_owned();
+        let known = move |core: &mut Core| core.sandbox(&own).is_ok().then(|| core.is_nameless(&own));
+        let Some(is_nameless) = self.core.run(known).await.map_err(one)? else {
+            return Ok(());
+        };
         let mut errors = Vec::new();
-        match self.inspect_sandbox(id).await {
-            Ok(_) => {}
-            Err(Error::SandboxNotFound { .. }) => return Ok(()),
-            Err(error) => return Err(one(error)),
-        }
-        // netd first: its sockets keep the namespace alive.
-        match self.names.running().await {
-            Ok(Some(client)) => errors.extend(
-                client
-                    .remove_sandbox(id)
-                    .await
-                    .map_err(failed("stop serving"))
-                    .err(),
-            ),
-            Ok(None) => {}
-            Err(error) => errors.push(error),
+        if !is_nameless {
+            // netd first: its sockets keep the namespace alive.
+            errors.extend(self.leave_netd(id).await.err());
         }
         let own = id.to_owned();
-        let (removal, more) = self
-            .core
-            .run(move |core| core.begin_removal(&own))
-            .await
-            .map_err(one)?;
-        errors.extend(more);
-        if removal.must_wait() {
+        let begun = self.core.run(move |core| core.begin_removal(&own)).await;
+        let begun = begun.map_err(one)?;
+        errors.extend(begun.errors);
+        let removal = begun.removal;
+        let bereaved = if let Some(bereaved) = begun.ended {
+            if !removal.is_empty() {
+                self.remover.post(move |remover| remover.clear_up(removal));
+            }
+            bereaved
+        } else {
             errors.extend(self.remove_links(removal).await);
-        } else if !removal.is_empty() {
-            self.remover.post(move |remover| remover.clear_up(removal));
-        }
-        let own = id.to_owned();
-        let (bereaved, more) = self
-            .core
-            .run(move |core| core.finish_removal(&own))
-            .await
-            .map_err(one)?;
-        errors.extend(more);
+            let own = id.to_owned();
+            let finished = self.core.run(move |core| core.finish_removal(&own)).await;
+            let (bereaved, more) = finished.map_err(one)?;
+            errors.extend(more);
+            bereaved
+        };
         for network in bereaved.networks {
             errors.extend(self.refresh_zone(&network).await.err());
         }
@@ -297,7 +288,12 @@ impl NetworkManager {
     /// # Errors
     /// [`Error::ThreadGone`].
     pub async fn settle(&self) -> Result<()> {
-        self.remover.run(|_| ()).await
+        // Also those of which the caller of the removal did not stay.
+        let retired = Removal {
+            retired: true,
+            ..Removal::default()
+        };
+        self.remover.run(move |remover| remover.clear_up(retired)).await
     }
 
     /// Content for the container's /etc/resolv.conf.

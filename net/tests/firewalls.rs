@@ -109,14 +109,7 @@ async fn other_firewalls_are_respected_unless_told_otherwise() {
     let _open = Server::start(&host.netns("aaa"), 81, "private");
     fleet.switch.ip("route add 172.16.0.0/12 via 10.99.0.1");
     let host = &fleet.hosts[0];
-    let own = host
-        .net()
-        .inspect_sandbox("aaa")
-        .await
-        .expect("it is there")
-        .endpoints[0]
-        .ip();
-    let target = format!("{}:81", own.expect("an address"));
+    let target = format!("{}:81", host.address_of("aaa").await);
     assert!(
         ask(&fleet.switch.path, &target).is_err(),
         "our own table still decides"

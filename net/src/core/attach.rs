@@ -1,10 +1,10 @@
 //! How a sandbox joins a network: addresses are taken, the endpoint is written down, its link made and set up inside, and
 //! the default route given to whom it belongs. Undone as a whole if a step fails.
-use std::{net::Ipv4Addr, os::fd::AsFd};
+use std::net::Ipv4Addr;
 
 use super::{
     Core,
-    endpoint::{Attachment, EndpointRecord, link_name},
+    endpoint::{Attachment, EndpointRecord},
     inside::{SYSCTLS, sysctls},
     mac,
 };
@@ -117,24 +117,16 @@ impl Core {
         let index = self.next_index;
         let first = addresses.iter().flatten().next().map(|net| net.addr());
         let own_mac = mac(first.unwrap_or(Ipv4Addr::UNSPECIFIED.into()));
-        let record = EndpointRecord {
-            endpoint: Endpoint {
-                network_id: spec.network_id.clone(),
-                ifname,
-                address: addresses[0],
-                address6: addresses[1],
-                gateway: gateways[0],
-                gateway6: gateways[1],
-                mac: spec.mac.unwrap_or(own_mac),
-            },
-            aliases: spec.aliases.clone(),
-            link: link_name(sandbox_id, index, number),
-            number,
-            attachment,
-            priority: spec.priority,
-            links: spec.links.clone(),
-            routes: [false; 2],
+        let endpoint = Endpoint {
+            network_id: spec.network_id.clone(),
+            ifname,
+            address: addresses[0],
+            address6: addresses[1],
+            gateway: gateways[0],
+            gateway6: gateways[1],
+            mac: spec.mac.unwrap_or(own_mac),
         };
+        let record = EndpointRecord::new(sandbox_id, spec, endpoint, (index, number), attachment);
         let made = self
             .remember(sandbox_id, &record)
             .and_then(|()| match attachment {
@@ -160,10 +152,7 @@ impl Core {
             .ok_or_else(not_found)?;
         let master = network.live.as_ref().ok_or_else(not_found)?.index;
         let (mtu, flags) = (network.mtu(), network.port_flags());
-        let sandbox = self.sandboxes.get(sandbox_id);
-        let netns = sandbox
-            .and_then(|s| s.netns.as_ref())
-            .ok_or_else(|| self.vanished(sandbox_id))?;
+        let netns = self.netns_of(sandbox_id)?;
         let mut batch = Batch::default();
         batch.add_veth(&Veth {
             name: &record.link,
@@ -171,7 +160,7 @@ impl Core {
             master: Some(master),
             mtu,
             mac: None,
-            peer_namespace: netns.as_fd(),
+            peer_namespace: netns,
             peer_name: &record.endpoint.ifname,
             peer_index: record.index(),
             peer_mac: Some(record.endpoint.mac),

@@ -6,13 +6,13 @@ use std::net::Ipv4Addr;
 use serde::{Deserialize, Serialize};
 
 use super::v4;
-use crate::Endpoint;
+use crate::{Endpoint, EndpointSpec};
 
 /// First interface index given inside a sandbox: above what the kernel makes by itself in a new namespace (tunl0,
 /// sit0 and the like), so that no look-up is needed.
-pub const FIRST_INDEX: u32 = 100;
+const FIRST_INDEX: u32 = 100;
 /// Near ends are called `pt<hash>x<number>`.
-pub const LINK_PREFIX: &str = "pt";
+const LINK_PREFIX: &str = "pt";
 
 /// To what an endpoint is connected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,6 +55,26 @@ pub struct EndpointRecord {
 }
 
 impl EndpointRecord {
+    /// One that is about to be made; `index` is that of its near end.
+    pub fn new(
+        sandbox_id: &str,
+        spec: &EndpointSpec,
+        endpoint: Endpoint,
+        (index, number): (u32, u32),
+        attachment: Attachment,
+    ) -> Self {
+        Self {
+            endpoint,
+            aliases: spec.aliases.clone(),
+            link: link_name(sandbox_id, index, number),
+            number,
+            attachment,
+            priority: spec.priority,
+            links: spec.links.clone(),
+            routes: [false; 2],
+        }
+    }
+
     /// Whether it is on an overlay.
     pub fn is_overlay(&self) -> bool {
         matches!(self.attachment, Attachment::Overlay { .. })
@@ -78,7 +98,7 @@ impl EndpointRecord {
 
 /// Name of a near end, at most 15 bytes. No other has it, nor had it before: the link of a sandbox's last life may not be
 /// gone from the kernel yet when it is made again. `index` is the link's.
-pub fn link_name(sandbox_id: &str, index: u32, number: u32) -> String {
+fn link_name(sandbox_id: &str, index: u32, number: u32) -> String {
     // FNV-1a: stable over restarts and versions.
     let bytes = sandbox_id.bytes().chain(index.to_be_bytes());
     let hash = bytes.fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {

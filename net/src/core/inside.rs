@@ -1,5 +1,5 @@
 //! An endpoint's interface as the container sees it: its name, settings and addresses.
-use std::{net::IpAddr, os::fd::AsFd};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 
@@ -81,10 +81,9 @@ impl Core {
         if !ipv6 && settings.is_empty() && !own_mac {
             return Ok(());
         }
-        let sandbox = self.sandbox(sandbox_id)?;
-        let netns = sandbox.netns.as_ref().ok_or_else(|| self.vanished(sandbox_id))?;
+        let netns = self.netns_of(sandbox_id)?;
         let name = record.endpoint.ifname.replace('.', "/");
-        netns::inside(&self.home, netns.as_fd(), || {
+        netns::inside(&self.home, netns, || {
             if own_mac {
                 // Neighbours may know the address with another MAC.
                 netns::set_sysctl_if_present(&format!("net.ipv4.conf.{name}.arp_notify"), "1")?;

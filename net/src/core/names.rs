@@ -29,7 +29,17 @@ impl Core {
             networks.any(|network| self.has_names(network))
         };
         self.sandbox(sandbox_id)
-            .is_ok_and(|s| s.dns.is_none() && !endpoints(s))
+            .is_ok_and(|s| !s.is_served && !endpoints(s))
+    }
+
+    /// As [`sandbox_dns`](Self::sandbox_dns), when netd is about to be told.
+    ///
+    /// # Errors
+    /// As [`sandbox_dns`](Self::sandbox_dns).
+    pub fn serve_sandbox(&mut self, id: &str) -> Result<Option<SandboxDns>> {
+        let dns = self.sandbox_dns(id)?;
+        self.sandbox_mut(id)?.is_served |= dns.is_some();
+        Ok(dns)
     }
 
     /// The names of a network, or `None` if none are served on it.

@@ -49,6 +49,17 @@ impl Removal {
     }
 }
 
+/// How far a removal got on the network thread.
+#[derive(Debug, Default)]
+pub struct Begun {
+    /// What the second thread must do next.
+    pub removal: Removal,
+    /// The sandbox is gone already, as nothing has to be waited for.
+    pub ended: Option<Bereaved>,
+    /// What went wrong on the way.
+    pub errors: Vec<Error>,
+}
+
 /// Whom netd has to be told about when a sandbox has gone.
 #[derive(Debug, Default)]
 pub struct Bereaved {
@@ -59,14 +70,14 @@ pub struct Bereaved {
 }
 
 impl Core {
-    /// First half of a removal: rules, ports and neighbours go, links are retired; what the second thread must do next is
-    /// returned. The record stays until [`finish_removal`](Self::finish_removal).
-    pub fn begin_removal(&mut self, id: &str) -> (Removal, Vec<Error>) {
-        let mut errors = Vec::new();
-        let mut removal = Removal::default();
+    /// Removes a sandbox: rules, ports and neighbours go, links are retired; what the second thread must do next is
+    /// returned. If links have to be waited for, the record stays until [`finish_removal`](Self::finish_removal).
+    pub fn begin_removal(&mut self, id: &str) -> Begun {
+        let mut begun = Begun::default();
         let Some(sandbox) = self.sandboxes.get_mut(id) else {
-            return (removal, errors);
+            return begun;
         };
+        let Begun { removal, errors, .. } = &mut begun;
         removal.socket = sandbox.nft.take();
         let ports = std::mem::take(&mut sandbox.record.ports);
         let endpoints = sandbox.record.endpoints.clone();
@@ -76,13 +87,17 @@ impl Core {
         }
         self.release_ports(&ports);
         for endpoint in &endpoints {
-            self.withdraw(endpoint, &mut removal, &mut errors);
+            self.withdraw(endpoint, removal, errors);
         }
-        self.retire(&mut removal);
-        if !ports.is_empty() {
+        self.retire(removal);
+        if !removal.must_wait() {
+            let (bereaved, more) = self.finish_removal(id);
+            errors.extend(more);
+            begun.ended = Some(bereaved);
+        } else if !ports.is_empty() {
             errors.extend(self.save_sandbox(id).err());
         }
-        (removal, errors)
+        begun
     }
 
     /// Retires the links in the daemon's namespace; if the kernel refuses, they are removed one by one and waited for.

@@ -1,7 +1,7 @@
 //! Sandboxes: a container's network namespace, its record and its table.
 use std::{
     net::Ipv4Addr,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::PathBuf,
 };
 
@@ -44,6 +44,8 @@ pub struct SandboxState {
     pub table: bool,
     /// Where netd listens for it.
     pub dns: Option<DnsPorts>,
+    /// Whether netd was told about it, and not yet to forget it.
+    pub is_served: bool,
 }
 
 impl SandboxState {
@@ -55,6 +57,7 @@ impl SandboxState {
             nft: None,
             table: false,
             dns: None,
+            is_served: false,
         }
     }
 
@@ -177,9 +180,16 @@ impl Core {
     /// # Errors
     /// [`Error::Namespace`], [`Error::Netlink`].
     pub fn socket_inside(&self, id: &str, protocol: Protocol) -> Result<Socket> {
-        let sandbox = self.sandbox(id)?;
-        let netns = sandbox.netns.as_ref().ok_or_else(|| self.vanished(id))?;
-        netns::inside(&self.home, netns.as_fd(), || Socket::open(protocol))
+        netns::inside(&self.home, self.netns_of(id)?, || Socket::open(protocol))
+    }
+
+    /// A sandbox's namespace.
+    ///
+    /// # Errors
+    /// [`Error::SandboxNotFound`]; [`Error::Namespace`] if it has none, or it is gone.
+    pub fn netns_of(&self, id: &str) -> Result<BorrowedFd<'_>> {
+        let netns = self.sandbox(id)?.netns.as_ref();
+        netns.map(AsFd::as_fd).ok_or_else(|| self.vanished(id))
     }
 
     /// The error for a sandbox whose namespace is gone.
@@ -245,15 +255,17 @@ impl Core {
         self.sandbox_table(id, |tx| table::set_dns(tx, ports.udp, ports.tcp))
     }
 
-    /// No more redirect of DNS queries; returns whether there was one.
+    /// No more redirect of DNS queries: netd does not serve the sandbox any more.
     ///
     /// # Errors
     /// As [`sandbox_table`](Self::sandbox_table).
-    pub fn clear_dns_ports(&mut self, id: &str) -> Result<bool> {
-        if self.sandbox_mut(id)?.dns.take().is_none() {
-            return Ok(false);
+    pub fn clear_dns_ports(&mut self, id: &str) -> Result<()> {
+        let sandbox = self.sandbox_mut(id)?;
+        sandbox.is_served = false;
+        if sandbox.dns.take().is_none() {
+            return Ok(());
         }
-        self.sandbox_table(id, table::clear_dns).map(|()| true)
+        self.sandbox_table(id, table::clear_dns)
     }
 
     /// As [`set_dns_ports`](Self::set_dns_ports) for ports that changed by themselves; a sandbox that is gone or not

@@ -13,7 +13,7 @@ impl NetworkManager {
         let view = |core: &mut Core| -> Result<_> {
             let mut state = State::default();
             for id in core.sandbox_ids() {
-                if let Some(dns) = core.sandbox_dns(&id)? {
+                if let Some(dns) = core.serve_sandbox(&id)? {
                     state.sandboxes.insert(id, dns);
                 }
             }
@@ -91,7 +91,7 @@ impl NetworkManager {
             self.refresh_links(sandbox_id, network).await?;
         }
         let id = sandbox_id.to_owned();
-        let Some(dns) = self.core.run(move |core| core.sandbox_dns(&id)).await?? else {
+        let Some(dns) = self.core.run(move |core| core.serve_sandbox(&id)).await?? else {
             return self.stop_names(sandbox_id).await;
         };
         let Some(client) = self.client().await? else {
@@ -114,7 +114,7 @@ impl NetworkManager {
         for id in ids {
             let own = id.clone();
             // One that goes at this moment needs no names.
-            let Ok(Some(dns)) = self.core.run(move |core| core.sandbox_dns(&own)).await? else {
+            let Ok(Some(dns)) = self.core.run(move |core| core.serve_sandbox(&own)).await? else {
                 continue;
             };
             let Some(client) = self.client().await? else {
@@ -128,17 +128,23 @@ impl NetworkManager {
     /// netd stops to serve a sandbox that left its last network with names.
     async fn stop_names(&self, sandbox_id: &str) -> Result<()> {
         let id = sandbox_id.to_owned();
-        let was_served = self.core.run(move |core| core.clear_dns_ports(&id)).await??;
-        let client = if was_served {
-            self.names.running().await?
-        } else {
-            None
+        let is_nameless = move |core: &mut Core| core.is_nameless(&id);
+        if self.core.run(is_nameless).await? {
+            return Ok(());
+        }
+        // The redirect goes last: with it goes the knowledge that netd serves the sandbox.
+        self.leave_netd(sandbox_id).await?;
+        let id = sandbox_id.to_owned();
+        self.core.run(move |core| core.clear_dns_ports(&id)).await?
+    }
+
+    /// netd stops to serve a sandbox, and closes what it has open in its namespace.
+    pub(super) async fn leave_netd(&self, sandbox_id: &str) -> Result<()> {
+        let Some(client) = self.names.running().await? else {
+            return Ok(());
         };
-        let Some(client) = client else { return Ok(()) };
-        client
-            .remove_sandbox(sandbox_id)
-            .await
-            .map_err(failed("stop serving"))
+        let left = client.remove_sandbox(sandbox_id).await;
+        left.map_err(failed("stop serving"))
     }
 
     /// Sends the names of a network, or takes them away with it.

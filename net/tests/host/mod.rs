@@ -233,6 +233,12 @@ impl Host {
             .expect("an address")
     }
 
+    /// The address of a sandbox's first endpoint.
+    pub async fn address_of(&self, id: &str) -> IpAddr {
+        let sandbox = self.net().inspect_sandbox(id).await.expect("it is there");
+        sandbox.endpoints[0].ip().expect("an address")
+    }
+
     /// What is on the host: links, rules, our mounts and namespaces. Retired links don't count: they are waited for.
     pub fn inventory(&self) -> BTreeMap<&'static str, String> {
         eventually("retired links are gone", || {

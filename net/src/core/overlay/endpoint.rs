@@ -8,7 +8,7 @@ use crate::{
     Endpoint, EndpointSpec, Error, Result,
     core::{
         Core,
-        endpoint::{Attachment, EndpointRecord, link_name},
+        endpoint::{Attachment, EndpointRecord},
         mac, v4,
     },
     netlink::{Batch, Veth},
@@ -41,24 +41,16 @@ impl Core {
         if self.is_local(&spec.network_id, v4(ip)?) {
             return Err(invalid(format!("{ip} is in use on this node")));
         }
-        let record = EndpointRecord {
-            endpoint: Endpoint {
-                network_id: spec.network_id.clone(),
-                ifname: self.interface_name(sandbox_id, "eth", spec)?,
-                address: IpNet::new(ip, subnet.prefix_len()).ok(),
-                address6: None,
-                gateway: None,
-                gateway6: None,
-                mac: mac(ip),
-            },
-            aliases: spec.aliases.clone(),
-            link: link_name(sandbox_id, index, number),
-            number,
-            attachment,
-            priority: spec.priority,
-            links: spec.links.clone(),
-            routes: [false; 2],
+        let endpoint = Endpoint {
+            network_id: spec.network_id.clone(),
+            ifname: self.interface_name(sandbox_id, "eth", spec)?,
+            address: IpNet::new(ip, subnet.prefix_len()).ok(),
+            address6: None,
+            gateway: None,
+            gateway6: None,
+            mac: mac(ip),
         };
+        let record = EndpointRecord::new(sandbox_id, spec, endpoint, (index, number), attachment);
         let made = self
             .remember(sandbox_id, &record)
             .and_then(|()| self.program_overlay(sandbox_id, &record, index));
