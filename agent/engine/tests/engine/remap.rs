@@ -18,7 +18,7 @@ cases!(
 );
 
 /// Where the container's root is on the host.
-const ROOT: u32 = 231_072;
+pub const ROOT: u32 = 231_072;
 
 /// An engine that remaps users.
 pub async fn bed() -> Bed {

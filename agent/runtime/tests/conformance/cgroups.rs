@@ -118,7 +118,7 @@ pub fn cases() -> Vec<Case> {
                 let child = done.stdout.trim().to_owned();
                 bed.must(&["delete", "--force", &bed.id]);
                 let state = || std::fs::read_to_string(format!("/proc/{child}/stat")).unwrap_or_default();
-                assert!(crate::bed::until(
+                assert!(crate::commands::until(
                     || state().is_empty() || state().contains(") Z ")
                 ));
                 let pid = rustix::process::Pid::from_raw(child.parse().unwrap());

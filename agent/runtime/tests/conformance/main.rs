@@ -9,11 +9,13 @@
 #![allow(clippy::too_many_lines)]
 
 mod bed;
+#[path = "../support/bundle.rs"]
 mod bundle;
 mod capabilities;
 mod case;
 mod cgroup_limits;
 mod cgroups;
+mod commands;
 mod config;
 mod defects;
 mod devices;

@@ -118,6 +118,18 @@ impl Group {
     }
 }
 
+/// Polls a condition; false if it never holds.
+pub fn holds_within(patience: Duration, mut condition: impl FnMut() -> bool) -> bool {
+    let deadline = Instant::now() + patience;
+    while !condition() {
+        if Instant::now() > deadline {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    true
+}
+
 /// Version 2 has one, version 1 has one for each controller below a plain folder.
 fn is_hierarchy(path: &Path) -> bool {
     path.join("cgroup.procs").exists()

@@ -1,4 +1,4 @@
-//! What every case starts from: a busybox root and a good configuration. Made by [`crate::bed::Bed`].
+//! What containers under test start from: a root with busybox and a good configuration. For the beds of all this crate's suites.
 
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::Path;
@@ -20,46 +20,35 @@ fn applets() -> &'static [String] {
     })
 }
 
+/// Makes a root with busybox, two users and a file that is no program.
 pub fn make_root(root: &Path) {
-    for dir in [
-        "bin",
-        "etc",
-        "proc",
-        "sys",
-        "dev",
-        "tmp",
-        "root",
-        "home",
-        "full/deep",
-    ] {
+    for dir in ["bin", "etc", "proc", "sys", "dev", "tmp", "root", "home"] {
         std::fs::create_dir_all(root.join(dir)).unwrap();
     }
-    let mode =
-        |path: &Path, mode| std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
-    for dir in ["", "bin", "etc", "full", "full/deep"] {
-        mode(&root.join(dir), 0o755);
+    for dir in ["", "bin", "etc"] {
+        set_mode(&root.join(dir), 0o755);
     }
-    mode(&root.join("tmp"), 0o1777);
     std::fs::copy("/bin/busybox", root.join("bin/busybox")).unwrap();
     for applet in applets() {
+        // A busybox may list a name twice.
         let _ = symlink("busybox", root.join("bin").join(applet));
     }
-    std::fs::write(
-        root.join("etc/passwd"),
-        "root:x:0:0::/root:/bin/sh\nweb:x:1000:1000::/home:/bin/sh\n",
-    )
-    .unwrap();
+    let users = "root:x:0:0::/root:/bin/sh\nweb:x:1000:1000::/home:/bin/sh\n";
+    std::fs::write(root.join("etc/passwd"), users).unwrap();
     std::fs::write(root.join("etc/plain"), "not a program\n").unwrap();
-    std::fs::write(root.join("full/file"), "content\n").unwrap();
-    std::fs::write(root.join("full/deep/file"), "deep\n").unwrap();
+}
+
+/// Sets a mode whatever the umask.
+pub fn set_mode(path: &Path, mode: u32) {
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
 }
 
 /// A good configuration, of which every case changes a little.
-pub fn base(cgroup: &str) -> Value {
+pub fn base(root: &Path, cgroup: &str) -> Value {
     let capabilities: Vec<_> = defaults::CAPABILITIES.to_vec();
     json!({
         "ociVersion": "1.0.2",
-        "root": {"path": "rootfs", "readonly": false},
+        "root": {"path": root, "readonly": false},
         "hostname": "box",
         "process": {
             "user": {"uid": 0, "gid": 0},
@@ -77,4 +66,16 @@ pub fn base(cgroup: &str) -> Value {
             "resources": {"devices": defaults::device_rules()},
         },
     })
+}
+
+/// Gives the container a user namespace whose ids are the host's from `first` on.
+pub fn remap(spec: &mut Value, first: u32) {
+    let mapping = json!([{"containerID": 0, "hostID": first, "size": 65_536}]);
+    let linux = &mut spec["linux"];
+    linux["uidMappings"] = mapping.clone();
+    linux["gidMappings"] = mapping;
+    linux["namespaces"]
+        .as_array_mut()
+        .unwrap()
+        .push(json!({"type": "user"}));
 }
