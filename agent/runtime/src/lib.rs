@@ -36,7 +36,7 @@ pub use client::{
     destroy, destroy_cgroup, own_command, set_shim_executable,
 };
 pub use config::{RootfsMount, RuntimeKind, ShimConfig};
-pub use container::{FileView, ViewSource, clean_path, is_ipc_sysctl};
+pub use container::{FileView, ViewSource, act_as, clean_path, is_ipc_sysctl};
 pub use error::{Error, chain};
 pub use exit::{ExitRecord, read_exit_record};
 pub use log::{FileLog, JournaldLog, LogConfig, LogTarget, SyslogAddress, SyslogFormat, SyslogLog, TlsFiles};

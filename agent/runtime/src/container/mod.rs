@@ -39,6 +39,7 @@ pub(crate) use tuning::personality;
 
 pub(crate) use credentials::capability_name;
 pub(crate) use options::WORDS as MOUNT_WORDS;
+pub use rootfs::act_as;
 pub(crate) use rootfs::check_propagation;
 pub(crate) use stage::run as run_stage;
 pub use view::{FileView, ViewSource};

@@ -1,5 +1,7 @@
 //! What containers under test start from: a root with busybox and a good configuration. For the beds of all this crate's suites.
 
+#![allow(dead_code)]
+
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::Path;
 use std::process::Command;

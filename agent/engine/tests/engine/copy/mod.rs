@@ -3,6 +3,7 @@
 
 mod attacks;
 mod content;
+mod owners;
 mod places;
 
 use std::io::Read;
@@ -17,7 +18,13 @@ use tokio::sync::mpsc;
 use crate::bed::Bed;
 
 pub fn cases() -> Vec<(&'static str, crate::Case)> {
-    [attacks::cases(), content::cases(), places::cases()].concat()
+    [
+        attacks::cases(),
+        content::cases(),
+        owners::cases(),
+        places::cases(),
+    ]
+    .concat()
 }
 
 pub fn path(target: &str, path: &str) -> ContainerPathRequest {
