@@ -35,9 +35,9 @@ unit:
 	cargo test --workspace --exclude pontoon-tests
 	cargo test -p pontoon-tests --test dependencies
 
-# Part of `unit` too; alone it prints its table. Without runc there is nothing to compare with.
-conformance:
-	cargo test -p pontoon-runtime --test conformance -- $(CASES)
+# Part of `unit` too, on the runtime's own test program; here on the program that users get. Without runc there is nothing to compare with.
+conformance: build
+	PONTOON_CONFORMANCE_BIN=$(PONTOON_BIN) cargo test -p pontoon-runtime --test conformance -- $(CASES)
 
 # Every test makes hosts of its own; more than two at a time only make each other slow on two cores.
 e2e: build

@@ -11,7 +11,7 @@ for purpose; do
     # raft-rs generates its messages with protoc; the seccomp compiler is linked statically.
     build) add protobuf-compiler libseccomp-dev gcc make ;;
     demo) add iproute2 util-linux busybox-static ;;
-    test) add iproute2 util-linux busybox-static nftables procps runc tcpdump ;;
+    test) add iproute2 util-linux busybox-static nftables procps runc systemd tcpdump ;;
     bench) add iproute2 util-linux busybox-static iperf3 runc ;;
     *)
         echo "install-deps.sh: unknown purpose $purpose" >&2

@@ -4,6 +4,8 @@
 
 use std::fmt;
 
+use futures_util::{StreamExt, stream};
+
 use crate::output::listing;
 
 /// Exit status when `run`, `create` or `exec` failed before the container's process did.
@@ -92,24 +94,12 @@ impl From<std::io::Error> for Failure {
 ///
 /// # Errors
 /// A failure with all messages, one a line, when any target failed.
-pub async fn for_each_target<F, Fut>(targets: &[String], mut each: F) -> Outcome
+pub async fn for_each_target<F, Fut>(targets: &[String], each: F) -> Outcome
 where
     F: FnMut(String) -> Fut,
     Fut: Future<Output = Result<String, Failure>>,
 {
-    let mut failures = Vec::new();
-    for target in targets {
-        match each(target.clone()).await {
-            Ok(line) if line.is_empty() => {}
-            Ok(line) => listing::write(&format!("{line}\n")),
-            Err(failure) => failures.push(failure.message),
-        }
-    }
-    if failures.is_empty() {
-        Ok(0)
-    } else {
-        Err(Failure::new(failures.join("\n")))
-    }
+    for_each(targets, 1, each).await
 }
 
 /// As [`for_each_target`] for what takes its time (`stop`, `kill`, `rm`): up to fifty at once, as Docker; told in the order of the
@@ -122,8 +112,15 @@ where
     F: FnMut(String) -> Fut,
     Fut: Future<Output = Result<String, Failure>>,
 {
-    use futures_util::StreamExt;
-    let mut results = futures_util::stream::iter(targets.iter().cloned().map(each)).buffered(AT_ONCE);
+    for_each(targets, AT_ONCE, each).await
+}
+
+async fn for_each<F, Fut>(targets: &[String], at_once: usize, each: F) -> Outcome
+where
+    F: FnMut(String) -> Fut,
+    Fut: Future<Output = Result<String, Failure>>,
+{
+    let mut results = stream::iter(targets.iter().cloned().map(each)).buffered(at_once);
     let mut failures = Vec::new();
     while let Some(result) = results.next().await {
         match result {

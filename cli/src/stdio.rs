@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use rustix::process::Signal;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -37,8 +38,8 @@ pub enum Input {
     Close,
     /// The window changed.
     Resize(TerminalSize),
-    /// A signal to pass on, by name.
-    Signal(&'static str),
+    /// The number of a signal to pass on.
+    Signal(i32),
 }
 
 /// What to forward.
@@ -69,7 +70,7 @@ where
         tokio::spawn(watch_size(input_tx.clone()));
     }
     if options.proxy_signals {
-        tokio::spawn(watch_signals(input_tx));
+        watch_signals(&input_tx);
     }
     tokio::spawn(async move {
         while let Some(input) = input_rx.recv().await {
@@ -137,28 +138,50 @@ async fn watch_size(to: mpsc::Sender<Option<Input>>) {
     }
 }
 
-async fn watch_signals(to: mpsc::Sender<Option<Input>>) {
-    let kinds = [
-        (SignalKind::interrupt(), "SIGINT"),
-        (SignalKind::terminate(), "SIGTERM"),
-        (SignalKind::hangup(), "SIGHUP"),
-        (SignalKind::quit(), "SIGQUIT"),
-        (SignalKind::user_defined1(), "SIGUSR1"),
-        (SignalKind::user_defined2(), "SIGUSR2"),
-    ];
+/// Signals that are passed on: those that Docker's client does, which is all that can be caught but what tells of our own faults,
+/// and SIGCHLD, SIGPIPE and SIGURG, which concern nobody else. Those of real time have numbers only.
+const PROXIED: [Signal; 20] = [
+    Signal::HUP,
+    Signal::INT,
+    Signal::QUIT,
+    Signal::ABORT,
+    Signal::ALARM,
+    Signal::TERM,
+    Signal::USR1,
+    Signal::USR2,
+    Signal::CONT,
+    Signal::TSTP,
+    Signal::TTIN,
+    Signal::TTOU,
+    Signal::WINCH,
+    Signal::IO,
+    Signal::POWER,
+    Signal::SYS,
+    Signal::VTALARM,
+    Signal::PROF,
+    Signal::XCPU,
+    Signal::XFSZ,
+];
+const REAL_TIME: std::ops::RangeInclusive<i32> = 34..=64;
+
+/// Sends on what comes to us; from its return on no signal is lost.
+fn watch_signals(to: &mpsc::Sender<Option<Input>>) {
     let ends = Arc::new(AtomicU32::new(0));
-    for (kind, name) in kinds {
-        let Ok(mut signals) = signal(kind) else { continue };
+    for number in PROXIED.map(Signal::as_raw).into_iter().chain(REAL_TIME) {
+        // One that is not on this system, or is the C library's own.
+        let Ok(mut signals) = signal(SignalKind::from_raw(number)) else {
+            continue;
+        };
+        let is_end = [Signal::INT, Signal::TERM].map(Signal::as_raw).contains(&number);
         let (to, ends) = (to.clone(), ends.clone());
         tokio::spawn(async move {
             while signals.recv().await.is_some() {
                 // A process that ignores them must not keep the user: Docker's client gives up at the third, too.
-                if matches!(name, "SIGINT" | "SIGTERM") && ends.fetch_add(1, Ordering::Relaxed) + 1 == GIVE_UP
-                {
+                if is_end && ends.fetch_add(1, Ordering::Relaxed) + 1 == GIVE_UP {
                     eprintln!("\ngot {GIVE_UP} SIGTERM/SIGINTs, forcefully exiting");
                     std::process::exit(1);
                 }
-                if to.send(Some(Input::Signal(name))).await.is_err() {
+                if to.send(Some(Input::Signal(number))).await.is_err() {
                     return;
                 }
             }

@@ -1,16 +1,15 @@
 //! [`NetworkManager`]: the crate's face towards engine and agent. Each method is one or a few jobs for the network
 //! thread, with netd told in between.
-use std::{
-    collections::{BTreeMap, HashSet},
-    sync::Arc,
-};
+mod cluster;
+mod names;
 
-use pontoon_dataplane::{NetdClient, State};
+use std::{collections::HashSet, sync::Arc};
+
 use tokio::task::JoinHandle;
 
 use crate::{
-    Config, Endpoint, EndpointSpec, Error, Errors, IngressConflict, IngressState, Network, NetworkSpec,
-    OverlayState, PortMapping, Result, Sandbox, SandboxSpec,
+    Config, Endpoint, EndpointSpec, Error, Errors, Network, NetworkSpec, PortMapping, Result, Sandbox,
+    SandboxSpec,
     core::{Core, Removal, Remover},
     firewall::Watcher,
     names::{Names, failed},
@@ -95,83 +94,6 @@ impl NetworkManager {
         errors
     }
 
-    /// Replaces what netd serves by what there is, but for the zones of overlays: they hold until the cluster's
-    /// state arrives.
-    async fn reconcile_names(&self) -> Result<()> {
-        let view = |core: &mut Core| -> Result<_> {
-            let mut state = State::default();
-            for id in core.sandbox_ids() {
-                if let Some(dns) = core.sandbox_dns(&id)? {
-                    state.sandboxes.insert(id, dns);
-                }
-            }
-            let mut overlays = Vec::new();
-            for id in core.named_networks() {
-                match core.zone(&id) {
-                    Some(zone) if !core.is_overlay(&id) => drop(state.zones.insert(id, zone)),
-                    _ => overlays.push(id),
-                }
-            }
-            Ok((state, overlays))
-        };
-        let _order = self.names.in_order().await;
-        let (mut state, overlays) = self.core.run(view).await??;
-        let client = if state.sandboxes.is_empty() {
-            self.names.running().await?
-        } else {
-            self.client().await?
-        };
-        let Some(client) = client else { return Ok(()) };
-        let mut before = client.state().await.map_err(failed("read the state"))?;
-        for id in overlays {
-            if let Some(zone) = before.zones.remove(&id) {
-                state.zones.insert(id, zone);
-            }
-        }
-        state.ports = before.ports;
-        let ports = client.sync(state).await.map_err(failed("replace the state"))?;
-        self.watch(client);
-        for (id, ports) in ports {
-            self.core
-                .run(move |core| core.set_dns_ports(&id, ports))
-                .await??;
-        }
-        Ok(())
-    }
-
-    async fn client(&self) -> Result<Option<&NetdClient>> {
-        let client = self.names.client().await?;
-        if let Some(client) = client {
-            self.watch(client);
-        }
-        Ok(client)
-    }
-
-    /// Follows netd's ports: where one was killed and its successor could not take the same, redirects change.
-    fn watch(&self, client: &NetdClient) {
-        let Ok(mut watcher) = self.watcher.lock() else {
-            return;
-        };
-        if watcher.is_some() {
-            return;
-        }
-        let mut ports = client.watch_ports();
-        let core = Arc::downgrade(&self.core);
-        *watcher = Some(tokio::spawn(async move {
-            while ports.changed().await.is_ok() {
-                let now = ports.borrow_and_update().clone();
-                let Some(core) = core.upgrade() else { return };
-                for (id, ports) in now {
-                    let sandbox = id.clone();
-                    let done = core.run(move |core| core.renew_dns_ports(&id, ports)).await;
-                    if let Ok(Err(error)) | Err(error) = done {
-                        tracing::error!(sandbox, %error, "DNS queries could not be redirected to netd's new ports");
-                    }
-                }
-            }
-        }));
-    }
-
     /// Makes a bridge network; the returned one has subnet and gateway filled in.
     ///
     /// # Errors
@@ -234,6 +156,9 @@ impl NetworkManager {
     pub async fn attach(&self, sandbox_id: &str, spec: EndpointSpec) -> Result<Endpoint> {
         let id = sandbox_id.to_owned();
         let attached = self.core.run(move |core| core.attach(&id, &spec)).await??;
+        if attached.is_nameless {
+            return Ok(attached.endpoint);
+        }
         let network = attached.endpoint.network_id.clone();
         let named = self
             .tell_names(sandbox_id, attached.has_names.then_some(network.as_str()))
@@ -246,86 +171,12 @@ impl NetworkManager {
         Ok(attached.endpoint)
     }
 
-    /// Tells netd about a sandbox whose endpoints changed, and about the network on which they did.
-    async fn tell_names(&self, sandbox_id: &str, network: Option<&str>) -> Result<()> {
-        if let Some(network) = network {
-            self.refresh_zone(network).await?;
-            self.refresh_links(sandbox_id, network).await?;
-        }
-        let id = sandbox_id.to_owned();
-        let Some(dns) = self.core.run(move |core| core.sandbox_dns(&id)).await?? else {
-            return self.stop_names(sandbox_id).await;
-        };
-        let Some(client) = self.client().await? else {
-            return Ok(());
-        };
-        let ports = client.put_sandbox(dns).await.map_err(failed("serve a sandbox"))?;
-        let id = sandbox_id.to_owned();
-        self.core.run(move |core| core.set_dns_ports(&id, ports)).await?
-    }
-
-    /// Sandboxes that have names of their own for one whose endpoint came or went are told its addresses.
-    async fn refresh_links(&self, sandbox_id: &str, network: &str) -> Result<()> {
-        let (target, on) = (sandbox_id.to_owned(), network.to_owned());
-        for id in self.core.run(move |core| core.linked_to(&target, &on)).await? {
-            let own = id.clone();
-            // One that goes at this moment needs no names.
-            let Ok(Some(dns)) = self.core.run(move |core| core.sandbox_dns(&own)).await? else {
-                continue;
-            };
-            let Some(client) = self.client().await? else {
-                return Ok(());
-            };
-            client.put_sandbox(dns).await.map_err(failed("serve a sandbox"))?;
-        }
-        Ok(())
-    }
-
     /// The addresses for which `host-gateway` stands.
     ///
     /// # Errors
     /// The default bridge can't be made.
     pub async fn host_gateway(&self) -> Result<Vec<std::net::IpAddr>> {
         self.core.run(Core::host_gateway).await?
-    }
-
-    /// netd stops to serve a sandbox that left its last network with names.
-    async fn stop_names(&self, sandbox_id: &str) -> Result<()> {
-        let id = sandbox_id.to_owned();
-        let was_served = self.core.run(move |core| core.clear_dns_ports(&id)).await??;
-        let client = if was_served {
-            self.names.running().await?
-        } else {
-            None
-        };
-        let Some(client) = client else { return Ok(()) };
-        client
-            .remove_sandbox(sandbox_id)
-            .await
-            .map_err(failed("stop serving"))
-    }
-
-    /// Sends the names of a network, or takes them away with it.
-    async fn refresh_zone(&self, network: &str) -> Result<()> {
-        let _order = self.names.in_order().await;
-        let id = network.to_owned();
-        match self.core.run(move |core| core.zone(&id)).await? {
-            Some(zone) => {
-                let client = if zone.records.is_empty() {
-                    self.names.running().await?
-                } else {
-                    self.client().await?
-                };
-                let Some(client) = client else { return Ok(()) };
-                client.put_zone(network, zone).await.map_err(failed("set names"))
-            }
-            None => {
-                let Some(client) = self.names.running().await? else {
-                    return Ok(());
-                };
-                client.remove_zone(network).await.map_err(failed("remove names"))
-            }
-        }
     }
 
     /// Removes an endpoint. The network is given by id or name.
@@ -389,49 +240,60 @@ impl NetworkManager {
         self.change(move |core| core.publish(&id, &ports)).await
     }
 
-    /// Removes a sandbox with its endpoints, ports, names and namespace. One that is not there is fine.
+    /// Removes a sandbox with its endpoints, ports, names and namespace. One that is not there is fine. What it had is
+    /// free for others afterwards. Its links on the host are down then; the kernel takes about 20 ms to forget them, for
+    /// which only [`settle`](Self::settle) waits.
     ///
     /// # Errors
     /// All failures; the removal goes on after each.
     pub async fn remove_sandbox(&self, id: &str) -> Result<(), Errors> {
-        let mut errors = Vec::new();
-        let endpoints = match self.inspect_sandbox(id).await {
-            Ok(sandbox) => sandbox.endpoints,
-            Err(Error::SandboxNotFound { .. }) => return Ok(()),
-            Err(error) => return Err(one(error)),
+        let own = id.to_owned();
+        let known = move |core: &mut Core| core.sandbox(&own).is_ok().then(|| core.is_nameless(&own));
+        let Some(is_nameless) = self.core.run(known).await.map_err(one)? else {
+            return Ok(());
         };
-        // netd first: its sockets keep the namespace alive.
-        match self.names.running().await {
-            Ok(Some(client)) => errors.extend(
-                client
-                    .remove_sandbox(id)
-                    .await
-                    .map_err(failed("stop serving"))
-                    .err(),
-            ),
-            Ok(None) => {}
-            Err(error) => errors.push(error),
+        let mut errors = Vec::new();
+        if !is_nameless {
+            // netd first: its sockets keep the namespace alive.
+            errors.extend(self.leave_netd(id).await.err());
         }
         let own = id.to_owned();
-        let (removal, more) = self
-            .core
-            .run(move |core| core.begin_removal(&own))
-            .await
-            .map_err(one)?;
-        errors.extend(more);
-        errors.extend(self.remove_links(removal).await);
-        let own = id.to_owned();
-        errors.extend(
-            self.core
-                .run(move |core| core.finish_removal(&own))
-                .await
-                .unwrap_or_else(|e| vec![e]),
-        );
-        for endpoint in endpoints {
-            errors.extend(self.refresh_zone(&endpoint.network_id).await.err());
-            errors.extend(self.refresh_links(id, &endpoint.network_id).await.err());
+        let begun = self.core.run(move |core| core.begin_removal(&own)).await;
+        let begun = begun.map_err(one)?;
+        errors.extend(begun.errors);
+        let removal = begun.removal;
+        let bereaved = if let Some(bereaved) = begun.ended {
+            if !removal.is_empty() {
+                self.remover.post(move |remover| remover.clear_up(removal));
+            }
+            bereaved
+        } else {
+            errors.extend(self.remove_links(removal).await);
+            let own = id.to_owned();
+            let finished = self.core.run(move |core| core.finish_removal(&own)).await;
+            let (bereaved, more) = finished.map_err(one)?;
+            errors.extend(more);
+            bereaved
+        };
+        for network in bereaved.networks {
+            errors.extend(self.refresh_zone(&network).await.err());
         }
+        errors.extend(self.refresh_sandboxes(bereaved.sandboxes).await.err());
         Errors::check(errors)
+    }
+
+    /// Waits until the kernel has forgotten all links of sandboxes that were removed before. Called before a daemon ends
+    /// and by whoever counts links.
+    ///
+    /// # Errors
+    /// [`Error::ThreadGone`].
+    pub async fn settle(&self) -> Result<()> {
+        // Also those of which the caller of the removal did not stay.
+        let retired = Removal {
+            retired: true,
+            ..Removal::default()
+        };
+        self.remover.run(move |remover| remover.clear_up(retired)).await
     }
 
     /// Content for the container's /etc/resolv.conf.
@@ -452,48 +314,6 @@ impl NetworkManager {
         self.core.run(move |core| core.hosts(&id)).await?
     }
 
-    /// Takes the committed state of one overlay network, whole; only differences are programmed.
-    ///
-    /// # Errors
-    /// [`Error::NoUnderlay`], [`Error::Invalid`], or what the kernel refuses; the next call tries the rest again.
-    pub async fn set_overlay(&self, state: OverlayState) -> Result<()> {
-        let id = state.network.id.clone();
-        self.change(move |core| core.set_overlay(state)).await?;
-        self.refresh_zone(&id).await
-    }
-
-    /// Forgets an overlay network. One that is not there is fine.
-    ///
-    /// # Errors
-    /// [`Error::NetworkInUse`] alone if it has endpoints here; else all failures of the removal.
-    pub async fn remove_overlay(&self, network_id: &str) -> Result<(), Errors> {
-        let id = network_id.to_owned();
-        let mut errors = self
-            .core
-            .run(move |core| core.remove_overlay(&id))
-            .await
-            .map_err(one)?;
-        errors.extend(self.refresh_zone(network_id).await.err());
-        Errors::check(errors)
-    }
-
-    /// Takes the committed state of the routing mesh, whole; returns the ports that this node can't serve.
-    ///
-    /// # Errors
-    /// [`Error::NetworkNotFound`] if the ingress network was not made known by [`set_overlay`](Self::set_overlay),
-    /// or what the kernel refuses.
-    pub async fn set_ingress(&self, state: IngressState) -> Result<Vec<IngressConflict>> {
-        self.change(move |core| core.set_ingress(state)).await
-    }
-
-    /// Leaves the routing mesh. Not being in it is fine.
-    ///
-    /// # Errors
-    /// All failures of the removal.
-    pub async fn remove_ingress(&self) -> Result<(), Errors> {
-        Errors::check(self.core.run(Core::remove_mesh).await.map_err(one)?)
-    }
-
     /// Removes everything of ours from the kernel and ends netd. Definitions of local networks stay on disk;
     /// `net.ipv4.ip_forward` stays as it is.
     ///
@@ -510,6 +330,7 @@ impl NetworkManager {
                     .unwrap_or_default(),
             );
         }
+        errors.extend(self.settle().await.err());
         errors.extend(
             self.core
                 .run(Core::remove_everything)
@@ -522,20 +343,6 @@ impl NetworkManager {
             Err(error) => errors.push(error),
         }
         Errors::check(errors)
-    }
-
-    /// Names served on a network: what netd was told last.
-    ///
-    /// # Errors
-    /// [`Error::ThreadGone`].
-    pub async fn names(&self, network_id: &str) -> Result<BTreeMap<String, Vec<std::net::IpAddr>>> {
-        let id = network_id.to_owned();
-        Ok(self
-            .core
-            .run(move |core| core.zone(&id))
-            .await?
-            .map(|zone| zone.records)
-            .unwrap_or_default())
     }
 }
 

@@ -89,8 +89,9 @@ pub fn names(dir: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// Reads all records in `dir` but `others`, sorted by name, when a daemon starts. Removes what a killed one was writing. A record that can't be
-/// read is told in the log and left out, so that one bad file does not keep the daemon from starting.
+/// Reads all records in `dir` but `others`, sorted by name, when a daemon starts. Removes what a killed one was
+/// writing. A record that can't be read is told in the log and left out, so that one bad file does not keep the daemon
+/// from starting.
 ///
 /// # Errors
 /// [`Error::File`] when the directory can't be read.

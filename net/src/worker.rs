@@ -55,6 +55,11 @@ impl<S: 'static> Worker<S> {
         }
     }
 
+    /// Has the thread run `work` when its turn comes; nobody waits. Nothing happens if the thread is gone.
+    pub fn post(&self, work: impl FnOnce(&mut S) + Send + 'static) {
+        let _ = self.jobs.send(Box::new(work));
+    }
+
     /// Runs `work` on the thread. A job that was handed over runs even if the caller stops waiting.
     ///
     /// # Errors

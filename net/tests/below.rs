@@ -180,14 +180,7 @@ async fn ipvlan_in_both_modes() {
     // Layer 3: the outside has to know the way.
     fleet.switch.ip("route add 10.82.0.0/24 dev br0");
     let _web = Server::start(&host.netns("aaa"), 80, "web");
-    let own = host
-        .net()
-        .inspect_sandbox("aaa")
-        .await
-        .expect("it is there")
-        .endpoints[0]
-        .ip();
-    let target = format!("{}:80", own.expect("an address"));
+    let target = format!("{}:80", host.address_of("aaa").await);
     fleet.switch.ip("route replace 10.82.0.0/24 via 10.99.0.1");
     assert!(ask(&fleet.switch.path, &target).is_ok(), "routed to the parent");
     host.net().remove_sandbox("aaa").await.expect("removal");

@@ -1,31 +1,13 @@
-//! Bridge networks: reachability, NAT, published ports, isolation, teardown and restart, with real packets.
+//! Bridge networks: reachability, NAT, isolation, teardown and restart, with real packets.
 mod host;
 
 use std::{collections::HashSet, net::Ipv4Addr};
 
-use host::{Fleet, Host, Server, ask, eventually, inside, pings, run_inside};
-use pontoon_net::{
-    EndpointSpec, Error, IpamConfig, NetworkSpec, PortMapping, Protocol, SandboxMode, SandboxSpec,
+use host::{
+    Fleet, Host, Server, ask, eventually, pings, run_inside,
+    specs::{bridge, tcp},
 };
-
-fn port(host_ip: &str, host_port: Option<u16>, container_port: u16) -> PortMapping {
-    PortMapping {
-        host_ip: (!host_ip.is_empty()).then(|| host_ip.parse().expect("an address")),
-        host_port,
-        host_port_end: 0,
-        container_port,
-        protocol: Protocol::Tcp,
-    }
-}
-
-fn network(id: &str, subnet: &str) -> NetworkSpec {
-    let mut spec = NetworkSpec::bridge(id, format!("net-{id}"));
-    spec.ipam = vec![IpamConfig {
-        subnet: Some(subnet.parse().expect("a subnet")),
-        ..IpamConfig::default()
-    }];
-    spec
-}
+use pontoon_net::{EndpointSpec, Error, SandboxMode, SandboxSpec};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn containers_reach_each_other_and_the_outside() {
@@ -48,149 +30,14 @@ async fn containers_reach_each_other_and_the_outside() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn published_ports_lead_to_the_container_from_everywhere() {
-    let fleet = Fleet::new(1);
-    let host = &fleet.hosts[0];
-    let own = host.sandbox("aaa", "bridge", None).await;
-    host.sandbox("bbb", "bridge", None).await;
-    host.net()
-        .create_network(network("othernetwork1", "10.61.0.0/24"))
-        .await
-        .expect("a network");
-    host.sandbox("ccc", "othernetwork1", None).await;
-    let _web = Server::start(&host.netns("aaa"), 80, "web");
-    let ports = [
-        port("0.0.0.0", Some(8080), 80),
-        port("10.99.0.1", Some(8081), 80),
-        port("0.0.0.0", None, 80),
-    ];
-    let published = host.net().publish("aaa", &ports).await.expect("ports are free");
-    assert!(published[2].host_port.is_some_and(|p| p >= 32768));
-    let name =
-        |ns: &std::path::Path, target: &str| ask(ns, target).map(|(name, _)| name).map_err(|e| e.kind());
-    let web = Ok("web".to_owned());
-    assert_eq!(name(&fleet.switch.path, "10.99.0.1:8080"), web, "from outside");
-    let (_, seen) = ask(&fleet.switch.path, "10.99.0.1:8081").expect("host address");
-    assert_eq!(seen, "10.99.0.254", "the client's address is kept");
-    assert_eq!(
-        name(&host.ns.path, "10.99.0.1:8080"),
-        web,
-        "from the host by its address"
-    );
-    assert_eq!(
-        name(&host.ns.path, "127.0.0.1:8080"),
-        web,
-        "from the host by loopback"
-    );
-    assert_eq!(
-        name(&host.netns("aaa"), "10.99.0.1:8080"),
-        web,
-        "hairpin to itself"
-    );
-    assert_eq!(
-        name(&host.netns("bbb"), "10.99.0.1:8080"),
-        web,
-        "neighbour through the host"
-    );
-    assert_eq!(
-        name(&host.netns("ccc"), "10.99.0.1:8080"),
-        web,
-        "other bridge through the host"
-    );
-    assert!(
-        name(&host.ns.path, "127.0.0.1:8081").is_err(),
-        "published on one address only"
-    );
-    assert!(!pings(&fleet.switch.path, &own.to_string()));
-    fleet.switch.ip("route add 172.16.0.0/12 via 10.99.0.1");
-    assert!(
-        name(&fleet.switch.path, &format!("{own}:80")).is_err(),
-        "no way round the published port"
-    );
-    let rules = run_inside(&host.ns.path, "nft list table ip pontoon");
-    assert!(rules.contains("tcp . 8080"), "{rules}");
-    host.net().remove_sandbox("aaa").await.expect("removal");
-    assert!(name(&fleet.switch.path, "10.99.0.1:8080").is_err());
-    let rules = run_inside(&host.ns.path, "nft list table ip pontoon");
-    assert!(!rules.contains("8080"), "{rules}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn port_conflicts_have_dockers_words_and_leave_nothing() {
-    let host = Host::alone();
-    host.sandbox("aaa", "bridge", None).await;
-    host.sandbox("bbb", "bridge", None).await;
-    host.net()
-        .publish("aaa", &[port("0.0.0.0", Some(8080), 80)])
-        .await
-        .expect("free");
-    let error = host
-        .net()
-        .publish(
-            "bbb",
-            &[port("0.0.0.0", Some(9090), 80), port("127.0.0.1", Some(8080), 80)],
-        )
-        .await;
-    assert_eq!(
-        error.expect_err("taken").to_string(),
-        "Bind for 127.0.0.1:8080 failed: port is already allocated"
-    );
-    let other = inside(&host.ns.path, || std::net::TcpListener::bind("0.0.0.0:7070")).expect("free");
-    let error = host
-        .net()
-        .publish(
-            "bbb",
-            &[port("0.0.0.0", Some(9090), 80), port("0.0.0.0", Some(7070), 80)],
-        )
-        .await;
-    let text = error.expect_err("in use").to_string();
-    let bbb = host
-        .net()
-        .inspect_sandbox("bbb")
-        .await
-        .expect("it is there")
-        .endpoints[0]
-        .ip();
-    let bbb = bbb.expect("an address");
-    assert_eq!(
-        text,
-        format!("failed to bind host port for 0.0.0.0:7070:{bbb}:80/tcp: address already in use")
-    );
-    let error = host
-        .net()
-        .publish("bbb", &[port("10.1.2.3", Some(7070), 80)])
-        .await;
-    let text = error.expect_err("not ours").to_string();
-    assert_eq!(
-        text,
-        format!("failed to bind host port for 10.1.2.3:7070:{bbb}:80/tcp: cannot assign requested address")
-    );
-    let bound = inside(&host.ns.path, || std::net::TcpListener::bind("0.0.0.0:8080"));
-    assert_eq!(bound.expect_err("reserved").kind(), std::io::ErrorKind::AddrInUse);
-    drop(other);
-    host.net()
-        .publish(
-            "bbb",
-            &[port("0.0.0.0", Some(7070), 80), port("0.0.0.0", Some(9090), 80)],
-        )
-        .await
-        .expect("free");
-    host.net().remove_sandbox("aaa").await.expect("removal");
-    host.net()
-        .publish("bbb", &[port("0.0.0.0", Some(8080), 80)])
-        .await
-        .expect("free again");
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn bridges_are_isolated_and_internal_ones_have_no_way_out() {
     let fleet = Fleet::new(1);
     let host = &fleet.hosts[0];
-    let mut inner = network("internalnet1", "10.62.0.0/24");
+    let mut inner = bridge("internalnet1", "10.62.0.0/24");
     inner.internal = true;
     host.net().create_network(inner).await.expect("a network");
     host.net()
-        .create_network(network("opennetwork1", "10.63.0.0/24"))
+        .create_network(bridge("opennetwork1", "10.63.0.0/24"))
         .await
         .expect("a network");
     let default = host.sandbox("aaa", "bridge", None).await;
@@ -212,7 +59,7 @@ async fn bridges_are_isolated_and_internal_ones_have_no_way_out() {
         ask(&host.netns("ccc"), "10.99.0.254:80").is_err(),
         "even with a route of its own"
     );
-    let error = host.net().publish("ccc", &[port("0.0.0.0", Some(80), 80)]).await;
+    let error = host.net().publish("ccc", &[tcp("0.0.0.0", Some(80), 80)]).await;
     assert!(matches!(error, Err(Error::Invalid { .. })), "{error:?}");
     let _private = Server::start(&host.ns.path, 81, "host");
     run_inside(&host.netns("aaa"), "ip link set lo down");
@@ -224,49 +71,15 @@ async fn bridges_are_isolated_and_internal_ones_have_no_way_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_flushed_table_comes_back_by_itself() {
-    let fleet = Fleet::new(1);
-    let host = &fleet.hosts[0];
-    host.sandbox("aaa", "bridge", None).await;
-    host.sandbox("bbb", "bridge", None).await;
-    let _web = Server::start(&host.netns("aaa"), 80, "web");
-    host.net()
-        .publish("aaa", &[port("0.0.0.0", Some(8080), 80)])
-        .await
-        .expect("free");
-    // Elements are listed in the order of their hashes.
-    let rules = || {
-        let text = run_inside(&host.ns.path, "nft list ruleset");
-        let mut words: Vec<_> = text.split([' ', '\n', '\t', ',']).map(str::to_owned).collect();
-        words.retain(|word| !word.is_empty());
-        words.sort();
-        words
-    };
-    let before = rules();
-    for damage in [
-        "flush ruleset",
-        "flush chain ip pontoon forward",
-        "delete table ip pontoon",
-    ] {
-        run_inside(&host.ns.path, &format!("nft {damage}"));
-        eventually("the rules are back", || rules() == before);
-        let (_, seen) = ask(&fleet.switch.path, "10.99.0.1:8080").expect("published");
-        assert_eq!(seen, "10.99.0.254", "translated, not carried by the proxy");
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn wrong_and_repeated_calls_are_told_apart() {
     let host = Host::alone();
     let net = host.net();
-    net.create_network(network("somenetwork1", "10.64.0.0/24"))
+    net.create_network(bridge("somenetwork1", "10.64.0.0/24"))
         .await
         .expect("a network");
-    let same = net.create_network(network("somenetwork1", "10.65.0.0/24")).await;
+    let same = net.create_network(bridge("somenetwork1", "10.65.0.0/24")).await;
     assert!(matches!(same, Err(Error::NetworkExists { .. })), "{same:?}");
-    let overlapping = net
-        .create_network(network("somenetwork2", "10.64.0.128/25"))
-        .await;
+    let overlapping = net.create_network(bridge("somenetwork2", "10.64.0.128/25")).await;
     assert!(
         matches!(overlapping, Err(Error::SubnetOverlap { .. })),
         "{overlapping:?}"
@@ -375,14 +188,14 @@ async fn shutdown_leaves_nothing() {
     let host = Host::alone();
     let before = host.inventory();
     host.net()
-        .create_network(network("somenetwork1", "10.66.0.0/24"))
+        .create_network(bridge("somenetwork1", "10.66.0.0/24"))
         .await
         .expect("a network");
     host.sandbox("aaa", "bridge", None).await;
     host.sandbox("bbb", "somenetwork1", None).await;
     host.attach("aaa", "somenetwork1", None).await;
     host.net()
-        .publish("aaa", &[port("0.0.0.0", Some(8080), 80)])
+        .publish("aaa", &[tcp("0.0.0.0", Some(8080), 80)])
         .await
         .expect("free");
     host.net().detach("aaa", "somenetwork1").await.expect("detach");
@@ -398,18 +211,18 @@ async fn a_restarted_daemon_finds_everything_again() {
     let mut fleet = Fleet::new(1);
     let host = &mut fleet.hosts[0];
     host.net()
-        .create_network(network("somenetwork1", "10.67.0.0/24"))
+        .create_network(bridge("somenetwork1", "10.67.0.0/24"))
         .await
         .expect("a network");
     let a = host.sandbox("aaa", "bridge", None).await;
     host.sandbox("bbb", "bridge", None).await;
     host.sandbox("ccc", "somenetwork1", None).await;
     host.net()
-        .publish("aaa", &[port("0.0.0.0", Some(8080), 80)])
+        .publish("aaa", &[tcp("0.0.0.0", Some(8080), 80)])
         .await
         .expect("free");
     host.net()
-        .publish("bbb", &[port("0.0.0.0", Some(8081), 80)])
+        .publish("bbb", &[tcp("0.0.0.0", Some(8081), 80)])
         .await
         .expect("free");
     let _web = Server::start(&host.netns("aaa"), 80, "web");
@@ -426,10 +239,7 @@ async fn a_restarted_daemon_finds_everything_again() {
     assert!(ask(&fleet.switch.path, "10.99.0.1:8080").is_ok());
     assert!(ask(&fleet.switch.path, "10.99.0.1:8081").is_err());
     host.sandbox("ddd", "bridge", None).await;
-    let taken = host
-        .net()
-        .publish("ddd", &[port("0.0.0.0", Some(8080), 80)])
-        .await;
+    let taken = host.net().publish("ddd", &[tcp("0.0.0.0", Some(8080), 80)]).await;
     assert!(matches!(taken, Err(Error::PortAllocated { .. })), "{taken:?}");
     let addresses: Vec<_> = host
         .net()
@@ -457,32 +267,6 @@ async fn a_taken_default_subnet_is_avoided() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn published_ports_work_where_bridged_frames_pass_the_firewall() {
-    let fleet = Fleet::new(1);
-    let host = &fleet.hosts[0];
-    inside(&host.ns.path, || {
-        std::fs::write("/proc/sys/net/bridge/bridge-nf-call-iptables", "1")
-    })
-    .expect("br_netfilter");
-    host.sandbox("aaa", "bridge", None).await;
-    let neighbour = host.sandbox("bbb", "bridge", None).await;
-    let _web = Server::start(&host.netns("aaa"), 80, "web");
-    host.net()
-        .publish("aaa", &[port("0.0.0.0", Some(8080), 80)])
-        .await
-        .expect("free");
-    for ns in [
-        fleet.switch.path.clone(),
-        host.ns.path.clone(),
-        host.netns("aaa"),
-        host.netns("bbb"),
-    ] {
-        assert!(ask(&ns, "10.99.0.1:8080").is_ok(), "{}", ns.display());
-    }
-    assert!(pings(&host.netns("aaa"), &neighbour.to_string()));
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn many_at_once_do_not_disturb_each_other() {
     let host = Host::alone();
     let before = host.inventory();
@@ -499,7 +283,7 @@ async fn many_at_once_do_not_disturb_each_other() {
                 ..EndpointSpec::default()
             };
             let address = net.attach(&id, spec).await.expect("an endpoint").address;
-            net.publish(&id, &[port("0.0.0.0", Some(10_000 + n), 80)])
+            net.publish(&id, &[tcp("0.0.0.0", Some(10_000 + n), 80)])
                 .await
                 .expect("free");
             if n.is_multiple_of(2) {
@@ -535,7 +319,7 @@ async fn the_default_route_moves_when_its_endpoint_leaves() {
     let fleet = Fleet::new(1);
     let host = &fleet.hosts[0];
     host.net()
-        .create_network(network("somenetwork1", "10.68.0.0/24"))
+        .create_network(bridge("somenetwork1", "10.68.0.0/24"))
         .await
         .expect("a network");
     host.sandbox("aaa", "bridge", None).await;

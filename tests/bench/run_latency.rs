@@ -139,13 +139,12 @@ fn judge(report: &mut Report, names: &[String], all: &[Samples]) {
             said.push(format!("{}x {other} ({} ms)", round(ratio), round(theirs)));
         }
     }
-    if let (Some(ours), Some(theirs)) = (of("pontoon run none"), of("docker run none")) {
-        report.budget(budget(
-            "run, network none, as a share of docker run",
-            0.125,
-            ours / theirs,
-            true,
-        ));
+    for network in ["none", "bridge"] {
+        let (ours, theirs) = (format!("pontoon run {network}"), format!("docker run {network}"));
+        if let (Some(ours), Some(theirs)) = (of(&ours), of(&theirs)) {
+            let what = format!("run, network {network}, as a share of docker run");
+            report.budget(budget(&what, 0.125, ours / theirs, true));
+        }
     }
     report.summary(said.join(", "));
 }

@@ -30,7 +30,7 @@ pub struct Fleet {
     keep: bool,
 }
 
-/// Runs a test on `count` fresh hosts. When a step fails or panics, the daemons' logs are printed.
+/// Runs a test on `count` fresh hosts. When a step fails or panics, the daemons' logs and a cluster's tasks are printed.
 ///
 /// # Panics
 /// When the test fails: this is the test's frame.
@@ -43,7 +43,7 @@ pub fn with_fleet(count: usize, test: impl FnOnce(&Fleet) -> Result<()>) {
     let fleet = Fleet::new(count).expect("a fleet can be made");
     let outcome = catch_unwind(AssertUnwindSafe(|| test(&fleet)));
     if !matches!(outcome, Ok(Ok(()))) {
-        eprintln!("{}", fleet.logs(80));
+        eprintln!("{}\n\n{}", fleet.logs(80), fleet.history());
         if std::env::var_os("PONTOON_TEST_KEEP").is_some() {
             eprintln!("kept: {}", fleet.folder.display());
             fleet.keep();
@@ -56,6 +56,14 @@ pub fn with_fleet(count: usize, test: impl FnOnce(&Fleet) -> Result<()>) {
         Ok(Err(error)) => panic!("{error:#}"),
         Err(panic) => resume_unwind(panic),
     }
+}
+
+/// Runs a test on one host with the test images and no cluster; as [`with_fleet`].
+pub fn with_host(test: impl FnOnce(&Host, &Fleet) -> Result<()>) {
+    with_fleet(1, |fleet| {
+        fleet.load_images()?;
+        test(fleet.host(1), fleet)
+    });
 }
 
 impl Fleet {
@@ -251,6 +259,14 @@ impl Fleet {
     pub fn logs(&self, lines: usize) -> String {
         let logs: Vec<_> = self.hosts.iter().map(|host| host.log_tail(lines)).collect();
         logs.join("\n\n")
+    }
+
+    /// The cluster's nodes, services and tasks, as the first manager that answers sees them; empty without a cluster.
+    pub fn history(&self) -> String {
+        let told = self.hosts.iter().filter(|host| host.daemon_pid().is_some());
+        told.map(view::history)
+            .find(|history| !history.is_empty())
+            .unwrap_or_default()
     }
 
     /// Leaves the fleet running when this program ends; [`remove`] ends it by the returned name.

@@ -6,12 +6,14 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
 use crate::cgroups;
 use crate::fleet::mounts_below;
 use crate::host::Host;
+use crate::wait::wait_until;
 use crate::wire::HOST_LINK;
 
 /// One host's things on the machine, each as one line that starts with its kind.
@@ -27,7 +29,7 @@ impl Footprint {
     /// When a part can't be listed.
     pub fn of(host: &Host) -> Result<Self> {
         let mut things = BTreeSet::new();
-        for line in host.exec(&["ip", "-oneline", "link"])?.ok()?.lines() {
+        for line in interfaces(host)?.lines() {
             let name = line.split([':', '@']).nth(1).unwrap_or_default().trim();
             if name != "lo" && name != HOST_LINK {
                 things.insert(format!("interface {name}"));
@@ -112,6 +114,19 @@ impl Footprint {
         ensure!(left.is_empty(), "left behind:\n  {}", left.join("\n  "));
         Ok(())
     }
+}
+
+/// The host's interfaces. Those of removed containers are set down and put into a group, which the kernel takes a moment to
+/// forget: they are given that. Where no daemon runs to remove them they count as what they are.
+fn interfaces(host: &Host) -> Result<String> {
+    const RETIRED: &str = "group 1886350964";
+    let list = || host.exec(&["ip", "-oneline", "link"])?.ok();
+    let settled = wait_until("retired interfaces are gone", Duration::from_secs(2), || {
+        let links = list()?;
+        ensure!(!links.contains(RETIRED), "{links}");
+        Ok(links)
+    });
+    settled.or_else(|_| list())
 }
 
 fn entries(folder: &Path) -> Vec<PathBuf> {

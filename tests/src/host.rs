@@ -115,7 +115,15 @@ impl Host {
     /// # Errors
     /// When it ends or does not answer, with its log.
     pub fn start(&self) -> Result<()> {
-        self.spawn(BOOT)?;
+        self.start_flagged(&[])
+    }
+
+    /// Starts the daemon with more flags and waits until it answers.
+    ///
+    /// # Errors
+    /// When it ends or does not answer, with its log.
+    pub fn start_flagged(&self, flags: &[&str]) -> Result<()> {
+        self.spawn(BOOT, flags)?;
         self.wait_listening()
     }
 
@@ -125,9 +133,10 @@ impl Host {
     /// # Errors
     /// When it ends or does not answer, with its log.
     pub fn start_with(&self, setup: &str) -> Result<()> {
-        self.spawn(&format!(
-            "exec unshare --mount -- sh -c 'set -e; {setup}; {BOOT}' sh \"$@\""
-        ))?;
+        self.spawn(
+            &format!("exec unshare --mount -- sh -c 'set -e; {setup}; {BOOT}' sh \"$@\""),
+            &[],
+        )?;
         self.wait_listening()
     }
 
@@ -136,7 +145,7 @@ impl Host {
     /// # Errors
     /// When it does not stop.
     pub fn start_stopped(&self) -> Result<()> {
-        self.spawn(BOOT_STOPPED)?;
+        self.spawn(BOOT_STOPPED, &[])?;
         let pid = self.daemon_pid().context("no daemon")?;
         wait_until("the new daemon stops", SHORT, || {
             let status = fs::read_to_string(format!("/proc/{pid}/stat")).context("the daemon ended")?;
@@ -184,7 +193,7 @@ impl Host {
         process::end(&mut child, SHORT).map(drop)
     }
 
-    fn spawn(&self, boot: &str) -> Result<()> {
+    fn spawn(&self, boot: &str, flags: &[&str]) -> Result<()> {
         let mut daemon = self.daemon();
         ensure!(daemon.is_none(), "{} has a daemon already", self.name());
         let log = OpenOptions::new()
@@ -204,6 +213,7 @@ impl Host {
             .arg("--run-dir")
             .arg(self.run_dir())
             .args(["--cgroup-parent", &self.group])
+            .args(flags)
             .env("RUST_BACKTRACE", "1")
             .env("PONTOON_CONFIG", self.folder.join(SETTINGS))
             .current_dir("/")
@@ -311,6 +321,14 @@ impl Host {
         self.pontoon(args)?.ok()
     }
 
+    /// Runs a `pontoon` command line that must succeed, words apart by blanks; returns its trimmed standard output.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub fn line(&self, line: &str) -> Result<String> {
+        self.ok(&words(line))
+    }
+
     /// Runs a program of the machine in the host's network namespace.
     ///
     /// # Errors
@@ -365,6 +383,11 @@ impl Host {
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
+}
+
+/// The words of a command line without quotes.
+pub fn words(line: &str) -> Vec<&str> {
+    line.split_whitespace().collect()
 }
 
 fn pid_of(child: &Child) -> Result<Pid> {

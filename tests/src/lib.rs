@@ -27,7 +27,7 @@ pub mod view;
 pub mod wait;
 pub mod wire;
 
-pub use fleet::{Fleet, with_fleet};
+pub use fleet::{Fleet, with_fleet, with_host};
 pub use host::Host;
 pub use process::Output;
 pub use wait::{LONG, SHORT, wait_until};

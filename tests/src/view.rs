@@ -144,6 +144,30 @@ pub fn running(host: &Host, service: &str) -> Result<Vec<TaskRow>> {
     Ok(tasks)
 }
 
+/// All nodes, services and tasks, old ones too, with states, nodes and errors: for messages of failures. Empty if the host's
+/// daemon is no manager or does not answer.
+pub fn history(host: &Host) -> String {
+    let ask = |args: &[&str]| match host.pontoon(args) {
+        Ok(output) if output.code == 0 => Some(output.stdout),
+        _ => None,
+    };
+    let Some(services) = ask(&["service", "ls", "--quiet"]) else {
+        return String::new();
+    };
+    let ids: Vec<&str> = services.lines().collect();
+    let tasks = [&["service", "ps", "--no-trunc"], ids.as_slice()].concat();
+    [
+        ask(&["node", "ls"]),
+        ask(&["service", "ls"]),
+        // Without services there is nothing to ask for.
+        (!ids.is_empty()).then(|| ask(&tasks)).flatten(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect::<Vec<_>>()
+    .join("\n")
+}
+
 /// Checks that exactly `count` tasks of a service run and no other shall run; returns them.
 ///
 /// # Errors

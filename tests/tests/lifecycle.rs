@@ -425,6 +425,19 @@ fn leaving_by_keys_has_dockers_statuses() {
         leave(&host.command(&["exec", "-it", "box", "sh"]), 1)?;
         host.ok(&["stop", "-t", "0", "box"])?;
         leave(&host.command(&["start", "-ai", "box"]), 0)?;
+        // Keys of the user's own; Docker's are the program's then.
+        let mut session = Session::start(
+            &host.command(&["attach", "--detach-keys", "ctrl-x,q", "box"]),
+            24,
+            80,
+        )?;
+        session.type_text("echo th''ere\n")?;
+        session.expect("there")?;
+        session.type_text("\x10\x11echo ag''ain\n")?;
+        session.expect("again")?;
+        session.type_text("\x18q")?;
+        session.expect("read escape sequence")?;
+        ensure!(session.end()? == 1, "{}", session.shown());
         Ok(())
     });
 }

@@ -1,15 +1,7 @@
 //! Networks of one host by the command line: create, connect, disconnect, inspect, prune, ports, and what is refused.
 
 use anyhow::{Result, ensure};
-use pontoon_tests::{Host, SHORT, wait_until, with_fleet};
-
-/// One host with the test images.
-fn host(test: impl FnOnce(&Host) -> Result<()>) {
-    with_fleet(1, |fleet| {
-        fleet.load_images()?;
-        test(fleet.host(1))
-    });
-}
+use pontoon_tests::{Host, SHORT, wait_until, with_host};
 
 fn refused(host: &Host, args: &[&str], text: &str) -> Result<()> {
     let output = host.pontoon(args)?;
@@ -23,7 +15,7 @@ fn refused(host: &Host, args: &[&str], text: &str) -> Result<()> {
 
 #[test]
 fn a_containers_networks_come_and_go() {
-    host(|host| {
+    with_host(|host, _| {
         host.ok(&[
             "network",
             "create",
@@ -100,7 +92,7 @@ fn a_containers_networks_come_and_go() {
 
 #[test]
 fn what_can_not_be_is_refused_by_name() {
-    host(|host| {
+    with_host(|host, _| {
         for (args, text) in [
             (&["network", "create", "--config-only", "x"][..], "--config-only"),
             (&["network", "create", "--scope", "swarm", "x"], "--scope"),
@@ -141,6 +133,129 @@ fn what_can_not_be_is_refused_by_name() {
             "Pool overlaps with other one on this address space",
         )?;
         host.ok(&["network", "rm", "one"])?;
+        Ok(())
+    });
+}
+
+/// Hairpins: by the host's address or the bridge's, a container reaches its own published port, its neighbour's, and one of
+/// another network, which it does not reach directly.
+#[test]
+fn published_ports_are_reached_from_containers() {
+    with_host(|host, _| {
+        host.line("network create app")?;
+        host.line("run --detach --name one --publish 8080:8080 web:1")?;
+        host.line("run --detach --name two --publish 8081:8080 web:1")?;
+        host.line("run --detach --name three --network app --publish 8082:8080 web:1")?;
+        let gateway = "{{range .NetworkSettings.Networks}}{{.Gateway}}{{end}}";
+        let address = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}";
+        for caller in ["one", "two", "three"] {
+            for at in [
+                host.address(),
+                host.ok(&["inspect", "--format", gateway, caller])?,
+            ] {
+                for port in [8080, 8081, 8082] {
+                    let url = format!("http://{at}:{port}/health");
+                    wait_until(&format!("{caller} reaches {url}"), SHORT, || {
+                        let answer = host.ok(&["exec", caller, "/web", "get", &url])?;
+                        ensure!(answer == "ok", "{answer}");
+                        Ok(())
+                    })?;
+                }
+            }
+        }
+        let other = host.ok(&["inspect", "--format", address, "three"])?;
+        let url = format!("http://{other}:8080/health");
+        ensure!(host.pontoon(&["exec", "one", "/web", "get", &url])?.code != 0);
+        Ok(())
+    });
+}
+
+/// What `network create` was asked for holds: addresses from the range only, never the reserved one; no way out of an internal network.
+#[test]
+fn networks_are_as_they_were_asked_for() {
+    with_host(|host, _| {
+        host.line("network create --subnet 10.94.0.0/24 --gateway 10.94.0.254 --ip-range 10.94.0.64/30 --aux-address spare=10.94.0.65 ranged")?;
+        let mut addresses = Vec::new();
+        for _ in 0..3 {
+            let id = host.line("run --detach --network ranged busybox sleep 1000")?;
+            let format = "{{range .NetworkSettings.Networks}}{{.IPAddress}} {{.Gateway}}{{end}}";
+            addresses.push(host.ok(&["inspect", "--format", format, &id])?);
+        }
+        addresses.sort();
+        let expected = [64, 66, 67].map(|last| format!("10.94.0.{last} 10.94.0.254"));
+        ensure!(addresses == expected, "{addresses:?}");
+        host.pontoon(&["run", "--rm", "--network", "ranged", "busybox", "true"])?
+            .fails(125, &["no available IPv4 addresses"])?;
+        host.line("run --rm --network ranged --ip 10.94.0.9 busybox true")?;
+
+        host.line("network create --internal inner")?;
+        host.line("run --detach --name in --network inner web:1")?;
+        let ping = ["exec", "in", "/web", "get", "http://192.168.77.254:7000/"];
+        let output = host.pontoon(&ping)?;
+        ensure!(
+            output.code != 0 && output.stderr.contains("unreachable"),
+            "{output}"
+        );
+        let answer = host.line("run --rm --network inner web:1 get http://in:8080/health")?;
+        ensure!(answer == "ok", "{answer}");
+
+        host.line("network create --ipv6 --subnet fd94::/64 --subnet 10.93.0.0/24 both")?;
+        let address =
+            host.line("run --rm --network both --ip6 fd94::9 busybox ip -oneline -6 addr show eth0")?;
+        ensure!(address.contains(" fd94::9/64 "), "{address}");
+        Ok(())
+    });
+}
+
+#[test]
+fn ports_are_published_as_ranges_and_by_protocol() {
+    with_host(|host, _| {
+        host.line("run --detach --name echo -p 7000-7001:7/tcp -p 127.0.0.1:7002:7/udp -p 7003:7/sctp -p 7010-7012:8000-8002 web:1 echo 7")
+            .err()
+            .map_or(Ok(()), |error| {
+                ensure!(error.to_string().contains("7000-7001:7"), "{error}");
+                Ok(())
+            })?;
+        host.pontoon(&["rm", "--force", "echo"])?;
+        host.line("run --detach --name echo -p 7000:7 -p 127.0.0.1:7002:7/udp -p 7003:7/sctp -p 7010-7012:8000-8002 web:1 echo 7")?;
+        let ports = host.line("port echo")?;
+        for expected in [
+            "7/tcp -> 0.0.0.0:7000",
+            "7/udp -> 127.0.0.1:7002",
+            "7/sctp -> 0.0.0.0:7003",
+            "8000/tcp -> 0.0.0.0:7010",
+            "8002/tcp -> [::]:7012",
+        ] {
+            ensure!(ports.lines().any(|line| line == expected), "{expected}: {ports}");
+        }
+        let web = pontoon_tests::programs::web()?.display().to_string();
+        for (kind, at) in [
+            ("tcp", format!("{}:7000", host.address())),
+            ("udp", "127.0.0.1:7002".to_owned()),
+        ] {
+            wait_until(&format!("{kind} answers"), SHORT, || {
+                let answer = host.exec(&[&web, kind, &at, "hello"])?.ok()?;
+                ensure!(answer.contains("hello"), "{answer}");
+                Ok(())
+            })?;
+        }
+        // Any free port of a range, another for each.
+        for name in ["one", "two"] {
+            host.line(&format!("run --detach --name {name} -p 7020-7021:8080 web:1"))?;
+        }
+        let mut taken = Vec::new();
+        for name in ["one", "two"] {
+            taken.extend(
+                host.line(&format!("port {name} 8080"))?
+                    .lines()
+                    .next()
+                    .map(str::to_owned),
+            );
+        }
+        taken.sort();
+        ensure!(taken == ["0.0.0.0:7020", "0.0.0.0:7021"], "{taken:?}");
+        host.pontoon(&["run", "--rm", "-p", "7020-7021:8080", "web:1"])?
+            .fails(125, &["port is already allocated"])?;
         Ok(())
     });
 }

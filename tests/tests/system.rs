@@ -1,24 +1,15 @@
-//! What users ask of the engine as a whole: events, info, settings, disk use.
+//! What users ask of the engine as a whole: events, info, disk use.
 
 use std::fs;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
-use anyhow::{Context, Result, ensure};
-use pontoon_tests::{Fleet, Host, SHORT, process, programs, wait_until, with_fleet};
-use rustix::process::Signal;
+use anyhow::{Context, ensure};
+use pontoon_tests::{SHORT, process, wait_until, with_host};
 use serde_json::Value;
-
-/// One host with the test images.
-fn host(test: impl FnOnce(&Host, &Fleet) -> Result<()>) {
-    with_fleet(1, |fleet| {
-        fleet.load_images()?;
-        test(fleet.host(1), fleet)
-    });
-}
 
 #[test]
 fn events_are_told_live_and_looking_back() {
-    host(|host, _| {
+    with_host(|host, _| {
         let told = host.folder().join("events");
         let mut watcher = host
             .command(&[
@@ -93,51 +84,8 @@ fn events_are_told_live_and_looking_back() {
 }
 
 #[test]
-fn the_settings_file_is_read() {
-    with_fleet(1, |fleet| {
-        let host = fleet.host(1);
-        host.stop()?;
-        host.configure("log-level = \"debug\"\nlabel = [\"zone=a\"]\n")?;
-        host.start()?;
-        let labels = host.ok(&["info", "--format", "{{json .Labels}} {{.Debug}}"])?;
-        ensure!(labels == r#"["zone=a"] true"#, "{labels}");
-        host.configure("label = [\"zone=b\"]\n")?;
-        host.signal(Signal::HUP)?;
-        wait_until("the settings are read again", SHORT, || {
-            let labels = host.ok(&["info", "--format", "{{json .Labels}} {{.Debug}}"])?;
-            ensure!(labels == r#"["zone=b"] false"#, "{labels}");
-            Ok(())
-        })?;
-        let told = host.ok(&[
-            "events",
-            "--since",
-            "1h",
-            "--until",
-            "0s",
-            "--filter",
-            "type=daemon",
-        ])?;
-        ensure!(
-            told.contains(" daemon reload ") && told.contains("labels=[zone=b]"),
-            "{told}"
-        );
-        for (settings, message) in [
-            ("colour = 1", "unknown setting \"colour\""),
-            ("label = [\"zone\"]", "bad attribute format: zone"),
-            ("x = ", "TOML parse error"),
-        ] {
-            let path = host.folder().join("bad.toml");
-            fs::write(&path, settings)?;
-            let mut command = Command::new(programs::pontoon()?);
-            command.arg("daemon").arg("--config").arg(&path);
-            process::run(command)?.fails(1, &[message])?;
-        }
-        Ok(())
-    });
-}
-#[test]
 fn disk_use_adds_up_and_prune_gives_it_back() {
-    host(|host, _| {
+    with_host(|host, _| {
         host.ok(&["run", "--name", "writer", "--volume", "named:/data", "--volume", "/anonymous", "busybox", "sh", "-c",
             "dd if=/dev/zero of=/big bs=1k count=300 2>/dev/null; dd if=/dev/zero of=/data/x bs=1k count=200 2>/dev/null"])?;
         host.ok(&["run", "--detach", "--name", "runner", "busybox", "sleep", "1000"])?;
@@ -215,6 +163,58 @@ fn disk_use_adds_up_and_prune_gives_it_back() {
                     .stdout
                     .contains("Are you sure you want to continue? [y/N]"),
             "{declined}"
+        );
+        Ok(())
+    });
+}
+
+#[test]
+fn version_and_info_tell_who_is_there() {
+    with_host(|host, _| {
+        let both = host.ok(&[
+            "version",
+            "--format",
+            "{{.Client.Version}} {{.Server.Version}} {{.Server.Os}} {{.Server.Arch}}",
+        ])?;
+        let words: Vec<&str> = both.split(' ').collect();
+        ensure!(
+            words.len() == 4 && words[0] == words[1] && words[2] == "linux",
+            "{both}"
+        );
+        let shown = host.ok(&["version"])?;
+        ensure!(
+            shown.contains("Client:") && shown.contains("Server:") && shown.contains(words[1]),
+            "{shown}"
+        );
+        host.line("run --detach --name runs busybox sleep 1000")?;
+        host.line("run --detach --name rests busybox sleep 1000")?;
+        host.line("pause rests")?;
+        host.line("create busybox true")?;
+        let counts = "{{.Containers}} {{.ContainersRunning}} {{.ContainersPaused}} {{.ContainersStopped}} {{.Name}} {{.NCPU}}";
+        let counts = host.ok(&["info", "--format", counts])?;
+        let cpus = std::thread::available_parallelism()?;
+        ensure!(counts == format!("3 1 1 1 host1 {cpus}"), "{counts}");
+        let shown = host.ok(&["info"])?;
+        for part in [
+            "Containers: 3",
+            " Running: 1",
+            " Paused: 1",
+            " Stopped: 1",
+            "Server Version: ",
+            "Cgroup Version: ",
+        ] {
+            ensure!(shown.contains(part), "{part:?} is not in {shown}");
+        }
+        // The client's part is told without a daemon, and that there is none.
+        let alone = process::run({
+            let mut command = std::process::Command::new(pontoon_tests::programs::pontoon()?);
+            command.args(["--host", "unix:///nonexistent.sock", "version"]);
+            command
+        })?;
+        ensure!(alone.code == 1 && alone.stdout.contains("Client:"), "{alone}");
+        ensure!(
+            alone.stderr.contains("Cannot connect to the Pontoon daemon"),
+            "{alone}"
         );
         Ok(())
     });

@@ -106,11 +106,15 @@ impl Engine {
         Ok(engine)
     }
 
-    /// Stops looking after containers and waits until running operations are done. Containers go on running.
+    /// Stops looking after containers and waits until running operations are done and the kernel has forgotten the links of
+    /// removed containers. Containers go on running.
     pub async fn shutdown(&self) {
         self.stop.cancel();
         self.tasks.close();
         self.tasks.wait().await;
+        if let Err(error) = self.network.settle().await {
+            tracing::warn!(%error, "links of removed containers may be left until the daemon starts again");
+        }
     }
 
     /// What happens to containers from now on. A receiver that lags loses the oldest.

@@ -114,14 +114,7 @@ pub enum Error {
 impl Error {
     /// The error with all its causes in one line.
     pub fn chain(&self) -> String {
-        let mut text = self.to_string();
-        let mut cause = std::error::Error::source(self);
-        while let Some(error) = cause {
-            text.push_str(": ");
-            text.push_str(&error.to_string());
-            cause = error.source();
-        }
-        text
+        pontoon_runtime::chain(self)
     }
 
     /// The exit code that `run` and `exec` end with for this error: 126, 127, else 125.

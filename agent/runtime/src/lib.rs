@@ -36,8 +36,8 @@ pub use client::{
     destroy, destroy_cgroup, own_command, set_shim_executable,
 };
 pub use config::{RootfsMount, RuntimeKind, ShimConfig};
-pub use container::{FileView, ViewSource};
-pub use error::Error;
+pub use container::{FileView, ViewSource, act_as, clean_path, is_ipc_sysctl};
+pub use error::{Error, chain};
 pub use exit::{ExitRecord, read_exit_record};
 pub use log::{FileLog, JournaldLog, LogConfig, LogTarget, SyslogAddress, SyslogFormat, SyslogLog, TlsFiles};
 pub use protocol::ContainerState;

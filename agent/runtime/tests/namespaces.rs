@@ -14,14 +14,7 @@ const BASE: u32 = 100_000;
 
 fn remapped() -> Option<Bed> {
     let mut bed = Bed::new(Kind::Native)?;
-    let linux = bed.spec["linux"].as_object_mut().unwrap();
-    let mapping = json!([{"containerID": 0, "hostID": BASE, "size": 65_536}]);
-    linux.insert("uidMappings".to_owned(), mapping.clone());
-    linux.insert("gidMappings".to_owned(), mapping);
-    linux["namespaces"]
-        .as_array_mut()
-        .unwrap()
-        .push(json!({"type": "user"}));
+    support::bundle::remap(&mut bed.spec, BASE);
     Some(bed)
 }
 

@@ -2,88 +2,49 @@
 //! in namespaces of its own; the binary is also the shim, netd and init of its containers. Needs root.
 #![allow(clippy::unwrap_used)]
 
+#[path = "../../engine/tests/engine/bed/mod.rs"]
+mod bed;
+#[path = "../../runtime/tests/support/group.rs"]
+mod group;
+#[path = "../../engine/tests/engine/host.rs"]
+mod host;
 #[path = "../manager/mod.rs"]
 mod manager;
 
-use std::ffi::OsString;
-use std::path::Path;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::sync::Arc;
 
+use bed::Bed;
+use group::Group;
 use manager::{Manager, Running, soon, task};
 use pontoon_agent::exec::{EngineExecutor, ExecutorOptions};
-use pontoon_engine::{Engine, EngineConfig, LoadUpdate};
-use pontoon_image::{Reference, scratch};
+use pontoon_engine::Engine;
 use pontoon_proto::v1::manager_message::Message as ToAgent;
 use pontoon_proto::v1::{
     ContainerState, HealthConfig, LogSelector, LogSubscription, TaskAssignment, TaskState,
 };
 
-const BUSYBOX: &str = "/bin/busybox";
 const INNER: &str = "PONTOON_AGENT_CASE";
 
 fn main() -> ExitCode {
-    let arguments: Vec<OsString> = std::env::args_os().collect();
-    if pontoon_runtime::is_init(arguments.first().map(OsString::as_os_str)) {
-        return pontoon_runtime::init_main(arguments.into_iter().skip(1));
+    if let Some(code) = host::helper() {
+        return code;
     }
-    match (arguments.get(1).and_then(|a| a.to_str()), arguments.get(2)) {
-        (Some("shim-log"), _) => return pontoon_runtime::shim_log_main(arguments.into_iter().skip(2)),
-        (Some("shim"), Some(dir)) => return pontoon_runtime::shim_main(dir),
-        (Some("netd"), Some(dir)) => return pontoon_dataplane::netd_main(dir),
-        _ => {}
-    }
-    if !rustix::process::geteuid().is_root() || !Path::new(BUSYBOX).exists() {
-        println!("skipped: needs root and {BUSYBOX}");
+    if !host::is_able() {
         return ExitCode::SUCCESS;
     }
     if std::env::var_os(INNER).is_none() {
-        let status = Command::new("unshare")
-            .args(["--net", "--pid", "--fork", "--kill-child", "--mount-proc", "--"])
-            .arg(std::env::current_exe().unwrap())
-            .env(INNER, "1")
-            .status()
-            .unwrap();
-        return if status.success() {
+        let outcome = host::run(&Group::of_case("agent", "tasks"), (INNER, "1"), host::DEADLINE);
+        print!("{}", outcome.report());
+        return if outcome.is_good() {
             ExitCode::SUCCESS
         } else {
             ExitCode::FAILURE
         };
     }
-    assert!(
-        Command::new("ip")
-            .args(["link", "set", "lo", "up"])
-            .status()
-            .unwrap()
-            .success()
-    );
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .unwrap();
-    runtime.block_on(tasks_are_containers());
+    host::block_on(tasks_are_containers());
     println!("tasks are containers ... ok");
     ExitCode::SUCCESS
-}
-
-async fn load(engine: &Arc<Engine>) {
-    let mut builder = scratch::Builder::new()
-        .host_file("/bin/busybox", 0o755, BUSYBOX.as_ref())
-        .unwrap();
-    for applet in ["sh", "sleep", "echo", "test", "touch"] {
-        builder = builder.symlink(&format!("/bin/{applet}"), "busybox");
-    }
-    let mut archive = Vec::new();
-    builder
-        .write(&[Reference::parse("busybox:latest").unwrap()], &mut archive)
-        .unwrap();
-    let (sender, mut updates) = engine.load_images();
-    sender.send(Ok(archive.into())).await.unwrap();
-    drop(sender);
-    while let Some(update) = updates.recv().await {
-        assert!(!matches!(update, LoadUpdate::Failed(_)), "{update:?}");
-    }
 }
 
 fn shell(id: &str, script: &str) -> TaskAssignment {
@@ -95,27 +56,17 @@ fn shell(id: &str, script: &str) -> TaskAssignment {
 }
 
 async fn tasks_are_containers() {
-    let temp = tempfile::tempdir().unwrap();
-    let tag = temp
-        .path()
-        .file_name()
-        .unwrap()
-        .to_str()
-        .unwrap()
-        .replace('.', "");
-    let mut config = EngineConfig::new(temp.path().join("data"), temp.path().join("run"));
-    config.cgroup_parent = format!("/pontoon-agent-{tag}");
-    let engine = Engine::open(config).await.unwrap();
-    load(&engine).await;
+    let bed = Bed::new().await;
+    let engine = &bed.engine;
     let options = ExecutorOptions {
         node_id: "node".into(),
         data_path_addr: "127.0.0.1".parse().unwrap(),
         hostname: String::new(),
         labels: Default::default(),
     };
-    let executor = Arc::new(EngineExecutor::new(engine.clone(), options));
+    let executor = Arc::new(EngineExecutor::new(Arc::clone(engine), options));
     let mut manager = Manager::start().await;
-    let dir = temp.path().join("tasks");
+    let dir = bed.path().join("tasks");
     let running = Running::start(&dir, executor.clone(), vec![manager.peer()]).await;
     let mut session = manager.session().await;
     assert!(
@@ -169,10 +120,9 @@ async fn tasks_are_containers() {
     let pid = engine.inspect("web.1.h").unwrap().pid;
     running.stop().await;
     let running = Running::start(&dir, executor, vec![manager.peer()]).await;
-    leave(&engine, manager.session().await, healthy, pid).await;
+    leave(engine, manager.session().await, healthy, pid).await;
     running.stop().await;
-    engine.shutdown().await;
-    engine.network().shutdown_all().await.unwrap();
+    bed.finish().await;
 }
 
 /// How tasks end, and what is said of it.

@@ -200,8 +200,10 @@ async fn print_all(
     match (&template, format) {
         (Some(template), _) => {
             for value in &found {
+                // As Docker's client: on the object with all its fields, and, if that fails, on what the daemon has sent.
                 let text = template
-                    .render(value)
+                    .render_typed(&shape::with_all_fields(value))
+                    .or_else(|_| template.render(value))
                     .map_err(|reason| Failure::new(format!("template parsing error: {reason}")))?;
                 listing::write(&format!("{text}\n"));
             }

@@ -153,7 +153,7 @@ mod tests {
         let many = |name: &'static str| Arg::new(name).long(name).action(ArgAction::Append);
         Command::new("daemon").args([
             Arg::new("log-level").long("log-level"),
-            Arg::new("icc").long("icc").action(ArgAction::SetTrue),
+            Arg::new("icc").long("icc").action(ArgAction::Set),
             Arg::new("mtu").long("mtu").env("PONTOON_TEST_NEVER_SET"),
             Arg::new("config").long("config"),
             many("log-opt"),
@@ -223,6 +223,19 @@ mod tests {
                 "--registry-mirror=https://m.example",
             ]
         );
+    }
+
+    /// A switch without a value could be set by the file, but not be taken back by a flag.
+    #[test]
+    fn every_flag_of_the_daemon_takes_a_value() {
+        let root = <crate::cli::Cli as clap::CommandFactory>::command();
+        let daemon = root.find_subcommand("daemon").unwrap();
+        for flag in daemon
+            .get_arguments()
+            .filter(|flag| flag.get_long() != Some("help"))
+        {
+            assert!(flag.get_action().takes_values(), "{:?}", flag.get_long());
+        }
     }
 
     #[test]

@@ -65,7 +65,7 @@ pub fn render(
                         .collect(),
                 );
             }
-            Ok(align(&lines))
+            Ok(align(&lines, MINIMUM))
         }
         Some("json") => {
             let mut text = String::new();
@@ -89,7 +89,7 @@ pub fn render(
                 for row in rows {
                     lines.push(cells(&template.render(row).map_err(Failure::new)?));
                 }
-                Ok(align(&lines))
+                Ok(align(&lines, MINIMUM))
             }
             None => {
                 let template = Template::parse(format).map_err(Failure::new)?;
@@ -121,22 +121,19 @@ fn cells(line: &str) -> Vec<String> {
     line.split('\t').map(str::to_owned).collect()
 }
 
-fn align(lines: &[Vec<String>]) -> String {
+/// Columns as Go's tabwriter sets them: the gap behind the longest cell, and none narrower than `minimum`, which counts the gap.
+pub fn align(lines: &[Vec<String>], minimum: usize) -> String {
     let columns = lines.iter().map(Vec::len).max().unwrap_or(0);
     let width = |at: usize| {
-        let longest = lines
-            .iter()
-            .filter_map(|line| line.get(at))
-            .map(|cell| cell.chars().count())
-            .max()
-            .unwrap_or(0);
-        (longest + GAP).max(MINIMUM)
+        let cells = lines.iter().filter_map(|line| line.get(at));
+        let longest = cells.map(|cell| cell.chars().count()).max().unwrap_or(0);
+        (longest + GAP).max(minimum)
     };
     let widths: Vec<usize> = (0..columns).map(width).collect();
     let mut text = String::new();
     for line in lines {
         for (at, cell) in line.iter().enumerate() {
-            if at + 1 == columns {
+            if at + 1 == line.len() {
                 text.push_str(cell);
             } else {
                 text.push_str(&format!("{cell:<width$}", width = widths[at]));

@@ -77,8 +77,17 @@ pub fn explain(error: &clap::Error, root: &Command, walked: &Walked) -> Failure 
         ErrorKind::InvalidSubcommand => {
             let mut words = path.to_vec();
             words.push(context(error, ContextKind::InvalidSubcommand));
-            let message = format!("pontoon: '{}' is not a pontoon command.", words.join(" "));
-            Failure::new(format!("{message}\nSee '{} --help'", named(path)))
+            let name = named(path);
+            // Of the commands below the root, Docker tells the group's usage too.
+            let usage = if path.is_empty() {
+                String::new()
+            } else {
+                format!("\n\nUsage:  {name}")
+            };
+            Failure::new(format!(
+                "pontoon: unknown command: {}{usage}\n\nRun '{name} --help' for more information",
+                named(&words)
+            ))
         }
         ErrorKind::UnknownArgument if subject.starts_with("--") => {
             let name = subject.split('=').next().unwrap_or_default();
@@ -209,8 +218,10 @@ fn arguments_mistake(command: &Command, path: &[String]) -> Failure {
     };
     let name = named(path);
     let usage = help::usage(command, path);
+    // Docker's words, to the letter.
+    let verb = if most == Some(0) { "Run" } else { "See" };
     Failure::new(format!(
-        "pontoon: '{name}' {needs}\n\nUsage:  {}\n\nSee '{name} --help' for more information",
+        "pontoon: '{name}' {needs}\n\nUsage:  {}\n\n{verb} '{name} --help' for more information",
         usage.trim_end()
     ))
 }

@@ -15,12 +15,12 @@ const MISTAKES: &[(&str, u8, &str)] = &[
     (
         "pontoon frobnicate",
         1,
-        "pontoon: 'frobnicate' is not a pontoon command.\nSee 'pontoon --help'",
+        "pontoon: unknown command: pontoon frobnicate\n\nRun 'pontoon --help' for more information",
     ),
     (
         "pontoon service frob x",
         1,
-        "pontoon: 'service frob' is not a pontoon command.\nSee 'pontoon service --help'",
+        "pontoon: unknown command: pontoon service frob\n\nUsage:  pontoon service\n\nRun 'pontoon service --help' for more information",
     ),
     (
         "pontoon --foo ps",
@@ -45,7 +45,7 @@ const MISTAKES: &[(&str, u8, &str)] = &[
     (
         "pontoon ps x",
         1,
-        "pontoon: 'pontoon ps' accepts no arguments\n\nUsage:  pontoon ps [OPTIONS]\n\nSee 'pontoon ps --help' for more information",
+        "pontoon: 'pontoon ps' accepts no arguments\n\nUsage:  pontoon ps [OPTIONS]\n\nRun 'pontoon ps --help' for more information",
     ),
     (
         "pontoon run",

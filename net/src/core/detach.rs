@@ -1,14 +1,11 @@
-//! How endpoints are taken away: rules and neighbours first, then links (by the second thread), then addresses and records.
+//! How a sandbox that stays leaves a network: rules and neighbours first, then links (by the second thread), then addresses
+//! and records. Its end is [`super::removal`]'s.
 use super::{
     Core,
     endpoint::{Attachment, EndpointRecord},
-    mac,
-    sandbox::{Removal, duplicate},
+    removal::Removal,
 };
-use crate::{
-    EndpointSpec, Error, Result,
-    netlink::{Batch, Neighbour},
-};
+use crate::{EndpointSpec, Error, Result};
 
 impl Core {
     /// The endpoints that go when a sandbox leaves a network: its own, and the egress when the last overlay goes.
@@ -84,58 +81,5 @@ impl Core {
         };
         self.attach_local(sandbox_id, &egress, Attachment::Egress)?;
         self.elect(sandbox_id)
-    }
-
-    /// Takes an endpoint out of its network and names the link to be removed.
-    pub fn withdraw(&mut self, endpoint: &EndpointRecord, removal: &mut Removal, errors: &mut Vec<Error>) {
-        match endpoint.attachment {
-            Attachment::Bridge | Attachment::Egress => {
-                removal.links.push(endpoint.link.clone());
-                return;
-            }
-            Attachment::Below => {
-                let name = &endpoint.endpoint.ifname;
-                let sandboxes = self.sandboxes.values();
-                let mut own =
-                    sandboxes.filter(|s| s.record.endpoints.iter().any(|e| e.link == endpoint.link));
-                match own.next().and_then(|s| s.netns.as_ref()).map(duplicate) {
-                    Some(Ok(netns)) => removal.hidden.push((netns, name.clone())),
-                    Some(Err(error)) => errors.push(error),
-                    None => {}
-                }
-                return;
-            }
-            Attachment::Overlay { .. } => {}
-        }
-        let Some(overlay) = self.overlays.get_mut(&endpoint.endpoint.network_id) else {
-            return;
-        };
-        if let Some(ip) = endpoint.address() {
-            let mut batch = Batch::default();
-            let index = super::overlay::BRIDGE_INDEX;
-            batch.remove_neighbour(Neighbour::Address {
-                index,
-                ip: ip.into(),
-                mac: mac(ip.into()),
-            });
-            errors.extend(overlay.route.transact_all(batch));
-        }
-        match duplicate(&overlay.netns) {
-            Ok(netns) => removal.hidden.push((netns, endpoint.link.clone())),
-            Err(error) => errors.push(error),
-        }
-    }
-
-    /// Gives an endpoint's address back.
-    pub fn release_address(&mut self, endpoint: &EndpointRecord) {
-        let network = self.networks.get_mut(&endpoint.endpoint.network_id);
-        let Some(live) = network.and_then(|n| n.live.as_mut()) else {
-            return;
-        };
-        for address in endpoint.endpoint.addresses() {
-            if let Some(subnet) = live.subnets[usize::from(address.is_ipv6())].as_mut() {
-                subnet.pool.release(address);
-            }
-        }
     }
 }

@@ -1,21 +1,20 @@
 //! Networks of this host: the default bridge, user-defined bridges, the gateway bridge of overlays, and (with
-//! [`super::parent`]) networks below an interface of the host.
-use std::net::{IpAddr, Ipv4Addr};
+//! [`super::parent`]) networks below an interface of the host. What they are, and how users make and remove them;
+//! [`super::bridge`] makes their interfaces, [`super::addresses`] chooses their subnets.
+use std::net::IpAddr;
 
 use ipnet::IpNet;
-use pontoon_ipam::{AddressPool, SubnetPool};
+use pontoon_ipam::AddressPool;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Core, check_id, mac,
+    Core, check_id,
     options::{GatewayMode, Options, check_interface},
     short,
 };
 use crate::{
-    BridgeConfig, Driver, Error, IpamConfig, Network, NetworkSpec, Result,
-    firewall::{host, nft::Family},
-    netlink::{Batch, BridgeLink, PortFlags},
-    netns, record,
+    BridgeConfig, Driver, Error, IpamConfig, Network, NetworkSpec, Result, firewall::host,
+    netlink::PortFlags, record,
 };
 
 /// What a local network is for.
@@ -271,228 +270,6 @@ impl Core {
         self.inspect_network(&id)
     }
 
-    /// All subnets of networks that there are.
-    fn subnets(&self) -> impl Iterator<Item = (&NetworkSpec, IpNet)> {
-        let local = self.networks.values().map(|n| &n.record.spec);
-        let specs = local.chain(self.overlays.values().map(|o| &o.spec));
-        specs.flat_map(|spec| spec.ipam.iter().filter_map(move |c| Some((spec, c.subnet?))))
-    }
-
-    fn check_overlap(&self, subnet: IpNet) -> Result<()> {
-        let overlaps = |other: IpNet| other.contains(&subnet.network()) || subnet.contains(&other.network());
-        // Overlays live in namespaces of their own: they may overlap what is here.
-        let mut taken = self
-            .subnets()
-            .filter(|(spec, _)| !matches!(spec.driver, Driver::Overlay { .. }));
-        match taken.find(|(_, other)| overlaps(*other)) {
-            Some((spec, _)) => Err(Error::SubnetOverlap {
-                subnet,
-                other: format!("network {}", spec.name),
-            }),
-            None => Ok(()),
-        }
-    }
-
-    /// Makes the bridge (or parent) of a network unless it is there, choosing subnets if it has none. Undone if it
-    /// fails.
-    ///
-    /// # Errors
-    /// What the kernel refuses.
-    pub fn ensure_network(&mut self, id: &str) -> Result<()> {
-        let not_found = || Error::NetworkNotFound { id: id.into() };
-        let network = self.networks.get(id).ok_or_else(not_found)?;
-        if network.live.is_some() {
-            return Ok(());
-        }
-        let is_bridge = network.is_bridge();
-        let mut record = network.record.clone();
-        let subnets = self.choose_subnets(&mut record)?;
-        record::write(&self.network_dir(), id, &record)?;
-        let before = self.route.link(&record.bridge)?;
-        if is_bridge && before.as_ref().is_some_and(|link| link.kind != "bridge") {
-            return Err(Error::Invalid {
-                what: "bridge name",
-                reason: format!("an interface called {} exists and is not a bridge", record.bridge),
-            });
-        }
-        let made = if is_bridge {
-            self.program_bridge(id, &record, &subnets, before.is_some())
-        } else {
-            self.program_parent(&record)
-        };
-        let (bridge, owned) = (record.bridge.clone(), record.owned);
-        let made = made.and_then(|index| {
-            let network = self.networks.get_mut(id).ok_or_else(not_found)?;
-            network.record = record;
-            network.live = Some(Live { index, subnets });
-            let (firewall, families) = (network.firewall(), self.families());
-            if is_bridge {
-                self.firewall(|tx| host::add_bridge(tx, &firewall, families))?;
-                self.accept_elsewhere()
-            } else {
-                Ok(())
-            }
-        });
-        if made.is_err() {
-            if before.is_none() && owned {
-                self.drop_link(&bridge);
-            }
-            if let Some(network) = self.networks.get_mut(id) {
-                network.live = None;
-            }
-        }
-        made
-    }
-
-    /// Undoes the making of a link; the error that led here is the one to tell.
-    pub fn drop_link(&mut self, name: &str) {
-        let mut batch = Batch::default();
-        batch.remove_link(name);
-        let _ = self.route.transact(batch);
-    }
-
-    fn choose_subnets(&mut self, record: &mut LocalRecord) -> Result<[Option<Subnet>; 2]> {
-        let spec = &record.spec;
-        let wanted = [spec.enable_ipv4, spec.enable_ipv6];
-        let mut subnets = [None, None];
-        let mut ipam = Vec::new();
-        for (at, wanted) in wanted.into_iter().enumerate() {
-            let ipv6 = at == 1;
-            let fits = |c: &&IpamConfig| {
-                let any = c.subnet.map(|s| s.addr()).or(c.gateway);
-                any.map_or(!ipv6, |ip| ip.is_ipv6() == ipv6)
-            };
-            let config = spec.ipam.iter().find(fits).cloned();
-            if wanted {
-                let (config, subnet) = self.choose_subnet(spec, config.unwrap_or_default(), ipv6)?;
-                ipam.push(config);
-                subnets[at] = Some(subnet);
-            } else {
-                // Docker shows what was asked for, also where the family is off.
-                ipam.extend(config.filter(|c| c.subnet.is_some()));
-            }
-        }
-        record.spec.ipam = ipam;
-        Ok(subnets)
-    }
-
-    fn choose_subnet(
-        &mut self,
-        spec: &NetworkSpec,
-        mut config: IpamConfig,
-        ipv6: bool,
-    ) -> Result<(IpamConfig, Subnet)> {
-        let net = match config.subnet {
-            Some(subnet) => subnet.trunc(),
-            None => {
-                let mut foreign = self.route.routed(ipv6)?;
-                foreign.extend(self.subnets().map(|(_, subnet)| subnet));
-                foreign.retain(|net| net.addr().is_ipv6() == ipv6);
-                let no_subnet = |source: pontoon_ipam::Error| Error::NoSubnet {
-                    network: spec.name.clone(),
-                    source: source.into(),
-                };
-                let pool = self.subnet_pool(ipv6).map_err(no_subnet)?;
-                pool.clone().allocate_avoiding(&foreign).map_err(no_subnet)?
-            }
-        };
-        let gateway = config
-            .gateway
-            .unwrap_or_else(|| pontoon_ipam::default_gateway(&net));
-        let address_error = |source: pontoon_ipam::Error| Error::Address {
-            network: spec.name.clone(),
-            source: source.into(),
-        };
-        let mut pool = AddressPool::new(net, config.range, Some(gateway)).map_err(address_error)?;
-        for auxiliary in config.auxiliary.values() {
-            pool.reserve(*auxiliary).map_err(address_error)?;
-        }
-        config.subnet = Some(net);
-        config.gateway = Some(gateway);
-        Ok((config, Subnet { net, pool, gateway }))
-    }
-
-    /// From where subnets are cut that nobody chose. IPv6 ones are unique local (RFC 4193), with an id that follows
-    /// from this daemon's, so that they stay the same.
-    fn subnet_pool(&self, ipv6: bool) -> pontoon_ipam::Result<SubnetPool> {
-        let own: Vec<_> = self
-            .config
-            .address_pools
-            .iter()
-            .filter(|(base, _)| base.addr().is_ipv6() == ipv6)
-            .copied()
-            .collect();
-        if !own.is_empty() {
-            return SubnetPool::new(&own);
-        }
-        if !ipv6 {
-            return Ok(SubnetPool::bridge());
-        }
-        let digits = self.predefined.bridge.get(..10).unwrap_or("0");
-        let global = u128::from_str_radix(digits, 16).unwrap_or_default();
-        let base = std::net::Ipv6Addr::from(0xfd << 120 | global << 80);
-        let base = IpNet::new(base.into(), 48).expect("48 is a prefix length");
-        SubnetPool::new(&[(base, 64)])
-    }
-
-    fn program_bridge(
-        &mut self,
-        id: &str,
-        record: &LocalRecord,
-        subnets: &[Option<Subnet>; 2],
-        exists: bool,
-    ) -> Result<u32> {
-        let name = &record.bridge;
-        let network = self.networks.get(id);
-        let options = network.map(|n| n.options.clone()).unwrap_or_default();
-        let own = |at: usize| {
-            let subnet = subnets[at].as_ref()?;
-            let hidden = options.mode[at] == GatewayMode::Isolated || at == 0 && options.inhibit_ipv4;
-            (!hidden).then_some((subnet.gateway, subnet.net))
-        };
-        if !exists {
-            let mut batch = Batch::default();
-            let gateway = subnets.iter().flatten().next().map(|s| s.gateway);
-            batch.add_bridge(&BridgeLink {
-                name,
-                index: 0,
-                mtu: options.mtu.unwrap_or(1500),
-                mac: mac(gateway.unwrap_or(Ipv4Addr::UNSPECIFIED.into())),
-            });
-            self.route.transact(batch)?;
-        }
-        let interface = name.replace('.', "/");
-        if own(1).is_none() {
-            netns::disable_ipv6(name)?;
-        } else {
-            netns::set_sysctl(&format!("net.ipv6.conf.{interface}.disable_ipv6"), "0")?;
-            netns::set_sysctl(&format!("net.ipv6.conf.{interface}.accept_ra"), "0")?;
-            netns::set_sysctl(&format!("net.ipv6.conf.{interface}.accept_dad"), "0")?;
-        }
-        let link = self.route.link(name)?.ok_or_else(|| Error::Netlink {
-            operation: format!("find bridge {name}"),
-            source: std::io::Error::from_raw_os_error(libc::ENODEV),
-        })?;
-        let mut batch = Batch::default();
-        for (gateway, net) in [0, 1].into_iter().filter_map(own) {
-            let address = IpNet::new(gateway, net.prefix_len()).unwrap_or(net);
-            batch.add_address(link.index, address);
-        }
-        batch.set_up(link.index);
-        self.route.transact(batch)?;
-        if own(0).is_some() {
-            // Published ports on 127.0.0.1: answers come in by the bridge. The guard chain closes what this opens.
-            netns::set_sysctl(&format!("net.ipv4.conf.{interface}.route_localnet"), "1")?;
-        }
-        if !record.spec.internal {
-            netns::set_sysctl("net.ipv4.ip_forward", "1")?;
-            if own(1).is_some() {
-                forward_ipv6()?;
-            }
-        }
-        Ok(link.index)
-    }
-
     /// Removes a user-defined network.
     ///
     /// # Errors
@@ -518,66 +295,4 @@ impl Core {
         self.networks.remove(&id);
         Ok(())
     }
-
-    /// Removes a network's interface and rules; the definition stays.
-    ///
-    /// # Errors
-    /// What the kernel refuses.
-    pub fn take_down(&mut self, id: &str) -> Result<()> {
-        let is_shared = self.is_shared_parent(id);
-        let Some(network) = self.networks.get_mut(id) else {
-            return Ok(());
-        };
-        let Some(live) = network.live.take() else {
-            return Ok(());
-        };
-        let (bridge, firewall) = (network.record.bridge.clone(), network.firewall());
-        let is_bridge = network.is_bridge();
-        if network.record.owned && !is_shared {
-            let mut batch = Batch::default();
-            batch.remove_link(&bridge);
-            if let Err(error) = self.route.transact(batch) {
-                if let Some(network) = self.networks.get_mut(id) {
-                    network.live = Some(live);
-                }
-                return Err(error);
-            }
-        }
-        if !is_bridge {
-            return Ok(());
-        }
-        let families = self.families();
-        self.firewall(|tx| host::remove_bridge(tx, &firewall, families))?;
-        self.accept_elsewhere()
-    }
-
-    /// The families for which there are tables.
-    pub fn families(&self) -> &'static [Family] {
-        if self.has_ipv6 {
-            &[Family::V4, Family::V6]
-        } else {
-            &[Family::V4]
-        }
-    }
-}
-
-/// Forwards IPv6. A host that forwards ignores router advertisements unless told otherwise: interfaces that had their
-/// addresses from there keep them.
-fn forward_ipv6() -> Result<()> {
-    let conf = "/proc/sys/net/ipv6/conf";
-    let read = |path: String| std::fs::read_to_string(path).unwrap_or_default();
-    if read(format!("{conf}/all/forwarding")).trim() == "1" {
-        return Ok(());
-    }
-    for entry in std::fs::read_dir(conf).into_iter().flatten().flatten() {
-        let Ok(name) = entry.file_name().into_string() else {
-            continue;
-        };
-        if read(format!("{conf}/{name}/accept_ra")).trim() == "1" && name != "all" {
-            let key = format!("net.ipv6.conf.{}.accept_ra", name.replace('.', "/"));
-            netns::set_sysctl_if_present(&key, "2")?;
-        }
-    }
-    netns::set_sysctl("net.ipv6.conf.default.forwarding", "1")?;
-    netns::set_sysctl("net.ipv6.conf.all.forwarding", "1")
 }

@@ -1,15 +1,21 @@
 //! The synchronous heart: what networks, sandboxes and endpoints there are, and the kernel calls that make it so.
 //! Owned by the network thread; [`NetworkManager`](crate::NetworkManager) sends it closures.
 //!
-//! - [`local`]: bridge networks, with [`options`]; [`parent`]: macvlan and ipvlan; [`sandbox`]: namespaces;
-//!   [`endpoint`]: attach; [`detach`]; [`routes`]: default routes; [`ports`]: publishing
+//! - [`local`]: networks of this host, with [`options`] and [`addresses`]; [`bridge`]: their bridges; [`parent`]: macvlan
+//!   and ipvlan; [`sandbox`]: namespaces
+//! - [`endpoint`]: what is known of one; [`attach`], [`inside`] the container; [`detach`]; [`removal`] with the second thread
+//! - [`routes`]: default routes; [`publish`]: published ports; [`ports`]: which are taken
 //! - [`overlay`]: hidden namespaces, VXLAN, peers; [`services`]: VIPs; [`mesh`]: the routing mesh
 //! - [`recover`]: start, reconciliation, removal of everything; [`names`]: what netd is told
 //!
 //! Every change is written down before the kernel is told and forgotten after it was undone there, so that whatever
 //! a killed daemon leaves can be found.
+mod addresses;
+mod attach;
+mod bridge;
 mod detach;
 mod endpoint;
+mod inside;
 mod local;
 mod mesh;
 mod names;
@@ -17,7 +23,9 @@ mod options;
 mod overlay;
 mod parent;
 mod ports;
+mod publish;
 mod recover;
+mod removal;
 mod routes;
 mod sandbox;
 mod services;
@@ -34,8 +42,8 @@ use local::LocalNetwork;
 use mesh::Mesh;
 use overlay::Overlay;
 use ports::Ports;
+pub use removal::{Removal, Remover};
 use sandbox::SandboxState;
-pub use sandbox::{Removal, Remover};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -187,6 +195,10 @@ impl Core {
         }
         tx.commit(&mut self.nft)?;
         self.table = true;
+        if !self.config.accept_in_other_chains {
+            // A daemon that was asked to has opened them, and this one is not.
+            return foreign::accept(&mut self.nft, &[]);
+        }
         self.accept_elsewhere()
     }
 

@@ -22,6 +22,26 @@ impl Core {
                 .is_some_and(|n| n.record.role == Role::User)
     }
 
+    /// Whether a sandbox neither is nor was on a network with names.
+    pub fn is_nameless(&self, sandbox_id: &str) -> bool {
+        let endpoints = |s: &super::SandboxState| {
+            let mut networks = s.record.endpoints.iter().map(|e| &e.endpoint.network_id);
+            networks.any(|network| self.has_names(network))
+        };
+        self.sandbox(sandbox_id)
+            .is_ok_and(|s| !s.is_served && !endpoints(s))
+    }
+
+    /// As [`sandbox_dns`](Self::sandbox_dns), when netd is about to be told.
+    ///
+    /// # Errors
+    /// As [`sandbox_dns`](Self::sandbox_dns).
+    pub fn serve_sandbox(&mut self, id: &str) -> Result<Option<SandboxDns>> {
+        let dns = self.sandbox_dns(id)?;
+        self.sandbox_mut(id)?.is_served |= dns.is_some();
+        Ok(dns)
+    }
+
     /// The names of a network, or `None` if none are served on it.
     pub fn zone(&self, network: &str) -> Option<Zone> {
         if !self.has_names(network) {

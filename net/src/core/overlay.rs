@@ -1,5 +1,8 @@
 //! Overlay networks on this node: a hidden namespace with a bridge and a VXLAN device. Who is where comes from the
 //! cluster's committed state; nothing is learned and nothing is flooded.
+mod endpoint;
+mod peers;
+
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr},
@@ -60,101 +63,6 @@ impl Overlay {
     pub fn take_index(&mut self) -> u32 {
         self.next_index += 1;
         self.next_index
-    }
-
-    /// Asks for a link of the hidden namespace to become an endpoint's port: static entries, no learning (an
-    /// endpoint can't take another's address), and the bridge answers ARP.
-    pub fn connect(&mut self, batch: &mut Batch, link: &str, index: u32, address: Ipv4Addr) {
-        let flags = PortFlags {
-            learning: Some(false),
-            flood: Some(false),
-            proxy_arp: Some(true),
-            ..PortFlags::default()
-        };
-        batch.set_port(link, flags);
-        if let Some(vtep) = self.peers.remove(&address) {
-            batch.remove_neighbour(Neighbour::Tunnel {
-                index: VXLAN_INDEX,
-                mac: mac(address.into()),
-                vtep,
-            });
-            batch.remove_neighbour(Neighbour::Port {
-                index: VXLAN_INDEX,
-                mac: mac(address.into()),
-            });
-        }
-        batch.add_neighbour(Neighbour::Port {
-            index,
-            mac: mac(address.into()),
-        });
-        batch.add_neighbour(Neighbour::Address {
-            index: BRIDGE_INDEX,
-            ip: address.into(),
-            mac: mac(address.into()),
-        });
-    }
-
-    /// Tells the kernel the difference between what it was told and `wanted`.
-    fn set_peers(&mut self, wanted: BTreeMap<Ipv4Addr, IpAddr>) -> Result<()> {
-        let mut batch = Batch::default();
-        for (ip, vtep) in &self.peers {
-            let changed = wanted.get(ip) != Some(vtep);
-            if changed {
-                batch.remove_neighbour(Neighbour::Tunnel {
-                    index: VXLAN_INDEX,
-                    mac: mac((*ip).into()),
-                    vtep: *vtep,
-                });
-            }
-            if !wanted.contains_key(ip) {
-                batch.remove_neighbour(Neighbour::Port {
-                    index: VXLAN_INDEX,
-                    mac: mac((*ip).into()),
-                });
-                let ip = *ip;
-                batch.remove_neighbour(Neighbour::Address {
-                    index: BRIDGE_INDEX,
-                    ip: ip.into(),
-                    mac: mac(ip.into()),
-                });
-            }
-        }
-        for (ip, vtep) in wanted
-            .iter()
-            .filter(|(ip, vtep)| self.peers.get(ip) != Some(vtep))
-        {
-            batch.add_neighbour(Neighbour::Tunnel {
-                index: VXLAN_INDEX,
-                mac: mac((*ip).into()),
-                vtep: *vtep,
-            });
-            batch.add_neighbour(Neighbour::Port {
-                index: VXLAN_INDEX,
-                mac: mac((*ip).into()),
-            });
-            let ip = *ip;
-            batch.add_neighbour(Neighbour::Address {
-                index: BRIDGE_INDEX,
-                ip: ip.into(),
-                mac: mac(ip.into()),
-            });
-        }
-        self.route.transact(batch)?;
-        self.peers = wanted;
-        Ok(())
-    }
-
-    /// Reads from the kernel which peers it was told by the daemon before this one.
-    fn recover_peers(&mut self) -> Result<()> {
-        let entries = self.route.tunnel_entries(VXLAN_INDEX)?;
-        self.peers = entries
-            .into_iter()
-            .filter_map(|e| match e.mac {
-                [0x02, 0x42, a, b, c, d] => Some((Ipv4Addr::new(a, b, c, d), e.vtep)),
-                _ => None,
-            })
-            .collect();
-        Ok(())
     }
 }
 
@@ -273,7 +181,7 @@ impl Core {
     }
 
     fn overlay_mtu(&mut self, spec: &NetworkSpec, vtep: IpAddr) -> Result<u32> {
-        let addresses = self.route.addresses()?;
+        let addresses = self.route.addresses(vtep.is_ipv6())?;
         let index = addresses
             .iter()
             .find(|(_, net)| net.addr() == vtep)

@@ -1,7 +1,5 @@
 //! Networks below an interface of the host: macvlan and ipvlan. The parent is an existing interface, a VLAN interface
 //! such as `eth0.10` that is made and goes with the network, or (without one) a dummy that leads nowhere.
-use std::os::fd::AsFd;
-
 use super::{
     Core,
     local::{LocalNetwork, LocalRecord},
@@ -140,17 +138,14 @@ impl Core {
         let parent = network.live.as_ref().ok_or_else(not_found)?.index;
         let kind = network.options.below;
         let mtu = network.options.mtu;
-        let sandbox = self.sandboxes.get(sandbox_id);
-        let netns = sandbox
-            .and_then(|s| s.netns.as_ref())
-            .ok_or_else(|| self.vanished(sandbox_id))?;
+        let namespace = self.netns_of(sandbox_id)?;
         let mut batch = Batch::default();
         batch.add_sub_link(&SubLink {
             parent,
             kind,
-            namespace: netns.as_fd(),
+            namespace,
             name: &record.endpoint.ifname,
-            index: super::endpoint::FIRST_INDEX + record.number,
+            index: record.index(),
             mtu,
             mac: matches!(kind, Below::Macvlan(_)).then_some(record.endpoint.mac),
         });

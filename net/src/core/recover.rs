@@ -10,7 +10,7 @@ use std::{
 
 use super::{
     Core, Predefined,
-    endpoint::LINK_PREFIX,
+    endpoint::is_link_name,
     local::{LocalNetwork, LocalRecord, Role},
     overlay::OverlayRecord,
     ports::Ports,
@@ -20,7 +20,7 @@ use super::{
 use crate::{
     Config, Error, Result,
     firewall::nft::Transaction,
-    netlink::{Batch, Protocol, Socket},
+    netlink::{Batch, Link, Protocol, Socket},
     netns,
     proxy::Proxies,
     record,
@@ -199,21 +199,15 @@ impl Core {
         let known: HashSet<&str> = endpoints.map(|e| e.link.as_str()).collect();
         match self.route.links() {
             Ok(links) => {
-                let mut batch = Batch::default();
-                let ours = |name: &str| {
-                    name.strip_prefix(LINK_PREFIX)
-                        .and_then(|rest| rest.split_once('x'))
-                        .is_some_and(|(hash, n)| {
-                            hash.len() == 10
-                                && hash.bytes().all(|b| b.is_ascii_hexdigit())
-                                && n.bytes().all(|b| b.is_ascii_digit())
-                        })
+                let stray = |link: &&Link| {
+                    link.kind == "veth" && is_link_name(&link.name) && !known.contains(link.name.as_str())
                 };
-                for link in links.iter().filter(|l| l.kind == "veth" && ours(&l.name)) {
-                    if !known.contains(link.name.as_str()) {
-                        batch.remove_link(&link.name);
-                    }
+                let mut batch = Batch::default();
+                for link in links.iter().filter(stray) {
+                    batch.retire_link(&link.name);
                 }
+                // Those that a killed daemon had retired, too.
+                batch.remove_retired();
                 errors.extend(self.route.transact_all(batch));
             }
             Err(error) => errors.push(error),

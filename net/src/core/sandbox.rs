@@ -1,7 +1,7 @@
 //! Sandboxes: a container's network namespace, its record and its table.
 use std::{
     net::Ipv4Addr,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::PathBuf,
 };
 
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::{Core, check_id, endpoint::EndpointRecord, ports::PublishedPort};
 use crate::{
     Error, NetworkEndpoint, Result, Sandbox, SandboxMode, SandboxSpec,
-    firewall::{Stale, forget, host, nft::Transaction, sandbox as table},
+    firewall::{host, nft::Transaction, sandbox as table},
     netlink::{Batch, Protocol, Socket},
     netns, record,
 };
@@ -44,6 +44,8 @@ pub struct SandboxState {
     pub table: bool,
     /// Where netd listens for it.
     pub dns: Option<DnsPorts>,
+    /// Whether netd was told about it, and not yet to forget it.
+    pub is_served: bool,
 }
 
 impl SandboxState {
@@ -55,6 +57,7 @@ impl SandboxState {
             nft: None,
             table: false,
             dns: None,
+            is_served: false,
         }
     }
 
@@ -77,25 +80,6 @@ impl SandboxState {
             .iter()
             .filter_map(PublishedPort::firewall)
             .collect()
-    }
-}
-
-/// Links that have to go before a sandbox's addresses may be given to others. Removing links takes the kernel
-/// milliseconds, so it is not done on the network thread.
-#[derive(Debug, Default)]
-pub struct Removal {
-    /// Links in the daemon's namespace.
-    pub links: Vec<String>,
-    /// A socket to be closed.
-    pub socket: Option<Socket>,
-    /// Links in hidden namespaces.
-    pub hidden: Vec<(OwnedFd, String)>,
-}
-
-impl Removal {
-    /// Whether there is nothing to remove.
-    pub fn is_empty(&self) -> bool {
-        self.links.is_empty() && self.hidden.is_empty() && self.socket.is_none()
     }
 }
 
@@ -191,55 +175,21 @@ impl Core {
         self.inspect_sandbox(&id)
     }
 
-    /// First half of a removal: rules, ports and neighbours go; the links that must go next are returned. The record
-    /// stays until [`finish_removal`](Self::finish_removal).
-    pub fn begin_removal(&mut self, id: &str) -> (Removal, Vec<Error>) {
-        let mut errors = Vec::new();
-        let mut removal = Removal::default();
-        let Some(sandbox) = self.sandboxes.get_mut(id) else {
-            return (removal, errors);
-        };
-        removal.socket = sandbox.nft.take();
-        let ports = std::mem::take(&mut sandbox.record.ports);
-        let endpoints = sandbox.record.endpoints.clone();
-        let rules: Vec<_> = ports.iter().filter_map(PublishedPort::firewall).collect();
-        if !rules.is_empty() && self.table {
-            errors.extend(self.firewall(|tx| host::remove_ports(tx, &rules)).err());
-        }
-        self.release_ports(&ports);
-        for endpoint in &endpoints {
-            self.withdraw(endpoint, &mut removal, &mut errors);
-        }
-        if !ports.is_empty() {
-            errors.extend(self.save_sandbox(id).err());
-        }
-        (removal, errors)
-    }
-
-    /// Second half of a removal: addresses become free, the namespace and the record go.
-    pub fn finish_removal(&mut self, id: &str) -> Vec<Error> {
-        let mut errors = Vec::new();
-        let Some(sandbox) = self.sandboxes.remove(id) else {
-            return errors;
-        };
-        for endpoint in &sandbox.record.endpoints {
-            self.release_address(endpoint);
-        }
-        if let Some(path) = self.netns_path(&sandbox.record) {
-            errors.extend(netns::remove(&path).err());
-        }
-        errors.extend(record::remove(&self.sandbox_dir(), id).err());
-        errors
-    }
-
     /// Opens a socket in a sandbox's namespace.
     ///
     /// # Errors
     /// [`Error::Namespace`], [`Error::Netlink`].
     pub fn socket_inside(&self, id: &str, protocol: Protocol) -> Result<Socket> {
-        let sandbox = self.sandbox(id)?;
-        let netns = sandbox.netns.as_ref().ok_or_else(|| self.vanished(id))?;
-        netns::inside(&self.home, netns.as_fd(), || Socket::open(protocol))
+        netns::inside(&self.home, self.netns_of(id)?, || Socket::open(protocol))
+    }
+
+    /// A sandbox's namespace.
+    ///
+    /// # Errors
+    /// [`Error::SandboxNotFound`]; [`Error::Namespace`] if it has none, or it is gone.
+    pub fn netns_of(&self, id: &str) -> Result<BorrowedFd<'_>> {
+        let netns = self.sandbox(id)?.netns.as_ref();
+        netns.map(AsFd::as_fd).ok_or_else(|| self.vanished(id))
     }
 
     /// The error for a sandbox whose namespace is gone.
@@ -305,15 +255,17 @@ impl Core {
         self.sandbox_table(id, |tx| table::set_dns(tx, ports.udp, ports.tcp))
     }
 
-    /// No more redirect of DNS queries; returns whether there was one.
+    /// No more redirect of DNS queries: netd does not serve the sandbox any more.
     ///
     /// # Errors
     /// As [`sandbox_table`](Self::sandbox_table).
-    pub fn clear_dns_ports(&mut self, id: &str) -> Result<bool> {
-        if self.sandbox_mut(id)?.dns.take().is_none() {
-            return Ok(false);
+    pub fn clear_dns_ports(&mut self, id: &str) -> Result<()> {
+        let sandbox = self.sandbox_mut(id)?;
+        sandbox.is_served = false;
+        if sandbox.dns.take().is_none() {
+            return Ok(());
         }
-        self.sandbox_table(id, table::clear_dns).map(|()| true)
+        self.sandbox_table(id, table::clear_dns)
     }
 
     /// As [`set_dns_ports`](Self::set_dns_ports) for ports that changed by themselves; a sandbox that is gone or not
@@ -365,78 +317,4 @@ fn set_up_namespace(sysctls: &std::collections::BTreeMap<String, String>) -> Res
         netns::set_sysctl(name, value)?;
     }
     Ok(())
-}
-
-/// Does what takes the kernel long, outside of the network thread: removes links, forgets connections. Owned by a
-/// thread of its own.
-#[derive(Debug)]
-pub struct Remover {
-    home: OwnedFd,
-    route: Socket,
-    /// To be closed when the next job begins: nobody should wait for that.
-    spent: Vec<Socket>,
-}
-
-impl Remover {
-    /// Opens its socket in `home`.
-    ///
-    /// # Errors
-    /// [`Error::Namespace`], [`Error::Netlink`].
-    pub fn open(home: &OwnedFd) -> Result<Self> {
-        netns::enter(home)?;
-        Ok(Self {
-            home: duplicate(home)?,
-            route: Socket::open(Protocol::Route)?,
-            spent: Vec::new(),
-        })
-    }
-
-    /// Forgets connections.
-    pub fn forget(&mut self, stale: Vec<(Option<OwnedFd>, Stale)>) -> Vec<Error> {
-        self.spent.clear();
-        let mut errors = Vec::new();
-        for (netns, stale) in stale {
-            let netns = netns.as_ref().unwrap_or(&self.home);
-            let socket = netns::inside(&self.home, netns.as_fd(), || Socket::open(Protocol::Netfilter));
-            let forgotten = socket.and_then(|mut socket| {
-                let forgotten = forget(&mut socket, &stale);
-                self.spent.push(socket);
-                forgotten
-            });
-            errors.extend(forgotten.err());
-        }
-        errors
-    }
-
-    /// Removes the links; absent ones are fine.
-    pub fn remove(&mut self, removal: Removal) -> Vec<Error> {
-        self.spent.clear();
-        self.spent.extend(removal.socket);
-        let mut batch = Batch::default();
-        for name in &removal.links {
-            batch.remove_link(name);
-        }
-        let mut errors = self.route.transact_all(batch);
-        for (netns, name) in removal.hidden {
-            let removed = netns::inside(&self.home, netns.as_fd(), || {
-                let mut batch = Batch::default();
-                batch.remove_link(&name);
-                Socket::open(Protocol::Route)?.transact(batch)
-            });
-            errors.extend(removed.err());
-        }
-        errors
-    }
-}
-
-/// Duplicates a namespace descriptor.
-///
-/// # Errors
-/// [`Error::Namespace`].
-pub fn duplicate(netns: &OwnedFd) -> Result<OwnedFd> {
-    netns.try_clone().map_err(|source| Error::Namespace {
-        operation: "open",
-        path: PathBuf::from("(open descriptor)"),
-        source,
-    })
 }

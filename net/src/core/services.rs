@@ -4,7 +4,7 @@ use std::{
     net::{IpAddr, Ipv4Addr},
 };
 
-use super::{Core, Overlay, sandbox::duplicate, v4};
+use super::{Core, Overlay, removal::duplicate, v4};
 use crate::{
     Error, OverlayState, Result, ServiceRecord,
     firewall::{

@@ -5,13 +5,16 @@
 //! netlink requests inside `sendmsg`, so everything here is synchronous and takes micro- to milliseconds; it runs on
 //! the network thread ([`crate::worker`]), never on a tokio worker. A socket stays bound to the namespace in which
 //! it was opened.
+mod address;
 mod link;
 mod message;
 mod neighbour;
 mod query;
 mod socket;
 
-pub use link::{Below, BridgeLink, DefaultRoute, PortFlags, SubLink, Veth, VxlanLink};
+pub use address::DefaultRoute;
+pub use link::{Below, BridgeLink, PortFlags, SubLink, Veth, VxlanLink};
 pub use message::{Attributes, Batch, Message, NESTED};
 pub use neighbour::Neighbour;
+pub use query::Link;
 pub use socket::{Protocol, Socket};

@@ -4,7 +4,7 @@
 //! of out of the port, so static ones are NOARP; and ARP suppression looks up the neighbour on the *bridge* device.
 use std::net::IpAddr;
 
-use super::{Batch, Message, link::family};
+use super::{Batch, Message, address::family};
 
 const RTM_NEWNEIGH: u16 = 28;
 const RTM_DELNEIGH: u16 = 29;

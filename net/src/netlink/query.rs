@@ -93,14 +93,15 @@ impl Socket {
         Ok(())
     }
 
-    /// IPv4 addresses with the index of their link.
+    /// Addresses of one family with the index of their link.
     ///
     /// # Errors
     /// [`crate::Error::Netlink`].
-    pub fn addresses(&mut self) -> Result<Vec<(u32, IpNet)>> {
+    pub fn addresses(&mut self, ipv6: bool) -> Result<Vec<(u32, IpNet)>> {
         let mut batch = Batch::default();
+        let family = u8::try_from(if ipv6 { libc::AF_INET6 } else { libc::AF_INET }).unwrap_or_default();
         batch.request(RTM_GETADDR, libc::NLM_F_DUMP, "list addresses", |m| {
-            m.raw(&[2, 0, 0, 0, 0, 0, 0, 0]);
+            m.raw(&[family, 0, 0, 0, 0, 0, 0, 0]);
         });
         let read = |body: &Vec<u8>| {
             let attributes = Attributes(body.get(8..)?);

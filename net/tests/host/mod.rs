@@ -1,5 +1,8 @@
 //! Hosts made of network namespaces: each test builds its own, runs managers in them and sends real packets.
 #![allow(dead_code, reason = "each test binary uses a part")]
+pub mod cluster;
+pub mod specs;
+
 use std::{
     collections::BTreeMap,
     fs::File,
@@ -230,8 +233,17 @@ impl Host {
             .expect("an address")
     }
 
-    /// What is on the host: links, rules, our mounts and namespaces.
+    /// The address of a sandbox's first endpoint.
+    pub async fn address_of(&self, id: &str) -> IpAddr {
+        let sandbox = self.net().inspect_sandbox(id).await.expect("it is there");
+        sandbox.endpoints[0].ip().expect("an address")
+    }
+
+    /// What is on the host: links, rules, our mounts and namespaces. Retired links don't count: they are waited for.
     pub fn inventory(&self) -> BTreeMap<&'static str, String> {
+        eventually("retired links are gone", || {
+            !run_inside(&self.ns.path, "ip -o link").contains("group 1886350964")
+        });
         let mounts = std::fs::read_to_string("/proc/self/mounts").expect("there are mounts");
         let own = self.dir.path().display().to_string();
         let mounts: Vec<_> = mounts.lines().filter(|l| l.contains(&own)).collect();

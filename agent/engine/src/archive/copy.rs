@@ -1,12 +1,10 @@
 //! `cp` and `export`: a helper process works on the container's files, this end carries the bytes.
 
 use std::io;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use oci_spec::runtime::{Mount, Spec};
-use pontoon_image::archive::{IdMap, IdRange};
+use pontoon_image::archive::IdMap;
 use pontoon_proto::v1::{ContainerPathRequest, CopyToStart, PathStat};
 use pontoon_runtime::{FileView, RootfsMount, ViewSource};
 use tokio::sync::mpsc;
@@ -14,20 +12,18 @@ use tokio_util::sync::CancellationToken;
 
 use super::gate::Pass;
 use super::helper::{Job, Stat, Task};
+use super::places::{host_mounts, ids_of, running_mounts, stopped_mounts, users_of};
 use super::process::{Helper, Input, Said};
 use crate::container::Container;
 use crate::container::record::{Record, has_process};
 use crate::container::start::resolve_user;
 use crate::engine::blocking;
 use crate::event::ContainerEventKind;
-use crate::spec::mounts::Mounted;
 use crate::undo::Undo;
-use crate::{Engine, Error, Result, spec};
+use crate::{Engine, Error, Result};
 
 /// Chunks that wait for the other side.
 const CHUNKS: usize = 8;
-/// The specification of a running container, in its shim's folder.
-const SPEC: &str = "config.json";
 
 /// An archive that is being read: chunks, the last one perhaps an error.
 pub type Chunks = mpsc::Receiver<Result<Bytes>>;
@@ -183,16 +179,18 @@ impl Engine {
             _ => Vec::new(),
         };
         let (dir, run_dir) = (container.dir.clone(), container.run_dir.clone());
+        let remap = self.remap(&record.host()).map(users_of).unwrap_or_default();
         blocking(move || {
             let mounts = match (&source, wants_mounts) {
                 (_, false) => Vec::new(),
                 (ViewSource::Running { .. }, true) => running_mounts(&run_dir)?,
                 (ViewSource::Stopped(_), true) => stopped_mounts(&mounted, &dir)?,
             };
-            let ids = match &source {
-                ViewSource::Running { pid, .. } => ids_of(*pid),
-                // Owners on disk are the container's own: its layers are id-mapped when they are mounted for it.
-                ViewSource::Stopped(_) => IdMap::default(),
+            let (ids, host_ids, host_mounts) = match &source {
+                ViewSource::Running { pid, .. } => (ids_of(*pid), IdMap::default(), Vec::new()),
+                // Owners on disk are the container's own: its layers are id-mapped when they are mounted for it. Its volumes
+                // are not.
+                ViewSource::Stopped(_) => (IdMap::default(), remap, host_mounts(&mounts, &mounted)),
             };
             let view = FileView {
                 source,
@@ -200,7 +198,13 @@ impl Engine {
                 read_only: record.config().read_only,
                 at: dir,
             };
-            Ok(Job { view, ids, task })
+            Ok(Job {
+                view,
+                ids,
+                host_ids,
+                host_mounts,
+                task,
+            })
         })
         .await
     }
@@ -335,67 +339,6 @@ async fn feed(mut input: Input, mut archive: mpsc::Receiver<io::Result<Bytes>>) 
     }
     // It has ended by itself, then.
     let _ = input.end().await;
-}
-
-/// The mounts that the user of a running container sees as his: not those that every container has.
-fn running_mounts(run_dir: &Path) -> Result<Vec<Mount>> {
-    let path = run_dir.join(SPEC);
-    let spec: Spec = Spec::load(&path).map_err(|error| Error::Io {
-        what: format!("read {}", path.display()),
-        source: io::Error::other(error),
-    })?;
-    let mounts = spec.mounts().clone().unwrap_or_default();
-    let every = pontoon_runtime::defaults::mounts(0);
-    let of_all = |mount: &Mount| {
-        every
-            .iter()
-            .any(|other| other.destination() == mount.destination())
-    };
-    let user = mounts.into_iter().filter(|mount| !of_all(mount));
-    Ok(user.collect())
-}
-
-/// The mounts of a container that does not run. A tmpfs has no content then.
-fn stopped_mounts(mounted: &[Mounted], dir: &Path) -> Result<Vec<Mount>> {
-    let mut mounts = spec::mounts::of_user(mounted, false, false)?;
-    mounts.retain(|mount| mount.typ().as_deref() != Some("tmpfs"));
-    for name in ["resolv.conf", "hostname", "hosts"] {
-        let (source, target) = (dir.join(name), PathBuf::from("/etc").join(name));
-        let taken = mounts.iter().any(|mount| *mount.destination() == target);
-        // Made at its first start.
-        if source.exists() && !taken {
-            mounts.insert(0, spec::mounts::bind(&target, &source));
-        }
-    }
-    Ok(mounts)
-}
-
-/// The mappings of a process's user namespace; none for the host's own.
-fn ids_of(pid: u32) -> IdMap {
-    let read = |name: &str| {
-        let text = std::fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap_or_default();
-        let ranges: Vec<IdRange> = text.lines().filter_map(range).collect();
-        let whole = |r: &IdRange| r.container == 0 && r.host == 0 && r.count == u32::MAX;
-        if ranges.iter().any(whole) {
-            Vec::new()
-        } else {
-            ranges
-        }
-    };
-    IdMap {
-        uids: read("uid_map"),
-        gids: read("gid_map"),
-    }
-}
-
-fn range(line: &str) -> Option<IdRange> {
-    let mut numbers = line.split_whitespace().map(str::parse);
-    let mut next = || numbers.next()?.ok();
-    Some(IdRange {
-        container: next()?,
-        host: next()?,
-        count: next()?,
-    })
 }
 
 fn view(stat: Stat) -> PathStat {

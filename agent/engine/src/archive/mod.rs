@@ -9,6 +9,7 @@ mod commit;
 mod copy;
 pub(crate) mod gate;
 mod helper;
+mod places;
 mod process;
 
 use pontoon_image::archive::{Change, ChangeKind};

@@ -1,20 +1,30 @@
 //! Log drivers and their options: which there are, which values are good, what the daemon's defaults fill in. Texts are
 //! Docker's. Called when a container is created, when the daemon starts, and before each start by [`super::driver`].
 
+mod attributes;
+mod syslog;
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
 
 use pontoon_proto::v1::LogDriver;
-use pontoon_runtime::{SyslogAddress, SyslogFormat, TlsFiles};
-use regex_lite::Regex;
 
-use super::{size, tag};
+use self::attributes::ATTRIBUTES;
+use self::syslog::{SYSLOG, server};
+use super::size;
 use crate::{Error, Result};
+
+pub(super) use self::attributes::Attributes;
+
+pub(super) use self::syslog::Server;
 
 /// The drivers, sorted, as `info` lists them: without `none`.
 pub(crate) const DRIVERS: [&str; 4] = ["journald", "json-file", "local", "syslog"];
+
 /// Drivers of Docker's that are not built.
 const FOREIGN: [&str; 6] = ["awslogs", "etwlogs", "fluentd", "gcplogs", "gelf", "splunk"];
+
 /// Known for every driver.
 const COMMON: [&str; 6] = [
     "mode",
@@ -24,23 +34,9 @@ const COMMON: [&str; 6] = [
     "cache-max-file",
     "cache-compress",
 ];
-/// What makes attributes and the tag.
-const ATTRIBUTES: [&str; 5] = ["labels", "labels-regex", "env", "env-regex", "tag"];
+
 const FILES: [&str; 3] = ["max-size", "max-file", "compress"];
-const SYSLOG: [&str; 7] = [
-    "syslog-address",
-    "syslog-facility",
-    "syslog-format",
-    "syslog-tls-ca-cert",
-    "syslog-tls-cert",
-    "syslog-tls-key",
-    "syslog-tls-skip-verify",
-];
-/// Names of syslog(3), by number.
-const FACILITIES: [&str; 24] = [
-    "kern", "user", "mail", "daemon", "auth", "syslog", "lpr", "news", "uucp", "cron", "authpriv", "ftp", "",
-    "", "", "", "local0", "local1", "local2", "local3", "local4", "local5", "local6", "local7",
-];
+
 /// Bytes held in non-blocking mode when nothing is said (moby `ring.go`).
 const BUFFER: u64 = 1_000_000;
 
@@ -50,14 +46,6 @@ pub(super) struct Files {
     pub max_size: Option<u64>,
     pub max_file: u32,
     pub compress: bool,
-}
-
-/// A syslog server.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Server {
-    pub address: SyslogAddress,
-    pub facility: u8,
-    pub format: SyslogFormat,
 }
 
 /// What a driver is told besides attributes.
@@ -79,17 +67,6 @@ pub(super) struct Settings {
     /// Of a driver that can't be read itself.
     pub cache: Option<Files>,
     pub attributes: Attributes,
-}
-
-/// Which labels and variables lines are marked with.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Attributes {
-    labels: Vec<String>,
-    labels_regex: Option<Regex>,
-    env: Vec<String>,
-    env_regex: Option<Regex>,
-    /// Template of the tag; empty: none was asked for.
-    pub tag: String,
 }
 
 /// Checks a driver's name and options.
@@ -261,164 +238,3 @@ fn cache(options: &BTreeMap<&str, &str>) -> Result<Option<Files>> {
     let files = local_files(options, "cache-")?;
     Ok((!disabled).then_some(files))
 }
-
-fn server(options: &BTreeMap<&str, &str>) -> Result<Server> {
-    let text = |key: &str| options.get(key).copied().unwrap_or_default();
-    let format = match text("syslog-format") {
-        "" => SyslogFormat::Unix,
-        "rfc3164" => SyslogFormat::Rfc3164,
-        "rfc5424" => SyslogFormat::Rfc5424,
-        "rfc5424micro" => SyslogFormat::Rfc5424Micro,
-        _ => return Err(Error::Invalid("Invalid syslog format".to_owned())),
-    };
-    Ok(Server {
-        address: address(text("syslog-address"), options)?,
-        facility: facility(text("syslog-facility"))?,
-        format,
-    })
-}
-
-fn facility(text: &str) -> Result<u8> {
-    let by_name = || FACILITIES.iter().position(|name| *name == text);
-    let by_number = || text.parse::<usize>().ok().filter(|number| *number <= 23);
-    match text {
-        "" => Ok(3),
-        _ => by_name()
-            .or_else(by_number)
-            .and_then(|number| u8::try_from(number).ok())
-            .ok_or_else(|| Error::Invalid("invalid syslog facility".to_owned())),
-    }
-}
-
-fn address(text: &str, options: &BTreeMap<&str, &str>) -> Result<SyslogAddress> {
-    if text.is_empty() {
-        return Ok(SyslogAddress::Local);
-    }
-    let no_url = || {
-        Error::Invalid(format!(
-            "syslog-address should be in form proto://address, got {text}"
-        ))
-    };
-    let (scheme, rest) = text.split_once("://").ok_or_else(no_url)?;
-    if rest.is_empty() {
-        return Err(no_url());
-    }
-    match scheme {
-        "unix" | "unixgram" => {
-            let path = Path::new(rest);
-            std::fs::metadata(path).map_err(|error| Error::Io {
-                what: format!("stat {rest}"),
-                source: error,
-            })?;
-            Ok(match scheme {
-                "unix" => SyslogAddress::Unix(path.to_owned()),
-                _ => SyslogAddress::Unixgram(path.to_owned()),
-            })
-        }
-        "udp" => Ok(SyslogAddress::Udp(host_and_port(rest)?)),
-        "tcp" => Ok(SyslogAddress::Tcp(host_and_port(rest)?)),
-        "tcp+tls" => Ok(SyslogAddress::Tls(host_and_port(rest)?, tls(options)?)),
-        _ => Err(no_url()),
-    }
-}
-
-/// `host`, `host:port`, `[::1]`, `[::1]:port`; the port is 514 when none is given.
-fn host_and_port(text: &str) -> Result<String> {
-    let text = text.trim_end_matches('/');
-    let has_port = match text.rsplit_once(']') {
-        Some((_, after)) => !after.is_empty(),
-        None => text.contains(':'),
-    };
-    if !has_port {
-        return Ok(format!("{text}:514"));
-    }
-    let (host, port) = text.rsplit_once(':').unwrap_or((text, ""));
-    if host.contains(':') && !host.starts_with('[') {
-        return Err(Error::Invalid(format!(
-            "address {text}: too many colons in address"
-        )));
-    }
-    if host.is_empty() || port.parse::<u16>().is_err() {
-        return Err(Error::Invalid(format!("address {text}: invalid host or port")));
-    }
-    Ok(text.to_owned())
-}
-
-fn tls(options: &BTreeMap<&str, &str>) -> Result<TlsFiles> {
-    let file = |key: &str| match options.get(key) {
-        None | Some(&"") => Ok(None),
-        Some(path) => match std::fs::File::open(path) {
-            Ok(_) => Ok(Some(Path::new(path).to_owned())),
-            Err(source) => Err(Error::Io {
-                what: format!("{key}: open {path}"),
-                source,
-            }),
-        },
-    };
-    let files = TlsFiles {
-        ca: file("syslog-tls-ca-cert")?,
-        cert: file("syslog-tls-cert")?,
-        key: file("syslog-tls-key")?,
-        skip_verify: match options.get("syslog-tls-skip-verify") {
-            Some(&"") => true,
-            _ => read(options, "syslog-tls-skip-verify", size::boolean)?.unwrap_or(false),
-        },
-    };
-    if files.cert.is_some() != files.key.is_some() {
-        return Err(Error::Invalid(
-            "syslog-tls-cert and syslog-tls-key must be used together".to_owned(),
-        ));
-    }
-    Ok(files)
-}
-
-impl Attributes {
-    fn new(options: &BTreeMap<&str, &str>) -> Result<Self> {
-        let list = |key: &str| -> Vec<String> {
-            let text = options.get(key).copied().unwrap_or_default();
-            text.split(',')
-                .filter(|name| !name.is_empty())
-                .map(str::to_owned)
-                .collect()
-        };
-        let regex = |key: &str| match options.get(key) {
-            None | Some(&"") => Ok(None),
-            Some(text) => Regex::new(text).map(Some).map_err(|error| {
-                Error::Invalid(format!("invalid value for {key}: error parsing regexp: {error}"))
-            }),
-        };
-        let attributes = Self {
-            labels: list("labels"),
-            labels_regex: regex("labels-regex")?,
-            env: list("env"),
-            env_regex: regex("env-regex")?,
-            tag: options.get("tag").copied().unwrap_or_default().to_owned(),
-        };
-        tag::evaluate(&attributes.tag, &tag::Info::default())?;
-        Ok(attributes)
-    }
-
-    /// Those that a container has.
-    pub(super) fn choose(
-        &self,
-        labels: &HashMap<String, String>,
-        env: &[String],
-    ) -> BTreeMap<String, String> {
-        let mut chosen = BTreeMap::new();
-        let mut pick = |names: &[String], regex: Option<&Regex>, name: &str, value: &str| {
-            if names.iter().any(|wanted| wanted == name) || regex.is_some_and(|regex| regex.is_match(name)) {
-                chosen.insert(name.to_owned(), value.to_owned());
-            }
-        };
-        for (name, value) in labels {
-            pick(&self.labels, self.labels_regex.as_ref(), name, value);
-        }
-        for (name, value) in env.iter().filter_map(|entry| entry.split_once('=')) {
-            pick(&self.env, self.env_regex.as_ref(), name, value);
-        }
-        chosen
-    }
-}
-
-#[cfg(test)]
-mod tests;

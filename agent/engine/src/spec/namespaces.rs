@@ -78,21 +78,6 @@ pub(crate) struct Joined {
     pub shm: Option<PathBuf>,
 }
 
-/// True for a kernel parameter that belongs to the IPC namespace.
-pub(crate) fn is_ipc_sysctl(name: &str) -> bool {
-    let known = [
-        "kernel.msgmax",
-        "kernel.msgmnb",
-        "kernel.msgmni",
-        "kernel.sem",
-        "kernel.shmall",
-        "kernel.shmmax",
-        "kernel.shmmni",
-        "kernel.shm_rmid_forced",
-    ];
-    known.contains(&name) || name.starts_with("fs.mqueue.")
-}
-
 /// The sandbox's `net.*` parameters: the container's own, and Docker's defaults, by which programs without privileges may listen on any
 /// port and send pings.
 pub(crate) fn net_sysctls(own: &HashMap<String, String>, host_network: bool) -> BTreeMap<String, String> {

@@ -18,6 +18,7 @@ mod mounting;
 mod operations;
 mod options;
 mod plan;
+mod propagation;
 mod store;
 mod tree;
 mod usage;

@@ -2,7 +2,7 @@
 //! volumes where nothing is mounted yet. Volumes are made here and counted; content comes later (`content`). What is planned
 //! is kept in the container's record; at each start [`Engine::use_mounts`] makes it ready.
 
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use pontoon_image::Image;
@@ -12,7 +12,7 @@ use pontoon_proto::v1::{
 use prost::Message;
 
 use super::store::Wish;
-use super::{LOCAL, check, from};
+use super::{LOCAL, check, from, propagation};
 use crate::engine::blocking;
 use crate::error::IoContext;
 use crate::spec::mounts::{Mounted, Origin};
@@ -127,15 +127,7 @@ pub(crate) struct Plan {
 
 /// A path inside a container without `.`, `..` and needless slashes.
 pub(crate) fn clean(path: &str) -> PathBuf {
-    let mut cleaned = PathBuf::from("/");
-    for component in Path::new(path).components() {
-        match component {
-            Component::Normal(name) => cleaned.push(name),
-            Component::ParentDir => drop(cleaned.pop()),
-            _ => {}
-        }
-    }
-    cleaned
+    pontoon_runtime::clean_path(path)
 }
 
 /// `-v /path`: Docker counts it with the image's volumes.
@@ -303,7 +295,7 @@ impl Engine {
         Ok(match wanted.r#type() {
             MountType::Bind => {
                 make_source(&wanted)?;
-                check::propagation(&wanted, mountinfo)?;
+                propagation::check(&wanted, mountinfo)?;
                 Origin::Path(PathBuf::from(wanted.source))
             }
             MountType::Volume => {

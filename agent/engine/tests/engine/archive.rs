@@ -1,9 +1,9 @@
 //! Files of containers: diff, commit.
 
 use pontoon_engine::Error;
-use pontoon_proto::v1::{ChangeKind, CommitContainerRequest, ContainerState, FilterValues, PruneRequest};
+use pontoon_proto::v1::{ChangeKind, CommitContainerRequest, ContainerState, PruneRequest};
 
-use crate::bed::{Bed, cases, command, eventually, sh, with};
+use crate::bed::{self, Bed, cases, command, eventually, sh, with};
 
 cases![
     images_are_pruned,
@@ -193,13 +193,8 @@ async fn images_are_pruned() {
     };
     let named = bed.engine.commit(labelled).await.unwrap();
     let prune = |filters: &[(&str, &str)]| {
-        let filters = filters.iter().map(|(key, value)| {
-            let values = vec![(*value).to_owned()];
-            ((*key).to_owned(), FilterValues { values })
-        });
-        let request = PruneRequest {
-            filters: filters.collect(),
-        };
+        let filters = bed::filters(filters);
+        let request = PruneRequest { filters };
         let engine = bed.engine.clone();
         async move { engine.prune_images(&request).await }
     };

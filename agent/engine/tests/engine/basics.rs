@@ -2,11 +2,10 @@
 
 use pontoon_engine::Error;
 use pontoon_proto::v1::{
-    ContainerState, CreateContainerRequest, FilterValues, ListContainersRequest, StopContainerRequest,
-    WaitCondition,
+    ContainerState, CreateContainerRequest, ListContainersRequest, StopContainerRequest, WaitCondition,
 };
 
-use crate::bed::{Bed, all, all_streams, cases, collect, command, eventually, is_running, sh, with};
+use crate::bed::{Bed, all, all_streams, cases, collect, command, eventually, filters, is_running, sh, with};
 
 cases![
     lifecycle,
@@ -241,13 +240,7 @@ async fn events_and_filters() {
     let list = async |all: bool, key: &str, value: &str| {
         let filters = match key {
             "" => Default::default(),
-            key => [(
-                key.to_owned(),
-                FilterValues {
-                    values: vec![value.to_owned()],
-                },
-            )]
-            .into(),
+            key => filters(&[(key, value)]),
         };
         bed.engine
             .list(&ListContainersRequest {

@@ -1,26 +1,13 @@
 //! What the engine tells of containers and images, live and looking back.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
-use pontoon_proto::v1::{Event, EventsRequest, ExecStart, FilterValues, StopContainerRequest};
+use pontoon_proto::v1::{Event, EventsRequest, ExecStart, StopContainerRequest};
 
-use crate::bed::{Bed, cases, command};
+use crate::bed::{Bed, cases, command, filters};
 
 cases![a_life_is_told_in_order, images_tell_too_and_watchers_end];
 
-fn filters(pairs: &[(&str, &str)]) -> HashMap<String, FilterValues> {
-    let mut keys: HashMap<String, FilterValues> = HashMap::new();
-    for (key, value) in pairs {
-        keys.entry((*key).to_owned())
-            .or_default()
-            .values
-            .push((*value).to_owned());
-    }
-    keys
-}
-
-/// All events of a time that has passed.
 async fn past(bed: &Bed, since: i64, pairs: &[(&str, &str)]) -> Vec<Event> {
     let request = EventsRequest {
         since,

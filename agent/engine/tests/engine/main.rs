@@ -8,7 +8,9 @@ mod basics;
 mod bed;
 mod copy;
 mod events;
+#[path = "../../../runtime/tests/support/group.rs"]
 mod group;
+mod host;
 mod isolation;
 mod lifecycle;
 mod limits;
@@ -18,11 +20,10 @@ mod remap;
 mod restart;
 mod streams;
 mod volumes;
+mod watchdog;
 
 use group::Group;
-use std::ffi::OsString;
-use std::path::Path;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::ExitCode;
 use std::sync::Mutex;
 
 type Case = fn() -> std::pin::Pin<Box<dyn Future<Output = ()>>>;
@@ -46,36 +47,22 @@ fn cases() -> Vec<(&'static str, Case)> {
         restart::cases(),
         streams::cases(),
         volumes::cases(),
+        watchdog::cases(),
     ]
     .concat()
 }
 
 fn main() -> ExitCode {
-    let arguments: Vec<OsString> = std::env::args_os().collect();
-    if pontoon_runtime::is_init(arguments.first().map(OsString::as_os_str)) {
-        return pontoon_runtime::init_main(arguments.into_iter().skip(1));
+    if let Some(code) = host::helper() {
+        return code;
     }
-    match (arguments.get(1).and_then(|a| a.to_str()), arguments.get(2)) {
-        (Some("shim-log"), _) => return pontoon_runtime::shim_log_main(arguments.into_iter().skip(2)),
-        (Some("shim"), Some(dir)) => return pontoon_runtime::shim_main(dir),
-        (Some("netd"), Some(dir)) => return pontoon_dataplane::netd_main(dir),
-        (Some("archive"), _) => return pontoon_engine::archive_main(),
-        _ => {}
-    }
-    if !rustix::process::geteuid().is_root() || !Path::new(bed::BUSYBOX).exists() {
-        println!("skipped: needs root and {}", bed::BUSYBOX);
+    if !host::is_able() {
         return ExitCode::SUCCESS;
     }
     if let Ok(name) = std::env::var(CASE) {
         return run_here(&name);
     }
-    let wanted: Vec<String> = arguments
-        .iter()
-        .skip(1)
-        .filter_map(|a| a.to_str())
-        .filter(|a| !a.starts_with('-'))
-        .map(str::to_owned)
-        .collect();
+    let wanted: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
     let queue: Vec<&str> = cases()
         .into_iter()
         .map(|(name, _)| name)
@@ -95,27 +82,11 @@ fn run_all(queue: Vec<&'static str>) -> ExitCode {
                     let Some(name) = queue.lock().unwrap().next() else {
                         return;
                     };
-                    let group = Group::new(name);
-                    let (variable, value) = group.variable();
-                    let output = Command::new("unshare")
-                        .args(["--net", "--pid", "--fork", "--kill-child", "--mount-proc", "--"])
-                        .arg(std::env::current_exe().unwrap())
-                        .env(CASE, name)
-                        .env(variable, value)
-                        .stdin(Stdio::null())
-                        .output()
-                        .unwrap();
-                    // A pid namespace ends with its first process: what outlives it escaped from the case.
-                    let left = group.clear();
-                    let is_good = output.status.success() && left.is_empty();
-                    let verdict = if is_good { "ok" } else { "FAILED" };
+                    let outcome = host::run(&Group::of_case("engine", name), (CASE, name), host::DEADLINE);
+                    let verdict = if outcome.is_good() { "ok" } else { "FAILED" };
                     println!("case {name} ... {verdict}");
-                    if !left.is_empty() {
-                        println!("---- {name} left the processes {left:?}");
-                    }
-                    if !is_good {
-                        let text = [output.stdout, output.stderr].concat();
-                        println!("---- {name}\n{}", String::from_utf8_lossy(&text));
+                    if !outcome.is_good() {
+                        println!("---- {name}\n{}", outcome.report());
                         failed.lock().unwrap().push(name);
                     }
                 }
@@ -132,20 +103,13 @@ fn run_all(queue: Vec<&'static str>) -> ExitCode {
 }
 
 fn run_here(name: &str) -> ExitCode {
+    if name == watchdog::FROZEN {
+        watchdog::leave_a_frozen_process();
+        return ExitCode::SUCCESS;
+    }
     let Some((_, case)) = cases().into_iter().find(|(known, _)| *known == name) else {
         return ExitCode::FAILURE;
     };
-    bed::run("ip", &["link", "set", "lo", "up"]);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .unwrap();
-    runtime.block_on(async {
-        // No case may hang the suite; none takes more than a few seconds by itself.
-        tokio::time::timeout(std::time::Duration::from_secs(180), case())
-            .await
-            .expect("the case hangs");
-    });
+    host::block_on(case());
     ExitCode::SUCCESS
 }

@@ -3,9 +3,9 @@
 
 use std::os::unix::fs::MetadataExt;
 
-use pontoon_proto::v1::{ContainerSpec, ExecStart, HostConfig, Mount, MountType};
+use pontoon_proto::v1::{ContainerSpec, HostConfig, Mount, MountType};
 
-use crate::bed::{Bed, cases, collect, command, run, sh, with};
+use crate::bed::{Bed, cases, command, run, sh, with};
 
 cases!(
     users_of_a_remapped_container,
@@ -18,10 +18,10 @@ cases!(
 );
 
 /// Where the container's root is on the host.
-const ROOT: u32 = 231_072;
+pub const ROOT: u32 = 231_072;
 
 /// An engine that remaps users.
-async fn bed() -> Bed {
+pub async fn bed() -> Bed {
     let etc = tempfile::tempdir().unwrap();
     for (file, first) in [("subuid", ROOT), ("subgid", ROOT + 100_000)] {
         let own = etc.path().join(file);
@@ -33,16 +33,6 @@ async fn bed() -> Bed {
         run("mount", &["--bind", own.to_str().unwrap(), &target]);
     }
     Bed::configured(|config| config.userns_remap = "default".to_owned()).await
-}
-
-pub async fn exec(bed: &Bed, target: &str, words: &[&str]) -> String {
-    let start = ExecStart {
-        target: target.to_owned(),
-        command: words.iter().map(ToString::to_string).collect(),
-        ..ExecStart::default()
-    };
-    let (out, err, _) = collect(bed.engine.exec(start).await.unwrap()).await;
-    out + &err
 }
 
 async fn users_of_a_remapped_container() {
@@ -60,7 +50,7 @@ async fn users_of_a_remapped_container() {
     let pid = bed.inspect(&id).pid;
     let owner = std::fs::metadata(format!("/proc/{pid}")).unwrap();
     assert_eq!((owner.uid(), owner.gid()), (uid, gid));
-    assert_eq!(exec(&bed, &id, &["id", "-u"]).await, "0\n");
+    assert_eq!(bed.exec(&id, &["id", "-u"]).await, "0\n");
     let user = with(sh("id -u; id -G"), |config, _| config.user = "app".into());
     let (_, out, err) = bed.run(user).await;
     assert_eq!(out, "1000\n1000 2000\n", "{err}");
@@ -129,8 +119,7 @@ async fn files_of_a_remapped_container() {
         .start(sh("echo mine > /new; busybox chown 1000:1000 /new; sleep 1000"))
         .await;
     assert_eq!(
-        exec(
-            &bed,
+        bed.exec(
             &id,
             &[
                 "sh",
@@ -189,12 +178,8 @@ async fn refused_when_remapped() {
         }),
     ];
     for (text, change) in cases {
-        let error = bed
-            .engine
-            .create(with(command(&["true"]), change))
-            .await
-            .expect_err(text);
-        assert!(error.to_string().starts_with(text), "{error}");
+        let error = bed.refused(with(command(&["true"]), change)).await;
+        assert!(error.starts_with(text), "{error} instead of {text}");
     }
     let info = bed.engine.info().await.unwrap();
     assert!(

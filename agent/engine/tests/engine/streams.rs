@@ -171,17 +171,11 @@ async fn logs_follow() {
             .send(StdioInput::Stdin(format!("{line}\n").into()))
             .await
             .unwrap();
-        let entry = tokio::time::timeout(crate::bed::PATIENCE, entries.recv())
-            .await
-            .unwrap()
-            .unwrap()
-            .unwrap();
+        let entry = crate::bed::next(&mut entries).await.unwrap().unwrap();
         assert_eq!((entry.line, entry.stream), (format!("{line}\n").into(), 1));
     }
     bed.engine.kill(&id, "KILL").await.unwrap();
-    let end = tokio::time::timeout(crate::bed::PATIENCE, entries.recv())
-        .await
-        .unwrap();
+    let end = crate::bed::next(&mut entries).await;
     assert!(end.is_none());
     bed.finish().await;
 }

@@ -13,7 +13,7 @@ use rustix::mount::{OpenTreeFlags, open_tree};
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, unlockpt};
 
 use super::mounts::{attach, copy_handle};
-use super::options::clean;
+use super::options::inside;
 use super::resolve::{Kind, Root, stat_handle};
 use super::rootfs::Scratch;
 use super::userns::Mappings;
@@ -71,7 +71,7 @@ pub(crate) fn plans(devices: &[LinuxDevice]) -> Result<Vec<DevicePlan>, Error> {
                 .map_err(|_| Error::InvalidSpec(format!("device {} has number {n}", device.path().display())))
         };
         result.push(DevicePlan {
-            path: clean(device.path())?,
+            path: inside(device.path())?,
             kind,
             device: makedev(number(device.major())?, number(device.minor())?),
             mode: device.file_mode().unwrap_or(0o666) & 0o7777,

@@ -5,6 +5,7 @@ pub(crate) mod child;
 mod copy_up;
 mod credentials;
 mod dev;
+mod execute;
 mod lookup;
 mod mask;
 mod mounts;
@@ -31,11 +32,14 @@ use mounts::CgroupView;
 use options::{MountPlan, Source};
 use userns::UserNamespace;
 
+pub use options::clean as clean_path;
 pub(crate) use sysctl::check as check_sysctls;
+pub use sysctl::is_ipc as is_ipc_sysctl;
 pub(crate) use tuning::personality;
 
 pub(crate) use credentials::capability_name;
 pub(crate) use options::WORDS as MOUNT_WORDS;
+pub use rootfs::act_as;
 pub(crate) use rootfs::check_propagation;
 pub(crate) use stage::run as run_stage;
 pub use view::{FileView, ViewSource};

@@ -132,7 +132,7 @@ pub(crate) const WORDS: &[&str] = &[
 impl MountPlan {
     /// Translates one mount of the specification, for a container in the user namespace `user`.
     pub(crate) fn new(mount: &Mount, user: Option<&UserNamespace>) -> Result<Self, Error> {
-        let destination = clean(mount.destination())?;
+        let destination = inside(mount.destination())?;
         let typ = mount.typ().clone().unwrap_or_default();
         let mut plan = Self {
             destination,
@@ -303,18 +303,22 @@ fn attribute(word: &str) -> Option<(u64, u64)> {
     })
 }
 
-/// An absolute path without `.` and `..`; what symlinks make of it is decided inside the root.
-pub(super) fn clean(path: &Path) -> Result<PathBuf, Error> {
+/// A path from the root, without `.` and `..`; what symlinks make of it is not asked.
+pub fn clean(path: impl AsRef<Path>) -> PathBuf {
     let mut result = PathBuf::from("/");
-    for component in path.components() {
+    for component in path.as_ref().components() {
         match component {
             Component::Normal(name) => result.push(name),
-            Component::ParentDir => {
-                result.pop();
-            }
+            Component::ParentDir => drop(result.pop()),
             _ => {}
         }
     }
+    result
+}
+
+/// [`clean`] of an absolute path that is not the root; symlinks in it are followed inside the container only.
+pub(super) fn inside(path: &Path) -> Result<PathBuf, Error> {
+    let result = clean(path);
     if !path.is_absolute() || result == Path::new("/") {
         return Err(Error::InvalidSpec(format!(
             "{} is not a path inside the container",

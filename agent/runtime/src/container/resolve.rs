@@ -87,7 +87,7 @@ impl Root {
                         return Err(Errno::LOOP).context(shown);
                     }
                     let target = PathBuf::from(std::ffi::OsString::from_vec(target.into_bytes()));
-                    let target = super::options::clean(&parent.join(target))?;
+                    let target = super::options::inside(&parent.join(target))?;
                     return self.ensure_within(&target, kind, links - 1);
                 }
             }

@@ -61,15 +61,21 @@ fn as_root_of<T>(user: &UserNamespace, make: impl FnOnce() -> Result<T, Error>) 
     let unmapped = || Error::InvalidSpec("user and group 0 of the user namespace must be mapped".to_owned());
     let uid = user.mappings.outside_uid(0).ok_or_else(unmapped)?;
     let gid = user.mappings.outside_gid(0).ok_or_else(unmapped)?;
-    // The change of the user takes capabilities that are still needed (capabilities(7)).
-    let keep =
-        |capabilities| rustix::thread::set_capabilities(None, capabilities).context(|| "keep capabilities");
+    let result = act_as(uid, gid).and_then(|()| make());
+    act_as(0, 0)?;
+    result
+}
+
+/// From here on this thread makes files as this user and group (setfsuid(2)), and keeps what it may. On file systems of a remapped
+/// container the host's root does not exist: the kernel refuses what it would make there (EOVERFLOW).
+///
+/// # Errors
+/// The kernel's, when capabilities can't be kept.
+pub fn act_as(uid: u32, gid: u32) -> Result<(), Error> {
     let capabilities = rustix::thread::capabilities(None).context(|| "read capabilities")?;
     sys::process::set_file_system_ids(uid, gid);
-    let result = keep(capabilities).and_then(|()| make());
-    sys::process::set_file_system_ids(0, 0);
-    keep(capabilities)?;
-    result
+    // The change of the user takes those that are still needed (capabilities(7)).
+    rustix::thread::set_capabilities(None, capabilities).context(|| "keep capabilities")
 }
 
 fn overlay_of(lower: &[PathBuf], upper: &Path, work: &Path, at: &Path) -> Result<OwnedFd, Error> {

@@ -11,7 +11,7 @@ use super::namespaces::Namespaces;
 use crate::Error;
 use crate::error::IoContext;
 
-/// Parameters of the ipc namespace.
+/// Parameters of the ipc namespace, but for the message queues', which are all in `fs.mqueue`.
 const IPC: [&str; 8] = [
     "kernel.msgmax",
     "kernel.msgmnb",
@@ -23,13 +23,19 @@ const IPC: [&str; 8] = [
     "kernel.shm_rmid_forced",
 ];
 
+/// Whether a kernel parameter (with dots, as sysctl(8) writes it) belongs to the ipc namespace (ipc_namespaces(7)). The engine's and the
+/// command line's own checks ask here too.
+pub fn is_ipc(key: &str) -> bool {
+    IPC.contains(&key) || key.starts_with("fs.mqueue.")
+}
+
 /// Refuses parameters that would change the host, before anything exists.
 pub(crate) fn check(sysctls: &HashMap<String, String>, namespaces: &Namespaces) -> Result<(), Error> {
     for key in sysctls.keys() {
         let key = key.replace('/', ".");
         let needed = if key.starts_with("net.") {
             LinuxNamespaceType::Network
-        } else if IPC.contains(&key.as_str()) || key.starts_with("fs.mqueue.") {
+        } else if is_ipc(&key) {
             LinuxNamespaceType::Ipc
         } else if key == "kernel.domainname" {
             LinuxNamespaceType::Uts

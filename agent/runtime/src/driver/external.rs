@@ -154,6 +154,28 @@ impl External {
         Ok((socket, path))
     }
 
+    /// Runs a command about the container with these streams; gives the terminal if it is one, which arrives at the socket.
+    fn run_with(
+        &self,
+        mut command: Command,
+        streams: Streams,
+        socket: &str,
+        what: &str,
+    ) -> Result<Option<OwnedFd>, Error> {
+        match streams {
+            Streams::Pipes(stdio) => {
+                command.arg(&self.config.id);
+                self.run(command, Some(stdio), what).map(|()| None)
+            }
+            Streams::Terminal => {
+                let (socket, path) = self.console_socket(socket)?;
+                command.arg("--console-socket").arg(&path).arg(&self.config.id);
+                self.run(command, None, what)?;
+                Self::receive_console(&socket, &path).map(Some)
+            }
+        }
+    }
+
     fn receive_console(socket: &OwnedFd, path: &Path) -> Result<OwnedFd, Error> {
         let connection = accept_with(socket, SocketFlags::CLOEXEC).context(|| "accept the terminal")?;
         let _ = std::fs::remove_file(path);
@@ -189,25 +211,13 @@ impl Driver for External {
         let mut command = self.command();
         command.arg("create").arg("--bundle").arg(&self.config.dir);
         command.arg("--pid-file").arg(self.file("init.pid"));
-        let console = if terminal {
-            let (socket, path) = self.console_socket("console.sock")?;
-            command.arg("--console-socket").arg(&path);
-            Some((socket, path))
-        } else {
-            None
+        let console = match self.run_with(command, streams, "console.sock", "create the container") {
+            Ok(console) => console,
+            Err(error) => {
+                let _ = self.delete();
+                return Err(error);
+            }
         };
-        command.arg(&self.config.id);
-        let stdio = match streams {
-            Streams::Pipes(stdio) => Some(stdio),
-            Streams::Terminal => None,
-        };
-        if let Err(error) = self.run(command, stdio, "create the container") {
-            let _ = self.delete();
-            return Err(error);
-        }
-        let console = console
-            .map(|(socket, path)| Self::receive_console(&socket, &path))
-            .transpose()?;
         Ok(Created {
             pid: self.read_pid("init.pid")?,
             console,
@@ -231,24 +241,10 @@ impl Driver for External {
         let mut command = self.command();
         command.args(["exec", "--detach", "--process"]).arg(&file);
         command.arg("--pid-file").arg(self.file(&pid_file));
-        let console = if terminal {
-            let (socket, path) = self.console_socket(&format!("exec-{id}.sock"))?;
-            command.arg("--console-socket").arg(&path);
-            Some((socket, path))
-        } else {
-            None
-        };
-        command.arg(&self.config.id);
-        let stdio = match streams {
-            Streams::Pipes(stdio) => Some(stdio),
-            Streams::Terminal => None,
-        };
-        let result = self.run(command, stdio, "exec in the container");
+        let socket = format!("exec-{id}.sock");
+        let console = self.run_with(command, streams, &socket, "exec in the container");
         let _ = std::fs::remove_file(&file);
-        result?;
-        let console = console
-            .map(|(socket, path)| Self::receive_console(&socket, &path))
-            .transpose()?;
+        let console = console?;
         Ok(Launched {
             pid: self.read_pid(&pid_file)?,
             console,

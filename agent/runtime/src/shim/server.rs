@@ -1,5 +1,8 @@
 //! The poll loop: which descriptors matter now, and what to do when one is ready. Each arm is one call.
 
+mod life;
+mod relay;
+
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -11,38 +14,35 @@ use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, listen as listen_on,
     socket_with,
 };
-use rustix::process::{WaitOptions, WaitStatus, wait};
 
+use self::life::Ending;
 use super::connection::{Connection, OUTPUT_LIMIT, Role};
 use super::log::Log;
 use super::open_directory;
 use super::process::{Process, STDIN_LIMIT};
 use crate::config::SOCKET_FILE;
-use crate::container::sync::{Message, receive};
 use crate::driver::Driver;
 use crate::error::IoContext;
-use crate::exit::{now_ns, write_exit_record};
-use crate::init::exit_code;
-use crate::protocol::{ContainerState, Reply, WireError, kind};
+use crate::protocol::{ContainerState, Reply, kind};
 use crate::{Error, ExitRecord, ShimConfig};
 
 /// Key of the container's init among the processes.
 pub(super) const INIT: u64 = 0;
-/// Read at a time from a stream.
-const CHUNK: usize = 32 << 10;
+
 /// How long an ended container's shim stays for clients that have stopped reading.
 const LINGER: Duration = Duration::from_secs(30);
+
 /// How long an ended container waits for its log to be written, as in Docker.
 const LOG_LINGER: Duration = Duration::from_secs(10);
+
 /// How often things are looked at that have no descriptor.
 const TICK: Timespec = Timespec {
     tv_sec: 1,
     tv_nsec: 0,
 };
+
 /// Notices kept for a daemon that is away.
 const NOTICES: usize = 64;
-/// Ends of execs remembered for those who ask later.
-const REMEMBERED: usize = 1024;
 
 /// What the server is started with.
 pub(super) struct Start {
@@ -70,13 +70,6 @@ pub(super) struct Server {
     ending: Option<Ending>,
     /// What the daemon is to be told and nobody has asked for.
     notices: Vec<String>,
-}
-
-/// An end that is not concluded.
-struct Ending {
-    status: WaitStatus,
-    since: Instant,
-    killed: Result<(), Error>,
 }
 
 /// What a ready descriptor is.
@@ -311,252 +304,5 @@ impl Server {
         }
         let surplus = self.notices.len().saturating_sub(NOTICES);
         self.notices.drain(..surplus);
-    }
-
-    /// Learns how execve went and tells whoever waits for it.
-    fn settle(&mut self, key: u64) {
-        let Some(process) = self.processes.get_mut(&key) else {
-            return;
-        };
-        let Some(outcome) = process.outcome.take() else {
-            return;
-        };
-        let asker = process.asker.take();
-        let pid = process.pid;
-        let reply = match receive(&outcome) {
-            Ok(Some((Message::Failed(error), _))) => {
-                if key == INIT {
-                    self.start_error = Some(Error::from(error.clone()));
-                }
-                Reply::Error(error)
-            }
-            Ok(_) => {
-                process.running = true;
-                if key == INIT {
-                    self.init_started(pid)
-                } else {
-                    Reply::Pid(pid)
-                }
-            }
-            Err(error) => Reply::Error(WireError::from_error("start the program", &error)),
-        };
-        if let (INIT, Reply::Ok) = (key, &reply) {
-            "running".clone_into(&mut self.state.status);
-        }
-        if let Some(connection) = asker.and_then(|a| self.connections.get_mut(&a)) {
-            if matches!(reply, Reply::Error(_)) {
-                connection.role = Role::Call;
-            }
-            connection.reply(&reply);
-        }
-    }
-
-    /// Poststart hooks; a container of which one fails is stopped.
-    fn init_started(&mut self, pid: u32) -> Reply {
-        match self.driver.started(pid) {
-            Ok(()) => Reply::Ok,
-            Err(error) => {
-                eprintln!("{}", error.chain());
-                let _ = self.driver.kill(libc::SIGKILL, true);
-                let reply = Reply::Error(WireError::from_error("start the container", &error));
-                self.start_error = Some(error);
-                reply
-            }
-        }
-    }
-
-    /// Passes one read on; true if there may be more.
-    fn read_output(&mut self, key: u64, stream: u8) -> bool {
-        let Some(process) = self.processes.get_mut(&key) else {
-            return false;
-        };
-        let slot = match (stream, process.console.is_some()) {
-            (_, true) => &mut process.console,
-            (kind::STDERR, false) => &mut process.stderr,
-            (_, false) => &mut process.stdout,
-        };
-        let Some(fd) = slot else { return false };
-        let mut buffer = [0_u8; CHUNK];
-        let length = match rustix::io::read(fd, &mut buffer) {
-            Ok(0) => {
-                *slot = None;
-                self.forget_if_done(key);
-                return false;
-            }
-            Ok(length) => length,
-            Err(Errno::AGAIN) => return false,
-            Err(Errno::INTR) => return true,
-            // EIO: the terminal's last user has gone.
-            Err(_) => {
-                *slot = None;
-                self.forget_if_done(key);
-                return false;
-            }
-        };
-        let bytes = &buffer[..length];
-        if key == INIT {
-            self.log.write(stream, bytes);
-        }
-        for connection in self.connections.values_mut() {
-            let Role::Stream {
-                process,
-                stdout,
-                stderr,
-                ..
-            } = connection.role
-            else {
-                continue;
-            };
-            let wanted = if stream == kind::STDERR { stderr } else { stdout };
-            if process == key && wanted {
-                connection.queue(stream, bytes);
-            }
-        }
-        true
-    }
-
-    /// An exec whose end is known stays only to drain what its children still write.
-    fn forget_if_done(&mut self, key: u64) {
-        if key != INIT
-            && self
-                .processes
-                .get(&key)
-                .is_some_and(|p| p.exit.is_some() && p.is_silent())
-        {
-            self.processes.remove(&key);
-        }
-    }
-
-    /// Collects every child that has ended: ours, and orphans that came to us as the subreaper.
-    fn reap(&mut self) {
-        let mut buffer = [0_u8; 1024];
-        while rustix::io::read(&self.signals, &mut buffer).is_ok() {}
-        let mut init_status = None;
-        while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
-            let pid = pid.as_raw_nonzero().get().unsigned_abs();
-            let key = self
-                .processes
-                .iter()
-                .find(|(_, p)| p.pid == pid && p.exit.is_none())
-                .map(|(&k, _)| k);
-            match key {
-                Some(INIT) => init_status = Some(status),
-                Some(key) => self.exec_ended(key, exit_code(status)),
-                None => self.log.child_ended(pid, exit_code(status) == 0),
-            }
-        }
-        if let Some(status) = init_status {
-            self.container_ended(status);
-        }
-    }
-
-    /// Everything that a process has written so far, whatever the clients' pace.
-    fn drain(&mut self, key: u64) {
-        for stream in [kind::STDOUT, kind::STDERR] {
-            while self.read_output(key, stream) {}
-        }
-    }
-
-    fn exec_ended(&mut self, key: u64, code: i32) {
-        self.settle(key);
-        self.drain(key);
-        let Some(process) = self.processes.get_mut(&key) else {
-            return;
-        };
-        process.exit = Some(code);
-        process.stdin = None;
-        let id = process.id.clone().unwrap_or_default();
-        self.end_streams(key);
-        if self.finished.len() >= REMEMBERED {
-            self.finished.remove(0);
-        }
-        for connection in self.connections.values_mut() {
-            if connection.role == Role::Wait(Some(id.clone())) {
-                connection.role = Role::Call;
-                connection.reply(&Reply::ExecExit(code));
-            }
-        }
-        self.finished.push((id, code));
-        self.forget_if_done(key);
-    }
-
-    /// Tells the clients of a process that nothing follows.
-    fn end_streams(&mut self, key: u64) {
-        for connection in self.connections.values_mut() {
-            if matches!(connection.role, Role::Stream { process, .. } if process == key) {
-                connection.queue(kind::OUTPUT_END, &[]);
-                connection.role = Role::Call;
-            }
-        }
-    }
-
-    fn container_ended(&mut self, status: WaitStatus) {
-        self.settle(INIT);
-        let keys: Vec<u64> = self.processes.keys().copied().collect();
-        // Without a pid namespace of its own others may live on; with one the kernel has killed them already.
-        let killed = self.driver.cgroup().signal_all(libc::SIGKILL);
-        for &key in &keys {
-            self.drain(key);
-        }
-        self.log.finish();
-        "stopped".clone_into(&mut self.state.status);
-        self.ending = Some(Ending {
-            status,
-            since: Instant::now(),
-            killed,
-        });
-    }
-
-    /// The end of the container, when its output is where it belongs.
-    fn conclude(&mut self, ending: Ending) {
-        let Ending { status, killed, .. } = ending;
-        let oom_killed = self.driver.cgroup().oom_kills() > 0;
-        let deleted = self.driver.delete();
-        // Execs die with the container; their status is collected if the kernel is done with them.
-        while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
-            let pid = pid.as_raw_nonzero().get().unsigned_abs();
-            let key = self
-                .processes
-                .iter()
-                .find(|(_, p)| p.pid == pid && p.exit.is_none())
-                .map(|(&k, _)| k);
-            if let Some(key) = key.filter(|&k| k != INIT) {
-                self.exec_ended(key, exit_code(status));
-            }
-        }
-        let execs: Vec<u64> = self.processes.keys().copied().filter(|&k| k != INIT).collect();
-        for key in execs {
-            if self.processes.get(&key).is_some_and(|p| p.exit.is_none()) {
-                self.exec_ended(key, 128 + libc::SIGKILL);
-            }
-        }
-        let (code, mut error) = match self.start_error.take() {
-            Some(Error::Exec { code, message }) => (code, Some(message)),
-            // As Docker reports a container that could not be started.
-            Some(error) => (128, Some(error.chain())),
-            None => (exit_code(status), None),
-        };
-        for failure in [killed, deleted].into_iter().filter_map(Result::err) {
-            eprintln!("clean-up: {}", failure.chain());
-            error.get_or_insert_with(|| failure.chain());
-        }
-        let record = ExitRecord {
-            code,
-            signal: status.terminating_signal(),
-            oom_killed,
-            finished_at: now_ns(),
-            error,
-        };
-        if let Err(error) = write_exit_record(&self.config.dir, &record) {
-            eprintln!("exit record: {}", error.chain());
-        }
-        for connection in self.connections.values_mut() {
-            if connection.role == Role::Wait(None) {
-                connection.role = Role::Call;
-                connection.reply(&Reply::Exit(record.clone()));
-            }
-        }
-        self.end_streams(INIT);
-        self.record = Some(record);
     }
 }

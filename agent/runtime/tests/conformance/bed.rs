@@ -2,23 +2,27 @@
 //! Dropping a bed removes everything, and a case passes only if nothing of its container is left.
 
 use std::fs::File;
-use std::os::fd::{AsFd as _, OwnedFd};
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, WaitOptions, WaitStatus, pidfd_open, waitpid};
+use rustix::process::{Pid, PidfdFlags, WaitOptions, pidfd_open, waitpid};
 use serde_json::{Value, json};
 
-use crate::bundle::{base, make_root};
+use crate::bundle::{base, make_root, set_mode};
+use crate::commands::{ends, exit_code, run, wait_for};
+use crate::group::Group;
 
 pub const RUNC: &str = "/usr/sbin/runc";
 
-/// How long anything may take on a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(40);
+/// The program whose `oci` is tried: the one that `PONTOON_CONFORMANCE_BIN` names (`make conformance` names the built `pontoon`),
+/// else this crate's own test program, which has the same.
+pub fn ours() -> PathBuf {
+    std::env::var_os("PONTOON_CONFORMANCE_BIN").map_or_else(
+        || env!("CARGO_BIN_EXE_pontoon-runtime-test-shim").into(),
+        PathBuf::from,
+    )
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Runtime {
@@ -57,13 +61,14 @@ impl Bed {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let id = format!("conf-{}-{number}", std::process::id());
         let temp = tempfile::Builder::new().prefix("conformance-").tempdir().unwrap();
-        std::fs::set_permissions(temp.path(), std::fs::Permissions::from_mode(0o711)).unwrap();
+        set_mode(temp.path(), 0o711);
         let root = temp.path().join("bundle/rootfs");
         make_root(&root);
+        furnish(&root);
         let cgroup = format!("/{id}");
         Self {
             runtime,
-            spec: base(&cgroup),
+            spec: base(Path::new("rootfs"), &cgroup),
             id,
             temp,
             cgroup,
@@ -83,7 +88,7 @@ impl Bed {
     pub fn directory(&self, name: &str) -> PathBuf {
         let path = self.path(name);
         std::fs::create_dir_all(&path).unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        set_mode(&path, 0o755);
         path
     }
 
@@ -120,7 +125,7 @@ impl Bed {
     pub fn command(&self, words: &[&str]) -> Command {
         let mut command = match self.runtime {
             Runtime::Ours => {
-                let mut command = Command::new(env!("CARGO_BIN_EXE_pontoon-runtime-test-shim"));
+                let mut command = Command::new(ours());
                 command.arg("oci");
                 command
             }
@@ -301,7 +306,7 @@ impl Bed {
     }
 
     pub fn cgroup_exists(&self) -> bool {
-        self.cgroup_directories().iter().any(|d| d.exists())
+        Group::named(&self.cgroup).places().iter().any(|d| d.exists())
     }
 
     /// Skips a case about a controller that this host lacks.
@@ -316,15 +321,6 @@ impl Bed {
         if !has {
             crate::case::skip(&format!("this host has no {controller} controller"));
         }
-    }
-
-    fn cgroup_directories(&self) -> Vec<PathBuf> {
-        let hierarchies = std::fs::read_dir("/sys/fs/cgroup").unwrap().flatten();
-        hierarchies
-            .map(|h| h.path().display().to_string())
-            .chain(["/sys/fs/cgroup".to_owned()])
-            .map(|h| PathBuf::from(h + &self.cgroup))
-            .collect()
     }
 
     /// Ends a case: removes the container if it is still there, and checks that nothing is left.
@@ -356,63 +352,16 @@ impl Bed {
 impl Drop for Bed {
     fn drop(&mut self) {
         self.remove();
-        for directory in self.cgroup_directories() {
-            let _ = std::fs::remove_dir(directory);
-        }
+        Group::named(&self.id).clear();
     }
 }
 
-fn ends(pidfd: &OwnedFd) -> bool {
-    let limit = Timespec {
-        tv_sec: PATIENCE.as_secs().try_into().unwrap(),
-        tv_nsec: 0,
-    };
-    let fd = pidfd.as_fd();
-    poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&limit)).unwrap() > 0
-}
-
-fn exit_code(status: WaitStatus) -> i32 {
-    status
-        .exit_status()
-        .or_else(|| status.terminating_signal().map(|s| 128 + s))
-        .unwrap_or(-1)
-}
-
-/// Runs a command with its output in files: a container's process that inherits a pipe would hold it open.
-fn run(command: &mut Command, output: &Path) -> Output {
-    let (out, err) = (output.with_extension("out"), output.with_extension("err"));
-    command
-        .stdout(File::create(&out).unwrap())
-        .stderr(File::create(&err).unwrap());
-    let status = wait_for(command);
-    Output {
-        status,
-        stdout: std::fs::read(out).unwrap(),
-        stderr: std::fs::read(err).unwrap(),
+/// What cases of this suite expect besides: a folder with content, and a `/tmp` for everybody.
+fn furnish(root: &Path) {
+    std::fs::create_dir_all(root.join("full/deep")).unwrap();
+    for (path, mode) in [("full", 0o755), ("full/deep", 0o755), ("tmp", 0o1777)] {
+        set_mode(&root.join(path), mode);
     }
-}
-
-/// Runs a command to its end, which must come in time.
-pub fn wait_for(command: &mut Command) -> std::process::ExitStatus {
-    let mut child = command.spawn().unwrap();
-    let pid = Pid::from_child(&child);
-    let pidfd = pidfd_open(pid, PidfdFlags::empty()).unwrap();
-    if !ends(&pidfd) {
-        let _ = child.kill();
-        let _ = child.wait();
-        panic!("{command:?} hangs");
-    }
-    child.wait().unwrap()
-}
-
-/// Polls a condition; false if it never holds.
-pub fn until(mut condition: impl FnMut() -> bool) -> bool {
-    let deadline = Instant::now() + PATIENCE;
-    while !condition() {
-        if Instant::now() > deadline {
-            return false;
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    true
+    std::fs::write(root.join("full/file"), "content\n").unwrap();
+    std::fs::write(root.join("full/deep/file"), "deep\n").unwrap();
 }

@@ -51,13 +51,9 @@ pub fn cases() -> Vec<Case> {
                 bed.must(&["delete", "--force", &bed.id]);
                 for hierarchy in std::fs::read_dir("/sys/fs/cgroup").unwrap().flatten() {
                     assert!(!hierarchy.path().join(&bed.id).join("inner/deep").exists());
-                    let _ = std::fs::remove_dir(hierarchy.path().join(&bed.id).join("inner"));
-                    let _ = std::fs::remove_dir(hierarchy.path().join(&bed.id));
                 }
-                for left in ["inner", ""] {
-                    let _ =
-                        std::fs::remove_dir(std::path::Path::new("/sys/fs/cgroup").join(&bed.id).join(left));
-                }
+                // The folders above are not the runtime's to remove.
+                crate::group::Group::named(&bed.id).clear();
             },
         ),
         code(
@@ -122,7 +118,7 @@ pub fn cases() -> Vec<Case> {
                 let child = done.stdout.trim().to_owned();
                 bed.must(&["delete", "--force", &bed.id]);
                 let state = || std::fs::read_to_string(format!("/proc/{child}/stat")).unwrap_or_default();
-                assert!(crate::bed::until(
+                assert!(crate::commands::until(
                     || state().is_empty() || state().contains(") Z ")
                 ));
                 let pid = rustix::process::Pid::from_raw(child.parse().unwrap());

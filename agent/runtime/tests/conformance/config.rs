@@ -118,7 +118,11 @@ pub fn cases() -> Vec<Case> {
                     .current_dir(bed.path("bundle"));
                 let file = std::fs::File::create(bed.path("stdout")).unwrap();
                 command.stdout(file.try_clone().unwrap()).stderr(file);
-                assert!(crate::bed::wait_for(&mut command).success(), "{}", bed.error());
+                assert!(
+                    crate::commands::wait_for(&mut command).success(),
+                    "{}",
+                    bed.error()
+                );
                 bed.start();
                 assert_eq!(bed.wait(), 3);
             },

@@ -2,8 +2,8 @@
 
 use serde_json::json;
 
-use crate::bed::until;
 use crate::case::{Case, code};
+use crate::commands::until;
 
 fn profile(bed: &mut crate::bed::Bed) {
     let profile = pontoon_runtime::defaults::seccomp_profile(

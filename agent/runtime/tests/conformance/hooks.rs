@@ -4,8 +4,9 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::bed::{Bed, until};
+use crate::bed::Bed;
 use crate::case::{Case, code};
+use crate::commands::until;
 
 /// A hook that appends a line to a file beside the bundle.
 fn note(bed: &Bed, word: &str) -> Value {

@@ -2,8 +2,8 @@
 
 use serde_json::json;
 
-use crate::bed::until;
 use crate::case::{Case, code};
+use crate::commands::until;
 
 pub fn cases() -> Vec<Case> {
     vec![

@@ -9,14 +9,18 @@
 #![allow(clippy::too_many_lines)]
 
 mod bed;
+#[path = "../support/bundle.rs"]
 mod bundle;
 mod capabilities;
 mod case;
 mod cgroup_limits;
 mod cgroups;
+mod commands;
 mod config;
 mod defects;
 mod devices;
+#[path = "../support/group.rs"]
+mod group;
 mod hooks;
 mod lifecycle;
 mod mount_attributes;
@@ -111,6 +115,7 @@ fn main() -> ExitCode {
 type Results = BTreeMap<(usize, Runtime), Verdict>;
 
 fn run_all(cases: &[Case]) -> Results {
+    println!("ours is {} oci, runc is {RUNC}", bed::ours().display());
     let runtimes: &[Runtime] = if std::path::Path::new(RUNC).exists() {
         &[Runtime::Ours, Runtime::Runc]
     } else {

@@ -4,8 +4,9 @@ use std::process::{Child, Command};
 
 use serde_json::{Value, json};
 
-use crate::bed::{Bed, until};
+use crate::bed::Bed;
 use crate::case::{Case, code, prints, refused};
+use crate::commands::until;
 
 /// A process in namespaces of its own.
 struct Holder(Child);

@@ -2,8 +2,8 @@
 
 use serde_json::json;
 
-use crate::bed::until;
 use crate::case::{Case, code};
+use crate::commands::until;
 
 pub fn cases() -> Vec<Case> {
     let mut cases = refusals();
@@ -279,7 +279,7 @@ fn command_line() -> Vec<Case> {
                 bed.sleeper();
                 let mut command = bed.create_command(&[]);
                 command.uid(65_534).gid(65_534);
-                assert!(!crate::bed::wait_for(&mut command).success());
+                assert!(!crate::commands::wait_for(&mut command).success());
                 assert!(!bed.path("state").join(&bed.id).exists());
                 if bed.ours() {
                     assert!(bed.read("stderr").contains("rootless"), "{}", bed.read("stderr"));

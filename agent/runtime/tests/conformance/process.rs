@@ -226,7 +226,11 @@ fn inherited() -> Vec<Case> {
                 .stdin(std::process::Stdio::null())
                 .stdout(out)
                 .stderr(err);
-            assert!(crate::bed::wait_for(&mut command).success(), "{}", bed.error());
+            assert!(
+                crate::commands::wait_for(&mut command).success(),
+                "{}",
+                bed.error()
+            );
             bed.start();
             let done = bed.done();
             assert_eq!(done.stdout, "given\n0 1 2 3 4 ", "{}", done.stderr);

@@ -3,11 +3,13 @@
 
 #![allow(dead_code, clippy::unwrap_used)]
 
+pub mod bundle;
+pub mod group;
+
 use std::collections::HashSet;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use oci_spec::runtime::{Process, Spec};
 use pontoon_runtime::{
@@ -15,6 +17,8 @@ use pontoon_runtime::{
     RootfsMount, RuntimeKind, ShimClient, ShimConfig, StdStream, defaults,
 };
 use serde_json::{Value, json};
+
+use group::Group;
 
 /// How long any single expectation may take on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -67,7 +71,7 @@ impl Bed {
         for dir in ["upper", "work", "rootfs"] {
             std::fs::create_dir(base.join(dir)).unwrap();
         }
-        std::fs::set_permissions(base.join("upper"), std::fs::Permissions::from_mode(0o755)).unwrap();
+        bundle::set_mode(&base.join("upper"), 0o755);
         let cgroup = format!("/pontoon-test-{id}/{id}");
         let config = ShimConfig {
             id,
@@ -209,17 +213,12 @@ impl Drop for Bed {
             runtime.block_on(pontoon_runtime::destroy(&dir))
         })
         .join();
-        let parent = Path::new(&cgroup).parent().unwrap().strip_prefix("/").unwrap();
-        let _ = std::fs::remove_dir(Path::new("/sys/fs/cgroup").join(parent));
-        for hierarchy in std::fs::read_dir("/sys/fs/cgroup")
-            .into_iter()
-            .flatten()
-            .flatten()
-        {
-            let _ = std::fs::remove_dir(hierarchy.path().join(parent));
-        }
+        // The parent, with whatever a failed case has left in it.
+        let top = cgroup.trim_start_matches('/').split('/').next().unwrap();
+        let left = Group::named(top).clear();
         if !std::thread::panicking() {
             cleaned.unwrap().unwrap();
+            assert!(left.is_empty(), "{left:?} is left of the container");
         }
     }
 }
@@ -271,15 +270,8 @@ pub async fn within<F: std::future::Future>(future: F) -> F::Output {
 }
 
 /// Polls a condition; false if it never holds.
-pub fn wait_until(mut condition: impl FnMut() -> bool) -> bool {
-    let deadline = Instant::now() + PATIENCE;
-    while !condition() {
-        if Instant::now() > deadline {
-            return false;
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    true
+pub fn wait_until(condition: impl FnMut() -> bool) -> bool {
+    group::holds_within(PATIENCE, condition)
 }
 
 /// Reads an attachment to its end.
@@ -319,57 +311,15 @@ fn lower() -> &'static Path {
     static LOWER: OnceLock<PathBuf> = OnceLock::new();
     LOWER.get_or_init(|| {
         let root = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("busybox-{}", std::process::id()));
-        for dir in ["bin", "etc", "proc", "sys", "dev", "tmp", "root", "home"] {
-            std::fs::create_dir_all(root.join(dir)).unwrap();
-        }
-        for dir in [&root, &root.join("bin"), &root.join("etc")] {
-            std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o755)).unwrap();
-        }
-        std::fs::copy("/bin/busybox", root.join("bin/busybox")).unwrap();
-        let list = std::process::Command::new("/bin/busybox")
-            .arg("--list")
-            .output()
-            .unwrap();
-        for applet in String::from_utf8(list.stdout)
-            .unwrap()
-            .lines()
-            .filter(|a| *a != "busybox")
-        {
-            let _ = std::os::unix::fs::symlink("busybox", root.join("bin").join(applet));
-        }
-        std::fs::write(
-            root.join("etc/passwd"),
-            "root:x:0:0::/root:/bin/sh\nweb:x:1000:1000::/home:/bin/sh\n",
-        )
-        .unwrap();
-        std::fs::write(root.join("etc/plain"), "not a program\n").unwrap();
+        bundle::make_root(&root);
         std::os::unix::fs::symlink("/../../../../../../tmp/escape", root.join("etc/link")).unwrap();
         root
     })
 }
 
 fn spec(root: &Path, cgroup: &str) -> Value {
-    let capabilities: Vec<_> = defaults::CAPABILITIES.to_vec();
-    let set: HashSet<_> = capabilities.iter().copied().collect();
-    json!({
-        "ociVersion": "1.0.2",
-        "root": {"path": root, "readonly": false},
-        "hostname": "box",
-        "process": {
-            "user": {"uid": 0, "gid": 0},
-            "args": ["/bin/true"],
-            "env": ["PATH=/usr/bin:/bin", "A=b c"],
-            "cwd": "/",
-            "capabilities": {"bounding": capabilities, "effective": capabilities, "permitted": capabilities},
-        },
-        "mounts": defaults::mounts(64 << 20),
-        "linux": {
-            "cgroupsPath": cgroup,
-            "namespaces": defaults::namespaces(true),
-            "maskedPaths": defaults::MASKED_PATHS,
-            "readonlyPaths": defaults::READONLY_PATHS,
-            "seccomp": defaults::seccomp_profile(&set),
-            "resources": {"devices": defaults::device_rules()},
-        },
-    })
+    let set: HashSet<_> = defaults::CAPABILITIES.iter().copied().collect();
+    let mut spec = bundle::base(root, cgroup);
+    spec["linux"]["seccomp"] = json!(defaults::seccomp_profile(&set));
+    spec
 }

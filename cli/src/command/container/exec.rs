@@ -135,7 +135,7 @@ pub async fn run(host: Option<&str>, arguments: Arguments) -> Outcome {
                 Input::Data(data) => exec_request::Request::Stdin(data.into()),
                 Input::Close => exec_request::Request::StdinClose(true),
                 Input::Resize(size) => exec_request::Request::Resize(size),
-                Input::Signal(name) => exec_request::Request::Signal(name.to_owned()),
+                Input::Signal(number) => exec_request::Request::Signal(number.to_string()),
             }),
         })
     });
@@ -343,12 +343,12 @@ impl AttachSession {
                 Input::Data(data) => attach_request::Request::Stdin(data.into()),
                 Input::Close => attach_request::Request::StdinClose(true),
                 Input::Resize(size) => attach_request::Request::Resize(size),
-                Input::Signal(name) => {
+                Input::Signal(number) => {
                     let (client, target) = (client.clone(), id.clone());
                     tokio::spawn(async move {
                         let request = KillContainerRequest {
                             target,
-                            signal: name.to_owned(),
+                            signal: number.to_string(),
                         };
                         // The container may have ended meanwhile; then there is nobody to signal.
                         let _ = client.engine().kill_container(request).await;

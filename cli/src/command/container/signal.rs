@@ -1,9 +1,12 @@
 //! What ends, pauses and awaits containers: `stop`, `restart`, `kill`, `pause`, `unpause`, `wait`.
 
 use clap::Args;
+use pontoon_proto::v1::engine_client::EngineClient;
 use pontoon_proto::v1::{
-    ContainerRequest, KillContainerRequest, StopContainerRequest, WaitCondition, WaitContainerRequest,
+    ContainerRequest, Empty, KillContainerRequest, StopContainerRequest, WaitCondition, WaitContainerRequest,
 };
+use tonic::transport::Channel;
+use tonic::{Response, Status};
 
 use crate::client::Client;
 use crate::error::{Outcome, for_each_at_once, for_each_target};
@@ -42,6 +45,16 @@ pub struct StopArguments {
     containers: Vec<String>,
 }
 
+impl StopArguments {
+    fn request(&self, target: String) -> StopContainerRequest {
+        StopContainerRequest {
+            target,
+            timeout: self.timeout,
+            signal: self.signal.clone(),
+        }
+    }
+}
+
 /// `kill [OPTIONS] CONTAINER [CONTAINER...]`
 #[derive(Args, Debug)]
 pub struct KillArguments {
@@ -59,56 +72,47 @@ pub struct KillArguments {
     containers: Vec<String>,
 }
 
-/// Runs `stop`.
-///
-/// # Errors
-/// The daemon's, one line a container.
-pub async fn stop(host: Option<&str>, arguments: StopArguments) -> Outcome {
+type Engine = EngineClient<Channel>;
+
+/// Makes a call for each container, and prints the names of those for which it went well.
+async fn each<F, Fut>(host: Option<&str>, containers: &[String], call: F) -> Outcome
+where
+    F: Fn(Engine, String) -> Fut,
+    Fut: Future<Output = Result<Response<Empty>, Status>>,
+{
     let client = Client::connect(host).await?;
-    let StopArguments {
-        signal,
-        timeout,
-        containers,
-    } = arguments;
-    for_each_at_once(&containers, |target| {
-        let (client, signal) = (client.clone(), signal.clone());
+    for_each_at_once(containers, |target| {
+        let called = call(client.engine(), target.clone());
         async move {
-            client
-                .engine()
-                .stop_container(StopContainerRequest {
-                    target: target.clone(),
-                    timeout,
-                    signal,
-                })
-                .await?;
+            called.await?;
             Ok(target)
         }
     })
     .await
 }
 
-/// Runs `restart`.
+/// Runs `stop`.
+///
+/// # Errors
+/// The daemon's, one line a container.
+pub async fn stop(host: Option<&str>, arguments: StopArguments) -> Outcome {
+    each(host, &arguments.containers, |mut engine, target| {
+        let request = arguments.request(target);
+        async move { engine.stop_container(request).await }
+    })
+    .await
+}
+
+/// Runs `restart`; one after the other, as Docker.
 ///
 /// # Errors
 /// The daemon's, one line a container.
 pub async fn restart(host: Option<&str>, arguments: StopArguments) -> Outcome {
     let client = Client::connect(host).await?;
-    let StopArguments {
-        signal,
-        timeout,
-        containers,
-    } = arguments;
-    for_each_target(&containers, |target| {
-        let (client, signal) = (client.clone(), signal.clone());
+    for_each_target(&arguments.containers, |target| {
+        let (mut engine, request) = (client.engine(), arguments.request(target.clone()));
         async move {
-            client
-                .engine()
-                .restart_container(StopContainerRequest {
-                    target: target.clone(),
-                    timeout,
-                    signal,
-                })
-                .await?;
+            engine.restart_container(request).await?;
             Ok(target)
         }
     })
@@ -120,18 +124,12 @@ pub async fn restart(host: Option<&str>, arguments: StopArguments) -> Outcome {
 /// # Errors
 /// The daemon's, one line a container.
 pub async fn kill(host: Option<&str>, arguments: KillArguments) -> Outcome {
-    let client = Client::connect(host).await?;
-    for_each_at_once(&arguments.containers, |target| {
-        let (client, signal) = (client.clone(), arguments.signal.clone());
+    each(host, &arguments.containers, |mut engine, target| {
+        let signal = arguments.signal.clone();
         async move {
-            client
-                .engine()
-                .kill_container(KillContainerRequest {
-                    target: target.clone(),
-                    signal,
-                })
-                .await?;
-            Ok(target)
+            engine
+                .kill_container(KillContainerRequest { target, signal })
+                .await
         }
     })
     .await
@@ -142,18 +140,8 @@ pub async fn kill(host: Option<&str>, arguments: KillArguments) -> Outcome {
 /// # Errors
 /// The daemon's, one line a container.
 pub async fn pause(host: Option<&str>, arguments: Targets) -> Outcome {
-    let client = Client::connect(host).await?;
-    for_each_at_once(&arguments.containers, |target| {
-        let client = client.clone();
-        async move {
-            client
-                .engine()
-                .pause_container(ContainerRequest {
-                    target: target.clone(),
-                })
-                .await?;
-            Ok(target)
-        }
+    each(host, &arguments.containers, |mut engine, target| async move {
+        engine.pause_container(ContainerRequest { target }).await
     })
     .await
 }
@@ -163,18 +151,8 @@ pub async fn pause(host: Option<&str>, arguments: Targets) -> Outcome {
 /// # Errors
 /// The daemon's, one line a container.
 pub async fn unpause(host: Option<&str>, arguments: Targets) -> Outcome {
-    let client = Client::connect(host).await?;
-    for_each_at_once(&arguments.containers, |target| {
-        let client = client.clone();
-        async move {
-            client
-                .engine()
-                .unpause_container(ContainerRequest {
-                    target: target.clone(),
-                })
-                .await?;
-            Ok(target)
-        }
+    each(host, &arguments.containers, |mut engine, target| async move {
+        engine.unpause_container(ContainerRequest { target }).await
     })
     .await
 }
@@ -186,19 +164,14 @@ pub async fn unpause(host: Option<&str>, arguments: Targets) -> Outcome {
 pub async fn wait(host: Option<&str>, arguments: Targets) -> Outcome {
     let client = Client::connect(host).await?;
     for_each_target(&arguments.containers, |target| {
-        let client = client.clone();
+        let mut engine = client.engine();
         async move {
             let request = WaitContainerRequest {
                 target,
                 condition: WaitCondition::NotRunning.into(),
             };
-            Ok(client
-                .engine()
-                .wait_container(request)
-                .await?
-                .into_inner()
-                .exit_code
-                .to_string())
+            let ended = engine.wait_container(request).await?.into_inner();
+            Ok(ended.exit_code.to_string())
         }
     })
     .await

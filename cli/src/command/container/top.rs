@@ -9,8 +9,6 @@ use crate::output::listing;
 
 /// Columns are at least this wide, with the space behind them, as in Docker's `top`.
 const MINIMUM: usize = 20;
-/// Space behind a column.
-const GAP: usize = 3;
 
 /// `top CONTAINER [ps OPTIONS]`
 #[derive(Args, Debug)]
@@ -34,30 +32,8 @@ pub async fn run(host: Option<&str>, arguments: Arguments) -> Outcome {
     let listed = client.engine().top_container(request).await?.into_inner();
     let mut rows = vec![listed.titles];
     rows.extend(listed.processes.into_iter().map(|process| process.values));
-    listing::write(&align(&rows));
+    listing::write(&listing::align(&rows, MINIMUM));
     Ok(0)
-}
-
-fn align(rows: &[Vec<String>]) -> String {
-    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let width = |at: usize| {
-        let cells = rows.iter().filter_map(|row| row.get(at));
-        let longest = cells.map(|cell| cell.chars().count()).max().unwrap_or(0);
-        (longest + GAP).max(MINIMUM)
-    };
-    let widths: Vec<usize> = (0..columns).map(width).collect();
-    let mut text = String::new();
-    for row in rows {
-        for (at, cell) in row.iter().enumerate() {
-            if at + 1 == row.len() {
-                text.push_str(cell);
-            } else {
-                text.push_str(&format!("{cell:<width$}", width = widths[at]));
-            }
-        }
-        text.push('\n');
-    }
-    text
 }
 
 #[cfg(test)]
@@ -68,7 +44,7 @@ mod tests {
     fn columns_are_wide() {
         let row = |words: [&str; 2]| words.map(str::to_owned).to_vec();
         assert_eq!(
-            align(&[row(["PID", "CMD"]), row(["7", "sleep 1"])]),
+            listing::align(&[row(["PID", "CMD"]), row(["7", "sleep 1"])], MINIMUM),
             "PID                 CMD\n7                   sleep 1\n"
         );
     }

@@ -48,6 +48,31 @@ pub fn complete(value: &mut Value, container: &Container) {
     }
 }
 
+/// A container with the fields that its JSON has only when there is something in them: templates find those empty. Other objects are
+/// returned as they are.
+pub fn with_all_fields(object: &Value) -> Value {
+    let mut object = object.clone();
+    if !(object["State"].is_object() && object["HostConfig"].is_object()) {
+        return object;
+    }
+    for (part, optional) in [
+        ("State", json!({ "Health": null })),
+        (
+            "Config",
+            json!({ "ExposedPorts": null, "Healthcheck": null, "StopSignal": "", "StopTimeout": null }),
+        ),
+        ("HostConfig", json!({ "Mounts": null, "Tmpfs": null })),
+    ] {
+        if let Value::Object(fields) = &mut object[part] {
+            add(fields, optional);
+        }
+    }
+    if let Value::Object(fields) = &mut object {
+        add(fields, json!({ "SizeRootFs": null, "SizeRw": null }));
+    }
+    object
+}
+
 fn add(to: &mut Map<String, Value>, more: Value) {
     if let Value::Object(more) = more {
         for (name, field) in more {

@@ -21,11 +21,11 @@ pub struct Arguments {
     #[arg(long, value_name = "string")]
     format: Option<String>,
     /// Show all events created since timestamp
-    #[arg(long, value_name = "string", value_parser = time::parse)]
-    since: Option<i64>,
+    #[arg(long, value_name = "string")]
+    since: Option<String>,
     /// Stream events until this timestamp
-    #[arg(long, value_name = "string", value_parser = time::parse)]
-    until: Option<i64>,
+    #[arg(long, value_name = "string")]
+    until: Option<String>,
 }
 
 /// Runs `events`. It ends at `--until`, with the daemon, or by a signal.
@@ -39,9 +39,13 @@ pub async fn run(host: Option<&str>, arguments: Arguments) -> Outcome {
             Some(Template::parse(text).map_err(|error| Failure::new(error).with_code(BAD_TEMPLATE))?)
         }
     };
+    let at = |text: &Option<String>| match text.as_deref() {
+        None | Some("") => Ok(0),
+        Some(text) => time::parse(text).map_err(Failure::new),
+    };
     let request = EventsRequest {
-        since: arguments.since.unwrap_or(0),
-        until: arguments.until.unwrap_or(0),
+        since: at(&arguments.since)?,
+        until: at(&arguments.until)?,
         filters: filters(&arguments.filter)?,
     };
     let client = Client::connect(host).await?;

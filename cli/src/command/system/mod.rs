@@ -53,7 +53,7 @@ pub struct VersionArguments {
     format: Option<String>,
 }
 
-/// Docker's exit status for a template that can't be read or does not fit.
+/// Docker's exit status for a template that can't be read; one that does not fit ends with 1.
 pub const BAD_TEMPLATE: u8 = 64;
 
 /// Prints a value by a template or as JSON.
@@ -64,8 +64,9 @@ pub fn print_formatted(format: &str, value: &Value) -> Result<(), Failure> {
     let text = match format {
         "json" => value.to_string(),
         template => Template::parse(template)
-            .and_then(|template| template.render(value))
-            .map_err(|error| Failure::new(error).with_code(BAD_TEMPLATE))?,
+            .map_err(|error| Failure::new(error).with_code(BAD_TEMPLATE))?
+            .render(value)
+            .map_err(Failure::new)?,
     };
     listing::write(&format!("{text}\n"));
     Ok(())

@@ -27,7 +27,8 @@ pub struct NetworkArguments {
     #[arg(long = "dns-search", value_name = "list")]
     dns_search: Vec<String>,
     /// Have other firewalls' forward chains accept what goes to and from our bridges
-    #[arg(long)]
+    #[arg(long, num_args = 0..=1, default_value_t = false)]
+    #[arg(require_equals = true, default_missing_value = "true", action = ArgAction::Set, hide_default_value = true)]
     firewall_accept: bool,
     /// IPv4 subnet for fixed IPs
     #[arg(long, value_name = "string")]
@@ -39,16 +40,19 @@ pub struct NetworkArguments {
     #[arg(long = "host-gateway-ip", value_name = "list")]
     host_gateway_ips: Vec<IpAddr>,
     /// Enable inter-container communication for the default bridge network
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = true, action = ArgAction::Set)]
+    #[arg(long, num_args = 0..=1, default_value_t = true)]
+    #[arg(require_equals = true, default_missing_value = "true", action = ArgAction::Set)]
     icc: bool,
     /// Host IP for port publishing from the default bridge network
     #[arg(long, value_name = "ip", default_value = "0.0.0.0")]
     ip: Ipv4Addr,
     /// Enable IP masquerading for the default bridge network
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = true, action = ArgAction::Set)]
+    #[arg(long, num_args = 0..=1, default_value_t = true)]
+    #[arg(require_equals = true, default_missing_value = "true", action = ArgAction::Set)]
     ip_masq: bool,
     /// Enable IPv6 networking for the default bridge network
-    #[arg(long)]
+    #[arg(long, num_args = 0..=1, default_value_t = false)]
+    #[arg(require_equals = true, default_missing_value = "true", action = ArgAction::Set, hide_default_value = true)]
     ipv6: bool,
     /// Set the MTU for the default bridge network
     #[arg(long, value_name = "int", value_parser = clap::value_parser!(u32).range(68..=65535), default_value_t = 1500)]
@@ -79,6 +83,12 @@ fn pool(text: &str) -> Result<(IpNet, u8), Failure> {
     Ok((base.trunc(), size))
 }
 
+/// Whether an address can't be an interface's in its subnet: the first and the last are the subnet's own (RFC 3021 lets
+/// subnets of two addresses use both).
+fn is_no_hosts(net: IpNet) -> bool {
+    net.prefix_len() + 1 < net.max_prefix_len() && [net.network(), net.broadcast()].contains(&net.addr())
+}
+
 impl NetworkArguments {
     /// Checks the flags.
     ///
@@ -106,6 +116,13 @@ impl NetworkArguments {
             .is_some_and(|net| net.addr().is_ipv6())
         {
             return Err(Failure::new("--bip and --fixed-cidr must be IPv4 subnets"));
+        }
+        if let Some(bip) = self.bip
+            && is_no_hosts(bip)
+        {
+            return Err(Failure::new(format!(
+                "--bip {bip} is the subnet's own or its broadcast address: give the bridge one between"
+            )));
         }
         let option = |key: &str, value: bool| (format!("com.docker.network.bridge.{key}"), value.to_string());
         let host_binding = (!self.ip.is_unspecified()).then_some(self.ip);

@@ -21,8 +21,21 @@ impl Template {
     /// # Errors
     /// A message in the manner of Go's, for a field that is not there or a function's bad argument.
     pub fn render(&self, data: &Value) -> Result<String, String> {
+        self.run(data, false)
+    }
+
+    /// Runs the template on a value whose nulls are Go's nil pointers: they have no fields.
+    ///
+    /// # Errors
+    /// As [`Template::render`].
+    pub fn render_typed(&self, data: &Value) -> Result<String, String> {
+        self.run(data, true)
+    }
+
+    fn run(&self, data: &Value, typed: bool) -> Result<String, String> {
         let mut run = Run {
             source: &self.source,
+            typed,
             root: data,
             variables: HashMap::new(),
             out: String::new(),
@@ -35,6 +48,7 @@ impl Template {
 
 struct Run<'a> {
     source: &'a str,
+    typed: bool,
     root: &'a Value,
     variables: HashMap<String, Value>,
     out: String,
@@ -163,7 +177,7 @@ impl Run<'_> {
         let text = format!(".{}", path.join("."));
         // The part that is there.
         let good = (0..path.len())
-            .take_while(|&count| walk(dot, &path[..=count]).is_ok())
+            .take_while(|&count| self.walk(dot, &path[..=count]).is_ok())
             .count();
         let before: usize = path[..good].iter().map(|name| name.len() + 1).sum();
         match self.source.find(&text) {
@@ -172,19 +186,40 @@ impl Run<'_> {
         }
     }
 
+    /// The value at the end of a path of fields.
+    fn walk(&self, from: &Value, path: &[String]) -> Result<Value, String> {
+        let mut at = from;
+        for name in path {
+            at = match at {
+                Value::Object(fields) => fields
+                    .get(name)
+                    .ok_or_else(|| format!("map has no entry for key {name:?}"))?,
+                Value::Null if self.typed => return Err(format!("nil pointer evaluating .{name}")),
+                Value::Null => return Ok(Value::Null),
+                _ => return Err(format!("can't evaluate field {name}: the value has no fields")),
+            };
+        }
+        Ok(at.clone())
+    }
+
     fn operand(&mut self, word: &Expression, dot: &Value) -> Result<Value, String> {
         match word {
             Expression::Literal(value) => Ok(value.clone()),
-            Expression::Field(path) => walk(dot, path).map_err(|reason| self.placed(path, dot, reason)),
-            Expression::Variable(name, path) if name.is_empty() => walk(self.root, path),
+            Expression::Field(path) => self
+                .walk(dot, path)
+                .map_err(|reason| self.placed(path, dot, reason)),
+            Expression::Variable(name, path) if name.is_empty() => self.walk(self.root, path),
             Expression::Variable(name, path) => {
                 let value = self
                     .variables
                     .get(name)
                     .ok_or_else(|| format!("undefined variable \"${name}\""))?;
-                walk(&value.clone(), path)
+                self.walk(value, path)
             }
-            Expression::Group(inner, path) => walk(&self.pipeline(inner, dot)?, path),
+            Expression::Group(inner, path) => {
+                let value = self.pipeline(inner, dot)?;
+                self.walk(&value, path)
+            }
             Expression::Function(name) => functions::call(name, &[]),
         }
     }
@@ -206,6 +241,7 @@ const LISTS: &[&str] = &[
     "ExtraHosts",
     "GroupAdd",
     "Links",
+    "Mounts",
     "OnBuild",
     "SecondaryIPAddresses",
     "SecondaryIPv6Addresses",
@@ -219,10 +255,25 @@ const MAPS: &[&str] = &[
     "Labels",
     "Options",
     "StorageOpt",
+    "Tmpfs",
     "Volumes",
 ];
 
-/// What Go prints for a list or map that is null, if the pipeline is such a field by itself.
+/// Pointers of Docker's objects: null where there is nothing.
+const POINTERS: &[&str] = &[
+    "Health",
+    "Healthcheck",
+    "IPAMConfig",
+    "Init",
+    "MemorySwappiness",
+    "OomKillDisable",
+    "PidsLimit",
+    "SizeRootFs",
+    "SizeRw",
+    "StopTimeout",
+];
+
+/// What Go prints for a list, map or pointer that is null, if the pipeline is such a field by itself.
 fn nil(pipeline: &Pipeline, value: &Value) -> Option<&'static str> {
     let [command] = pipeline.commands.as_slice() else {
         return None;
@@ -231,11 +282,9 @@ fn nil(pipeline: &Pipeline, value: &Value) -> Option<&'static str> {
         return None;
     };
     let name = path.last()?.as_str();
-    if LISTS.contains(&name) {
-        Some("[]")
-    } else {
-        MAPS.contains(&name).then_some("map[]")
-    }
+    [(LISTS, "[]"), (MAPS, "map[]"), (POINTERS, "<nil>")]
+        .into_iter()
+        .find_map(|(names, shown)| names.contains(&name).then_some(shown))
 }
 
 /// The value of a label, in a mapping or in Docker's "a=1,b=2"; a comma ends a value if another `key=` follows it.
@@ -256,20 +305,6 @@ fn label(labels: &Value, key: &str) -> String {
         }
     }
     found.unwrap_or_default()
-}
-
-fn walk(from: &Value, path: &[String]) -> Result<Value, String> {
-    let mut at = from;
-    for name in path {
-        at = match at {
-            Value::Object(fields) => fields
-                .get(name)
-                .ok_or_else(|| format!("map has no entry for key {name:?}"))?,
-            Value::Null => return Ok(Value::Null),
-            _ => return Err(format!("can't evaluate field {name}: the value has no fields")),
-        };
-    }
-    Ok(at.clone())
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ mod paths;
 mod tasks;
 
 use std::io::{self, Read, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use pontoon_image::archive::IdMap;
@@ -29,8 +30,12 @@ use frames::Kind;
 pub(crate) struct Job {
     /// The container's files.
     pub view: FileView,
-    /// Ids of its user namespace.
+    /// Ids of its user namespace, as far as its root file system shows the host's.
     pub ids: IdMap,
+    /// Ids of what is mounted from the host: that belongs to the host's users also while the container does not run.
+    pub host_ids: IdMap,
+    /// Where such mounts are.
+    pub host_mounts: Vec<PathBuf>,
     /// What to do.
     pub task: Task,
 }

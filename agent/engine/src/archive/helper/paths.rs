@@ -5,7 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use pontoon_image::archive::Node;
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, openat2};
@@ -39,7 +39,7 @@ impl Wanted {
         }
         let content = path == "." || path.ends_with("/.");
         Ok(Self {
-            clean: clean(Path::new(path)),
+            clean: pontoon_runtime::clean_path(path),
             follow: content || path.ends_with('/'),
             content,
         })
@@ -62,20 +62,6 @@ impl Wanted {
         };
         format!("{}{end}", self.clean.display())
     }
-}
-
-fn clean(path: &Path) -> PathBuf {
-    let mut result = PathBuf::from("/");
-    for component in path.components() {
-        match component {
-            Component::Normal(name) => result.push(name),
-            Component::ParentDir => {
-                result.pop();
-            }
-            _ => {}
-        }
-    }
-    result
 }
 
 impl Root {

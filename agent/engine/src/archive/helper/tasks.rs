@@ -4,8 +4,11 @@ use std::io::{self, BufWriter, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use oci_spec::runtime::Mount;
 use pontoon_image::Limits;
-use pontoon_image::archive::{ExtractOptions, Extractor, Node, Place, TarReader, TarWriter, Walk, plain};
+use pontoon_image::archive::{
+    ExtractOptions, Extractor, IdMap, Node, Place, TarReader, TarWriter, Walk, plain,
+};
 use rustix::fs::StatVfsMountFlags;
 
 use super::frames::{FRAME, Incoming, Kind, Outgoing, write};
@@ -28,7 +31,8 @@ pub(super) fn run(job: &Job, input: &mut impl Read, output: &mut impl Write) -> 
             let node = root.node(&wanted)?;
             tell(output, &root.stat(&wanted, &node))?;
             let name = wanted.name().as_bytes().to_vec();
-            archive(output, |tar| Walk::new(job.ids.clone()).tree(tar, &node, &name))
+            let ids = ids_at(job, &root.real_path(&node)?);
+            archive(output, |tar| Walk::new(ids.clone()).tree(tar, &node, &name))
         }
         Task::Export => {
             let node = Node::new(root.0)?;
@@ -43,10 +47,20 @@ pub(super) fn run(job: &Job, input: &mut impl Read, output: &mut impl Write) -> 
                 no_overwrite_dir_non_dir: *no_overwrite_dir_non_dir,
                 chown: true,
                 owner: *owner,
-                ids: job.ids.clone(),
+                ids: IdMap::default(),
             };
             extract(job, root, &Wanted::new(path)?, options, input)
         }
+    }
+}
+
+/// How owners are shown at a path without links: by the mount that it lies in.
+fn ids_at<'j>(job: &'j Job, path: &Path) -> &'j IdMap {
+    let above = job.view.mounts.iter().map(Mount::destination);
+    let above = above.filter(|mount| path.starts_with(mount));
+    match above.max_by_key(|mount| mount.components().count()) {
+        Some(mount) if job.host_mounts.contains(mount) => &job.host_ids,
+        _ => &job.ids,
     }
 }
 
@@ -68,7 +82,7 @@ fn extract(
     job: &Job,
     root: Root,
     wanted: &Wanted,
-    options: ExtractOptions,
+    mut options: ExtractOptions,
     input: &mut impl Read,
 ) -> Outcome {
     let folder = root.folder(wanted)?;
@@ -94,6 +108,10 @@ fn extract(
     };
     // Compression is taken off here, by our own code, before anything enters the container's root.
     let mut reader = TarReader::new(plain(Incoming::new(input))?, &limits);
+    ids_at(job, &base).clone_into(&mut options.ids);
+    if let Some((uid, gid)) = options.ids.to_host(0, 0) {
+        pontoon_runtime::act_as(uid, gid)?;
+    }
     let mut extractor = Extractor::new(Place::in_root(root.0, Path::new(&base)), options);
     while let Some(entry) = reader.next_entry()? {
         extractor.entry(&entry, &mut reader)?;

@@ -4,8 +4,8 @@
 use pontoon_proto::v1::{ContainerSpec, HostConfig};
 
 use super::invalid;
+use crate::Result;
 use crate::spec::namespaces::{IpcMode, PidMode};
-use crate::{Result, spec};
 
 /// Refuses unknown modes and settings that contradict them.
 pub(super) fn check(config: &ContainerSpec, host: &HostConfig, domainname: &str) -> Result<()> {
@@ -69,7 +69,7 @@ fn sysctls(config: &ContainerSpec, host: &HostConfig) -> Result<()> {
         let dotted = name.replace('/', ".");
         let refused = if dotted.starts_with("net.") {
             (host.network_mode == "host").then_some("not allowed in host network namespace")
-        } else if spec::namespaces::is_ipc_sysctl(&dotted) {
+        } else if pontoon_runtime::is_ipc_sysctl(&dotted) {
             (host.ipc_mode == "host").then_some("is not allowed in the hosts ipc namespace")
         } else if dotted == "kernel.domainname" {
             (host.uts_mode == "host").then_some("is not allowed in the hosts uts namespace")

@@ -1,5 +1,8 @@
 //! Options that are good, and the texts of those that are not.
 
+use pontoon_runtime::SyslogAddress;
+
+use super::syslog::address;
 use super::*;
 
 fn log(name: &str, options: &[(&str, &str)]) -> LogDriver {

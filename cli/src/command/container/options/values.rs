@@ -147,26 +147,12 @@ pub fn label(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-/// Kernel parameters that belong to a namespace, so that a container can have its own: sysctl(8) names.
-const SYSCTLS: [&str; 8] = [
-    "kernel.msgmax",
-    "kernel.msgmnb",
-    "kernel.msgmni",
-    "kernel.sem",
-    "kernel.shmall",
-    "kernel.shmmax",
-    "kernel.shmmni",
-    "kernel.shm_rmid_forced",
-];
-
-/// A kernel parameter, `NAME=VALUE`.
+/// A kernel parameter, `NAME=VALUE`, that belongs to a namespace, so that a container can have its own.
 ///
 /// # Errors
 /// It has no value, or is the host's.
 pub fn sysctl(text: &str) -> Result<String, String> {
-    let known = |name: &str| {
-        SYSCTLS.contains(&name) || ["net.", "fs.mqueue."].iter().any(|start| name.starts_with(start))
-    };
+    let known = |name: &str| name.starts_with("net.") || pontoon_runtime::is_ipc_sysctl(name);
     match text.split_once('=') {
         Some((name, _)) if known(name) => Ok(text.to_owned()),
         _ => Err(format!("sysctl '{text}' is not allowed")),
