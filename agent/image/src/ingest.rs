@@ -23,19 +23,23 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard},
+    thread::JoinHandle,
 };
 
 use crate::{
     Digest, Error, ImageConfig, ImageId, LoadEvent, Reference, Result,
     blobs::BlobPin,
     catalog::Record,
-    layers::Pin,
+    error::At,
+    layers::{Pin, Staged},
     oci::{Descriptor, Document, Index, Manifest},
-    spool::{Spool, Spooled},
+    pipeline::Pipeline,
+    spool::Spool,
     stack::{chains, layer_reader},
     store::{Candidate, ImageStore},
+    tar_stream::read_failed,
     transfer::{Begun, BlobWriter, Held},
-    unpack,
+    unpack::{self, Apply, Form},
 };
 
 /// Images on their way in. `Send + Sync`: blobs are written from several threads at once.
@@ -48,10 +52,14 @@ struct State {
     spool: Spool,
     /// Blobs that are complete: in place, or waiting in `partial/`.
     blobs: HashMap<Digest, Present>,
+    /// Layers of the images that were looked at, by their blobs.
+    wanted: HashMap<Digest, IncomingLayer>,
+    /// Layers that are unpacked while they arrive.
+    unpacking: HashMap<Digest, JoinHandle<Result<(Staged, Apply)>>>,
 }
 
 enum Present {
-    InPlace(BlobPin),
+    InPlace { _pin: BlobPin },
     Arrived(Held),
 }
 
@@ -168,6 +176,8 @@ impl Ingest {
             state: Mutex::new(State {
                 spool: Spool::new(&store.staging())?,
                 blobs: HashMap::new(),
+                wanted: HashMap::new(),
+                unpacking: HashMap::new(),
             }),
         })
     }
@@ -227,10 +237,13 @@ impl Ingest {
             diff_id: *diff_id,
             chain,
         });
+        let layers: Vec<IncomingLayer> = layers.collect();
+        let wanted = layers.iter().map(|layer| (layer.blob.digest, layer.clone()));
+        self.state().wanted.extend(wanted);
         Ok(IncomingImage {
             id,
             manifest: digest,
-            layers: layers.collect(),
+            layers,
             config,
             config_text: configuration.to_vec(),
             manifest_text: manifest.to_vec(),
@@ -250,7 +263,9 @@ impl Ingest {
         if let Some(pin) = self.store.blobs.pin(&blob.digest) {
             let size = self.store.blobs.size(&blob.digest);
             if size == Some(blob.size) {
-                self.state().blobs.insert(blob.digest, Present::InPlace(pin));
+                self.state()
+                    .blobs
+                    .insert(blob.digest, Present::InPlace { _pin: pin });
                 return Ok(Transfer::Present);
             }
             return Err(Error::corrupt(
@@ -267,8 +282,37 @@ impl Ingest {
                 self.state().blobs.insert(blob.digest, Present::Arrived(held));
                 Ok(Transfer::Present)
             }
-            Begun::Writer(writer) => Ok(Transfer::Needed(writer)),
+            Begun::Writer(writer) => {
+                self.unpack_meanwhile(&writer)?;
+                Ok(Transfer::Needed(writer))
+            }
         }
+    }
+
+    /// Begins to unpack a layer that is about to arrive. Overlayfs' layers can be unpacked before those below them are there;
+    /// whole trees can't, and are unpacked at the commit.
+    fn unpack_meanwhile(&self, writer: &BlobWriter) -> Result<()> {
+        let mut state = self.state();
+        let Some(layer) = state.wanted.get(writer.digest()).cloned() else {
+            return Ok(());
+        };
+        let layers = &self.store.layers;
+        if layers.driver().form() == Form::Tree || layers.has(&layer.chain) {
+            return Ok(());
+        }
+        let staged = layers.stage(None)?;
+        let (content, limits) = (writer.follow()?, self.store.limits.clone());
+        let unpack = move || {
+            let reader =
+                Pipeline::start(content, limits.layer_bytes.saturating_mul(2)).map_err(read_failed)?;
+            let (apply, reader) = unpack::begin(reader, &staged.diff(), Form::Overlay, &limits)?;
+            unpack::check(reader, &layer.diff_id)?;
+            Ok((staged, apply))
+        };
+        let thread = std::thread::Builder::new().name("unpack".into()).spawn(unpack);
+        let thread = thread.at("cannot start a thread to unpack", writer.digest().to_string())?;
+        state.unpacking.insert(layer.chain, thread);
+        Ok(())
     }
 
     /// Ends the transfer of a blob.
@@ -341,7 +385,7 @@ impl State {
                 made_here: false,
             },
             files,
-            held,
+            _held: held,
             references: references.into_iter().map(Reference::with_default_tag).collect(),
             index: digest,
             pins,
@@ -352,35 +396,36 @@ impl State {
     fn take(&self, store: &ImageStore, blob: &Descriptor) -> Result<BlobPin> {
         let pin = match self.blobs.get(&blob.digest) {
             Some(Present::Arrived(held)) => Some(store.blobs.link(&blob.digest, &held.path())?),
-            Some(Present::InPlace(_)) | None => store.blobs.pin(&blob.digest),
+            Some(Present::InPlace { .. }) | None => store.blobs.pin(&blob.digest),
         };
         pin.ok_or_else(|| Error::corrupt(blob.digest, "the blob was not transferred"))
     }
 
     fn unpack(
-        &self,
+        &mut self,
         store: &ImageStore,
         layer: &IncomingLayer,
         below: Option<Digest>,
         progress: &mut dyn FnMut(LoadEvent),
     ) -> Result<Pin> {
-        let blob = Spooled {
-            path: store.blobs.path(&layer.blob.digest),
-            digest: layer.blob.digest,
-            size: layer.blob.size,
-        };
-        let (pin, shared) = store
-            .layers
-            .acquire(layer.chain, below, layer.diff_id, |dest, under| {
-                progress(LoadEvent::Unpacking {
-                    diff_id: layer.diff_id,
-                    bytes: blob.size,
-                });
-                let (mut reader, _) = layer_reader(&blob, store.limits.layer_bytes)?;
-                let size = unpack::unpack(&mut reader, dest, under, &store.limits)?;
-                unpack::check(reader, &layer.diff_id)?;
-                Ok(size)
-            })?;
+        let (pin, shared) = store.layers.acquire(layer.chain, below, layer.diff_id, |under| {
+            progress(LoadEvent::Unpacking {
+                diff_id: layer.diff_id,
+                bytes: layer.blob.size,
+            });
+            let begun = self.unpacking.remove(&layer.chain).map(JoinHandle::join);
+            if let Some(Ok(Ok((staged, apply)))) = begun {
+                return Ok((staged, apply.finish(under)?));
+            }
+            // It was not begun, or the transfer began anew in between. What is wrong with the layer itself shows again.
+            let staged = store.layers.stage(below.as_ref())?;
+            let path = store.blobs.path(&layer.blob.digest);
+            let reader = layer_reader(&path, store.limits.layer_bytes)?;
+            let form = store.layers.driver().form();
+            let (size, reader) = unpack::unpack(reader, &staged.diff(), form, under, &store.limits)?;
+            unpack::check(reader, &layer.diff_id)?;
+            Ok((staged, size))
+        })?;
         progress(LoadEvent::Unpacked {
             diff_id: layer.diff_id,
             shared,

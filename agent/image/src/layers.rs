@@ -21,7 +21,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Digest, Error, Result, archive, error::At, merged::Merged};
+use crate::{Digest, Error, Result, archive, error::At, merged::Merged, snapshot::Snapshotter, unpack::Form};
 
 /// Stands for the stack of an image without layers.
 const EMPTY: &str = "empty";
@@ -48,6 +48,28 @@ pub(crate) struct Layers {
     staging: PathBuf,
     table: Mutex<HashMap<Digest, Layer>>,
     changed: Condvar,
+    driver: Box<dyn Snapshotter>,
+}
+
+/// A layer's directory that is being filled. Dropping it deletes it.
+pub(crate) struct Staged {
+    dir: tempfile::TempDir,
+}
+
+impl Staged {
+    /// Where the layer's files go.
+    pub(crate) fn diff(&self) -> PathBuf {
+        self.dir.path().join("diff")
+    }
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        // Deeper than the standard library's removal reaches, perhaps. What stays is swept at the next open.
+        if let Ok(dir) = fs::File::open(self.dir.path()) {
+            let _ = archive::remove_tree(&dir, "diff".as_ref());
+        }
+    }
 }
 
 /// Holds a layer; when the last holder lets go, the layer is deleted.
@@ -81,13 +103,14 @@ impl Drop for Pin {
 
 impl Layers {
     /// Finds the layers below `root`. Images then hold theirs, and [`Layers::sweep`] deletes the rest.
-    pub(crate) fn open(root: &Path) -> Result<Arc<Self>> {
+    pub(crate) fn open(root: &Path, driver: Box<dyn Snapshotter>) -> Result<Arc<Self>> {
         let layers = Layers {
             dir: root.join("layers"),
             rootfs: root.join("rootfs"),
             staging: root.join("staging"),
             table: Mutex::default(),
             changed: Condvar::new(),
+            driver,
         };
         for dir in [&layers.dir, &layers.rootfs] {
             fs::create_dir_all(dir).at("cannot make", dir)?;
@@ -127,14 +150,28 @@ impl Layers {
         self.delete(unused)
     }
 
-    /// The layer `chain`; if it is not there, `unpack` fills the directory that it gets and says how many bytes. Waits
+    /// The storage driver.
+    pub(crate) fn driver(&self) -> &dyn Snapshotter {
+        &*self.driver
+    }
+
+    /// A directory for a layer on top of `parent`.
+    pub(crate) fn stage(&self, parent: Option<&Digest>) -> Result<Staged> {
+        let dir = tempfile::TempDir::new_in(&self.staging).at("cannot make a directory in", &self.staging)?;
+        let staged = Staged { dir };
+        let like = parent.map(|p| self.path(p).join("diff"));
+        self.driver.make(&staged.diff(), like.as_deref())?;
+        Ok(staged)
+    }
+
+    /// The layer `chain`; if it is not there, `unpack` gives its filled directory and how many bytes are in it. Waits
     /// while another thread unpacks the same layer. True: it was there.
     pub(crate) fn acquire(
         self: &Arc<Self>,
         chain: Digest,
         parent: Option<Digest>,
         diff_id: Digest,
-        unpack: impl FnOnce(&Path, &Merged) -> Result<u64>,
+        unpack: impl FnOnce(&Merged) -> Result<(Staged, u64)>,
     ) -> Result<(Pin, bool)> {
         let mut table = self.table();
         loop {
@@ -192,26 +229,22 @@ impl Layers {
         chain: Digest,
         parent: Option<Digest>,
         diff_id: Digest,
-        unpack: impl FnOnce(&Path, &Merged) -> Result<u64>,
+        unpack: impl FnOnce(&Merged) -> Result<(Staged, u64)>,
     ) -> Result<Meta> {
-        let staged =
-            tempfile::TempDir::new_in(&self.staging).at("cannot make a directory in", &self.staging)?;
-        let diff = staged.path().join("diff");
-        fs::create_dir(&diff).at("cannot make", &diff)?;
         let below = self.merged(parent.as_ref())?;
-        let size = unpack(&diff, &below)?;
+        let (staged, size) = unpack(&below)?;
         let meta = Meta {
             parent,
             diff_id,
             size,
         };
-        let file = staged.path().join("meta.json");
+        let file = staged.dir.path().join("meta.json");
         let text = serde_json::to_vec(&meta).map_err(|source| Error::Json {
             what: "layer".into(),
             source,
         })?;
         fs::write(&file, text).at("cannot write", &file)?;
-        fs::rename(staged.path(), self.path(&chain)).at("cannot put in place", self.path(&chain))?;
+        fs::rename(staged.dir.path(), self.path(&chain)).at("cannot put in place", self.path(&chain))?;
         Ok(meta)
     }
 
@@ -279,12 +312,12 @@ impl Layers {
 
     /// A view of the stack that ends in `top`.
     fn merged(&self, top: Option<&Digest>) -> Result<Merged> {
-        let dirs: Vec<PathBuf> = self
-            .stack(top)?
-            .iter()
-            .rev()
-            .map(|c| self.path(c).join("diff"))
-            .collect();
+        let mut stack = self.stack(top)?;
+        if self.driver.form() == Form::Tree {
+            // The highest one has all that is below it.
+            stack.drain(..stack.len().saturating_sub(1));
+        }
+        let dirs: Vec<PathBuf> = stack.iter().rev().map(|c| self.path(c).join("diff")).collect();
         Merged::open(dirs.iter().map(PathBuf::as_path)).at("cannot open a layer in", &self.dir)
     }
 

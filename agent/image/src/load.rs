@@ -15,7 +15,6 @@ use crate::{
     spool::{Spool, Spooled},
     stack::layer_reader,
     store::{Candidate, ImageStore},
-    tar_stream::read_failed,
     unpack,
 };
 
@@ -309,7 +308,7 @@ fn install(
         },
         files: [image.config, manifest].into_iter().chain(image.layers).collect(),
         references,
-        held: Vec::new(),
+        _held: Vec::new(),
         index: None,
         pins,
     })
@@ -324,24 +323,26 @@ fn install_layer(
 ) -> Result<(Pin, Compression)> {
     let chain = Digest::chain(parent.as_ref(), diff_id);
     let mut compression = None;
-    let (pin, shared) = store.layers.acquire(chain, parent, *diff_id, |dest, below| {
+    let (pin, shared) = store.layers.acquire(chain, parent, *diff_id, |below| {
+        let staged = store.layers.stage(parent.as_ref())?;
         progress(LoadEvent::Unpacking {
             diff_id: *diff_id,
             bytes: blob.size,
         });
-        let (mut reader, kind) = layer_reader(blob, store.limits.layer_bytes)?;
-        compression = Some(kind);
-        let size = unpack::unpack(&mut reader, dest, below, &store.limits)?;
+        let reader = layer_reader(&blob.path, store.limits.layer_bytes)?;
+        compression = Some(reader.compression());
+        let form = store.layers.driver().form();
+        let (size, reader) = unpack::unpack(reader, &staged.diff(), form, below, &store.limits)?;
         unpack::check(reader, diff_id)?;
-        Ok(size)
+        Ok((staged, size))
     })?;
     let compression = match compression {
         Some(kind) => kind,
         // The layer was there; that this blob is really that layer must still hold before it is kept under its name.
         None => {
-            let (mut reader, kind) = layer_reader(blob, store.limits.layer_bytes)?;
+            let reader = layer_reader(&blob.path, store.limits.layer_bytes)?;
+            let kind = reader.compression();
             if blob.digest != *diff_id {
-                std::io::copy(&mut reader, &mut std::io::sink()).map_err(read_failed)?;
                 unpack::check(reader, diff_id)?;
             }
             kind

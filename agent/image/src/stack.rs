@@ -7,21 +7,17 @@
 //!
 //! Called by `commit` here and by the builder. A stack can be kept under a key across restarts (`keep`), as a build's cache is.
 
-use std::{
-    fs::File,
-    io::{BufReader, Read},
-    sync::Arc,
-};
+use std::{fs::File, io::Read, sync::Arc};
 
 use crate::{
     Digest, Error, ImageConfig, ImageId, LayerOptions, NewImage, Reference, Result, Rootfs, archive,
     blobs::BlobPin,
     catalog::{KeptLayer, Record},
-    decompress::{Compression, Decoder},
-    digest::HashReader,
+    decompress::Compression,
     error::At,
     layers::Pin,
     oci::{self, Descriptor, Manifest},
+    pipeline::Pipeline,
     spool::{Spool, Spooled},
     store::{Candidate, ImageStore},
     tar_stream::read_failed,
@@ -203,9 +199,13 @@ impl ImageStore {
         let (diff_id, compression) = self.diff_id_of(layer)?;
         let top = below.chain();
         let chain = Digest::chain(top.as_ref(), &diff_id);
-        let (pin, _) = self.layers.acquire(chain, top, diff_id, |dest, under| {
-            let (reader, _) = layer_reader(layer, self.limits.layer_bytes)?;
-            unpack::unpack(reader, dest, under, &self.limits)
+        let (pin, _) = self.layers.acquire(chain, top, diff_id, |under| {
+            let staged = self.layers.stage(top.as_ref())?;
+            let reader = layer_reader(&layer.path, self.limits.layer_bytes)?;
+            let form = self.layers.driver().form();
+            let (size, reader) = unpack::unpack(reader, &staged.diff(), form, under, &self.limits)?;
+            unpack::check(reader, &diff_id)?;
+            Ok((staged, size))
         })?;
         let blob = Descriptor::new(oci::layer_type(compression), layer.digest, layer.size);
         Ok(below.with(StackLayer {
@@ -219,12 +219,12 @@ impl ImageStore {
     }
 
     fn diff_id_of(&self, layer: &Spooled) -> Result<(Digest, Compression)> {
-        let (mut reader, compression) = layer_reader(layer, self.limits.layer_bytes)?;
+        let reader = layer_reader(&layer.path, self.limits.layer_bytes)?;
+        let compression = reader.compression();
         if compression == Compression::Plain {
             return Ok((layer.digest, compression));
         }
-        std::io::copy(&mut reader, &mut std::io::sink()).map_err(read_failed)?;
-        Ok((reader.finish().0, compression))
+        Ok((reader.finish().map_err(read_failed)?, compression))
     }
 
     /// Makes an image of a stack. Its layers, and nothing else, become the configuration's `rootfs`; equal arguments give equal
@@ -301,7 +301,7 @@ impl ImageStore {
                 made_here: true,
             },
             files: vec![config_file, manifest],
-            held,
+            _held: held,
             references: references.into_iter().map(Reference::with_default_tag).collect(),
             index: None,
             pins,
@@ -376,13 +376,8 @@ pub(crate) fn store_json(spool: &mut Spool, document: &impl serde::Serialize) ->
     spool.store(&mut &text[..], u64::MAX)
 }
 
-pub(crate) type LayerReader = HashReader<std::io::Take<BufReader<Decoder<File>>>>;
-
-/// The layer's plain archive, hashed on the way and cut off above the limit (its digest is wrong then).
-pub(crate) fn layer_reader(blob: &Spooled, limit: u64) -> Result<(LayerReader, Compression)> {
-    let file = File::open(&blob.path).at("cannot read", &blob.path)?;
-    let decoder = Decoder::new(file).map_err(read_failed)?;
-    let compression = decoder.compression();
-    let reader = BufReader::with_capacity(128 << 10, decoder).take(limit.saturating_mul(2));
-    Ok((HashReader::new(reader), compression))
+/// The layer's plain archive, cut off above the limit (its digest is wrong then).
+pub(crate) fn layer_reader(path: &std::path::Path, limit: u64) -> Result<Pipeline> {
+    let file = File::open(path).at("cannot read", path)?;
+    Pipeline::start(file, limit.saturating_mul(2)).map_err(read_failed)
 }

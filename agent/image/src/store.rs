@@ -35,6 +35,7 @@ use crate::{
     list, load,
     oci::Platform,
     remove, save,
+    snapshot::StorageOptions,
     spool::Spooled,
     stack::chains,
     transfer::Transfers,
@@ -61,7 +62,7 @@ pub(crate) struct Candidate {
     /// Configuration, manifest, index, layer blobs: what is still in staging.
     pub(crate) files: Vec<Spooled>,
     /// Its blobs that are in place.
-    pub(crate) held: Vec<BlobPin>,
+    pub(crate) _held: Vec<BlobPin>,
     pub(crate) references: Vec<Reference>,
     /// The image index that it came from, among `files`.
     pub(crate) index: Option<Digest>,
@@ -79,6 +80,15 @@ impl ImageStore {
 
     /// [`ImageStore::open`] with other bounds for archives.
     pub fn open_with(root: &Path, limits: Limits) -> Result<Self> {
+        Self::open_on(root, limits, &StorageOptions::default())
+    }
+
+    /// [`ImageStore::open_with`] on a storage driver: [`StorageOptions::choose`] finds one, and [`crate::folder_of`] says where its
+    /// store is.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] when the driver does not work there.
+    pub fn open_on(root: &Path, limits: Limits, storage: &StorageOptions) -> Result<Self> {
         fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
@@ -97,7 +107,7 @@ impl ImageStore {
         fs::create_dir(&staging).at("cannot make", &staging)?;
         let blobs = Blobs::open(root)?;
         let mut catalog = Catalog::read(root, &blobs)?;
-        let layers = Layers::open(root)?;
+        let layers = Layers::open(root, storage.open(root)?)?;
         drop_incomplete(&mut catalog, &layers);
         let needed = catalog.blobs();
         let transfers = Transfers::open(root, &needed)?;
@@ -272,6 +282,12 @@ impl ImageStore {
 
     pub(crate) fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// Name of the storage driver, and what `info` says of it.
+    pub fn storage(&self) -> (&'static str, Vec<(String, String)>) {
+        let driver = self.layers.driver();
+        (driver.name(), driver.status())
     }
 
     pub(crate) fn staging(&self) -> PathBuf {

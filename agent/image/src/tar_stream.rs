@@ -139,6 +139,11 @@ impl<'a, R: Read> TarReader<'a, R> {
         Ok(())
     }
 
+    /// The stream.
+    pub(crate) fn into_inner(self) -> R {
+        self.inner
+    }
+
     fn bad(&self, reason: impl Into<String>) -> Error {
         Error::hostile(self.last_name.clone(), reason)
     }

@@ -195,16 +195,39 @@ pub struct History {
     pub tags: Vec<String>,
 }
 
-/// What the runtime mounts for a container.
+/// A container's root filesystem: an overlay to be mounted, or with drivers of whole trees (btrfs, vfs) a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rootfs {
-    /// Read-only overlayfs layers, top first, never empty. The first holds the mount points that every container
-    /// needs and the image lacks (`/proc`, `/etc/hosts` …), as Docker's init layer does.
+    /// What it began as, top first, never empty. The first holds the mount points that every container needs and the
+    /// image lacks (`/proc`, `/etc/hosts` …), as Docker's init layer does. Overlayfs' layers; of whole trees that with the
+    /// mount points and that without (if the image has any layers).
     pub lower: Vec<PathBuf>,
-    /// The container's writable layer.
+    /// The container's writable layer; the whole root when `is_tree`.
     pub upper: PathBuf,
-    /// overlayfs' work directory, on the same file system as `upper`.
+    /// overlayfs' work directory, on the same file system as `upper`; not there when `is_tree`.
     pub work: PathBuf,
+    /// `upper` is the whole root: nothing is stacked.
+    pub is_tree: bool,
+}
+
+impl Rootfs {
+    /// Overlayfs' layers (top first) of the image alone, without the container's mount points; a single one is a directory
+    /// to be used as it is.
+    pub fn image_layers(&self) -> &[PathBuf] {
+        match self.lower.as_slice() {
+            [_, image @ ..] if !image.is_empty() => image,
+            init => init,
+        }
+    }
+
+    /// As [`Rootfs::image_layers`], with the mount points.
+    pub fn initial_layers(&self) -> &[PathBuf] {
+        if self.is_tree {
+            &self.lower[..1]
+        } else {
+            &self.lower
+        }
+    }
 }
 
 /// Disk use of a container's root filesystem.

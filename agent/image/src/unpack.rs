@@ -6,30 +6,57 @@
 //! through a link, leaves its root or plays with entry kinds is refused with the entry's name. Called by the layer store.
 
 mod apply;
+mod finish;
 mod tree;
+
+pub(crate) use apply::Apply;
 
 use std::{ffi::OsStr, io::Read, os::unix::ffi::OsStrExt, path::Path};
 
 use crate::{
-    Digest, Error, Result, digest::HashReader, limits::Limits, merged::Merged, tar_stream::TarReader,
+    Digest, Error, Result,
+    limits::Limits,
+    merged::Merged,
+    pipeline::Pipeline,
+    tar_stream::{TarReader, read_failed},
 };
 
+/// What a layer's directory holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// What the layer changes, as overlayfs wants it. The directory is empty at first.
+    Overlay,
+    /// The whole file system up to this layer. The directory is a copy of what is below at first.
+    Tree,
+}
+
 /// Unpacks `archive` (plain tar) into the existing directory `dest`, on top of the layers of `below`. Reads the stream
-/// to its end. Gives the bytes of the layer's regular files.
-pub(crate) fn unpack(archive: impl Read, dest: &Path, below: &Merged, limits: &Limits) -> Result<u64> {
+/// to its end. Gives the bytes of the layer's regular files, and the stream for its digest.
+pub(crate) fn unpack<R: Read>(
+    archive: R,
+    dest: &Path,
+    form: Form,
+    below: &Merged,
+    limits: &Limits,
+) -> Result<(u64, R)> {
+    let (apply, archive) = begin(archive, dest, form, limits)?;
+    Ok((apply.finish(below)?, archive))
+}
+
+/// The part of [`unpack`] that needs nothing of the layers below.
+pub(crate) fn begin<R: Read>(archive: R, dest: &Path, form: Form, limits: &Limits) -> Result<(Apply, R)> {
     let mut reader = TarReader::new(archive, limits);
-    let mut apply = apply::Apply::new(dest, below, limits)?;
+    let mut apply = Apply::new(dest, form, limits)?;
     while let Some(entry) = reader.next_entry()? {
         apply.entry(&entry, &mut reader)?;
     }
-    let size = apply.finish()?;
     reader.drain()?;
-    Ok(size)
+    Ok((apply, reader.into_inner()))
 }
 
 /// Checks that what was unpacked is the layer that it was said to be.
-pub(crate) fn check<R: Read>(archive: HashReader<R>, diff_id: &Digest) -> Result<()> {
-    let (actual, _) = archive.finish();
+pub(crate) fn check(archive: Pipeline, diff_id: &Digest) -> Result<()> {
+    let actual = archive.finish().map_err(read_failed)?;
     if actual != *diff_id {
         return Err(Error::corrupt(
             *diff_id,

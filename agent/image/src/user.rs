@@ -138,9 +138,13 @@ fn groups_of(file: &str) -> impl Iterator<Item = Group<'_>> {
 }
 
 fn read(rootfs: &Rootfs, file: &str) -> Result<String> {
-    let dirs = std::iter::once(&rootfs.upper)
-        .chain(&rootfs.lower)
-        .map(|p| p.as_path());
+    // A whole tree has all that shows.
+    let lower = if rootfs.is_tree {
+        &[]
+    } else {
+        rootfs.lower.as_slice()
+    };
+    let dirs = std::iter::once(&rootfs.upper).chain(lower).map(|p| p.as_path());
     let view = Merged::open(dirs).at("cannot open layers of", &rootfs.upper)?;
     let data = view
         .read(Path::new(file), FILE_MAX)

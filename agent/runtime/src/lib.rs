@@ -45,6 +45,22 @@ pub use protocol::ContainerState;
 use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
 
+/// Makes an empty btrfs subvolume called `name` in the directory `dir`.
+///
+/// # Errors
+/// `ENOTTY` on another file system, `EEXIST` and the like.
+pub fn create_subvolume(dir: &std::fs::File, name: &OsStr) -> std::io::Result<()> {
+    sys::btrfs::create_subvolume(dir, name)
+}
+
+/// Makes a writable snapshot, called `name`, of the btrfs subvolume `of` in the directory `dir`.
+///
+/// # Errors
+/// As [`create_subvolume`]; `EXDEV` when `of` is on another file system.
+pub fn snapshot_subvolume(dir: &std::fs::File, name: &OsStr, of: &std::fs::File) -> std::io::Result<()> {
+    sys::btrfs::snapshot_subvolume(dir, name, of)
+}
+
 /// Entry point of the hidden subcommand `shim <dir>`. Call it before any thread exists: the shim forks.
 pub fn shim_main(dir: &OsStr) -> ExitCode {
     shim::main(std::path::Path::new(dir))

@@ -42,7 +42,7 @@ type Found = BTreeMap<Vec<u8>, ChangeKind>;
 pub fn changes(rootfs: &Rootfs) -> crate::Result<Vec<Change>> {
     let upper = open(&rootfs.upper).at("cannot open", &rootfs.upper)?;
     let below = below(rootfs)?;
-    let found = compare(&upper, &below).map_err(read_failed)?;
+    let found = compare(&upper, &below, rootfs.is_tree).map_err(read_failed)?;
     let absolute = |(path, kind): (Vec<u8>, ChangeKind)| Change {
         kind,
         path: [b"/", &path[..]].concat(),
@@ -56,15 +56,19 @@ pub(super) fn names(path: &[u8]) -> impl Iterator<Item = &OsStr> + Clone {
         .map(OsStr::from_bytes)
 }
 
-fn compare(upper: &Node, below: &Merged) -> io::Result<Found> {
+/// `whole`: the upper directory is not a layer but all of the tree; what it lacks is gone.
+fn compare(upper: &Node, below: &Merged, whole: bool) -> io::Result<Found> {
     let mut found = Found::new();
+    if whole {
+        missing(&mut found, b"", upper, below)?;
+    }
     let mut steps = Steps::new(upper)?;
     // Directories in which the lower layers do not show.
     let mut opaque: Vec<Vec<u8>> = Vec::new();
     while let Some((path, node)) = steps.next()? {
         opaque.retain(|dir| path.starts_with(dir));
         let old = below.find(names(&path))?;
-        if is_whiteout(&node) {
+        if !whole && is_whiteout(&node) {
             if old.is_some() {
                 add(&mut found, path, ChangeKind::Deleted);
             }
@@ -82,11 +86,11 @@ fn compare(upper: &Node, below: &Merged) -> io::Result<Found> {
         }
         // Of a directory that became something else Docker does not list what was in it.
         if old.is_some_and(|old| old.kind() == FileType::Directory) {
-            let marked = is_opaque(&node).map_err(|e| at(&path, e))?;
+            let marked = whole || is_opaque(&node).map_err(|e| at(&path, e))?;
             if marked || !opaque.is_empty() {
                 missing(&mut found, &path, &node, below)?;
             }
-            if marked {
+            if marked && !whole {
                 opaque.push([&path[..], b"/"].concat());
             }
         }
@@ -95,15 +99,23 @@ fn compare(upper: &Node, below: &Merged) -> io::Result<Found> {
     Ok(found)
 }
 
-/// A directory that was removed and made again: what it had and has no more is deleted.
-fn missing(found: &mut Found, path: &[u8], dir: &Node, below: &Merged) -> io::Result<()> {
+/// What a directory has below and has not itself.
+pub(super) fn missing_names(path: &[u8], dir: &Node, below: &Merged) -> io::Result<Vec<Vec<u8>>> {
+    let mut gone = Vec::new();
     for name in below.list(path)? {
-        let inner = join(path, &name);
         match Node::at(&dir.fd, OsStr::from_bytes(&name)) {
             Ok(_) => {}
-            Err(e) if e.kind() == io::ErrorKind::NotFound => add(found, inner, ChangeKind::Deleted),
-            Err(e) => return Err(at(&inner, e)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => gone.push(join(path, &name)),
+            Err(e) => return Err(at(&join(path, &name), e)),
         }
+    }
+    Ok(gone)
+}
+
+/// A directory that was removed and made again: what it had and has no more is deleted.
+fn missing(found: &mut Found, path: &[u8], dir: &Node, below: &Merged) -> io::Result<()> {
+    for gone in missing_names(path, dir, below)? {
+        add(found, gone, ChangeKind::Deleted);
     }
     Ok(())
 }
@@ -118,7 +130,7 @@ fn add(found: &mut Found, path: Vec<u8>, kind: ChangeKind) {
     found.insert(path, kind);
 }
 
-fn differs(old: &Stat, new: &Stat) -> bool {
+pub(super) fn differs(old: &Stat, new: &Stat) -> bool {
     let common = |s: &Stat| (s.st_mode, s.st_uid, s.st_gid, s.st_rdev);
     let content = |s: &Stat| (s.st_size, s.st_mtime);
     // Layers have whole seconds, which says nothing of the rest.
@@ -128,7 +140,7 @@ fn differs(old: &Stat, new: &Stat) -> bool {
     common(old) != common(new) || !is_dir && (content(old) != content(new) || !same_time)
 }
 
-fn has_other_capability(node: &Node, old: &crate::merged::Found) -> io::Result<bool> {
+pub(super) fn has_other_capability(node: &Node, old: &crate::merged::Found) -> io::Result<bool> {
     if node.kind() != FileType::RegularFile {
         return Ok(false);
     }

@@ -11,6 +11,7 @@ use rustix::fs::{FileType, Mode, OFlags};
 
 use super::{
     Head, Node, TarWriter, Walk,
+    changes::{differs, has_other_capability, missing_names},
     walk::{Steps, at, join},
 };
 use crate::{LayerOptions, Rootfs, error::At, merged::Merged, tar_stream::read_failed};
@@ -25,7 +26,58 @@ const OPAQUE: &[u8] = b".wh..wh..opq";
 pub fn write_layer(rootfs: &Rootfs, options: &LayerOptions, out: impl Write) -> crate::Result<()> {
     let upper = open(&rootfs.upper).at("cannot open", &rootfs.upper)?;
     let below = below(rootfs)?;
-    write(&upper, &below, options, out).map_err(read_failed)
+    match rootfs.is_tree {
+        true => write_tree(&upper, &below, options, out),
+        false => write(&upper, &below, options, out),
+    }
+    .map_err(read_failed)
+}
+
+/// The same of a whole tree: what differs from the tree that it was copied from.
+fn write_tree(tree: &Node, below: &Merged, options: &LayerOptions, out: impl Write) -> io::Result<()> {
+    let mut tar = TarWriter::new(out);
+    let mut walk = Walk::new(options.ids.clone()).with_latest(options.latest);
+    let whiteouts = |tar: &mut TarWriter<_>, path: &[u8], dir: &Node| -> io::Result<()> {
+        for gone in missing_names(path, dir, below)? {
+            let (dir, name) = split(&gone);
+            tar.entry(&Head::file(join(dir, &[WHITEOUT, name].concat())))?;
+        }
+        Ok(())
+    };
+    if let Some(base) = below.find(std::iter::empty())?
+        && differs(&base.stat, &tree.stat)
+    {
+        walk.node(&mut tar, tree, b"./")?;
+    }
+    whiteouts(&mut tar, b"", tree)?;
+    let mut steps = Steps::new(tree)?;
+    while let Some((path, node)) = steps.next()? {
+        refuse_name(&path)?;
+        let old = below.find(super::changes::names(&path))?;
+        let changed = match &old {
+            None => true,
+            Some(old) => differs(&old.stat, &node.stat) || has_other_capability(&node, old)?,
+        };
+        if changed {
+            walk.node(&mut tar, &node, &path)?;
+        }
+        if !node.is_dir() {
+            continue;
+        }
+        if old.is_some_and(|old| old.kind() == FileType::Directory) {
+            whiteouts(&mut tar, &path, &node)?;
+        }
+        steps.enter(path.clone(), &node).map_err(|e| at(&path, e))?;
+    }
+    tar.finish().map(drop)
+}
+
+fn refuse_name(path: &[u8]) -> io::Result<()> {
+    if split(path).1.starts_with(WHITEOUT) {
+        let text = "a name that begins with .wh. can't be kept in a layer: rename the file";
+        return Err(at(path, io::Error::new(io::ErrorKind::InvalidFilename, text)));
+    }
+    Ok(())
 }
 
 pub(super) fn open(dir: &Path) -> io::Result<Node> {
@@ -35,7 +87,8 @@ pub(super) fn open(dir: &Path) -> io::Result<Node> {
 }
 
 pub(super) fn below(rootfs: &Rootfs) -> crate::Result<Merged> {
-    Merged::open(rootfs.lower.iter().map(|p| p.as_path())).at("cannot open layers of", &rootfs.upper)
+    Merged::open(rootfs.initial_layers().iter().map(|p| p.as_path()))
+        .at("cannot open layers of", &rootfs.upper)
 }
 
 /// overlayfs' own mark for "gone".
@@ -61,10 +114,7 @@ fn write(upper: &Node, below: &Merged, options: &LayerOptions, out: impl Write) 
     let mut steps = Steps::new(upper)?;
     while let Some((path, node)) = steps.next()? {
         let (dir, name) = split(&path);
-        if name.starts_with(WHITEOUT) {
-            let text = "a name that begins with .wh. can't be kept in a layer: rename the file";
-            return Err(at(&path, io::Error::new(io::ErrorKind::InvalidFilename, text)));
-        }
+        refuse_name(&path)?;
         if is_whiteout(&node) {
             tar.entry(&Head::file(join(dir, &[WHITEOUT, name].concat())))?;
             continue;

@@ -24,6 +24,7 @@ pub use idmap::{IdMap, IdRange};
 pub use layer::write_layer;
 pub use node::Node;
 pub use remove::remove_tree;
+pub(crate) use walk::Steps;
 pub use walk::Walk;
 pub use writer::{Head, TarWriter};
 

@@ -34,6 +34,7 @@ impl Layers {
     fn rootfs(&self) -> Rootfs {
         let path = |name| self.temp.path().join(name);
         Rootfs {
+            is_tree: false,
             lower: vec![path("lower")],
             upper: path("upper"),
             work: path("work"),

@@ -30,14 +30,14 @@ struct Level {
 }
 
 /// Goes through a tree, parents before what is in them.
-pub(super) struct Steps {
+pub(crate) struct Steps {
     root: OwnedFd,
     levels: Vec<Level>,
 }
 
 impl Steps {
     /// Begins below a directory, which itself is not among the steps.
-    pub(super) fn new(root: &Node) -> io::Result<Self> {
+    pub(crate) fn new(root: &Node) -> io::Result<Self> {
         let mut steps = Steps {
             root: root.fd.try_clone()?,
             levels: Vec::new(),
@@ -47,7 +47,7 @@ impl Steps {
     }
 
     /// Goes on with what is in the directory that the last step gave.
-    pub(super) fn enter(&mut self, path: Vec<u8>, dir: &Node) -> io::Result<()> {
+    pub(crate) fn enter(&mut self, path: Vec<u8>, dir: &Node) -> io::Result<()> {
         let names = match dir.names() {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
             other => other?,
@@ -64,7 +64,7 @@ impl Steps {
     }
 
     /// The next object with its path below the root.
-    pub(super) fn next(&mut self) -> io::Result<Option<(Vec<u8>, Node)>> {
+    pub(crate) fn next(&mut self) -> io::Result<Option<(Vec<u8>, Node)>> {
         while let Some(level) = self.levels.last_mut() {
             let Some(name) = level.names.next() else {
                 self.levels.pop();

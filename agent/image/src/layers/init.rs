@@ -1,5 +1,6 @@
 //! The init layer: the mount points that every container needs and an image may lack (`/proc`, `/etc/hosts` …), so
-//! that they do not appear as changes of the container. As Docker's `setupInitLayer`, but made once per image.
+//! that they do not appear as changes of the container. As Docker's `setupInitLayer`, but made once per image. With drivers of
+//! whole trees it is the image's tree with these in it.
 
 use std::{fs, io, path::PathBuf};
 
@@ -38,11 +39,15 @@ impl Layers {
         let etc_is_dir = etc.is_none_or(|f| f.kind() == rustix::fs::FileType::Directory);
         let wanted = |path: &str| Ok((etc_is_dir || !path.starts_with("etc/")) && missing(path)?);
         let archive = archive_of(wanted).at("cannot look into layers of", &self.dir)?;
-        unpack::unpack(&archive[..], staged.path(), &below, &Limits::default())?;
+        let made = staged.path().join("init");
+        let like = top.map(|chain| self.path(chain).join("diff"));
+        self.driver.make(&made, like.as_deref())?;
+        let form = self.driver.form();
+        unpack::unpack(&archive[..], &made, form, &below, &Limits::default())?;
         if let Some(parent) = dest.parent() {
             fs::create_dir_all(parent).at("cannot make", parent)?;
         }
-        match fs::rename(staged.path(), &dest) {
+        match fs::rename(&made, &dest) {
             Ok(()) => Ok(()),
             // Another load of the same image was faster.
             Err(_) if dest.exists() => Ok(()),

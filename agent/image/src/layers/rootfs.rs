@@ -3,13 +3,17 @@
 
 use std::{
     collections::HashSet,
+    ffi::OsStr,
     fs, io,
-    os::unix::fs::{MetadataExt, PermissionsExt},
+    os::unix::{
+        ffi::OsStrExt,
+        fs::{MetadataExt, PermissionsExt},
+    },
     path::{Path, PathBuf},
 };
 
 use super::{EMPTY, Layers};
-use crate::{Digest, Error, Result, Rootfs, RootfsSize, error::At};
+use crate::{Digest, Error, Result, Rootfs, RootfsSize, archive, error::At, unpack::Form};
 
 const CHAIN: &str = "chain";
 
@@ -33,16 +37,18 @@ impl Layers {
         let staged =
             tempfile::TempDir::new_in(&self.staging).at("cannot make a directory in", &self.staging)?;
         let (upper, work) = (staged.path().join("upper"), staged.path().join("work"));
-        fs::create_dir(&upper).at("cannot make", &upper)?;
-        fs::create_dir(&work).at("cannot make", &work)?;
-        // The merged root shows the upper directory's attributes: they must be the image's.
         let root = self.init_path(top);
-        let like = fs::symlink_metadata(&root).at("cannot read", &root)?;
-        fs::set_permissions(&upper, fs::Permissions::from_mode(like.mode() & 0o7777))
-            .at("cannot chmod", &upper)?;
-        if (like.uid(), like.gid()) != (0, 0) {
-            std::os::unix::fs::chown(&upper, Some(like.uid()), Some(like.gid()))
-                .at("cannot chown", &upper)?;
+        self.driver.make(&upper, Some(&root))?;
+        if self.driver.form() == Form::Overlay {
+            fs::create_dir(&work).at("cannot make", &work)?;
+            // The merged root shows the upper directory's attributes: they must be the image's.
+            let like = fs::symlink_metadata(&root).at("cannot read", &root)?;
+            fs::set_permissions(&upper, fs::Permissions::from_mode(like.mode() & 0o7777))
+                .at("cannot chmod", &upper)?;
+            if (like.uid(), like.gid()) != (0, 0) {
+                std::os::unix::fs::chown(&upper, Some(like.uid()), Some(like.gid()))
+                    .at("cannot chown", &upper)?;
+            }
         }
         // A link's text is written together with its name: no crash leaves it half there.
         let chain = top.map_or_else(|| EMPTY.to_owned(), Digest::to_string);
@@ -93,7 +99,10 @@ impl Layers {
             .stack_of(&home)?
             .ok_or_else(|| Error::NoRootfs(container.into()))?;
         let upper = home.join("upper");
-        let rw = disk_use(&upper).at("cannot measure", upper)?;
+        let rw = match self.driver.form() {
+            Form::Overlay => disk_use(&upper).at("cannot measure", upper)?,
+            Form::Tree => changed_bytes(&self.describe(&home, &stack))?,
+        };
         Ok(RootfsSize {
             rw,
             total: rw + stack.iter().map(|c| self.size(c)).sum::<u64>(),
@@ -135,11 +144,17 @@ impl Layers {
 
     fn describe(&self, home: &Path, stack: &[Digest]) -> Rootfs {
         let mut lower = vec![self.init_path(stack.last())];
-        lower.extend(stack.iter().rev().map(|c| self.path(c).join("diff")));
+        let form = self.driver.form();
+        let shown = match form {
+            Form::Overlay => stack.len(),
+            Form::Tree => stack.len().min(1),
+        };
+        lower.extend(stack.iter().rev().take(shown).map(|c| self.path(c).join("diff")));
         Rootfs {
             lower,
             upper: home.join("upper"),
             work: home.join("work"),
+            is_tree: form == Form::Tree,
         }
     }
 
@@ -151,6 +166,19 @@ impl Layers {
         }
         Ok(self.rootfs.join(container))
     }
+}
+
+/// Bytes of the files that a whole tree has otherwise than what it was copied from.
+fn changed_bytes(rootfs: &Rootfs) -> Result<u64> {
+    let changes = archive::changes(rootfs)?;
+    let size = |change: &archive::Change| {
+        let path = rootfs.upper.join(OsStr::from_bytes(
+            change.path.strip_prefix(b"/").unwrap_or(&change.path),
+        ));
+        let found = fs::symlink_metadata(path).ok().filter(fs::Metadata::is_file);
+        found.map_or(0, |f| f.len())
+    };
+    Ok(changes.iter().map(size).sum())
 }
 
 /// Bytes of the regular files below a directory, each inode once. A running container may change it meanwhile: what

@@ -1,8 +1,9 @@
-//! The apply loop of one layer: what each entry does to the directory, and what is left for the end (whiteouts, opaque
-//! marks and directory times, which later entries would disturb).
+//! The apply loop of one layer: what each entry does to the directory. It needs nothing of the layers below, so layers are
+//! unpacked at the same time, while they arrive; what depends on the layers below, and what later entries would disturb,
+//! is noted here and done by `finish`.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     ffi::OsStr,
     fs::File,
     io::{self, Read, Write},
@@ -16,49 +17,91 @@ use rustix::{
 };
 
 use super::{
-    RelPath,
-    tree::{Attrs, Tree, xattrs_of},
+    Form, RelPath,
+    tree::{Attrs, Tree},
 };
 use crate::{
-    Error, Result,
+    Error, Result, archive,
     error::At,
     limits::Limits,
-    merged::{Found, Merged},
     tar_stream::{Entry, Kind, TarReader},
 };
 
 const WHITEOUT: &[u8] = b".wh.";
 const META: &[u8] = b".wh..wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
+/// What a directory gets that no layer lists.
+pub(super) const PLAIN_DIR: Attrs<'static> = Attrs {
+    mode: 0o755,
+    uid: 0,
+    gid: 0,
+    mtime: (0, 0),
+    xattrs: &[],
+};
 
-pub(super) struct Apply<'a> {
-    dest: PathBuf,
-    tree: Tree,
-    below: &'a Merged,
-    limits: &'a Limits,
-    size: u64,
-    whiteouts: BTreeSet<RelPath>,
-    opaques: BTreeSet<RelPath>,
-    dir_times: BTreeMap<RelPath, (i64, u32)>,
+/// A hard link to a file that this layer does not have so far.
+pub(super) struct LowerLink {
+    pub(super) name: RelPath,
+    pub(super) target: RelPath,
+    /// The layer had said before that what is below the target's name is gone.
+    pub(super) hidden: bool,
+}
+
+/// A layer's directory and what is left to do for it. `Send`: it may be finished by another thread.
+pub(crate) struct Apply {
+    pub(super) dest: PathBuf,
+    pub(super) tree: Tree,
+    pub(super) form: Form,
+    limits: Limits,
+    pub(super) size: u64,
+    pub(super) whiteouts: BTreeSet<RelPath>,
+    pub(super) opaques: BTreeSet<RelPath>,
+    pub(super) dir_times: BTreeMap<RelPath, (i64, u32)>,
+    /// Directories made although the layer does not list them: they are to look as below.
+    pub(super) implied: BTreeSet<RelPath>,
+    pub(super) links: Vec<LowerLink>,
+    /// In a whole tree: paths that the layer has, and the directories above them.
+    pub(super) own: HashSet<RelPath>,
+    /// In a whole tree: directories that the layer has an entry for.
+    pub(super) listed: HashSet<RelPath>,
     buffer: Vec<u8>,
 }
 
-impl<'a> Apply<'a> {
-    pub(super) fn new(dest: &Path, below: &'a Merged, limits: &'a Limits) -> Result<Self> {
+impl Apply {
+    pub(super) fn new(dest: &Path, form: Form, limits: &Limits) -> Result<Self> {
         let tree = Tree::open(dest).at("cannot open layer directory", dest)?;
         let mut apply = Apply {
             dest: dest.into(),
             tree,
-            below,
-            limits,
+            form,
+            limits: limits.clone(),
             size: 0,
             whiteouts: BTreeSet::new(),
             opaques: BTreeSet::new(),
             dir_times: BTreeMap::new(),
+            implied: BTreeSet::new(),
+            links: Vec::new(),
+            own: HashSet::new(),
+            listed: HashSet::new(),
             buffer: vec![0; 128 << 10],
         };
-        apply.inherit_root()?;
+        apply.begin_root()?;
         Ok(apply)
+    }
+
+    fn begin_root(&mut self) -> Result<()> {
+        let root = RelPath::default();
+        let dir = self.tree.dir(&root).map_err(|e| self.failed(e, "/"))?;
+        if self.form == Form::Tree {
+            let time = Tree::mtime(&dir).map_err(|e| self.failed(e, "/"))?;
+            self.dir_times.insert(root.clone(), time);
+            self.own.insert(root);
+            return Ok(());
+        }
+        Tree::set(&dir, &PLAIN_DIR).map_err(|e| self.failed(e, "/"))?;
+        self.dir_times.insert(root.clone(), (0, 0));
+        self.implied.insert(root);
+        Ok(())
     }
 
     /// Applies one entry; `data` gives its content.
@@ -81,7 +124,7 @@ impl<'a> Apply<'a> {
             return Ok(());
         }
         let dir = self.parent(&parent, &shown)?;
-        self.make_room(&dir, name, entry, &shown)?;
+        self.make_room(&dir, &path, entry, &shown)?;
         let attrs = Attrs {
             mode: entry.mode,
             uid: entry.uid,
@@ -93,11 +136,15 @@ impl<'a> Apply<'a> {
             Kind::Dir => {
                 let made = Tree::make_dir(&dir, name).map_err(|e| self.failed(e, &shown))?;
                 Tree::set(&made, &attrs).map_err(|e| self.failed(e, &shown))?;
+                self.implied.remove(&path);
+                if self.form == Form::Tree {
+                    self.listed.insert(path.clone());
+                }
                 self.dir_times.insert(path, entry.mtime);
                 Ok(())
             }
             Kind::File => self.file(&dir, name, entry, &attrs, data),
-            Kind::Hardlink => self.hardlink(&dir, name, entry, &shown),
+            Kind::Hardlink => self.hardlink(&dir, path.clone(), entry, &shown),
             Kind::Symlink => {
                 let link = OsStr::from_bytes(&entry.link);
                 rustix::fs::symlinkat(link, &dir, name)
@@ -109,59 +156,6 @@ impl<'a> Apply<'a> {
             Kind::Block => self.node(&dir, name, FileType::BlockDevice, entry, &attrs),
             Kind::Fifo => self.node(&dir, name, FileType::Fifo, entry, &attrs),
         }
-    }
-
-    /// Writes what had to wait for the end; gives the layer's size.
-    pub(super) fn finish(mut self) -> Result<u64> {
-        for path in std::mem::take(&mut self.whiteouts) {
-            self.finish_whiteout(&path)?;
-        }
-        for path in std::mem::take(&mut self.opaques) {
-            let shown = path.shown();
-            if self.below_kind(&path)? != Some(FileType::Directory) {
-                continue;
-            }
-            let dir = self.parent(&path, &shown)?;
-            Tree::set_opaque(&dir).map_err(|e| self.failed(e, &shown))?;
-        }
-        for (path, mtime) in std::mem::take(&mut self.dir_times).iter().rev() {
-            let (parent, name) = path.split();
-            let shown = path.shown();
-            let dir = self.tree.dir(&parent).map_err(|e| self.failed(e, &shown))?;
-            let name = if path.is_root() { OsStr::new(".") } else { name };
-            let time = rustix::fs::Timespec {
-                tv_sec: mtime.0,
-                tv_nsec: i64::from(mtime.1),
-            };
-            let times = rustix::fs::Timestamps {
-                last_access: time,
-                last_modification: time,
-            };
-            rustix::fs::utimensat(&dir, name, &times, AtFlags::SYMLINK_NOFOLLOW)
-                .map_err(|e| self.failed(e, &shown))?;
-        }
-        Ok(self.size)
-    }
-
-    /// A whiteout hides what lower layers have; what this layer has itself stays (OCI image spec, layer.md).
-    ///
-    /// Below an opaque directory there is nothing to hide, and overlayfs would list the device as an entry.
-    fn finish_whiteout(&mut self, path: &RelPath) -> Result<()> {
-        if self.below_kind(path)?.is_none() || self.is_below_opaque(path) {
-            return Ok(());
-        }
-        let shown = path.shown();
-        let (parent, name) = path.split();
-        let dir = self.parent(&parent, &shown)?;
-        match Tree::stat(&dir, name).map_err(|e| self.failed(e, &shown))? {
-            None => Tree::make_node(&dir, name, FileType::CharacterDevice, (0, 0))
-                .map_err(|e| self.failed(e, &shown))?,
-            Some(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => {
-                self.opaques.insert(path.clone());
-            }
-            Some(_) => {}
-        }
-        Ok(())
     }
 
     fn root(&mut self, entry: &Entry, shown: &str) -> Result<()> {
@@ -180,12 +174,14 @@ impl<'a> Apply<'a> {
             xattrs: &entry.xattrs,
         };
         Tree::set(&dir, &attrs).map_err(|e| self.failed(e, shown))?;
+        self.implied.remove(&RelPath::default());
         self.dir_times.insert(RelPath::default(), entry.mtime);
         Ok(())
     }
 
     fn whiteout(&mut self, parent: RelPath, name: &[u8], shown: &str) -> Result<()> {
         if name == OPAQUE {
+            // In a whole tree a directory that is not there has nothing to hide.
             self.parent(&parent, shown)?;
             self.opaques.insert(parent);
             return Ok(());
@@ -202,12 +198,23 @@ impl<'a> Apply<'a> {
         Ok(())
     }
 
-    /// Clears the way for an entry at a name that this layer has already.
-    fn make_room(&mut self, dir: &OwnedFd, name: &OsStr, entry: &Entry, shown: &str) -> Result<()> {
+    /// Clears the way for an entry at a name that is taken.
+    fn make_room(&mut self, dir: &OwnedFd, path: &RelPath, entry: &Entry, shown: &str) -> Result<()> {
+        let (_, name) = path.split();
+        let is_new = self.form == Form::Tree && self.own.insert(path.clone());
         let Some(stat) = Tree::stat(dir, name).map_err(|e| self.failed(e, shown))? else {
             return Ok(());
         };
         let old = FileType::from_raw_mode(stat.st_mode);
+        if is_new {
+            // What lower layers have there goes; of a directory only its attributes.
+            return match (entry.kind, old) {
+                (Kind::Dir, FileType::Directory) => {
+                    Tree::clear_xattrs(dir, name).map_err(|e| self.failed(e, shown))
+                }
+                _ => archive::remove_tree(dir, name).map_err(|e| self.failed(e, shown)),
+            };
+        }
         match (entry.kind, old) {
             (Kind::Dir, FileType::Directory) => return Ok(()),
             (Kind::Dir, FileType::Symlink) => Err(Error::hostile(shown, "directory over a symbolic link")),
@@ -249,53 +256,45 @@ impl<'a> Apply<'a> {
             .map_err(|e| self.failed(e, &entry.shown()))
     }
 
-    fn hardlink(&mut self, dir: &OwnedFd, name: &OsStr, entry: &Entry, shown: &str) -> Result<()> {
+    fn hardlink(&mut self, dir: &OwnedFd, name: RelPath, entry: &Entry, shown: &str) -> Result<()> {
         let target = RelPath::new(&entry.link, shown)?;
         if target.is_root() {
             return Err(Error::hostile(shown, "hard link to the root"));
         }
         let (parent, target_name) = target.split();
-        let target_dir = self.parent(&parent, shown)?;
-        match Tree::stat(&target_dir, target_name).map_err(|e| self.failed(e, shown))? {
-            Some(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => {
-                return Err(Error::hostile(shown, "hard link to a directory"));
-            }
-            Some(_) => {}
-            None => self.copy_up(&target, &target_dir, target_name, shown)?,
-        }
-        rustix::fs::linkat(&target_dir, target_name, dir, name, AtFlags::empty())
-            .map_err(|e| self.failed(e, shown))
-    }
-
-    /// A hard link may name a file of a lower layer: both names must then be one inode, here.
-    fn copy_up(&mut self, path: &RelPath, dir: &OwnedFd, name: &OsStr, shown: &str) -> Result<()> {
-        let found = self
-            .find_below(path)?
-            .filter(|f| f.kind() == FileType::RegularFile);
-        let Some(found) = found.filter(|_| !self.hides(path)) else {
-            return Err(Error::hostile(
-                shown,
-                format!("hard link to {}, which does not exist", path.shown()),
-            ));
-        };
-        self.count(u64::try_from(found.stat.st_size).unwrap_or(0), shown)?;
-        let mut copy = File::from(Tree::make_file(dir, name).map_err(|e| self.failed(e, shown))?);
-        let copied = found.open().and_then(|mut f| io::copy(&mut f, &mut copy));
-        copied.map_err(|e| self.failed(e, shown))?;
-        self.copy_attrs(&found, &copy, shown)
-    }
-
-    fn copy_attrs(&self, found: &Found, to: &impl std::os::fd::AsFd, shown: &str) -> Result<()> {
-        let xattrs = xattrs_of(found).map_err(|e| self.failed(e, shown))?;
-        Tree::set(to, &attrs_of(found, &xattrs)).map_err(|e| self.failed(e, shown))
-    }
-
-    /// Opens an entry's directory. Missing ones are made as the lower layers have them, else 0755 and root's.
-    fn parent(&mut self, path: &RelPath, shown: &str) -> Result<OwnedFd> {
-        match self.tree.dir(path) {
-            Err(Errno::NOENT) => {}
-            Ok(fd) => return Ok(fd),
+        let hidden = self.hides(&target);
+        let target_dir = match self.tree.dir(&parent) {
+            Ok(dir) => Some(dir),
+            Err(Errno::NOENT) => None,
             Err(e) => return Err(self.failed(e, shown)),
+        };
+        let stat = target_dir.as_ref().map(|dir| Tree::stat(dir, target_name));
+        let stat = stat.transpose().map_err(|e| self.failed(e, shown))?.flatten();
+        let stat = stat.filter(|_| self.form == Form::Overlay || self.own.contains(&target) || !hidden);
+        match (stat, target_dir) {
+            (Some(stat), _) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => {
+                Err(Error::hostile(shown, "hard link to a directory"))
+            }
+            (Some(_), Some(target_dir)) => {
+                rustix::fs::linkat(&target_dir, target_name, dir, name.split().1, AtFlags::empty())
+                    .map_err(|e| self.failed(e, shown))
+            }
+            _ if self.form == Form::Tree => Err(missing_target(shown, &target)),
+            _ => {
+                self.links.push(LowerLink { name, target, hidden });
+                Ok(())
+            }
+        }
+    }
+
+    /// Opens an entry's directory; missing ones are made.
+    pub(super) fn parent(&mut self, path: &RelPath, shown: &str) -> Result<OwnedFd> {
+        if self.form == Form::Overlay || self.own.contains(path) {
+            match self.tree.dir(path) {
+                Err(Errno::NOENT) => {}
+                Ok(fd) => return Ok(fd),
+                Err(e) => return Err(self.failed(e, shown)),
+            }
         }
         let mut dir = self
             .tree
@@ -304,65 +303,35 @@ impl<'a> Apply<'a> {
         let mut made = RelPath::default();
         for name in path.names() {
             made = made.join(name.as_bytes());
-            let exists = Tree::stat(&dir, name)
-                .map_err(|e| self.failed(e, shown))?
-                .is_some();
-            dir = if exists {
-                self.tree.dir(&made).map_err(|e| self.failed(e, shown))?
-            } else {
-                let new = Tree::make_dir(&dir, name).map_err(|e| self.failed(e, shown))?;
-                let below = self
-                    .find_below(&made)?
-                    .filter(|f| f.kind() == FileType::Directory);
-                let below = below.filter(|_| !self.hides(&made));
-                match below {
-                    Some(found) => {
-                        self.copy_attrs(&found, &new, shown)?;
-                        self.dir_times.insert(made.clone(), mtime_of(&found));
-                    }
-                    None => {
-                        let attrs = Attrs {
-                            mode: 0o755,
-                            uid: 0,
-                            gid: 0,
-                            mtime: (0, 0),
-                            xattrs: &[],
-                        };
-                        Tree::set(&new, &attrs).map_err(|e| self.failed(e, shown))?;
-                        self.dir_times.insert(made.clone(), (0, 0));
-                    }
-                }
-                new
-            };
+            dir = self.enter(&dir, name, &made).map_err(|e| self.failed(e, shown))?;
         }
         Ok(dir)
     }
 
-    fn inherit_root(&mut self) -> Result<()> {
-        let root = RelPath::default();
-        let dir = self.tree.dir(&root).map_err(|e| self.failed(e, "/"))?;
-        match self.find_below(&root)? {
-            Some(found) => {
-                self.copy_attrs(&found, &dir, "/")?;
-                self.dir_times.insert(root, mtime_of(&found));
+    fn enter(&mut self, dir: &OwnedFd, name: &OsStr, path: &RelPath) -> io::Result<OwnedFd> {
+        let is_new = self.form == Form::Tree && self.own.insert(path.clone());
+        match Tree::stat(dir, name)? {
+            None => {}
+            Some(stat) if is_new => {
+                if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+                    // What is written into it must not change its time.
+                    let fd = self.tree.dir(path)?;
+                    self.dir_times.insert(path.clone(), Tree::mtime(&fd)?);
+                    return Ok(fd);
+                }
+                archive::remove_tree(dir, name)?;
             }
-            None => {
-                let attrs = Attrs {
-                    mode: 0o755,
-                    uid: 0,
-                    gid: 0,
-                    mtime: (0, 0),
-                    xattrs: &[],
-                };
-                Tree::set(&dir, &attrs).map_err(|e| self.failed(e, "/"))?;
-                self.dir_times.insert(root, (0, 0));
-            }
+            Some(_) => return Ok(self.tree.dir(path)?),
         }
-        Ok(())
+        let new = Tree::make_dir(dir, name)?;
+        Tree::set(&new, &PLAIN_DIR)?;
+        self.dir_times.insert(path.clone(), (0, 0));
+        self.implied.insert(path.clone());
+        Ok(new)
     }
 
     /// This layer has said so far that what lower layers have at `path` is gone.
-    fn hides(&self, path: &RelPath) -> bool {
+    pub(super) fn hides(&self, path: &RelPath) -> bool {
         let mut at = path.clone();
         while !at.is_root() {
             if self.whiteouts.contains(&at) {
@@ -373,7 +342,7 @@ impl<'a> Apply<'a> {
         self.is_below_opaque(path)
     }
 
-    fn is_below_opaque(&self, path: &RelPath) -> bool {
+    pub(super) fn is_below_opaque(&self, path: &RelPath) -> bool {
         let mut at = path.clone();
         while !at.is_root() {
             at = at.split().0;
@@ -384,17 +353,7 @@ impl<'a> Apply<'a> {
         false
     }
 
-    fn find_below(&self, path: &RelPath) -> Result<Option<Found>> {
-        self.below
-            .find(path.names())
-            .at("cannot look into lower layers for", path.as_os())
-    }
-
-    fn below_kind(&self, path: &RelPath) -> Result<Option<FileType>> {
-        Ok(self.find_below(path)?.map(|f| f.kind()))
-    }
-
-    fn count(&mut self, bytes: u64, shown: &str) -> Result<()> {
+    pub(super) fn count(&mut self, bytes: u64, shown: &str) -> Result<()> {
         self.size = self.size.saturating_add(bytes);
         if self.size > self.limits.layer_bytes {
             return Err(Error::hostile(
@@ -406,7 +365,7 @@ impl<'a> Apply<'a> {
     }
 
     /// Tells an archive's trick from a failing disk.
-    fn failed(&self, error: impl Into<io::Error>, shown: &str) -> Error {
+    pub(super) fn failed(&self, error: impl Into<io::Error>, shown: &str) -> Error {
         let source = error.into();
         match source.raw_os_error().map(Errno::from_raw_os_error) {
             Some(Errno::LOOP | Errno::NOTDIR) => Error::hostile(
@@ -425,17 +384,6 @@ impl<'a> Apply<'a> {
     }
 }
 
-fn attrs_of<'x>(found: &Found, xattrs: &'x [(String, Vec<u8>)]) -> Attrs<'x> {
-    let stat = &found.stat;
-    Attrs {
-        mode: stat.st_mode & 0o7777,
-        uid: stat.st_uid,
-        gid: stat.st_gid,
-        mtime: mtime_of(found),
-        xattrs,
-    }
-}
-
 /// `io::copy` with a buffer that suits files of layers.
 fn copy(from: &mut impl Read, to: &mut File, buffer: &mut [u8]) -> io::Result<()> {
     loop {
@@ -446,9 +394,9 @@ fn copy(from: &mut impl Read, to: &mut File, buffer: &mut [u8]) -> io::Result<()
     }
 }
 
-fn mtime_of(found: &Found) -> (i64, u32) {
-    (
-        found.stat.st_mtime,
-        u32::try_from(found.stat.st_mtime_nsec).unwrap_or(0),
+pub(super) fn missing_target(shown: &str, target: &RelPath) -> Error {
+    Error::hostile(
+        shown,
+        format!("hard link to {}, which does not exist", target.shown()),
     )
 }

@@ -10,6 +10,7 @@ use std::{
 use proptest::prelude::*;
 use tar::{EntryType, Header};
 
+use super::Form;
 use crate::{Error, Limits, merged::Merged};
 
 /// A layer archive made header by header, names unchecked.
@@ -79,7 +80,17 @@ impl Place {
         fs::create_dir(&dest).unwrap();
         let below: Vec<PathBuf> = below.iter().rev().map(|b| self.path(b)).collect();
         let below = Merged::open(below.iter().map(PathBuf::as_path)).unwrap();
-        super::unpack(&layer.0[..], &dest, &below, &Limits::default())
+        let unpacked = super::unpack(&layer.0[..], &dest, Form::Overlay, &below, &Limits::default());
+        unpacked.map(|(size, _)| size)
+    }
+
+    /// Unpacks on a whole tree.
+    fn unpack_tree(&self, name: &str, layer: &Layer) -> crate::Result<u64> {
+        let dest = self.path(name);
+        fs::create_dir_all(&dest).unwrap();
+        let nothing = Merged::open([]).unwrap();
+        let unpacked = super::unpack(&layer.0[..], &dest, Form::Tree, &nothing, &Limits::default());
+        unpacked.map(|(size, _)| size)
     }
 
     fn canary_is_untouched(&self) {
@@ -558,6 +569,7 @@ proptest! {
             let below: Vec<&str> = names.iter().map(String::as_str).collect();
             let name = format!("layer{i}");
             p.unpack(&name, &below, &archive(ops)).unwrap();
+            p.unpack_tree("tree", &archive(ops)).unwrap();
             names.push(name);
             model_apply(&mut model, ops);
         }
@@ -568,6 +580,7 @@ proptest! {
             let found = view.find(path.split('/').map(AsRef::as_ref)).unwrap();
             prop_assert_eq!(found.is_some(), model.contains_key(path), "{}", path);
         }
+        prop_assert_eq!(&kernel_view(&p.path("tree")), &model, "as a whole tree");
         fs::create_dir(p.path("empty")).unwrap();
         fs::create_dir(p.path("mnt")).unwrap();
         dirs.push(p.path("empty"));

@@ -4,7 +4,10 @@
 use std::{
     ffi::OsStr,
     io,
-    os::fd::{AsFd, OwnedFd},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
     path::Path,
 };
 
@@ -91,6 +94,32 @@ impl Tree {
         }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         rustix::fs::openat(dir, name, flags, Mode::empty())
+    }
+
+    /// Modification time of an open directory.
+    pub(super) fn mtime(fd: &impl AsFd) -> io::Result<(i64, u32)> {
+        let stat = rustix::fs::fstat(fd)?;
+        Ok((stat.st_mtime, u32::try_from(stat.st_mtime_nsec).unwrap_or(0)))
+    }
+
+    /// Takes all extended attributes of a directory away.
+    pub(super) fn clear_xattrs(dir: &OwnedFd, name: &OsStr) -> io::Result<()> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let fd = rustix::fs::openat(dir, name, flags, Mode::empty())?;
+        let mut names = vec![0; 64 << 10];
+        let length = match rustix::fs::flistxattr(&fd, &mut names[..]) {
+            Ok(length) => length,
+            Err(Errno::OPNOTSUPP) => 0,
+            Err(e) => return Err(e.into()),
+        };
+        for name in names[..length].split(|b| *b == 0).filter(|n| !n.is_empty()) {
+            match rustix::fs::fremovexattr(&fd, OsStr::from_bytes(name)) {
+                // Labels of the host's policy can't be taken away.
+                Ok(()) | Err(Errno::PERM | Errno::NODATA | Errno::OPNOTSUPP | Errno::ACCESS) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Ok(())
     }
 
     /// Makes a new regular file.

@@ -14,6 +14,7 @@ fn rootfs(dir: &std::path::Path) -> Rootfs {
         fs::create_dir_all(dir.join(d)).unwrap();
     }
     Rootfs {
+        is_tree: false,
         lower: vec![dir.join("top"), dir.join("bottom")],
         upper: dir.join("upper"),
         work: dir.join("work"),

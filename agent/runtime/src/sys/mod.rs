@@ -4,6 +4,7 @@
 #![allow(unsafe_code)]
 
 pub(crate) mod bpf;
+pub(crate) mod btrfs;
 pub(crate) mod exec;
 pub(crate) mod mount;
 pub(crate) mod process;
