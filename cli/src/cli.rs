@@ -126,13 +126,13 @@ enum Command {
     /// Log out from a registry
     Logout(registry::login::LogoutArguments),
     /// List images
-    Images(image::ListArguments),
+    Images(image::list::ListArguments),
     /// Load an image from a tar archive or STDIN
-    Load(image::LoadArguments),
+    Load(image::archives::LoadArguments),
     /// Import the contents from a tarball to create a filesystem image
-    Import(image::ImportArguments),
+    Import(image::archives::ImportArguments),
     /// Save one or more images to a tar archive (streamed to STDOUT by default)
-    Save(image::SaveArguments),
+    Save(image::archives::SaveArguments),
     /// Remove one or more images
     Rmi(image::RemoveArguments),
     /// Create a tag TARGET_IMAGE that refers to SOURCE_IMAGE
@@ -290,10 +290,10 @@ impl Cli {
             Command::Search(arguments) => registry::search::run(host, arguments).await,
             Command::Login(arguments) => registry::login::login(host, arguments).await,
             Command::Logout(arguments) => registry::login::logout(arguments),
-            Command::Images(arguments) => image::list(host, arguments).await,
-            Command::Load(arguments) => image::load(host, arguments).await,
-            Command::Import(arguments) => image::import(host, arguments).await,
-            Command::Save(arguments) => image::save(host, arguments).await,
+            Command::Images(arguments) => image::list::list(host, arguments).await,
+            Command::Load(arguments) => image::archives::load(host, arguments).await,
+            Command::Import(arguments) => image::archives::import(host, arguments).await,
+            Command::Save(arguments) => image::archives::save(host, arguments).await,
             Command::Rmi(arguments) => image::remove(host, arguments).await,
             Command::Tag(arguments) => image::tag(host, arguments).await,
             Command::History(arguments) => image::history(host, arguments).await,

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 use pontoon_image::registry::RegistrySettings;
+use pontoon_image::StorageOptions;
 use pontoon_proto::v1::{LogDriver, Ulimit};
 
 use crate::spec::security::Seccomp;
@@ -53,6 +54,8 @@ pub struct EngineConfig {
     pub networks: NetworkDefaults,
     /// Mirrors, insecure registries, certificates, how much at once.
     pub registries: RegistrySettings,
+    /// Storage driver and its options.
+    pub storage: StorageOptions,
     /// Run containers in user namespaces: "default", or `USER[:GROUP]` whose subordinate ids (subuid(5), subgid(5)) are used. Empty:
     /// containers have the host's users.
     pub userns_remap: String,
@@ -83,6 +86,7 @@ impl EngineConfig {
             containers: ContainerDefaults::default(),
             networks: NetworkDefaults::default(),
             registries: RegistrySettings::default(),
+            storage: StorageOptions::default(),
             userns_remap: String::new(),
         }
     }

@@ -9,7 +9,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use pontoon_image::ImageStore;
+use pontoon_image::{ImageStore, Limits};
 use pontoon_net::{BridgeConfig, NetworkManager};
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
@@ -22,7 +22,7 @@ use crate::event::{ContainerEvent, EventObject};
 use crate::registry::Registry;
 use crate::spec::remap::IdMap;
 use crate::volumes::Volumes;
-use crate::{EngineConfig, Error, RegistrySettings, Result, container, id};
+use crate::{EngineConfig, Error, RegistrySettings, Result, container, id, images};
 
 /// Events kept for slow watchers.
 const EVENTS: usize = 1024;
@@ -74,8 +74,11 @@ impl Engine {
         if config.exe != Path::new("/proc/self/exe") {
             pontoon_runtime::set_shim_executable(config.exe.clone());
         }
-        let image_dir = config.data_dir.join("image");
-        let images = blocking(move || ImageStore::open(&image_dir).map_err(Error::Image));
+        let storage = images::storage(&config)?;
+        let image_dir = config.data_dir.join(pontoon_image::folder_of(&storage.driver));
+        let images = blocking(move || {
+            ImageStore::open_on(&image_dir, Limits::default(), &storage).map_err(Error::Image)
+        });
         let network = async {
             NetworkManager::open(network_config(&config))
                 .await

@@ -1,178 +1,32 @@
-//! Images: the blocking image store behind async calls; archives are streamed through bounded channels, never held whole.
+//! Images: what there are, their names, their removal and their checks, behind async calls; archives are in `archives`.
 
+mod archives;
 mod prune;
 pub(crate) mod pull;
 pub(crate) mod push;
 mod registry;
+mod storage;
+
+pub use archives::{ArchiveSender, LoadUpdate};
+
+pub(crate) use storage::{mount_of, storage};
 
 use std::collections::HashMap;
-use std::io::{self, Read, Write};
 use std::sync::Arc;
 
-use bytes::Bytes;
-use pontoon_image::{ContainerUse, ImageStore, LoadEvent, Loaded, Removed};
+use pontoon_image::{ContainerUse, ImageStore, Platform, Removed};
 use pontoon_proto::v1::{
-    self, FilterValues, ImageHistoryEntry, ImportOptions, ListImagesRequest, RemoveImageRequest,
+    self, CheckImagesResponse, FilterValues, ImageHistoryEntry, ImageProblem, ListImagesRequest,
+    RemoveImageRequest,
 };
-use tokio::sync::mpsc;
 
+use crate::container::prune::moment;
 use crate::container::record::has_process;
 use crate::engine::blocking;
 use crate::event::EventObject;
 use crate::{Engine, Error, Result};
 
-/// Chunks that wait for the other side.
-const CHUNKS: usize = 8;
-/// Bytes of a chunk.
-const CHUNK: usize = 256 << 10;
-
-/// What happens during a load.
-#[derive(Debug)]
-pub enum LoadUpdate {
-    /// Progress.
-    Event(LoadEvent),
-    /// An image is there.
-    Loaded(Loaded),
-    /// The load failed; nothing follows.
-    Failed(Error),
-}
-
-/// A channel of chunks as a blocking reader. The sender says that the archive is whole by sending `Ok(empty)` last or by
-/// closing the channel; an `Err` ends it as a failed stream.
-struct ChunkReader {
-    chunks: mpsc::Receiver<io::Result<Bytes>>,
-    current: Bytes,
-}
-
-impl Read for ChunkReader {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.current.is_empty() {
-            match self.chunks.blocking_recv() {
-                Some(chunk) => self.current = chunk?,
-                None => return Ok(0),
-            }
-        }
-        let count = buffer.len().min(self.current.len());
-        buffer[..count].copy_from_slice(&self.current.split_to(count));
-        Ok(count)
-    }
-}
-
-/// A blocking writer that sends chunks.
-struct ChunkWriter {
-    chunks: mpsc::Sender<Result<Bytes>>,
-}
-
-impl Write for ChunkWriter {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.chunks
-            .blocking_send(Ok(Bytes::copy_from_slice(bytes)))
-            .map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// Where an archive's bytes go in.
-pub type ArchiveSender = mpsc::Sender<io::Result<Bytes>>;
-
 impl Engine {
-    /// Loads an archive: send its bytes into the first, drop it at the end; updates come out of the second.
-    pub fn load_images(self: &Arc<Self>) -> (ArchiveSender, mpsc::Receiver<LoadUpdate>) {
-        let (sender, chunks) = mpsc::channel(CHUNKS);
-        let (updates, receiver) = mpsc::channel(CHUNKS);
-        let engine = self.clone();
-        tokio::task::spawn_blocking(move || {
-            let reader = ChunkReader {
-                chunks,
-                current: Bytes::new(),
-            };
-            // A client that no longer listens does not stop the load.
-            let outcome = engine.images.load(reader, &mut |event| {
-                updates.try_send(LoadUpdate::Event(event)).ok();
-            });
-            match outcome {
-                Ok(loaded) => {
-                    for image in loaded {
-                        let name = image.references.first().map(pontoon_image::Reference::familiar);
-                        engine.tell_image("load", &image.id.to_string(), name.as_ref());
-                        updates.blocking_send(LoadUpdate::Loaded(image)).ok();
-                    }
-                }
-                Err(error) => drop(updates.blocking_send(LoadUpdate::Failed(Error::Image(error)))),
-            }
-        });
-        (sender, receiver)
-    }
-
-    /// Imports a flat root file system: send its bytes into the first, drop it at the end; the second gives the id.
-    pub fn import_image(
-        self: &Arc<Self>,
-        options: ImportOptions,
-    ) -> (ArchiveSender, impl Future<Output = Result<String>> + use<>) {
-        let (sender, chunks) = mpsc::channel(CHUNKS);
-        let engine = self.clone();
-        let imported = blocking(move || {
-            let reader = ChunkReader {
-                chunks,
-                current: Bytes::new(),
-            };
-            let options = pontoon_image::ImportOptions {
-                reference: Some(options.reference).filter(|text| !text.is_empty()),
-                message: options.message,
-                changes: options.changes,
-                platform: Some(options.platform).filter(|text| !text.is_empty()),
-            };
-            let id = engine
-                .images
-                .import(reader, &options)
-                .map_err(Error::Image)?
-                .to_string();
-            engine.tell_image("import", &id, options.reference.as_ref());
-            Ok(id)
-        });
-        (sender, imported)
-    }
-
-    /// Writes images as one archive.
-    pub fn save_images(self: &Arc<Self>, names: Vec<String>) -> mpsc::Receiver<Result<Bytes>> {
-        let (sender, receiver) = mpsc::channel(CHUNKS);
-        let engine = self.clone();
-        tokio::task::spawn_blocking(move || {
-            let writer = ChunkWriter {
-                chunks: sender.clone(),
-            };
-            let mut writer = io::BufWriter::with_capacity(CHUNK, writer);
-            let saved = engine
-                .images
-                .save(&names, &mut writer)
-                .map_err(|error| match error {
-                    pontoon_image::Error::NotFound(name) => Error::NoSuchImage(name),
-                    other => Error::Image(other),
-                });
-            let flushed = saved.and_then(|()| {
-                writer.flush().map_err(|source| Error::Io {
-                    what: "send the archive".to_owned(),
-                    source,
-                })
-            });
-            match flushed {
-                Ok(()) => {
-                    for name in &names {
-                        if let Ok(image) = engine.images.get(name) {
-                            engine.tell_image("save", &image.id.to_string(), Some(name));
-                        }
-                    }
-                }
-                Err(error) => drop(sender.blocking_send(Err(error))),
-            }
-        });
-        receiver
-    }
-
     /// Lists images, newest first.
     ///
     /// # Errors
@@ -206,15 +60,67 @@ impl Engine {
     /// # Errors
     /// [`Error::NoSuchImage`].
     pub async fn inspect_image(&self, target: &str) -> Result<v1::Image> {
-        let image = self.find_image(target).await?;
+        self.inspect_platform(target, "").await
+    }
+
+    /// As [`Engine::inspect_image`], of a name's images the one for a platform.
+    ///
+    /// # Errors
+    /// As there; the name has none for it.
+    pub async fn inspect_platform(&self, target: &str, platform: &str) -> Result<v1::Image> {
+        let image = self.find_platform(target, platform).await?;
         let users = self
             .images_in_use()
             .remove(&image.id.to_string())
             .map_or(0, |users| users.len() as u64);
+        let (driver, data) = (self.images.storage().0, self.images.image_folders(&image));
         Ok(v1::Image {
             containers: users,
+            driver: driver.to_owned(),
+            driver_data: data.into_iter().collect(),
             ..view(image)
         })
+    }
+
+    /// The image of a name for a platform (`os[/arch[/variant]]`); empty: the one that the name means.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchImage`]; the name has none for the platform.
+    pub(crate) async fn find_platform(&self, target: &str, wanted: &str) -> Result<pontoon_image::Image> {
+        let Some(platform) = platform(wanted)? else {
+            return self.find_image(target).await;
+        };
+        let (images, target) = (self.images.clone(), target.to_owned());
+        blocking(move || {
+            images
+                .get_platform(&target, &platform)
+                .map_err(|error| Error::image(&target, error))
+        })
+        .await
+    }
+
+    /// Checks the image store: blobs against their digests, layers, counts; repairs what it can.
+    ///
+    /// # Errors
+    /// The store can't be read, or not be written.
+    pub async fn check_images(self: &Arc<Self>, repair: bool) -> Result<CheckImagesResponse> {
+        let images = self.images.clone();
+        self.whole(async move {
+            let report = blocking(move || images.check(repair).map_err(Error::Image)).await?;
+            let problem = |found: pontoon_image::Problem| ImageProblem {
+                object: found.object,
+                what: found.what,
+                repaired: found.repaired,
+                advice: found.advice,
+            };
+            Ok(CheckImagesResponse {
+                images: report.images as u64,
+                blobs: report.blobs as u64,
+                layers: report.layers as u64,
+                problems: report.problems.into_iter().map(problem).collect(),
+            })
+        })
+        .await
     }
 
     /// Adds a tag.
@@ -242,6 +148,11 @@ impl Engine {
     /// [`Error::NoSuchImage`], or it is in use.
     pub async fn remove_image(self: &Arc<Self>, request: RemoveImageRequest) -> Result<Vec<Removed>> {
         let engine = self.clone();
+        let platforms: Vec<Platform> = request
+            .platforms
+            .iter()
+            .filter_map(|text| platform(text).transpose())
+            .collect::<Result<_>>()?;
         self.whole(async move {
             let used = engine.images_in_use();
             blocking(move || {
@@ -255,10 +166,13 @@ impl Engine {
                     .images
                     .get(&request.target)
                     .map(|image| image.id.to_string());
-                let removed = engine
-                    .images
-                    .remove(&request.target, &options, &in_use)
-                    .map_err(|error| Error::image(&request.target, error))?;
+                let removed = match platforms.as_slice() {
+                    [] => engine.images.remove(&request.target, &options, &in_use),
+                    some => engine
+                        .images
+                        .remove_platforms(&request.target, some, &options, &in_use),
+                };
+                let removed = removed.map_err(|error| Error::image(&request.target, error))?;
                 engine.tell_removed(&named.unwrap_or_default(), &removed);
                 Ok(removed)
             })
@@ -272,7 +186,20 @@ impl Engine {
     /// # Errors
     /// [`Error::NoSuchImage`].
     pub async fn image_history(&self, target: &str) -> Result<Vec<ImageHistoryEntry>> {
-        let (images, target) = (self.images.clone(), target.to_owned());
+        self.platform_history(target, "").await
+    }
+
+    /// As [`Engine::image_history`], of a name's images the one for a platform.
+    ///
+    /// # Errors
+    /// As there; the name has none for it.
+    pub async fn platform_history(&self, target: &str, wanted: &str) -> Result<Vec<ImageHistoryEntry>> {
+        // By its name, which the newest line shows, unless a platform picks another image of it.
+        let target = match wanted {
+            "" => target.to_owned(),
+            wanted => self.find_platform(target, wanted).await?.id.to_string(),
+        };
+        let images = self.images.clone();
         let lines =
             blocking(move || ImageStore::history(&images, &target).map_err(|e| Error::image(&target, e)))
                 .await?;
@@ -311,7 +238,7 @@ impl Engine {
     }
 
     /// Containers by the image they were made from.
-    fn images_in_use(&self) -> HashMap<String, Vec<ContainerUse>> {
+    pub(crate) fn images_in_use(&self) -> HashMap<String, Vec<ContainerUse>> {
         let mut used: HashMap<String, Vec<ContainerUse>> = HashMap::new();
         for container in self.containers.all() {
             let (image, running) = container.read(|record| {
@@ -328,7 +255,10 @@ impl Engine {
 }
 
 fn list_options(request: &ListImagesRequest) -> Result<pontoon_image::ListOptions> {
-    let mut options = pontoon_image::ListOptions::default();
+    let mut options = pontoon_image::ListOptions {
+        all: request.all,
+        ..pontoon_image::ListOptions::default()
+    };
     if !request.reference.is_empty() {
         options.references.push(request.reference.clone());
     }
@@ -337,6 +267,7 @@ fn list_options(request: &ListImagesRequest) -> Result<pontoon_image::ListOption
         match key.as_str() {
             "reference" => options.references.extend(values.iter().cloned()),
             "label" => options.labels.extend(values.iter().cloned()),
+            "until" => options.until = last().map(|text| moment(&text)).transpose()?,
             "before" => options.before = last(),
             "since" => options.since = last(),
             "dangling" => {
@@ -357,10 +288,25 @@ fn list_options(request: &ListImagesRequest) -> Result<pontoon_image::ListOption
     Ok(options)
 }
 
+/// A platform as users give it; `None` for an empty text.
+pub(crate) fn platform(text: &str) -> Result<Option<Platform>> {
+    match text {
+        "" => Ok(None),
+        text => Platform::parse(text)
+            .map(Some)
+            .map_err(|error| Error::Invalid(error.to_string())),
+    }
+}
+
 fn view(image: pontoon_image::Image) -> v1::Image {
     let config = image.config.config;
     v1::Image {
         id: image.id.to_string(),
+        manifest_digest: image.manifest.to_string(),
+        index_digest: image.index.map(|digest| digest.to_string()).unwrap_or_default(),
+        on_build: config.on_build,
+        shell: config.shell.unwrap_or_default(),
+        stop_timeout: config.stop_timeout.unwrap_or_default(),
         repo_tags: image.repo_tags,
         repo_digests: image.repo_digests,
         created_at: image.created,
@@ -394,6 +340,6 @@ fn view(image: pontoon_image::Image) -> v1::Image {
             .iter()
             .map(ToString::to_string)
             .collect(),
-        containers: 0,
+        ..v1::Image::default()
     }
 }

@@ -94,7 +94,7 @@ impl Engine {
             containers_stopped: states.len() as u64 - running - paused,
             images: images as u64,
             server_version: self.config.build.version.clone(),
-            storage_driver: "overlay2".to_owned(),
+            storage_driver: self.images.storage().0.to_owned(),
             logging_driver: self.config.log.name.clone(),
             cgroup_driver: "cgroupfs".to_owned(),
             cgroup_version: if has_unified_cgroups() { "2" } else { "1" }.to_owned(),
@@ -139,13 +139,11 @@ impl Engine {
 
     /// What `info` says of the storage driver, in Docker's words.
     fn driver_status(&self) -> Vec<String> {
-        vec![
-            format!("Backing Filesystem: {}", filesystem(&self.config.data_dir)),
-            "Supports d_type: true".to_owned(),
-            "Using metacopy: false".to_owned(),
-            "Native Overlay Diff: true".to_owned(),
-            "userxattr: false".to_owned(),
-        ]
+        let (_, status) = self.images.storage();
+        status
+            .into_iter()
+            .map(|(key, value)| format!("{key}: {value}"))
+            .collect()
     }
 }
 
@@ -167,23 +165,6 @@ fn security_options(defaults: &ContainerDefaults, remapped: bool) -> Vec<String>
     }
     options.push("name=cgroupns".to_owned());
     options
-}
-
-/// Name of the file system of a folder, as `info` shows it.
-fn filesystem(folder: &std::path::Path) -> String {
-    // statfs(2), and linux/magic.h for those it leaves out.
-    let kind = rustix::fs::statfs(folder).map(|stat| u64::try_from(stat.f_type).unwrap_or(0));
-    match kind {
-        Ok(0xef53) => "extfs".to_owned(),
-        Ok(0x5846_5342) => "xfs".to_owned(),
-        Ok(0x9123_683e) => "btrfs".to_owned(),
-        Ok(0x0102_1994) => "tmpfs".to_owned(),
-        Ok(0x794c_7630) => "overlayfs".to_owned(),
-        Ok(0x2fc1_2fc1) => "zfs".to_owned(),
-        Ok(0xf2f5_2010) => "f2fs".to_owned(),
-        Ok(other) => format!("0x{other:x}"),
-        Err(_) => "unknown".to_owned(),
-    }
 }
 
 fn open_files() -> u64 {

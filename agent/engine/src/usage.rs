@@ -26,7 +26,11 @@ impl Engine {
         let mut usage = DiskUsageResponse::default();
         if wanted("image") {
             let images = self.images.clone();
-            let layers = blocking(move || Ok(images.layers_usage())).await?;
+            let used = self.images_in_use();
+            let layers =
+                blocking(move || Ok(images.layers_usage(&|id| used.contains_key(&id.to_string())))).await?;
+            usage.held_size = i64::try_from(layers.held).unwrap_or(i64::MAX);
+            usage.blobs_size = i64::try_from(layers.blobs).unwrap_or(i64::MAX);
             usage.layers_size = i64::try_from(layers.total).unwrap_or(i64::MAX);
             let shared = |id: &str| {
                 let known = layers.shared.iter().find(|(image, _)| image.to_string() == id);

@@ -167,10 +167,10 @@ impl Blobs {
         Ok(self.pin_locked(&mut table, digest))
     }
 
-    /// Replaces a damaged blob by a good file.
-    pub(crate) fn replace(&self, digest: &Digest, staged: &Path) -> Result<()> {
+    /// Deletes a damaged blob although it is needed: what is fetched next takes its place.
+    pub(crate) fn discard(&self, digest: &Digest) -> Result<()> {
         let _table = self.table();
-        fs::rename(staged, self.path(digest)).at("cannot put in place", self.path(digest))
+        self.delete(digest)
     }
 
     /// Says what the catalog needs from now on; what it needed before and nobody holds is deleted.
@@ -197,15 +197,26 @@ impl Blobs {
         }
     }
 
-    /// Names of all files, whatever they are.
-    pub(crate) fn names(&self) -> Result<Vec<String>> {
+    /// Names of files that are neither needed nor held.
+    pub(crate) fn strays(&self) -> Result<Vec<String>> {
+        let table = self.table();
         let mut names = Vec::new();
         for entry in fs::read_dir(&self.dir).at("cannot list", &self.dir)? {
             let entry = entry.at("cannot list", &self.dir)?;
-            names.push(entry.file_name().to_string_lossy().into_owned());
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let digest = Digest::from_hex(&name);
+            if !digest.is_some_and(|d| table.needed.contains(&d) || table.pins.contains_key(&d)) {
+                names.push(name);
+            }
         }
         names.sort();
         Ok(names)
+    }
+
+    /// Bytes of all blobs that the catalog needs.
+    pub(crate) fn total(&self) -> u64 {
+        let needed = self.table().needed.clone();
+        needed.iter().filter_map(|digest| self.size(digest)).sum()
     }
 
     /// Deletes all that is neither needed nor held; gives how many files and bytes went.

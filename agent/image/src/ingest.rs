@@ -38,7 +38,7 @@ use crate::{
     stack::{chains, layer_reader},
     store::{Candidate, ImageStore},
     tar_stream::read_failed,
-    transfer::{Begun, BlobWriter, Held},
+    transfer::{Begun, BlobWriter, Held, Progress},
     unpack::{self, Apply, Form},
 };
 
@@ -55,7 +55,24 @@ struct State {
     /// Layers of the images that were looked at, by their blobs.
     wanted: HashMap<Digest, IncomingLayer>,
     /// Layers that are unpacked while they arrive.
-    unpacking: HashMap<Digest, JoinHandle<Result<(Staged, Apply)>>>,
+    unpacking: HashMap<Digest, Unpacking>,
+}
+
+/// A thread that unpacks a layer.
+struct Unpacking {
+    thread: JoinHandle<Result<(Staged, Apply)>>,
+    progress: Arc<Progress>,
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        // When this is gone, so is all that was unpacked.
+        let left: Vec<Unpacking> = self.unpacking.drain().map(|(_, unpacking)| unpacking).collect();
+        left.iter().for_each(|unpacking| unpacking.progress.abandon());
+        for unpacking in left {
+            let _ = unpacking.thread.join();
+        }
+    }
 }
 
 enum Present {
@@ -301,17 +318,19 @@ impl Ingest {
             return Ok(());
         }
         let staged = layers.stage(None)?;
-        let (content, limits) = (writer.follow()?, self.store.limits.clone());
+        let ((content, progress), limits) = (writer.follow()?, self.store.limits.clone());
+        let diff_id = layer.diff_id;
         let unpack = move || {
             let reader =
                 Pipeline::start(content, limits.layer_bytes.saturating_mul(2)).map_err(read_failed)?;
             let (apply, reader) = unpack::begin(reader, &staged.diff(), Form::Overlay, &limits)?;
-            unpack::check(reader, &layer.diff_id)?;
+            unpack::check(reader, &diff_id)?;
             Ok((staged, apply))
         };
         let thread = std::thread::Builder::new().name("unpack".into()).spawn(unpack);
         let thread = thread.at("cannot start a thread to unpack", writer.digest().to_string())?;
-        state.unpacking.insert(layer.chain, thread);
+        let chain = layer.chain;
+        state.unpacking.insert(chain, Unpacking { thread, progress });
         Ok(())
     }
 
@@ -413,7 +432,10 @@ impl State {
                 diff_id: layer.diff_id,
                 bytes: layer.blob.size,
             });
-            let begun = self.unpacking.remove(&layer.chain).map(JoinHandle::join);
+            let begun = self
+                .unpacking
+                .remove(&layer.chain)
+                .map(|begun| begun.thread.join());
             if let Some(Ok(Ok((staged, apply)))) = begun {
                 return Ok((staged, apply.finish(under)?));
             }

@@ -13,7 +13,7 @@ mod init;
 mod rootfs;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     fs, io,
     path::{Path, PathBuf},
     sync::{Arc, Condvar, Mutex, MutexGuard},
@@ -259,6 +259,87 @@ impl Layers {
     /// The layer is unpacked.
     pub(crate) fn has(&self, chain: &Digest) -> bool {
         self.table().get(chain).is_some_and(|l| l.meta.is_some())
+    }
+
+    /// overlay2's folders of a stack (bottom first), as Docker's `GraphDriver.Data` names them.
+    pub(crate) fn folders(&self, stack: &[Digest]) -> Vec<(String, String)> {
+        let Some((top, lower)) = stack.split_last().filter(|_| self.driver.form() == Form::Overlay) else {
+            return Vec::new();
+        };
+        let diff = |chain: &Digest| self.path(chain).join("diff").display().to_string();
+        let lower: Vec<String> = lower.iter().rev().map(diff).collect();
+        let mut folders = vec![("UpperDir".to_owned(), diff(top))];
+        if !lower.is_empty() {
+            folders.push(("LowerDir".to_owned(), lower.join(":")));
+        }
+        folders
+    }
+
+    /// The layer is known and its files are there.
+    pub(crate) fn is_whole(&self, chain: &Digest) -> bool {
+        self.has(chain) && self.path(chain).join("diff").is_dir()
+    }
+
+    /// Unpacks a layer whose files are lost; its holders keep it.
+    pub(crate) fn restore(
+        &self,
+        chain: Digest,
+        parent: Option<Digest>,
+        diff_id: Digest,
+        unpack: impl FnOnce(&Merged) -> Result<(Staged, u64)>,
+    ) -> Result<()> {
+        self.discard(&self.path(&chain))?;
+        let meta = self.unpack_in_place(chain, parent, diff_id, unpack)?;
+        let mut table = self.table();
+        let holders = table.get(&chain).map_or(1, |l| l.holders);
+        table.insert(
+            chain,
+            Layer {
+                holders,
+                meta: Some(meta),
+            },
+        );
+        drop(table);
+        self.make_init(Some(&chain))
+    }
+
+    /// Layers that are held by fewer than `expected` says, with that number and theirs.
+    pub(crate) fn short_counts(
+        &self,
+        expected: &BTreeMap<Digest, usize>,
+        repair: bool,
+    ) -> Vec<(Digest, usize, usize)> {
+        let mut table = self.table();
+        let mut short = Vec::new();
+        for (chain, expected) in expected {
+            if let Some(layer) = table.get_mut(chain).filter(|l| l.holders < *expected) {
+                short.push((*chain, *expected, layer.holders));
+                if repair {
+                    layer.holders = *expected;
+                }
+            }
+        }
+        short
+    }
+
+    /// Names of directories that are no known layer.
+    pub(crate) fn strays(&self) -> Result<Vec<String>> {
+        let table = self.table();
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&self.dir).at("cannot list", &self.dir)? {
+            let entry = entry.at("cannot list", &self.dir)?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if name != EMPTY && !Digest::from_hex(&name).is_some_and(|d| table.contains_key(&d)) {
+                names.push(name);
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    /// Deletes what [`Layers::strays`] named.
+    pub(crate) fn discard_stray(&self, name: &str) -> Result<()> {
+        self.discard(&self.dir.join(name))
     }
 
     /// Adds a holder to each layer of a stack, or to none.

@@ -18,6 +18,7 @@ pub mod archive;
 mod blobs;
 mod catalog;
 mod changes;
+mod check;
 mod commit;
 mod config;
 mod decompress;
@@ -47,6 +48,7 @@ mod types;
 mod unpack;
 mod user;
 
+pub use check::{CheckReport, Problem};
 pub use config::{ContainerConfig, Healthcheck, HistoryEntry, ImageConfig, RootFs};
 pub use digest::{Digest, InvalidDigest};
 pub use error::{Error, Result};

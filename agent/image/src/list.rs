@@ -1,10 +1,11 @@
 //! Listings: `images` with its filters, and `history`.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use crate::{
     Digest, History, Image, ImageConfig, ImageSummary, LayersUsage, ListOptions, Reference, Result,
+    blobs::Blobs,
     catalog::{Catalog, Record, nanos},
     layers::Layers,
     store::created,
@@ -20,7 +21,9 @@ pub(crate) fn list(catalog: &Catalog, options: &ListOptions) -> Result<Vec<Image
     let mut found = Vec::new();
     for (id, record) in &catalog.images {
         let created = created(record);
-        let in_time = before.is_none_or(|t| created < t) && since.is_none_or(|t| created > t);
+        let in_time = before.is_none_or(|t| created < t)
+            && since.is_none_or(|t| created > t)
+            && options.until.is_none_or(|t| created < t);
         if !in_time || !options.labels.iter().all(|l| has_label(&record.config, l)) {
             continue;
         }
@@ -59,7 +62,12 @@ pub(crate) fn list(catalog: &Catalog, options: &ListOptions) -> Result<Vec<Image
 }
 
 /// What the layers of all images take on disk, each counted once, and how much of each image others use too.
-pub(crate) fn layers_usage(catalog: &Catalog, layers: &Layers) -> LayersUsage {
+pub(crate) fn layers_usage(
+    catalog: &Catalog,
+    layers: &Layers,
+    blobs: &Blobs,
+    is_used: &dyn Fn(&Digest) -> bool,
+) -> LayersUsage {
     let mut users: HashMap<Digest, u32> = HashMap::new();
     for record in catalog.images.values() {
         // An image may hold one layer several times only below different ones: chain ids differ then.
@@ -75,7 +83,20 @@ pub(crate) fn layers_usage(catalog: &Catalog, layers: &Layers) -> LayersUsage {
             .map(|chain| layers.size(chain))
             .sum()
     };
+    let mut held_layers = BTreeSet::new();
+    let mut held_blobs = BTreeSet::new();
+    for (id, record) in catalog.images.iter().filter(|(id, _)| is_used(id)) {
+        held_layers.extend(record.layers.iter().copied());
+        held_blobs.extend(
+            [*id, record.manifest]
+                .into_iter()
+                .chain(record.blobs.iter().copied()),
+        );
+    }
+    let of_blobs: u64 = held_blobs.iter().filter_map(|digest| blobs.size(digest)).sum();
     LayersUsage {
+        held: of_blobs + held_layers.iter().map(|chain| layers.size(chain)).sum::<u64>(),
+        blobs: blobs.total(),
         total: users.keys().map(|chain| layers.size(chain)).sum(),
         shared: catalog
             .images

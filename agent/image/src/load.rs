@@ -11,7 +11,7 @@ use crate::{
     decompress::Compression,
     layers::Pin,
     limits::Limits,
-    oci::{self, Descriptor, Index, Manifest, Platform, SavedImage},
+    oci::{self, Descriptor, Document, Index, Manifest, Platform, SavedImage},
     spool::{Spool, Spooled},
     stack::layer_reader,
     store::{Candidate, ImageStore},
@@ -25,15 +25,21 @@ struct Found {
     manifest: Option<Spooled>,
     layers: Vec<Spooled>,
     references: Vec<Reference>,
+    /// The index within the archive that names it.
+    index: Option<Spooled>,
 }
 
 pub(crate) fn load(
     store: &ImageStore,
     stream: impl Read,
+    platform: Option<&Platform>,
     progress: &mut dyn FnMut(LoadEvent),
 ) -> Result<Vec<Loaded>> {
     let mut spool = Spool::receive(&store.staging(), stream, &store.limits, progress)?;
-    let found = images_of(&spool, &store.limits)?;
+    let mut found = images_of(&spool, platform, &store.limits)?;
+    if let Some(platform) = platform {
+        found = only(&spool, found, platform, &store.limits)?;
+    }
     if found.len() > store.limits.images {
         return Err(Error::hostile(
             "manifest.json",
@@ -55,7 +61,7 @@ pub(crate) fn load(
     Ok(loaded)
 }
 
-fn images_of(spool: &Spool, limits: &Limits) -> Result<Vec<Found>> {
+fn images_of(spool: &Spool, platform: Option<&Platform>, limits: &Limits) -> Result<Vec<Found>> {
     let saved = match spool.get("manifest.json")? {
         Some(file) => Some(parse::<Vec<SavedImage>>(
             "manifest.json",
@@ -67,7 +73,8 @@ fn images_of(spool: &Spool, limits: &Limits) -> Result<Vec<Found>> {
     match (spool.get("index.json")?, saved) {
         (Some(index), saved) if is_layout || saved.is_none() => {
             let index: Index = parse("index.json", &spool.json("index.json", index, limits)?)?;
-            from_index(spool, &index, saved.as_deref().unwrap_or_default(), limits)
+            let saved = saved.as_deref().unwrap_or_default();
+            from_index(spool, &index, saved, platform, limits)
         }
         (_, Some(saved)) => saved.iter().map(|s| from_saved(spool, s, limits)).collect(),
         (_, None) => Err(Error::NotAnArchive(
@@ -102,6 +109,7 @@ fn from_saved(spool: &Spool, saved: &SavedImage, limits: &Limits) -> Result<Foun
         manifest: None,
         layers: saved.layers.iter().map(member).collect::<Result<_>>()?,
         references: tags(saved)?,
+        index: None,
     })
 }
 
@@ -111,53 +119,73 @@ fn tags(saved: &SavedImage) -> Result<Vec<Reference>> {
         .collect()
 }
 
-fn from_index(spool: &Spool, index: &Index, saved: &[SavedImage], limits: &Limits) -> Result<Vec<Found>> {
+fn from_index(
+    spool: &Spool,
+    index: &Index,
+    saved: &[SavedImage],
+    platform: Option<&Platform>,
+    limits: &Limits,
+) -> Result<Vec<Found>> {
     let mut images: BTreeMap<Digest, Found> = BTreeMap::new();
     let mut foreign = None;
     let mut order = Vec::new();
     for descriptor in index.manifests.iter().take(limits.images + 1) {
-        let Some(manifest) = choose(spool, descriptor, limits.index_depth, limits)? else {
+        let mut chosen = Vec::new();
+        choose(
+            spool,
+            descriptor,
+            (platform, limits),
+            limits.index_depth,
+            &mut chosen,
+        )?;
+        if chosen.is_empty() {
             foreign = foreign.or(descriptor.platform.as_ref().map(ToString::to_string));
-            continue;
-        };
-        let digest = manifest.0.digest;
-        if let Some(image) = images.get_mut(&digest) {
-            image.references.extend(name_of(descriptor)?);
-            continue;
         }
-        let mut image = from_manifest(spool, manifest.0, &manifest.1, limits)?;
-        for s in saved {
-            if spool
-                .get(&s.config)?
-                .is_some_and(|c| c.digest == image.config.digest)
-            {
-                image.references.extend(tags(s)?);
+        for (file, manifest, nested) in chosen {
+            let digest = file.digest;
+            if let Some(image) = images.get_mut(&digest) {
+                image.references.extend(name_of(descriptor)?);
+                continue;
             }
+            let mut image = from_manifest(spool, file, &manifest, limits)?;
+            for s in saved {
+                if spool
+                    .get(&s.config)?
+                    .is_some_and(|c| c.digest == image.config.digest)
+                {
+                    image.references.extend(tags(s)?);
+                }
+            }
+            image.references.extend(name_of(descriptor)?);
+            image.index = nested;
+            order.push(digest);
+            images.insert(digest, image);
         }
-        image.references.extend(name_of(descriptor)?);
-        order.push(digest);
-        images.insert(digest, image);
     }
     if images.is_empty() {
         let found = foreign.unwrap_or_else(|| "no known platform".into());
         return Err(Error::WrongPlatform {
             found,
-            wanted: Platform::host().to_string(),
+            wanted: platform.cloned().unwrap_or_else(Platform::host).to_string(),
         });
     }
     Ok(order.iter().filter_map(|d| images.remove(d)).collect())
 }
 
-/// The manifest behind a descriptor: itself, or of a nested index the first that runs here.
+type Chosen = (Spooled, Manifest, Option<Spooled>);
+
+/// The manifests behind a descriptor: itself, or those of a nested index that the archive has. Of other platforms than the one
+/// that is wanted (or this node's) only those beside one that is.
 fn choose(
     spool: &Spool,
     descriptor: &Descriptor,
+    (platform, limits): (Option<&Platform>, &Limits),
     depth: usize,
-    limits: &Limits,
-) -> Result<Option<(Spooled, Manifest)>> {
-    let foreign = descriptor.platform.as_ref().is_some_and(|p| !p.runs_here());
-    if foreign || descriptor.annotations.contains_key(oci::REFERENCE_TYPE) {
-        return Ok(None);
+    chosen: &mut Vec<Chosen>,
+) -> Result<()> {
+    let fits = |p: &Platform| platform.map_or_else(|| p.runs_here(), |wanted| wanted.is_met_by(p));
+    if descriptor.is_attestation() || descriptor.platform.as_ref().is_some_and(|p| !fits(p)) {
+        return Ok(());
     }
     let file = spool.blob(&descriptor.digest)?;
     let name = descriptor.digest.to_string();
@@ -168,28 +196,73 @@ fn choose(
         ));
     }
     let text = spool.json(&name, file, limits)?;
-    if ![oci::INDEX, oci::DOCKER_LIST].contains(&descriptor.media_type.as_str()) {
-        return Ok(Some((file.clone(), parse(&name, &text)?)));
-    }
+    let index = match Document::parse(&descriptor.media_type, &text, limits)? {
+        Document::Manifest(manifest) => {
+            chosen.push((file.clone(), manifest, None));
+            return Ok(());
+        }
+        Document::Index(index) => index,
+    };
     if depth == 0 {
         return Err(Error::hostile(
             name,
             format!("image indexes nest deeper than {}", limits.index_depth),
         ));
     }
-    let index: Index = parse(&name, &text)?;
-    if index.manifests.len() > limits.images {
-        return Err(Error::hostile(
-            name,
-            format!("more than {} manifests", limits.images),
-        ));
-    }
+    let before = chosen.len();
     for nested in &index.manifests {
-        if let Some(found) = choose(spool, nested, depth - 1, limits)? {
-            return Ok(Some(found));
+        // Archives of a few platforms keep the whole index, for its digest.
+        if spool.has_blob(&nested.digest)? {
+            choose(spool, nested, (platform, limits), depth - 1, chosen)?;
         }
     }
-    Ok(None)
+    if chosen.len() > before && platform.is_none() {
+        for nested in index
+            .manifests
+            .iter()
+            .filter(|d| d.platform.as_ref().is_some_and(|p| !fits(p)))
+        {
+            if spool.has_blob(&nested.digest)? {
+                let plain = Descriptor {
+                    platform: None,
+                    ..nested.clone()
+                };
+                choose(spool, &plain, (platform, limits), 0, chosen)?;
+            }
+        }
+    }
+    for (_, _, of) in &mut chosen[before..] {
+        *of = Some(file.clone());
+    }
+    Ok(())
+}
+
+/// The images for one platform.
+fn only(spool: &Spool, found: Vec<Found>, platform: &Platform, limits: &Limits) -> Result<Vec<Found>> {
+    let mut kept = Vec::new();
+    let mut others = Vec::new();
+    for image in found {
+        let config: ImageConfig = parse(
+            "image configuration",
+            &spool.json("config", &image.config, limits)?,
+        )?;
+        let of = Platform {
+            os: config.os,
+            architecture: config.architecture,
+            variant: config.variant,
+        };
+        match platform.is_met_by(&of) {
+            true => kept.push(image),
+            false => others.push(of.to_string()),
+        }
+    }
+    if kept.is_empty() {
+        return Err(Error::WrongPlatform {
+            found: others.join(", "),
+            wanted: platform.to_string(),
+        });
+    }
+    Ok(kept)
 }
 
 fn from_manifest(spool: &Spool, file: Spooled, manifest: &Manifest, limits: &Limits) -> Result<Found> {
@@ -214,6 +287,7 @@ fn from_manifest(spool: &Spool, file: Spooled, manifest: &Manifest, limits: &Lim
         layers: manifest.layers.iter().map(blob).collect::<Result<_>>()?,
         manifest: Some(file),
         references: Vec::new(),
+        index: None,
     })
 }
 
@@ -306,10 +380,14 @@ fn install(
             size: pins.iter().map(|p| p.size).sum(),
             made_here,
         },
-        files: [image.config, manifest].into_iter().chain(image.layers).collect(),
+        index: image.index.as_ref().map(|i| i.digest),
+        files: [image.config, manifest]
+            .into_iter()
+            .chain(image.layers)
+            .chain(image.index)
+            .collect(),
         references,
         _held: Vec::new(),
-        index: None,
         pins,
     })
 }

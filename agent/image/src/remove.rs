@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use crate::{
     ContainerUse, Error, ImageId, Reference, RemoveOptions, Removed, Result,
     catalog::{Catalog, Record, Target},
+    oci::Platform,
     store::ImageStore,
 };
 
@@ -33,13 +34,51 @@ pub(crate) fn remove(
         catalog.drop_dangling_names();
         Ok((plan.removed, records))
     })?;
+    release(store, records, &mut removed)?;
+    Ok(removed)
+}
+
+/// Takes one platform's image out of what a name stands for; the last one takes the name along.
+pub(crate) fn remove_platform(
+    store: &ImageStore,
+    name: &str,
+    platform: &Platform,
+    options: &RemoveOptions,
+    in_use: &dyn Fn(&ImageId) -> Vec<ContainerUse>,
+) -> Result<Vec<Removed>> {
+    let id = store.view().find_platform(name, platform)?;
+    let reference = Reference::parse(name).map(Reference::with_default_tag).ok();
+    let (is_last, records) = store.change(|catalog| {
+        let named = reference.as_ref().and_then(|r| catalog.references.get_mut(r));
+        let Some(target) = named.filter(|target| !target.others.is_empty()) else {
+            return Ok((true, Vec::new()));
+        };
+        check_users(&id, &in_use(&id), options.force)?;
+        if target.image == id {
+            target.image = target.others.pop_first().unwrap_or(id);
+        } else {
+            target.others.remove(&id);
+        }
+        let free = !catalog.is_named(&id) && in_use(&id).is_empty();
+        let record = free.then(|| catalog.images.remove(&id)).flatten();
+        Ok((false, record.map(|r| (id, r)).into_iter().collect()))
+    })?;
+    if is_last {
+        return remove(store, name, options, in_use);
+    }
+    let mut removed = Vec::new();
+    release(store, records, &mut removed)?;
+    Ok(removed)
+}
+
+fn release(store: &ImageStore, records: Vec<(ImageId, Record)>, removed: &mut Vec<Removed>) -> Result<()> {
     for (id, record) in records {
         removed.push(Removed::Deleted(id));
         // Top first: that is the order in which Docker names them.
         let gone = store.layers.release(record.layers.iter().rev().copied())?;
         removed.extend(gone.into_iter().map(Removed::Deleted));
     }
-    Ok(removed)
+    Ok(())
 }
 
 fn decide(

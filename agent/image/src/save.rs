@@ -13,7 +13,7 @@ use crate::{
     Digest, Error, ImageId, Reference, Result,
     catalog::{Catalog, Record, Target},
     decompress::{Compression, Decoder},
-    oci::{self, Descriptor, Index, Manifest, SavedImage},
+    oci::{self, Descriptor, Document, Index, Manifest, Platform, SavedImage},
     spool::Spool,
     store::ImageStore,
     tar_stream::read_failed,
@@ -28,23 +28,30 @@ pub(crate) struct Saving {
     pub(crate) id: ImageId,
     /// Digest, size and media type.
     pub(crate) manifest: (Digest, u64, String),
-    /// Blobs of the OCI manifest.
+    /// The index that its names stand for.
+    pub(crate) index: Option<Descriptor>,
+    /// Blobs of the OCI manifest, and the index.
     pub(crate) blobs: Vec<Digest>,
     /// Layers for docker-save: as above, or the plain copies.
     pub(crate) plain_layers: Vec<Digest>,
     pub(crate) references: Vec<Reference>,
 }
 
-pub(crate) fn save(store: &ImageStore, names: &[String], w: impl Write) -> Result<()> {
+pub(crate) fn save(
+    store: &ImageStore,
+    names: &[String],
+    platform: Option<&Platform>,
+    w: impl Write,
+) -> Result<()> {
     if names.is_empty() {
         return Err(Error::InvalidArgument("save needs at least one image".into()));
     }
     let catalog = store.view();
-    let wanted = wanted(&catalog, names)?;
+    let wanted = wanted(&catalog, names, platform)?;
     let mut spool = Spool::new(&store.staging())?;
     let mut copies = BTreeMap::new();
     let mut images = Vec::new();
-    for (id, references) in &wanted {
+    for (id, (references, index)) in &wanted {
         let record = catalog
             .images
             .get(id)
@@ -72,7 +79,8 @@ pub(crate) fn save(store: &ImageStore, names: &[String], w: impl Write) -> Resul
         images.push(Saving {
             id: *id,
             manifest: (record.manifest, text.len() as u64, media_type.into()),
-            blobs: blobs_of(id, record),
+            blobs: blobs_of(id, record).into_iter().chain(*index).collect(),
+            index: index.map(|digest| index_descriptor(store, digest)).transpose()?,
             plain_layers,
             references: references.iter().cloned().collect(),
         });
@@ -88,9 +96,25 @@ pub(crate) fn save(store: &ImageStore, names: &[String], w: impl Write) -> Resul
     write_archive(&images, &mut source, w)
 }
 
-/// The images that names stand for, with the references that go into the archive.
-fn wanted(catalog: &Catalog, names: &[String]) -> Result<BTreeMap<ImageId, BTreeSet<Reference>>> {
-    let mut wanted: BTreeMap<ImageId, BTreeSet<Reference>> = BTreeMap::new();
+type Wanted = BTreeMap<ImageId, (BTreeSet<Reference>, Option<Digest>)>;
+
+/// The images that names stand for, with the references and the index that go into the archive.
+fn wanted(catalog: &Catalog, names: &[String], platform: Option<&Platform>) -> Result<Wanted> {
+    let mut wanted = Wanted::new();
+    let mut add = |reference: Option<&Reference>, target: &Target, name: &str| {
+        if let Some(platform) = platform {
+            let id = catalog.find_platform(name, platform)?;
+            let slot = wanted.entry(id).or_default();
+            slot.0.extend(reference.cloned());
+            return Ok::<_, Error>(());
+        }
+        for id in target.images() {
+            let slot = wanted.entry(*id).or_default();
+            slot.0.extend(reference.cloned());
+            slot.1 = slot.1.or(target.index);
+        }
+        Ok(())
+    };
     for name in names {
         let parsed = Reference::parse(name).ok();
         if let Some(bare) = parsed
@@ -100,7 +124,7 @@ fn wanted(catalog: &Catalog, names: &[String]) -> Result<BTreeMap<ImageId, BTree
             let tags = |(r, _): &(&Reference, &Target)| r.digest().is_none() && r.name() == bare.name();
             let mut any = false;
             for (reference, target) in catalog.references.iter().filter(tags) {
-                wanted.entry(target.image).or_default().insert(reference.clone());
+                add(Some(reference), target, &reference.to_string())?;
                 any = true;
             }
             if any {
@@ -108,10 +132,25 @@ fn wanted(catalog: &Catalog, names: &[String]) -> Result<BTreeMap<ImageId, BTree
             }
         }
         let id = catalog.find(name)?;
-        let references = wanted.entry(id).or_default();
-        references.extend(parsed.filter(|r| r.digest().is_none() && catalog.named(r) == Some(id)));
+        let tagged = parsed.filter(|r| r.digest().is_none() && catalog.named(r) == Some(id));
+        match tagged.as_ref().and_then(|r| catalog.references.get(r)) {
+            Some(target) => add(tagged.as_ref(), target, name)?,
+            None => add(None, &Target::new(id), name)?,
+        }
     }
     Ok(wanted)
+}
+
+fn index_descriptor(store: &ImageStore, digest: Digest) -> Result<Descriptor> {
+    let text = store.blobs.read(&digest)?;
+    let Document::Index(index) = Document::parse("", &text, &store.limits)? else {
+        return Err(Error::corrupt(digest, "it is no index"));
+    };
+    let media_type = match index.media_type.as_str() {
+        "" => oci::INDEX,
+        given => given,
+    };
+    Ok(Descriptor::new(media_type, digest, text.len() as u64))
 }
 
 fn blobs_of(id: &ImageId, record: &Record) -> Vec<Digest> {
@@ -205,7 +244,10 @@ fn index_of(images: &[Saving]) -> Index {
     let mut manifests = Vec::new();
     for image in images {
         let (digest, size, media_type) = &image.manifest;
-        let plain = Descriptor::new(media_type, *digest, *size);
+        let plain = match &image.index {
+            Some(index) => index.clone(),
+            None => Descriptor::new(media_type, *digest, *size),
+        };
         let named = |r: &Reference| {
             let mut d = plain.clone();
             d.annotations.insert(oci::IMAGE_NAME.into(), r.to_string());
@@ -213,9 +255,15 @@ fn index_of(images: &[Saving]) -> Index {
                 .insert(oci::REF_NAME.into(), r.tag().unwrap_or_default().into());
             d
         };
-        manifests.extend(image.references.iter().map(named));
-        if image.references.is_empty() {
-            manifests.push(plain);
+        let described: Vec<Descriptor> = match image.references.is_empty() {
+            true => vec![plain],
+            false => image.references.iter().map(named).collect(),
+        };
+        for descriptor in described {
+            // Platforms of one index have one entry.
+            if !manifests.contains(&descriptor) {
+                manifests.push(descriptor);
+            }
         }
     }
     Index {

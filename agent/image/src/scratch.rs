@@ -126,6 +126,7 @@ impl Builder {
         let image = Saving {
             id,
             manifest: (manifest_digest, manifest.len() as u64, MANIFEST.into()),
+            index: None,
             blobs: vec![id, manifest_digest, diff_id],
             plain_layers: vec![diff_id],
             references: references

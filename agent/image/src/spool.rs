@@ -162,6 +162,11 @@ impl Spool {
         Ok(file)
     }
 
+    /// The archive has a blob of this name.
+    pub(crate) fn has_blob(&self, digest: &Digest) -> Result<bool> {
+        Ok(self.get(&format!("blobs/sha256/{}", digest.hex()))?.is_some())
+    }
+
     /// Content of a JSON document.
     pub(crate) fn json(&self, name: &str, file: &Spooled, limits: &Limits) -> Result<Vec<u8>> {
         if file.size > limits.json_bytes {

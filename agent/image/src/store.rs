@@ -132,7 +132,20 @@ impl ImageStore {
     /// # Errors
     /// [`Error::HostileArchive`], [`Error::Corrupt`], [`Error::NotAnArchive`]; after any error the store is as before.
     pub fn load(&self, r: impl Read, progress: &mut dyn FnMut(LoadEvent)) -> Result<Vec<Loaded>> {
-        load::load(self, r, progress)
+        load::load(self, r, None, progress)
+    }
+
+    /// As [`ImageStore::load`], only the images of one platform.
+    ///
+    /// # Errors
+    /// As there; [`Error::WrongPlatform`] when the archive has none for it.
+    pub fn load_platform(
+        &self,
+        r: impl Read,
+        platform: &Platform,
+        progress: &mut dyn FnMut(LoadEvent),
+    ) -> Result<Vec<Loaded>> {
+        load::load(self, r, Some(platform), progress)
     }
 
     /// Makes an image from a flat root filesystem archive (tar, plain or compressed).
@@ -159,7 +172,15 @@ impl ImageStore {
     /// Writes images as one tar that is an OCI layout and a docker-save archive at once. A name without a tag stands
     /// for all tags of the repository, an id for the image without tags. Equal images give equal bytes.
     pub fn save(&self, names: &[String], w: impl Write) -> Result<()> {
-        save::save(self, names, w)
+        save::save(self, names, None, w)
+    }
+
+    /// As [`ImageStore::save`], of names that stand for several platforms only the images of one.
+    ///
+    /// # Errors
+    /// As there; [`Error::PlatformMissing`].
+    pub fn save_platform(&self, names: &[String], platform: &Platform, w: impl Write) -> Result<()> {
+        save::save(self, names, Some(platform), w)
     }
 
     /// Lists images, newest first.
@@ -168,8 +189,9 @@ impl ImageStore {
     }
 
     /// What the layers of all images take on disk.
-    pub fn layers_usage(&self) -> LayersUsage {
-        list::layers_usage(&self.view(), &self.layers)
+    /// `is_used` says which images something was made from.
+    pub fn layers_usage(&self, is_used: &dyn Fn(&ImageId) -> bool) -> LayersUsage {
+        list::layers_usage(&self.view(), &self.layers, &self.blobs, is_used)
     }
 
     /// Finds an image by name, `name:tag`, `name@digest`, id, or unique id prefix.
@@ -228,6 +250,30 @@ impl ImageStore {
         in_use: &dyn Fn(&ImageId) -> Vec<ContainerUse>,
     ) -> Result<Vec<Removed>> {
         remove::remove(self, name, options, in_use)
+    }
+
+    /// Removes images of some platforms from a name that stands for several; with the last one the name goes too.
+    ///
+    /// # Errors
+    /// As [`ImageStore::remove`]; [`Error::PlatformMissing`].
+    pub fn remove_platforms(
+        &self,
+        name: &str,
+        platforms: &[Platform],
+        options: &RemoveOptions,
+        in_use: &dyn Fn(&ImageId) -> Vec<ContainerUse>,
+    ) -> Result<Vec<Removed>> {
+        let mut removed = Vec::new();
+        for platform in platforms {
+            removed.extend(remove::remove_platform(self, name, platform, options, in_use)?);
+        }
+        Ok(removed)
+    }
+
+    /// The folders of an image's layers under the names that `image inspect` shows them by; empty for drivers whose layers are
+    /// whole trees.
+    pub fn image_folders(&self, image: &Image) -> Vec<(String, String)> {
+        self.layers.folders(&image.layers)
     }
 
     /// How an image came about, newest step first.

@@ -49,6 +49,11 @@ struct Written {
 }
 
 impl Progress {
+    /// Ends those who read it.
+    pub(crate) fn abandon(&self) {
+        self.tell(|w| w.broken = true);
+    }
+
     fn tell(&self, change: impl FnOnce(&mut Written)) {
         change(&mut self.state.lock().unwrap_or_else(|e| e.into_inner()));
         self.changed.notify_all();
@@ -340,13 +345,14 @@ impl BlobWriter {
     }
 
     /// The content so far and what is still to come.
-    pub(crate) fn follow(&self) -> Result<Follow> {
+    pub(crate) fn follow(&self) -> Result<(Follow, Arc<Progress>)> {
         let file = File::open(&self.path).at("cannot read", &self.path)?;
-        Ok(Follow {
+        let follow = Follow {
             file,
             read: 0,
             progress: self.progress.clone(),
-        })
+        };
+        Ok((follow, self.progress.clone()))
     }
 
     /// Checks size and digest.

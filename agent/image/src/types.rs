@@ -60,6 +60,8 @@ pub struct ListOptions {
     pub before: Option<String>,
     /// Created after this image.
     pub since: Option<String>,
+    /// Created before this time, ns since the epoch.
+    pub until: Option<i64>,
     /// Also images that names have for other platforms.
     pub all: bool,
 }
@@ -242,6 +244,11 @@ pub struct RootfsSize {
 /// What the layers of all images take on disk.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LayersUsage {
+    /// Bytes of layers and blobs of the images that were said to be in use.
+    pub held: u64,
+    /// Bytes of all blobs: manifests, configurations and layers as they came. They are kept beside the unpacked layers, so that
+    /// what goes out again has the digests that it came with.
+    pub blobs: u64,
     /// Bytes of all layers, each counted once.
     pub total: u64,
     /// Bytes of an image's layers that other images use too.

@@ -1,28 +1,21 @@
 //! Image commands, under their own names and under `image`.
 
+pub mod archives;
+pub mod check;
+pub mod list;
 pub mod prune;
 
-use std::io::IsTerminal;
-use std::path::PathBuf;
-
 use clap::{Args, Subcommand};
-use pontoon_proto::v1::{
-    ImageRequest, ImportImageRequest, ImportOptions, ListImagesRequest, LoadImagesRequest,
-    RemoveImageRequest, SaveImagesRequest, TagImageRequest, load_images_response::Event, removed_image::What,
-};
+use pontoon_proto::v1::{ImageRequest, RemoveImageRequest, TagImageRequest, removed_image::What};
 use serde_json::{Value, json};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 
-use super::filters;
+use archives::{ImportArguments, LoadArguments, SaveArguments};
+use list::ListArguments;
+
 use crate::client::Client;
 use crate::error::{Failure, Outcome};
 use crate::output::human;
 use crate::output::listing::{self, Column};
-
-/// Bytes of an archive sent at once.
-const CHUNK: usize = 256 * 1024;
 
 /// `pontoon image …`
 #[derive(Debug, Subcommand)]
@@ -49,8 +42,10 @@ pub enum Command {
     Push(super::registry::push::Arguments),
     /// Remove unused images
     Prune(prune::Arguments),
+    /// Compare the image store with its digests and counts, and repair it
+    Check(check::Arguments),
     /// Display detailed information on one or more images
-    Inspect(super::inspect::KindArguments),
+    Inspect(super::inspect::ImageArguments),
 }
 
 /// Runs an `image` command.
@@ -59,306 +54,19 @@ pub enum Command {
 /// The command's.
 pub async fn dispatch(host: Option<&str>, command: Command) -> Outcome {
     match command {
-        Command::Ls(arguments) => list(host, arguments).await,
-        Command::Load(arguments) => load(host, arguments).await,
-        Command::Import(arguments) => import(host, arguments).await,
-        Command::Save(arguments) => save(host, arguments).await,
+        Command::Check(arguments) => check::run(host, arguments).await,
+        Command::Ls(arguments) => list::list(host, arguments).await,
+        Command::Load(arguments) => archives::load(host, arguments).await,
+        Command::Import(arguments) => archives::import(host, arguments).await,
+        Command::Save(arguments) => archives::save(host, arguments).await,
         Command::Rm(arguments) => remove(host, arguments).await,
         Command::Tag(arguments) => tag(host, arguments).await,
         Command::History(arguments) => history(host, arguments).await,
         Command::Pull(arguments) => super::registry::pull::run(host, arguments).await,
         Command::Push(arguments) => super::registry::push::run(host, arguments).await,
         Command::Prune(arguments) => prune::run(host, arguments).await,
-        Command::Inspect(arguments) => {
-            super::inspect::one_kind(host, super::inspect::Kind::Image, arguments).await
-        }
+        Command::Inspect(arguments) => super::inspect::image(host, arguments).await,
     }
-}
-
-/// `images [OPTIONS] [REPOSITORY[:TAG]]`
-#[derive(Args, Debug)]
-pub struct ListArguments {
-    /// Show all images (default hides intermediate and dangling images)
-    #[arg(short = 'a', long)]
-    all: bool,
-    /// Show digests
-    #[arg(long)]
-    digests: bool,
-    /// Filter output based on conditions provided
-    #[arg(short = 'f', long, value_name = "filter")]
-    filter: Vec<String>,
-    /// Format output using a custom template: 'table', 'table TEMPLATE', 'json' or TEMPLATE
-    #[arg(long, value_name = "string")]
-    format: Option<String>,
-    /// Don't truncate output
-    #[arg(long)]
-    no_trunc: bool,
-    /// Only show image IDs
-    #[arg(short = 'q', long)]
-    quiet: bool,
-    /// Only this repository, or this tag of it
-    #[arg(value_name = "REPOSITORY[:TAG]")]
-    reference: Option<String>,
-}
-
-const DIGEST: Column = ("DIGEST", "Digest");
-
-/// Runs `images`.
-///
-/// # Errors
-/// A malformed filter or template, or the daemon's.
-pub async fn list(host: Option<&str>, arguments: ListArguments) -> Outcome {
-    let request = ListImagesRequest {
-        all: arguments.all,
-        reference: arguments.reference.unwrap_or_default(),
-        filters: filters(&arguments.filter)?,
-    };
-    let images = Client::connect(host)
-        .await?
-        .engine()
-        .list_images(request)
-        .await?
-        .into_inner()
-        .images;
-    let mut rows = Vec::new();
-    for image in &images {
-        let shown_id = if arguments.no_trunc {
-            image.id.as_str()
-        } else {
-            human::short_id(&image.id)
-        };
-        let none = vec!["<none>:<none>".to_owned()];
-        let tags = if image.repo_tags.is_empty() {
-            &none
-        } else {
-            &image.repo_tags
-        };
-        for tag in tags {
-            let (repository, tag) = tag.rsplit_once(':').unwrap_or((tag, "<none>"));
-            let digest = image
-                .repo_digests
-                .iter()
-                .filter_map(|digest| digest.split_once('@'));
-            let digest = digest
-                .filter(|(name, _)| *name == repository)
-                .map(|(_, digest)| digest)
-                .next();
-            rows.push(json!({
-                "ID": shown_id, "Repository": repository, "Tag": tag, "Digest": digest.unwrap_or("<none>"),
-                "CreatedSince": if image.created_at == 0 { "N/A".to_owned() } else { human::ago(image.created_at) },
-                "CreatedAt": human::local_time(image.created_at), "Size": human::size(image.size),
-                "VirtualSize": human::size(image.size), "Containers": image.containers.to_string(),
-                "SharedSize": "N/A", "UniqueSize": "N/A",
-            }));
-        }
-    }
-    let mut columns: Vec<Column> = vec![("REPOSITORY", "Repository"), ("TAG", "Tag")];
-    if arguments.digests {
-        columns.push(DIGEST);
-    }
-    columns.extend([("IMAGE ID", "ID"), ("CREATED", "CreatedSince"), ("SIZE", "Size")]);
-    if arguments.quiet {
-        rows.dedup_by(|a, b| a["ID"] == b["ID"]);
-    }
-    let quiet = arguments.quiet.then_some("{{.ID}}");
-    let headings = [DIGEST, ("CREATED AT", "CreatedAt"), ("CONTAINERS", "Containers")];
-    listing::print(quiet.or(arguments.format.as_deref()), &columns, &headings, &rows)?;
-    Ok(0)
-}
-
-/// `load [OPTIONS]`
-#[derive(Args, Debug)]
-pub struct LoadArguments {
-    /// Read from tar archive file, instead of STDIN
-    #[arg(short = 'i', long, value_name = "string")]
-    input: Option<PathBuf>,
-    /// Suppress the load output
-    #[arg(short = 'q', long)]
-    quiet: bool,
-}
-
-/// Runs `load`.
-///
-/// # Errors
-/// When stdin is a terminal and no file is named, when the file can't be read, or the daemon's.
-pub async fn load(host: Option<&str>, arguments: LoadArguments) -> Outcome {
-    let archive = open_archive(arguments.input.as_ref()).await?;
-    let client = Client::connect(host).await?;
-    let requests = chunks(archive, |data| LoadImagesRequest { data });
-    let mut events = client.engine().load_images(requests).await?.into_inner();
-    let show_progress = !arguments.quiet && std::io::stderr().is_terminal();
-    while let Some(response) = events.message().await? {
-        match response.event {
-            Some(Event::Loaded(loaded)) if loaded.references.is_empty() => {
-                listing::write(&format!("Loaded image ID: {}\n", loaded.id));
-            }
-            Some(Event::Loaded(loaded)) => {
-                for reference in loaded.references {
-                    listing::write(&format!("Loaded image: {reference}\n"));
-                }
-            }
-            Some(Event::Progress(progress)) if show_progress => {
-                let (current, total) = (human::size(progress.current), human::size(progress.total));
-                let end = if progress.current >= progress.total {
-                    "\n"
-                } else {
-                    ""
-                };
-                eprint!(
-                    "\r\x1b[K{}: Loading layer {current}/{total}{end}",
-                    human::short_id(&progress.layer)
-                );
-            }
-            Some(Event::Progress(_)) | None => {}
-        }
-    }
-    Ok(0)
-}
-
-async fn open_archive(path: Option<&PathBuf>) -> Result<Box<dyn AsyncRead + Send + Unpin>, Failure> {
-    match path {
-        Some(path) => {
-            let file = tokio::fs::File::open(path).await;
-            Ok(Box::new(file.map_err(|error| {
-                Failure::new(format!("open {}: {error}", path.display()))
-            })?))
-        }
-        None if std::io::stdin().is_terminal() => Err(Failure::new(
-            "requested load from stdin, but stdin is empty: name a file, or redirect one",
-        )),
-        None => Ok(Box::new(tokio::io::stdin())),
-    }
-}
-
-/// Reads an archive as a stream of requests. A read error ends the stream early: the daemon then finds the archive cut.
-fn chunks<T: Send + 'static>(
-    mut archive: Box<dyn AsyncRead + Send + Unpin>,
-    request: impl Fn(bytes::Bytes) -> T + Send + 'static,
-) -> ReceiverStream<T> {
-    let (requests, receiver) = mpsc::channel(4);
-    tokio::spawn(async move {
-        loop {
-            let mut chunk = bytes::BytesMut::with_capacity(CHUNK);
-            match archive.read_buf(&mut chunk).await {
-                Ok(0) => return,
-                Err(error) => return eprintln!("read archive: {error}"),
-                Ok(_) => {}
-            }
-            if requests.send(request(chunk.freeze())).await.is_err() {
-                return;
-            }
-        }
-    });
-    ReceiverStream::new(receiver)
-}
-
-/// `import [OPTIONS] file|- [REPOSITORY[:TAG]]`
-#[derive(Args, Debug)]
-pub struct ImportArguments {
-    /// Apply Dockerfile instruction to the created image
-    #[arg(short = 'c', long, value_name = "list")]
-    change: Vec<String>,
-    /// Set commit message for imported image
-    #[arg(
-        short = 'm',
-        long,
-        value_name = "string",
-        default_value = "",
-        hide_default_value = true
-    )]
-    message: String,
-    /// Set platform if server is multi-platform capable
-    #[arg(long, value_name = "string", default_value = "", hide_default_value = true)]
-    platform: String,
-    /// A tar file, or - for STDIN
-    file: String,
-    /// Name for the image
-    #[arg(value_name = "REPOSITORY[:TAG]")]
-    reference: Option<String>,
-}
-
-/// Runs `import`.
-///
-/// # Errors
-/// When the file can't be read, or the daemon's.
-pub async fn import(host: Option<&str>, arguments: ImportArguments) -> Outcome {
-    if arguments.file.starts_with("http://") || arguments.file.starts_with("https://") {
-        return Err(Failure::new(
-            "this version imports files and STDIN: fetch the URL first and give its file",
-        ));
-    }
-    let path = (arguments.file != "-").then(|| PathBuf::from(&arguments.file));
-    let archive = open_archive(path.as_ref()).await?;
-    let options = ImportOptions {
-        reference: arguments.reference.unwrap_or_default(),
-        message: arguments.message,
-        changes: arguments.change,
-        platform: arguments.platform,
-    };
-    let client = Client::connect(host).await?;
-    let first = tokio_stream::once(ImportImageRequest {
-        options: Some(options),
-        data: bytes::Bytes::new(),
-    });
-    let rest = chunks(archive, |data| ImportImageRequest { options: None, data });
-    let requests = tokio_stream::StreamExt::chain(first, rest);
-    let imported = client.engine().import_image(requests).await?.into_inner();
-    listing::write(&format!("{}\n", imported.id));
-    Ok(0)
-}
-
-/// `save [OPTIONS] IMAGE [IMAGE...]`
-#[derive(Args, Debug)]
-pub struct SaveArguments {
-    /// Write to a file, instead of STDOUT
-    #[arg(short = 'o', long, value_name = "string")]
-    output: Option<PathBuf>,
-    /// Images to save
-    #[arg(required = true, value_name = "IMAGE")]
-    images: Vec<String>,
-}
-
-/// Runs `save`.
-///
-/// # Errors
-/// When stdout is a terminal and no file is named, or the daemon's; a partly written file is removed.
-pub async fn save(host: Option<&str>, arguments: SaveArguments) -> Outcome {
-    if arguments.output.is_none() && std::io::stdout().is_terminal() {
-        return Err(Failure::new(
-            "cowardly refusing to save to a terminal. Use the -o flag or redirect",
-        ));
-    }
-    let client = Client::connect(host).await?;
-    let mut data = client
-        .engine()
-        .save_images(SaveImagesRequest {
-            names: arguments.images,
-        })
-        .await?
-        .into_inner();
-    let Some(path) = arguments.output else {
-        let mut stdout = tokio::io::stdout();
-        while let Some(chunk) = data.message().await? {
-            stdout.write_all(&chunk.data).await?;
-        }
-        stdout.flush().await?;
-        return Ok(0);
-    };
-    let partial = path.with_extension(format!("pontoon-{}", std::process::id()));
-    let written = async {
-        let mut file = tokio::fs::File::create(&partial).await?;
-        while let Some(chunk) = data.message().await? {
-            file.write_all(&chunk.data).await?;
-        }
-        file.flush().await?;
-        tokio::fs::rename(&partial, &path).await?;
-        Ok::<(), Failure>(())
-    };
-    if let Err(failure) = written.await {
-        let _ = tokio::fs::remove_file(&partial).await;
-        return Err(failure);
-    }
-    Ok(0)
 }
 
 /// `rmi [OPTIONS] IMAGE [IMAGE...]`
@@ -370,6 +78,9 @@ pub struct RemoveArguments {
     /// Do not delete untagged parents
     #[arg(long)]
     no_prune: bool,
+    /// Remove only the given platform variant. Formatted as "os[/arch[/variant]]" (e.g., "linux/amd64")
+    #[arg(long, value_name = "strings", value_delimiter = ',')]
+    platform: Vec<String>,
     /// Images to remove
     #[arg(required = true, value_name = "IMAGE")]
     images: Vec<String>,
@@ -387,6 +98,7 @@ pub async fn remove(host: Option<&str>, arguments: RemoveArguments) -> Outcome {
             target,
             force: arguments.force,
             no_prune: arguments.no_prune,
+            platforms: arguments.platform.clone(),
         };
         match client.engine().remove_image(request).await {
             Ok(response) => {
@@ -445,6 +157,9 @@ pub struct HistoryArguments {
     /// Don't truncate output
     #[arg(long)]
     no_trunc: bool,
+    /// Show history for the given platform. Formatted as "os[/arch[/variant]]" (e.g., "linux/amd64")
+    #[arg(long, value_name = "string", default_value = "", hide_default_value = true)]
+    platform: String,
     /// Only show image IDs
     #[arg(short = 'q', long)]
     quiet: bool,
@@ -462,6 +177,7 @@ pub async fn history(host: Option<&str>, arguments: HistoryArguments) -> Outcome
         .engine()
         .image_history(ImageRequest {
             target: arguments.image,
+            platform: arguments.platform,
         })
         .await?
         .into_inner()

@@ -107,7 +107,7 @@ pub async fn container(host: Option<&str>, arguments: ContainerArguments) -> Out
         &[Kind::Container],
         shared.format.as_deref(),
         &shared.names,
-        size,
+        Detail { size, platform: "" },
     )
     .await
 }
@@ -131,7 +131,10 @@ pub async fn run(host: Option<&str>, arguments: Arguments) -> Outcome {
         &kinds,
         arguments.format.as_deref(),
         &arguments.names,
-        arguments.size,
+        Detail {
+            size: arguments.size,
+            platform: "",
+        },
     )
     .await
 }
@@ -170,9 +173,49 @@ pub async fn one_kind(host: Option<&str>, kind: Kind, arguments: KindArguments) 
         &[kind],
         arguments.format.as_deref(),
         &arguments.names,
-        false,
+        Detail::default(),
     )
     .await
+}
+
+/// `image inspect [OPTIONS] IMAGE [IMAGE...]`
+#[derive(Args, Debug)]
+pub struct ImageArguments {
+    #[command(flatten)]
+    shared: KindArguments,
+    /// Inspect a specific platform of the multi-platform image. 'os[/arch[/variant]]': Explicit platform (eg. linux/amd64)
+    #[arg(long, value_name = "string", default_value = "", hide_default_value = true)]
+    platform: String,
+}
+
+/// Runs `image inspect`.
+///
+/// # Errors
+/// As [`run`].
+pub async fn image(host: Option<&str>, arguments: ImageArguments) -> Outcome {
+    let ImageArguments { shared, platform } = arguments;
+    let client = Client::connect(host).await?;
+    let detail = Detail {
+        size: false,
+        platform: &platform,
+    };
+    print_all(
+        &client,
+        &[Kind::Image],
+        shared.format.as_deref(),
+        &shared.names,
+        detail,
+    )
+    .await
+}
+
+/// What is asked for besides the object itself.
+#[derive(Clone, Copy, Default)]
+struct Detail<'a> {
+    /// A container's sizes.
+    size: bool,
+    /// Which image of a name; empty: this node's.
+    platform: &'a str,
 }
 
 async fn print_all(
@@ -180,7 +223,7 @@ async fn print_all(
     kinds: &[Kind],
     format: Option<&str>,
     names: &[String],
-    size: bool,
+    detail: Detail<'_>,
 ) -> Outcome {
     // A template that can't be read is told before anything is asked for.
     let template = match format {
@@ -192,7 +235,7 @@ async fn print_all(
     let mut found = Vec::new();
     let mut failures = Vec::new();
     for name in names {
-        match find(client, kinds, name, size).await {
+        match find(client, kinds, name, detail).await {
             Ok(value) => found.push(value),
             Err(failure) => failures.push(failure.message),
         }
@@ -226,10 +269,10 @@ async fn print_all(
     }
 }
 
-async fn find(client: &Client, kinds: &[Kind], name: &str, size: bool) -> Result<Value, Failure> {
+async fn find(client: &Client, kinds: &[Kind], name: &str, detail: Detail<'_>) -> Result<Value, Failure> {
     let mut last = None;
     for kind in kinds {
-        match get(client, *kind, name, size).await {
+        match get(client, *kind, name, detail).await {
             Ok(value) => return Ok(value),
             // Not here, or not a manager: the name may stand for an object of another kind.
             Err(status)
@@ -244,7 +287,7 @@ async fn find(client: &Client, kinds: &[Kind], name: &str, size: bool) -> Result
     Err(last.unwrap_or_else(|| Failure::new(format!("Error: No such object: {name}"))))
 }
 
-async fn get(client: &Client, kind: Kind, name: &str, size: bool) -> Result<Value, tonic::Status> {
+async fn get(client: &Client, kind: Kind, name: &str, detail: Detail<'_>) -> Result<Value, tonic::Status> {
     let target = name.to_owned();
     Ok(match kind {
         Kind::Container => {
@@ -253,15 +296,18 @@ async fn get(client: &Client, kind: Kind, name: &str, size: bool) -> Result<Valu
                 .inspect_container(ContainerRequest { target })
                 .await?
                 .into_inner();
-            if size {
+            if detail.size {
                 fill_size(client, &mut found).await?;
             }
-            container::container_json(&found, size)
+            container::container_json(&found, detail.size)
         }
         Kind::Image => image::image_json(
             &client
                 .engine()
-                .inspect_image(ImageRequest { target })
+                .inspect_image(ImageRequest {
+                    target,
+                    platform: detail.platform.to_owned(),
+                })
                 .await?
                 .into_inner(),
         ),

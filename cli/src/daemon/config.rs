@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use pontoon_engine::{NATIVE_RUNTIME, NetworkDefaults, RegistrySettings, validate_log_driver};
+use pontoon_image::StorageOptions;
 use pontoon_proto::v1::LogDriver;
 use tracing_subscriber::filter::LevelFilter;
 
@@ -102,6 +103,20 @@ pub struct Arguments {
     /// Further OCI runtimes (name=/path/to/binary)
     #[arg(long = "add-runtime", value_name = "runtime")]
     runtimes: Vec<String>,
+    /// Storage driver to use ("overlay2", "btrfs", "vfs")
+    #[arg(
+        short = 's',
+        long,
+        value_name = "string",
+        env = "PONTOON_STORAGE_DRIVER",
+        default_value = "",
+        hide_default_value = true,
+        hide_env = true
+    )]
+    storage_driver: String,
+    /// Storage driver options
+    #[arg(long = "storage-opt", value_name = "list")]
+    storage_opts: Vec<String>,
 }
 
 /// The daemon's settings.
@@ -129,6 +144,8 @@ pub struct Config {
     pub containers: Containers,
     /// Log driver of containers that name none.
     pub log: LogDriver,
+    /// Storage driver.
+    pub storage: StorageOptions,
     log_level: LevelFilter,
 }
 
@@ -170,7 +187,16 @@ impl Config {
                 })?;
             runtimes.insert(name.to_owned(), PathBuf::from(path));
         }
+        let storage = StorageOptions {
+            driver: arguments.storage_driver,
+            options: arguments.storage_opts,
+            subvolumes: None,
+        };
+        storage
+            .check()
+            .map_err(|error| Failure::new(format!("--storage-driver: {error}")))?;
         Ok(Self {
+            storage,
             data_dir: absolute(&arguments.data_dir)?,
             run_dir,
             cgroup_parent,

@@ -110,6 +110,7 @@ fn engine_config(config: &Config) -> EngineConfig {
     engine.registries = config.registries.clone();
     engine.containers = config.containers.defaults.clone();
     engine.userns_remap.clone_from(&config.containers.userns_remap);
+    engine.storage.clone_from(&config.storage);
     engine.build = BuildInfo {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         ..BuildInfo::default()

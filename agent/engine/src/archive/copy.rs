@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use pontoon_image::archive::IdMap;
 use pontoon_proto::v1::{ContainerPathRequest, CopyToStart, PathStat};
-use pontoon_runtime::{FileView, RootfsMount, ViewSource};
+use pontoon_runtime::{FileView, ViewSource};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -226,12 +226,7 @@ impl Engine {
                 (Pass::Alone(_), false) => {
                     let (images, id) = (self.images.clone(), container.id.clone());
                     let rootfs = blocking(move || images.rootfs(&id).map_err(Error::Image)).await?;
-                    let overlay = RootfsMount::Overlay {
-                        lower: rootfs.lower,
-                        upper: rootfs.upper,
-                        work: rootfs.work,
-                    };
-                    return Ok((pass, ViewSource::Stopped(overlay)));
+                    return Ok((pass, ViewSource::Stopped(crate::images::mount_of(rootfs))));
                 }
                 // It started or ended while we waited.
                 _ => {}

@@ -223,7 +223,7 @@ impl Engine {
             hosts_path: file("hosts"),
             resolv_conf_path: file("resolv.conf"),
             platform: "linux".to_owned(),
-            driver: "overlay2".to_owned(),
+            driver: self.images.storage().0.to_owned(),
             config: Some(config),
             ..v1::Container::default()
         }

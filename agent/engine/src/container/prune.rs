@@ -55,7 +55,7 @@ impl PruneFilters {
 
 /// A moment as clients send it: nanoseconds since the epoch, or what they did not resolve: RFC 3339, Unix seconds, or
 /// a time that long ago (`10m`, `1h30m`).
-fn moment(text: &str) -> Result<i64> {
+pub(crate) fn moment(text: &str) -> Result<i64> {
     let bad = || Error::Invalid(format!("failed to parse value as time or duration: {text:?}"));
     if let Ok(at) = text.parse::<jiff::Timestamp>() {
         return i64::try_from(at.as_nanosecond()).map_err(|_| bad());

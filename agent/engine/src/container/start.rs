@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use pontoon_image::{Rootfs, User};
 use pontoon_proto::v1::{ContainerState, HealthState};
-use pontoon_runtime::{RootfsMount, RuntimeKind, ShimClient, ShimConfig};
+use pontoon_runtime::{RuntimeKind, ShimClient, ShimConfig};
 
 use super::network::Connected;
 use super::record::Record;
@@ -250,11 +250,7 @@ impl Engine {
         Ok(ShimConfig {
             id: container.id.clone(),
             dir: container.run_dir.clone(),
-            rootfs: RootfsMount::Overlay {
-                lower: rootfs.lower,
-                upper: rootfs.upper,
-                work: rootfs.work,
-            },
+            rootfs: crate::images::mount_of(rootfs),
             rootfs_path,
             runtime,
             tty: config.tty,

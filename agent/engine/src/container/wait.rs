@@ -84,6 +84,9 @@ impl Engine {
         if let Some(rootfs) = rootfs.await? {
             let text = |path: &std::path::Path| path.display().to_string();
             let lower: Vec<String> = rootfs.lower.iter().map(|path| text(path)).collect();
+            if rootfs.is_tree {
+                return Ok(view);
+            }
             view.driver_data.extend([
                 ("LowerDir".to_owned(), lower.join(":")),
                 ("MergedDir".to_owned(), text(&container.run_dir.join("rootfs"))),

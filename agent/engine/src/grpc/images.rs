@@ -33,12 +33,18 @@ async fn feed<T>(mut requests: Streaming<T>, archive: ArchiveSender, data: impl 
     }
 }
 
-pub(super) fn load(
+pub(super) async fn load(
     engine: &Arc<Engine>,
-    requests: Streaming<LoadImagesRequest>,
+    mut requests: Streaming<LoadImagesRequest>,
 ) -> Answer<BoxStream<LoadImagesResponse>> {
-    let (archive, updates) = engine.load_images();
-    tokio::spawn(feed(requests, archive, |request| request.data));
+    let first = requests.message().await?.unwrap_or_default();
+    let platform = crate::images::platform(&first.platform).map_err(|error| status(&error))?;
+    let (archive, updates) = engine.load_platform(platform);
+    tokio::spawn(async move {
+        if archive.send(Ok(first.data)).await.is_ok() {
+            feed(requests, archive, |request| request.data).await;
+        }
+    });
     let events = ReceiverStream::new(updates).filter_map(async |update| {
         let event = match update {
             LoadUpdate::Event(event) => load_images_response::Event::Progress(progress(event)?),
@@ -93,7 +99,8 @@ pub(super) async fn import(
 }
 
 pub(super) fn save(engine: &Arc<Engine>, request: SaveImagesRequest) -> Answer<BoxStream<Chunk>> {
-    let chunks = ReceiverStream::new(engine.save_images(request.names))
+    let platform = crate::images::platform(&request.platform).map_err(|error| status(&error))?;
+    let chunks = ReceiverStream::new(engine.save_platform(request.names, platform))
         .map(|chunk| chunk.map(|data| Chunk { data }).map_err(|error| status(&error)));
     Ok(Response::new(Box::pin(chunks)))
 }

@@ -159,7 +159,7 @@ impl pontoon_proto::v1::engine_server::Engine for Service {
         &self,
         request: Request<Streaming<LoadImagesRequest>>,
     ) -> Answer<Self::LoadImagesStream> {
-        images::load(&self.engine, request.into_inner())
+        images::load(&self.engine, request.into_inner()).await
     }
 
     async fn import_image(
@@ -179,7 +179,8 @@ impl pontoon_proto::v1::engine_server::Engine for Service {
     }
 
     async fn inspect_image(&self, request: Request<ImageRequest>) -> Answer<Image> {
-        answer(self.engine.inspect_image(&request.into_inner().target).await)
+        let ImageRequest { target, platform } = request.into_inner();
+        answer(self.engine.inspect_platform(&target, &platform).await)
     }
 
     async fn tag_image(&self, request: Request<TagImageRequest>) -> Answer<Empty> {
@@ -192,7 +193,8 @@ impl pontoon_proto::v1::engine_server::Engine for Service {
     }
 
     async fn image_history(&self, request: Request<ImageRequest>) -> Answer<ImageHistoryResponse> {
-        let entries = self.engine.image_history(&request.into_inner().target).await;
+        let ImageRequest { target, platform } = request.into_inner();
+        let entries = self.engine.platform_history(&target, &platform).await;
         answer(entries.map(|entries| ImageHistoryResponse { entries }))
     }
 
@@ -336,6 +338,10 @@ impl pontoon_proto::v1::engine_server::Engine for Service {
 
     async fn copy_to_container(&self, request: Request<Streaming<CopyToContainerRequest>>) -> Answer<Empty> {
         archive::copy_in(&self.engine, request.into_inner()).await
+    }
+
+    async fn check_images(&self, request: Request<CheckImagesRequest>) -> Answer<CheckImagesResponse> {
+        answer(self.engine.check_images(request.into_inner().repair).await)
     }
 
     async fn prune_images(&self, request: Request<PruneRequest>) -> Answer<PruneResponse> {

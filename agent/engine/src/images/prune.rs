@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use pontoon_image::{Digest, ImageId, ListOptions, RemoveOptions, Removed};
+use pontoon_image::{ImageId, ListOptions, RemoveOptions, Removed};
 use pontoon_proto::v1::{PruneRequest, PruneResponse};
 
 use crate::container::prune::PruneFilters;
@@ -15,8 +15,6 @@ struct Unused {
     id: ImageId,
     /// Its names; none: the id is removed.
     names: Vec<String>,
-    /// Its layers and their sizes.
-    layers: Vec<(Digest, u64)>,
 }
 
 impl Engine {
@@ -42,11 +40,23 @@ impl Engine {
         self.whole(async move {
             let unused = engine.unused_images(dangling, filters).await?;
             let mut response = PruneResponse::default();
+            let before = engine.images_size().await?;
             for image in unused {
                 engine.prune_image(image, &mut response).await;
             }
+            response.space_reclaimed = before.saturating_sub(engine.images_size().await?);
             engine.emit_pruned(EventObject::Image, response.space_reclaimed);
             Ok(response)
+        })
+        .await
+    }
+
+    /// Bytes of all layers and blobs.
+    async fn images_size(&self) -> Result<u64> {
+        let images = self.images.clone();
+        blocking(move || {
+            let usage = images.layers_usage(&|_| false);
+            Ok(usage.total + usage.blobs)
         })
         .await
     }
@@ -70,11 +80,9 @@ impl Engine {
                 let Ok(image) = images.get(&summary.id.to_string()) else {
                     continue;
                 };
-                let size = |chain: &Digest| (*chain, images.layer_size(chain));
                 unused.push(Unused {
                     id: image.id,
                     names: [image.repo_tags, image.repo_digests].concat(),
-                    layers: image.layers.iter().map(size).collect(),
                 });
             }
             Ok(unused)
@@ -109,11 +117,7 @@ impl Engine {
         for step in removed {
             response.deleted.push(match step {
                 Removed::Untagged(name) => format!("untagged: {name}"),
-                Removed::Deleted(digest) => {
-                    let layer = image.layers.iter().find(|(chain, _)| *chain == digest);
-                    response.space_reclaimed += layer.map_or(0, |(_, size)| *size);
-                    format!("deleted: {digest}")
-                }
+                Removed::Deleted(digest) => format!("deleted: {digest}"),
             });
         }
     }

@@ -56,20 +56,16 @@ pub(crate) fn holder(rootfs: &str) -> &str {
 }
 
 /// What is mounted for an image: its layers without the mount points that a container's own root has.
-pub(super) fn origin(rootfs: Rootfs) -> Origin {
-    let mut layers = rootfs.lower;
-    if layers.len() > 1 {
-        layers.remove(0);
-    }
-    match layers.len() {
-        1 => Origin::Path(layers.remove(0)),
-        _ => Origin::Layers(layers),
+pub(super) fn origin(rootfs: &Rootfs) -> Origin {
+    match rootfs.image_layers() {
+        [only] => Origin::Path(only.clone()),
+        layers => Origin::Layers(layers.to_vec()),
     }
 }
 
 /// The layers below a container as one read-only tree, mounted nowhere: it is gone with the descriptor.
 pub(super) fn view(rootfs: &Rootfs, run_dir: &Path) -> Result<OwnedFd> {
-    let root = match rootfs.lower.as_slice() {
+    let root = match rootfs.initial_layers() {
         [only] => openat(
             CWD,
             only,

@@ -310,7 +310,7 @@ impl Engine {
             MountType::Tmpfs => Origin::Nothing,
             MountType::Image => {
                 let rootfs = self.images.rootfs(&mount.rootfs).map_err(Error::Image)?;
-                super::image::origin(rootfs)
+                super::image::origin(&rootfs)
             }
         })
     }

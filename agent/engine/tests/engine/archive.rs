@@ -28,7 +28,7 @@ async fn diff(bed: &Bed, id: &str) -> Vec<String> {
         .collect()
 }
 
-async fn changes_as_docker_lists_them() {
+pub async fn changes_as_docker_lists_them() {
     let bed = Bed::new().await;
     let id = bed
         .create(sh(
@@ -67,7 +67,7 @@ fn commit(target: &str, reference: &str) -> CommitContainerRequest {
     }
 }
 
-async fn committed_image_runs() {
+pub async fn committed_image_runs() {
     let bed = Bed::new().await;
     let script = "mkdir /w; cd /w; echo text >f; ln f g; ln -s f l; mkfifo p; chmod 4755 f; rm /bin/cat; rm -r /etc/x; \
                   mkdir -p /etc/x; echo only >/etc/x/new; touch 'sp ace'";
@@ -149,7 +149,7 @@ async fn commit_refuses() {
     bed.finish().await;
 }
 
-async fn commit_while_running() {
+pub async fn commit_while_running() {
     let bed = Bed::new().await;
     let id = bed
         .start(sh(
@@ -198,10 +198,14 @@ async fn images_are_pruned() {
         let engine = bed.engine.clone();
         async move { engine.prune_images(&request).await }
     };
-    // The layer is shared with the named image: nothing is gained by the dangling one.
+    // The layer is shared with the named image: only its own configuration and manifest go with the dangling one.
     let done = prune(&[]).await.unwrap();
     assert_eq!(done.deleted, [format!("deleted: {dangling}")]);
-    assert_eq!(done.space_reclaimed, 0);
+    assert!(
+        (1..10_000).contains(&done.space_reclaimed),
+        "{}",
+        done.space_reclaimed
+    );
     assert!(
         prune(&[("dangling", "false"), ("label!", "keep")])
             .await
@@ -222,7 +226,12 @@ async fn images_are_pruned() {
         done.deleted[..2],
         ["untagged: named:1".to_owned(), format!("deleted: {named}")]
     );
-    assert_eq!(done.space_reclaimed, 100_000);
+    // The layer as it is unpacked, and as it came.
+    assert!(
+        (200_000..220_000).contains(&done.space_reclaimed),
+        "{}",
+        done.space_reclaimed
+    );
     assert!(
         bed.engine.inspect_image("busybox").await.is_ok(),
         "a container was made from it"

@@ -18,6 +18,7 @@ mod logs;
 mod network;
 mod remap;
 mod restart;
+mod storage;
 mod streams;
 mod volumes;
 mod watchdog;
@@ -45,6 +46,7 @@ fn cases() -> Vec<(&'static str, Case)> {
         network::cases(),
         remap::cases(),
         restart::cases(),
+        storage::cases(),
         streams::cases(),
         volumes::cases(),
         watchdog::cases(),

@@ -128,6 +128,13 @@ impl Layers {
         Ok(())
     }
 
+    /// The stacks of all containers whose layers are there.
+    pub(crate) fn container_stacks(&self) -> Vec<Vec<Digest>> {
+        let ids = self.containers().unwrap_or_default();
+        let stack = |id: &String| self.stack_of(&self.rootfs.join(id)).ok().flatten();
+        ids.iter().filter_map(stack).collect()
+    }
+
     fn stack_of(&self, home: &Path) -> Result<Option<Vec<Digest>>> {
         let link = home.join(CHAIN);
         let text = match fs::read_link(&link) {

@@ -81,10 +81,6 @@ pub async fn run(host: Option<&str>, arguments: Arguments) -> Outcome {
 /// A line a kind of object, in Docker's order.
 fn summary(usage: &DiskUsageResponse) -> Vec<Value> {
     let used_images = usage.images.iter().filter(|image| users(image) > 0);
-    let held: i64 = used_images
-        .clone()
-        .map(|image| size(image) - image.shared_size)
-        .sum();
     let active = |container: &&Container| {
         matches!(
             container.state(),
@@ -105,13 +101,15 @@ fn summary(usage: &DiskUsageResponse) -> Vec<Value> {
         .filter(|volume| volume.ref_count <= 0)
         .map(|volume| volume.size.max(0))
         .sum();
+    // Blobs lie beside the layers, for each in the same measure.
+    let stored_images = usage.layers_size + usage.blobs_size;
     vec![
         line(
             "Images",
             usage.images.len(),
             used_images.count(),
-            usage.layers_size,
-            share((usage.layers_size - held).max(0), usage.layers_size),
+            stored_images,
+            share((stored_images - usage.held_size).max(0), stored_images),
         ),
         line(
             "Containers",
@@ -144,10 +142,6 @@ fn share(part: i64, whole: i64) -> String {
         ..=0 => human::size(part),
         whole => format!("{} ({}%)", human::size(part), part.saturating_mul(100) / whole),
     }
-}
-
-fn size(usage: &ImageUsage) -> i64 {
-    usage.image.as_ref().map_or(0, |image| image.size)
 }
 
 fn users(usage: &ImageUsage) -> u64 {
@@ -254,6 +248,9 @@ mod tests {
         let usage = DiskUsageResponse {
             // 100 bytes are one layer of both.
             layers_size: 400,
+            blobs_size: 50,
+            // The first image's layers and its 40 bytes of blobs.
+            held_size: 240,
             images: vec![image(200, 100, 1), image(300, 100, 0)],
             containers: vec![
                 container(ContainerState::Running, 30),
@@ -274,7 +271,7 @@ mod tests {
         assert_eq!(
             lines,
             [
-                "Images|2|1|400B|300B (75%)",
+                "Images|2|1|450B|210B (46%)",
                 "Containers|2|1|40B|10B (25%)",
                 "Local Volumes|2|1|50B|50B (100%)",
                 "Build Cache|0|0|0B|0B"

@@ -56,6 +56,16 @@ impl std::ops::Deref for Slot {
     }
 }
 
+/// The storage driver of all beds of this process, when a case asks for another than the product's.
+pub static STORAGE: std::sync::OnceLock<Storage> = std::sync::OnceLock::new();
+
+/// See [`STORAGE`].
+pub struct Storage {
+    pub driver: &'static str,
+    /// Where beds have their data; none: as always.
+    pub folder: Option<PathBuf>,
+}
+
 pub struct Bed {
     pub engine: Slot,
     config: EngineConfig,
@@ -81,6 +91,12 @@ impl Bed {
         config.cgroup_parent = crate::group::Group::mine().of_bed(&tag);
         config.resolv_conf = temp.path().join("resolv.conf");
         std::fs::write(&config.resolv_conf, "nameserver 192.0.2.53\nsearch example.org\n").unwrap();
+        if let Some(storage) = STORAGE.get() {
+            config.storage.driver = storage.driver.to_owned();
+            if let Some(folder) = &storage.folder {
+                config.data_dir = folder.join(&tag);
+            }
+        }
         change(&mut config);
         let engine = Engine::open(config.clone()).await.unwrap();
         let bed = Self {

@@ -19,7 +19,7 @@ async fn stat_error(bed: &Bed, id: &str, from: &str) -> String {
     bed.engine.stat_path(&path(id, from)).await.unwrap_err().chain()
 }
 
-async fn copies_out_of_every_state() {
+pub async fn copies_out_of_every_state() {
     let bed = Bed::new().await;
     let id = bed.create(sh(&format!("{TREE}; sleep 1000"))).await;
     // Created: the image's files.
@@ -77,7 +77,7 @@ async fn copies_out_of_every_state() {
     bed.finish().await;
 }
 
-async fn copies_in_and_keeps_what_archives_say() {
+pub async fn copies_in_and_keeps_what_archives_say() {
     let bed = Bed::new().await;
     let request = with(sh("trap exit TERM; while :; do sleep 0.1; done"), |config, _| {
         config.user = "app".into()

@@ -2,9 +2,9 @@
 #![allow(clippy::too_many_lines)]
 
 mod attacks;
-mod content;
+pub mod content;
 mod owners;
-mod places;
+pub mod places;
 
 use std::io::Read;
 

@@ -89,7 +89,7 @@ async fn read_only_is_refused() {
     bed.finish().await;
 }
 
-async fn export_has_the_root_file_system() {
+pub async fn export_has_the_root_file_system() {
     let bed = Bed::new().await;
     let id = bed
         .start(sh(&format!("{TREE}; rm /plain; touch /done; sleep 1000")))

@@ -111,7 +111,7 @@ pub(super) fn legacy(config: &[u8], layers: &[&[u8]], tag: &str) -> Vec<u8> {
 pub(super) fn oci(config: &[u8], layers: &[&[u8]], annotations: &serde_json::Value) -> Vec<u8> {
     let blob = |data: &[u8]| (format!("blobs/sha256/{}", Digest::of(data).hex()), data.to_vec());
     let descriptor =
-        |data: &[u8]| serde_json::json!({"mediaType": "x", "digest": Digest::of(data), "size": data.len()});
+        |data: &[u8]| serde_json::json!({"mediaType": "", "digest": Digest::of(data), "size": data.len()});
     let manifest = serde_json::to_vec(&serde_json::json!({
         "schemaVersion": 2, "config": descriptor(config),
         "layers": layers.iter().map(|l| descriptor(l)).collect::<Vec<_>>()

@@ -235,6 +235,39 @@ fn platform_config(diff_id: Digest, architecture: &str) -> Vec<u8> {
     .unwrap()
 }
 
+/// An image for this node and one for riscv64 under one name; gives the index.
+pub(super) fn two_platforms(store: &Arc<ImageStore>, name: &str) -> (Vec<u8>, Digest) {
+    let base = layer(&[("a", b"1")]);
+    let of = |architecture: &str| {
+        Remote::with_config(
+            std::slice::from_ref(&base),
+            platform_config(Digest::of(&base), architecture),
+        )
+    };
+    let host = Platform::host().architecture;
+    let remotes = [(of("riscv64"), "riscv64"), (of(&host), host.as_str())];
+    let manifests: Vec<Descriptor> = remotes
+        .iter()
+        .map(|(remote, architecture)| Descriptor {
+            platform: Some(Platform::parse(&format!("linux/{architecture}")).unwrap()),
+            ..Descriptor::new(
+                MANIFEST,
+                Digest::of(&remote.manifest),
+                remote.manifest.len() as u64,
+            )
+        })
+        .collect();
+    let index = serde_json::to_vec(&serde_json::json!({
+        "schemaVersion": 2, "mediaType": crate::oci::INDEX, "manifests": manifests
+    }))
+    .unwrap();
+    for (remote, _) in &remotes {
+        remote.pull(store, Some(index.clone()), &[name]).unwrap();
+    }
+    let digest = Digest::of(&index);
+    (index, digest)
+}
+
 #[test]
 fn platforms_of_one_index_stay_under_one_name() {
     let (tmp, store) = open();
