@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 use ipnet::IpNet;
-use pontoon_image::registry::RegistrySettings;
 use pontoon_image::StorageOptions;
+use pontoon_image::registry::RegistrySettings;
 use pontoon_proto::v1::{LogDriver, Ulimit};
 
 use crate::spec::security::Seccomp;
