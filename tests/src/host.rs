@@ -1,18 +1,18 @@
 //! One host of a fleet: a daemon with its own network and UTS namespace, folders and control group. Tests talk to it by the command
-//! line, as a user does, and do to it what happens to machines.
+//! line ([`crate::commands`]), as a user does, and do to it what happens to machines.
 
 use std::fs::{self, OpenOptions};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::sync::{Mutex, MutexGuard};
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::footprint::Footprint;
-use crate::process::{self, Output};
-use crate::wait::{SHORT, wait_until};
+use crate::process::{self};
+use crate::wait::{LONG, SHORT, wait_until};
 use crate::wire::{self, Wire};
 use crate::{cgroups, programs};
 
@@ -33,7 +33,7 @@ pub struct Host {
     folder: PathBuf,
     group: String,
     wire: Wire,
-    program: PathBuf,
+    pub(crate) program: PathBuf,
     daemon: Mutex<Option<Child>>,
 }
 
@@ -294,66 +294,22 @@ impl Host {
         self.daemon().as_ref().map(Child::id)
     }
 
-    /// A `pontoon` command that talks to this host's daemon.
-    pub fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(&self.program);
-        command
-            .env_remove("PONTOON_HOST")
-            .arg("--host")
-            .arg(self.socket())
-            .args(args);
-        command
-    }
-
-    /// Runs a `pontoon` command against this host.
-    ///
-    /// # Errors
-    /// When it hangs; a bad exit status is in the output.
-    pub fn pontoon(&self, args: &[&str]) -> Result<Output> {
-        process::run(self.command(args))
-    }
-
-    /// Runs a `pontoon` command that must succeed; returns its trimmed standard output.
-    ///
-    /// # Errors
-    /// When it fails.
-    pub fn ok(&self, args: &[&str]) -> Result<String> {
-        self.pontoon(args)?.ok()
-    }
-
-    /// Runs a `pontoon` command line that must succeed, words apart by blanks; returns its trimmed standard output.
-    ///
-    /// # Errors
-    /// When it fails.
-    pub fn line(&self, line: &str) -> Result<String> {
-        self.ok(&words(line))
-    }
-
-    /// Runs a program of the machine in the host's network namespace.
-    ///
-    /// # Errors
-    /// When it can't be run.
-    pub fn exec(&self, args: &[&str]) -> Result<Output> {
-        let mut command = wire::enter(&self.netns());
-        command.args(args);
-        process::run(command)
-    }
-
-    /// Fetches a URL from the host, as a user on it would.
-    ///
-    /// # Errors
-    /// When there is no answer.
-    pub fn get(&self, url: &str) -> Result<String> {
-        let web = programs::web()?;
-        self.exec(&[&web.display().to_string(), "get", url])?.ok()
-    }
-
     /// What the host has on the machine now.
     ///
     /// # Errors
     /// When a part can't be listed.
     pub fn footprint(&self) -> Result<Footprint> {
         Footprint::of(self)
+    }
+
+    /// Waits until the host has nothing on the machine that it had not before.
+    ///
+    /// # Errors
+    /// With what is left.
+    pub fn wait_as_before(&self, before: &Footprint) -> Result<()> {
+        wait_until("the host is as before", LONG, || {
+            self.footprint()?.ensure_nothing_since(before)
+        })
     }
 
     /// The daemon's log.
@@ -383,11 +339,6 @@ impl Host {
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
-}
-
-/// The words of a command line without quotes.
-pub fn words(line: &str) -> Vec<&str> {
-    line.split_whitespace().collect()
 }
 
 fn pid_of(child: &Child) -> Result<Pid> {

@@ -2,7 +2,7 @@
 //!
 //! # Layout
 //! - [`fleet`]: [`Fleet`], n hosts on a switch of their own; makes the cluster, removes everything at its end
-//! - [`host`]: [`Host`], one daemon with its namespaces, folders and control group: command line, kill, stop, start, unplug
+//! - [`host`]: [`Host`], one daemon with its namespaces, folders and control group: kill, stop, start, unplug; [`commands`]: its command line
 //! - [`wire`]: the namespaces, cables and the switch; [`capture`]: what crosses the switch, seen by tcpdump
 //! - [`cgroups`]: a host's processes, found and ended by control group; [`footprint`]: what a host leaves on the machine
 //! - [`killer`]: death of a daemon or shim at an exact step of its work
@@ -15,6 +15,7 @@
 
 pub mod capture;
 pub mod cgroups;
+pub mod commands;
 pub mod fleet;
 pub mod footprint;
 pub mod host;

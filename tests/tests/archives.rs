@@ -6,15 +6,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::process::Command;
 
 use anyhow::{Result, ensure};
-use pontoon_tests::{Fleet, Host, process, with_fleet};
-
-/// One host with the test images.
-fn host(test: impl FnOnce(&Host, &Fleet) -> Result<()>) {
-    with_fleet(1, |fleet| {
-        fleet.load_images()?;
-        test(fleet.host(1), fleet)
-    });
-}
+use pontoon_tests::{process, with_host};
 
 /// Names in a tar archive, without leading `./` and final slashes.
 fn names(archive: &[u8]) -> Result<BTreeSet<String>> {
@@ -37,32 +29,14 @@ fn names(archive: &[u8]) -> Result<BTreeSet<String>> {
 
 #[test]
 fn copies_go_both_ways() {
-    host(|host, _| {
+    with_host(|host, _| {
         let folder = host.folder().join("copies");
         fs::create_dir_all(folder.join("tree/sub"))?;
         fs::write(folder.join("tree/sub/file"), "text\n")?;
         fs::set_permissions(folder.join("tree/sub/file"), fs::Permissions::from_mode(0o640))?;
         let local = |name: &str| folder.join(name).display().to_string();
-        host.ok(&[
-            "run",
-            "--detach",
-            "--name",
-            "running",
-            "--volume",
-            "kept:/data",
-            "busybox",
-            "sleep",
-            "1000",
-        ])?;
-        host.ok(&[
-            "create",
-            "--name",
-            "stopped",
-            "--volume",
-            "kept:/data",
-            "busybox",
-            "true",
-        ])?;
+        host.line("run --detach --name running --volume kept:/data busybox sleep 1000")?;
+        host.line("create --name stopped --volume kept:/data busybox true")?;
         for container in ["running", "stopped"] {
             // A new name takes the content; an old folder takes the folder.
             host.ok(&["cp", &local("tree"), &format!("{container}:/new")])?;
@@ -93,7 +67,7 @@ fn copies_go_both_ways() {
 
 #[test]
 fn archives_stream_through_standard_streams() {
-    host(|host, _| {
+    with_host(|host, _| {
         host.ok(&[
             "run",
             "--name",
@@ -137,7 +111,7 @@ fn archives_stream_through_standard_streams() {
 
 #[test]
 fn changes_become_an_image() {
-    host(|host, _| {
+    with_host(|host, _| {
         host.ok(&[
             "run",
             "--name",

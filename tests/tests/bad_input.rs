@@ -108,15 +108,7 @@ fn containers_and_images() {
     with_fleet(1, |fleet| {
         fleet.load_images()?;
         let host = fleet.host(1);
-        host.ok(&[
-            "run",
-            "--detach",
-            "--name",
-            "taken",
-            "--publish",
-            "8080:8080",
-            "web:1",
-        ])?;
+        host.line("run --detach --name taken --publish 8080:8080 web:1")?;
         let before = objects(host)?;
         let footprint = host.footprint()?;
         check(host, CONTAINERS)?;
@@ -258,35 +250,9 @@ fn services_nodes_and_networks() {
         fleet.ready(1)?;
         on_worker(fleet)?;
         let host = fleet.host(1);
-        host.ok(&[
-            "network",
-            "create",
-            "--driver",
-            "overlay",
-            "--subnet",
-            "10.77.0.0/24",
-            "app",
-        ])?;
-        host.ok(&[
-            "service",
-            "create",
-            "--name",
-            "web",
-            "--publish",
-            "8080:8080",
-            "web:1",
-        ])?;
-        host.ok(&[
-            "service",
-            "create",
-            "--name",
-            "each",
-            "--mode",
-            "global",
-            "--network",
-            "app",
-            "web:1",
-        ])?;
+        host.line("network create --driver overlay --subnet 10.77.0.0/24 app")?;
+        host.line("service create --name web --publish 8080:8080 web:1")?;
+        host.line("service create --name each --mode global --network app web:1")?;
         let before = objects(host)?;
         check(host, SERVICES)?;
         ensure!(

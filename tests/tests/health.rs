@@ -69,17 +69,8 @@ fn health_is_checked_and_told() {
         let last = "{{.State.Health.FailingStreak}} {{(index .State.Health.Log 0).ExitCode}}";
         let shown = host.ok(&["inspect", "--format", last, "box"])?;
         ensure!(!shown.starts_with('0'), "{shown}");
-        let events = host.ok(&[
-            "events",
-            "--since",
-            "1h",
-            "--until",
-            "0s",
-            "--filter",
-            "event=health_status",
-            "--format",
-            "{{.Action}}",
-        ])?;
+        let events =
+            host.line("events --since 1h --until 0s --filter event=health_status --format {{.Action}}")?;
         ensure!(
             events == "health_status: healthy\nhealth_status: unhealthy",
             "{events}"

@@ -2,15 +2,7 @@
 //! and the daemon's own defaults.
 
 use anyhow::{Result, ensure};
-use pontoon_tests::{Fleet, Host, with_fleet};
-
-/// One host with the test images.
-fn host(test: impl FnOnce(&Host) -> Result<()>) {
-    with_fleet(1, |fleet: &Fleet| {
-        fleet.load_images()?;
-        test(fleet.host(1))
-    });
-}
+use pontoon_tests::{Host, with_fleet, with_host};
 
 /// Runs busybox with flags; gives what it has written.
 fn run(host: &Host, flags: &[&str], script: &str) -> Result<String> {
@@ -22,7 +14,7 @@ fn run(host: &Host, flags: &[&str], script: &str) -> Result<String> {
 
 #[test]
 fn flags_are_seen_inside() {
-    host(|host| {
+    with_host(|host, _| {
         for (flags, script, expected) in [
             (
                 &["--cap-drop", "ALL", "--cap-add", "chown"][..],
@@ -68,7 +60,7 @@ fn flags_are_seen_inside() {
 
 #[test]
 fn what_is_no_good_is_refused_before_anything_is_made() {
-    host(|host| {
+    with_host(|host, _| {
         for (flags, code, text) in [
             (&["--cap-add", "fly"][..], 125, "unknown capability: \"CAP_FLY\""),
             (&["-m", "1m"], 125, "Minimum memory limit allowed is 6MB"),
@@ -126,18 +118,8 @@ fn what_is_no_good_is_refused_before_anything_is_made() {
 
 #[test]
 fn containers_share_namespaces() {
-    host(|host| {
-        host.ok(&[
-            "run",
-            "-d",
-            "--name",
-            "donor",
-            "--ipc",
-            "shareable",
-            "busybox",
-            "sleep",
-            "1000",
-        ])?;
+    with_host(|host, _| {
+        host.line("run -d --name donor --ipc shareable busybox sleep 1000")?;
         let script = "ps | grep -c '[s]leep 1000'; echo x > /dev/shm/x";
         let flags = ["--pid", "container:donor", "--ipc", "container:donor"];
         ensure!(run(host, &flags, script)? == "1");

@@ -19,61 +19,13 @@ fn nothing_since(fleet: &Fleet, before: &[Footprint]) -> Result<()> {
     })
 }
 
-/// The default bridge and netd stay once they were needed.
-fn warm_up(host: &Host) -> Result<()> {
-    host.ok(&["run", "--rm", "--publish", "7070:7070", "busybox", "true"])?;
-    host.ok(&["network", "create", "warm"])?;
-    host.ok(&["run", "--rm", "--network", "warm", "busybox", "true"])?;
-    host.ok(&["network", "rm", "warm"])?;
-    Ok(())
-}
-
 /// One container of each kind.
 fn containers(host: &Host) -> Result<()> {
     host.ok(&["network", "create", "app"])?;
-    host.ok(&[
-        "run",
-        "--detach",
-        "--name",
-        "ca",
-        "--publish",
-        "8080:8080",
-        "web:1",
-    ])?;
-    host.ok(&[
-        "run",
-        "--detach",
-        "--name",
-        "cb",
-        "--network",
-        "app",
-        "--publish",
-        "9090:8080/udp",
-        "web:1",
-    ])?;
-    host.ok(&[
-        "run",
-        "--detach",
-        "--name",
-        "cc",
-        "--network",
-        "none",
-        "--init",
-        "busybox",
-        "sleep",
-        "1000",
-    ])?;
-    host.ok(&[
-        "run",
-        "--detach",
-        "--name",
-        "cd",
-        "--network",
-        "host",
-        "busybox",
-        "sleep",
-        "1000",
-    ])?;
+    host.line("run --detach --name ca --publish 8080:8080 web:1")?;
+    host.line("run --detach --name cb --network app --publish 9090:8080/udp web:1")?;
+    host.line("run --detach --name cc --network none --init busybox sleep 1000")?;
+    host.line("run --detach --name cd --network host busybox sleep 1000")?;
     host.ok(&["exec", "--detach", "cc", "sleep", "1000"])?;
     Ok(())
 }
@@ -89,7 +41,7 @@ fn containers_leave_nothing() {
     with_fleet(1, |fleet| {
         fleet.load_images()?;
         let host = fleet.host(1);
-        warm_up(host)?;
+        host.warm_up()?;
         let before = footprints(fleet)?;
         containers(host)?;
         ensure!(!host.footprint()?.since(&before[0]).is_empty());
@@ -103,7 +55,7 @@ fn containers_leave_nothing_when_the_daemon_was_killed() {
     with_fleet(1, |fleet| {
         fleet.load_images()?;
         let host = fleet.host(1);
-        warm_up(host)?;
+        host.warm_up()?;
         let before = footprints(fleet)?;
         containers(host)?;
         host.kill()?;
@@ -140,7 +92,7 @@ fn a_whole_host_crash_leaves_nothing_after_the_next_start() {
     with_fleet(1, |fleet| {
         fleet.load_images()?;
         let host = fleet.host(1);
-        warm_up(host)?;
+        host.warm_up()?;
         let before = footprints(fleet)?;
         containers(host)?;
         // Shims and netd too: mounts, interfaces and rules stay without an owner.
@@ -160,19 +112,7 @@ fn tasks_and_networks_leave_nothing_on_any_host() {
         let before = footprints(fleet)?;
         for round in 0..2 {
             first.ok(&["network", "create", "--driver", "overlay", "app"])?;
-            first.ok(&[
-                "service",
-                "create",
-                "--name",
-                "web",
-                "--replicas",
-                "6",
-                "--network",
-                "app",
-                "--publish",
-                "8080:8080",
-                "web:1",
-            ])?;
+            first.line("service create --name web --replicas 6 --network app --publish 8080:8080 web:1")?;
             ensure_running(first, "web", 6)?;
             if round == 1 {
                 // Killed with tasks, and they are removed while a daemon is away.
@@ -219,19 +159,7 @@ fn leaving_the_swarm_leaves_nothing() {
         })?;
         fleet.form_cluster(1)?;
         first.ok(&["network", "create", "--driver", "overlay", "app"])?;
-        first.ok(&[
-            "service",
-            "create",
-            "--name",
-            "web",
-            "--replicas",
-            "4",
-            "--network",
-            "app",
-            "--publish",
-            "8080:8080",
-            "web:1",
-        ])?;
+        first.line("service create --name web --replicas 4 --network app --publish 8080:8080 web:1")?;
         leave()?;
         nothing_since(fleet, &before)
     });

@@ -1,17 +1,9 @@
-//! The life of containers by the command line: what users see of `update`, `top`, `stats`, `ps`, `inspect` and the rest, with Docker's
+//! The life of containers by the command line: what users see of `update`, `top`, `stats`, `prune` and the rest, with Docker's
 //! words and exit statuses (taken from docker/cli 28 against a real engine).
 
 use anyhow::{Result, ensure};
 use pontoon_tests::pty::Session;
-use pontoon_tests::{Fleet, Host, SHORT, wait_until, with_fleet};
-
-/// One host with the test images.
-fn host(test: impl FnOnce(&Host) -> Result<()>) {
-    with_fleet(1, |fleet: &Fleet| {
-        fleet.load_images()?;
-        test(fleet.host(1))
-    });
-}
+use pontoon_tests::{Host, SHORT, wait_until, with_host};
 
 fn shows(host: &Host, args: &[&str], expected: &str) -> Result<()> {
     let shown = host.ok(args)?;
@@ -21,10 +13,8 @@ fn shows(host: &Host, args: &[&str], expected: &str) -> Result<()> {
 
 #[test]
 fn limits_change_while_it_runs() {
-    host(|host| {
-        host.ok(&[
-            "run", "-d", "--name", "box", "-m", "64m", "busybox", "sleep", "1000",
-        ])?;
+    with_host(|host, _| {
+        host.line("run -d --name box -m 64m busybox sleep 1000")?;
         host.ok(&["create", "--name", "other", "busybox", "true"])?;
         shows(
             host,
@@ -84,10 +74,8 @@ fn limits_change_while_it_runs() {
 
 #[test]
 fn processes_and_usage_are_shown() {
-    host(|host| {
-        host.ok(&[
-            "run", "-d", "--name", "box", "-m", "64m", "busybox", "sleep", "1000",
-        ])?;
+    with_host(|host, _| {
+        host.line("run -d --name box -m 64m busybox sleep 1000")?;
         host.ok(&["create", "--name", "rests", "busybox", "true"])?;
         let top = host.ok(&["top", "box"])?;
         ensure!(
@@ -156,7 +144,7 @@ fn processes_and_usage_are_shown() {
 
 #[test]
 fn stopped_containers_are_pruned() {
-    host(|host| {
+    with_host(|host, _| {
         host.ok(&["run", "-d", "--name", "box", "busybox", "sleep", "1000"])?;
         let id = host.ok(&["create", "--name", "rests", "busybox", "true"])?;
         let command = host.command(&["container", "prune"]);
@@ -181,150 +169,8 @@ fn stopped_containers_are_pruned() {
 }
 
 #[test]
-fn listings_have_dockers_fields_and_words() {
-    host(|host| {
-        host.ok(&[
-            "run",
-            "-d",
-            "--name",
-            "web",
-            "-l",
-            "tier=front",
-            "-p",
-            "127.0.0.1:8081:80",
-            "--expose",
-            "90",
-            "--expose",
-            "91",
-            "busybox",
-            "sleep",
-            "1000",
-        ])?;
-        host.ok(&[
-            "create",
-            "--name",
-            "later",
-            "--network",
-            "none",
-            "busybox",
-            "true",
-        ])?;
-        let fields = "{{.Names}}|{{.Image}}|{{.Command}}|{{.State}}|{{.Ports}}|{{.Labels}}|{{.Label \"tier\"}}|{{.Networks}}|\
-                      {{.LocalVolumes}}|{{.Mounts}}";
-        let rows = host.ok(&["ps", "-a", "--format", fields])?;
-        let expected = "later|busybox|\"true\"|created||||none|0|\n\
-                        web|busybox|\"sleep 1000\"|running|90-91/tcp, 127.0.0.1:8081->80/tcp|tier=front|front|bridge|0|";
-        // Images of the tests may expose ports and have labels of their own: these have none.
-        ensure!(rows == expected, "{rows}");
-        shows(host, &["ps", "-aq", "--format", "{{.Names}}", "-l"], "later")?;
-        shows(
-            host,
-            &["ps", "-a", "-n", "1", "--format", "{{.Status}}"],
-            "Created",
-        )?;
-        for (filter, expected) in [
-            ("name=^/web$", "web"),
-            ("label=tier=front", "web"),
-            ("publish=8081", "web"),
-            ("expose=90", "web"),
-            ("status=created", "later"),
-            ("network=none", "later"),
-            ("isolation=default", "later\nweb"),
-            ("is-task=false", "later\nweb"),
-            ("health=none", "later\nweb"),
-            ("since=web", "later"),
-            ("before=later", "web"),
-            ("volume=none", ""),
-            ("ancestor=busybox", "later\nweb"),
-        ] {
-            shows(
-                host,
-                &["ps", "-a", "--format", "{{.Names}}", "-f", filter],
-                expected,
-            )?;
-        }
-        host.pontoon(&["ps", "-f", "foo"])?
-            .fails(125, &["invalid argument \"foo\" for \"-f, --filter\" flag: bad format of filter (expected name=value)"])?;
-        host.pontoon(&["ps", "-f", "foo=bar"])?
-            .fails(1, &["invalid filter 'foo'"])?;
-        host.pontoon(&["ps", "-f", "status=up"])?
-            .fails(1, &["invalid filter 'status=up'"])?;
-        host.pontoon(&["ps", "--format", "{{.Nope}}", "-a"])?
-            .fails(1, &["Nope"])?;
-        shows(host, &["port", "web"], "80/tcp -> 127.0.0.1:8081")?;
-        shows(host, &["port", "web", "80"], "127.0.0.1:8081")?;
-        host.pontoon(&["port", "web", "99"])?
-            .fails(1, &["Error: No public port '99' published for web"])?;
-        host.pontoon(&["port", "web", "abc"])?
-            .fails(1, &["invalid port (abc)"])?;
-        Ok(())
-    });
-}
-
-#[test]
-fn inspect_takes_templates_and_several_names() {
-    host(|host| {
-        host.ok(&[
-            "run", "-d", "--name", "box", "-m", "64m", "busybox", "sleep", "1000",
-        ])?;
-        let partly = host.pontoon(&["inspect", "-f", "{{.Name}}", "box", "nobody"])?;
-        ensure!(
-            partly.code == 1
-                && partly.stdout == "/box\n"
-                && partly.stderr == "Error: No such object: nobody\n",
-            "{partly}"
-        );
-        let none = host.pontoon(&["inspect", "nobody"])?;
-        ensure!(none.code == 1 && none.stdout == "[]\n", "{none}");
-        for (template, code, text) in [
-            ("{{", 64, "template parsing error: template: :1: unclosed action"),
-            (
-                "{{nofunc}}",
-                64,
-                "template parsing error: template: :1: function \"nofunc\" not defined",
-            ),
-            (
-                "{{.State.Nope}}",
-                1,
-                "template parsing error: template: :1:8: executing \"\" at <.State.Nope>: map has no entry for key \"Nope\"",
-            ),
-        ] {
-            host.pontoon(&["inspect", "-f", template, "box"])?
-                .fails(code, &[text])?;
-        }
-        host.pontoon(&["inspect", "--type", "foo", "box"])?
-            .fails(1, &["unknown type: \"foo\": must be one of"])?;
-        host.pontoon(&["inspect", "--type", "image", "box"])?
-            .fails(1, &["No such image"])?;
-        shows(
-            host,
-            &[
-                "inspect",
-                "-f",
-                "{{json .Config.Cmd}} {{len .Id}} {{.HostConfig.MemorySwap}} {{slice .Name 1}}",
-                "box",
-            ],
-            "[\"sleep\",\"1000\"] 64 134217728 box",
-        )?;
-        let whole: serde_json::Value = serde_json::from_str(&host.ok(&["inspect", "-s", "box"])?)?;
-        let whole = &whole[0];
-        ensure!(
-            whole["SizeRootFs"].as_i64() > Some(100_000),
-            "{}",
-            whole["SizeRootFs"]
-        );
-        ensure!(whole["GraphDriver"]["Data"]["UpperDir"].is_string(), "{whole}");
-        ensure!(
-            whole["NetworkSettings"]["Networks"]["bridge"]["DNSNames"].is_null()
-                || whole["NetworkSettings"]["Networks"]["bridge"]["DNSNames"].is_array()
-        );
-        Ok(())
-    });
-}
-
-#[test]
 fn mistakes_have_dockers_exit_statuses() {
-    host(|host| {
+    with_host(|host, _| {
         host.ok(&["run", "-d", "--name", "box", "busybox", "sleep", "1000"])?;
         host.ok(&["create", "--name", "rests", "busybox", "true"])?;
         for (args, code, text) in [
@@ -401,50 +247,8 @@ fn mistakes_have_dockers_exit_statuses() {
 }
 
 #[test]
-fn leaving_by_keys_has_dockers_statuses() {
-    host(|host| {
-        let run = host.command(&["run", "-it", "--name", "box", "busybox", "sh"]);
-        let leave = |command: &std::process::Command, status: i32| -> Result<()> {
-            let mut session = Session::start(command, 24, 80)?;
-            session.type_text("echo he''re\n")?;
-            session.expect("here")?;
-            session.type_text("\x10\x11")?;
-            if status != 0 {
-                session.expect("read escape sequence")?;
-            }
-            let ended = session.end()?;
-            ensure!(
-                ended == status,
-                "{command:?} ended with {ended}: {:?}",
-                session.shown()
-            );
-            Ok(())
-        };
-        leave(&run, 0)?;
-        leave(&host.command(&["attach", "box"]), 1)?;
-        leave(&host.command(&["exec", "-it", "box", "sh"]), 1)?;
-        host.ok(&["stop", "-t", "0", "box"])?;
-        leave(&host.command(&["start", "-ai", "box"]), 0)?;
-        // Keys of the user's own; Docker's are the program's then.
-        let mut session = Session::start(
-            &host.command(&["attach", "--detach-keys", "ctrl-x,q", "box"]),
-            24,
-            80,
-        )?;
-        session.type_text("echo th''ere\n")?;
-        session.expect("there")?;
-        session.type_text("\x10\x11echo ag''ain\n")?;
-        session.expect("again")?;
-        session.type_text("\x18q")?;
-        session.expect("read escape sequence")?;
-        ensure!(session.end()? == 1, "{}", session.shown());
-        Ok(())
-    });
-}
-
-#[test]
 fn policies_hold_by_the_command_line() {
-    host(|host| {
+    with_host(|host, _| {
         // An attached client leaves with the first end, as Docker's.
         let output = host.pontoon(&[
             "run",
@@ -472,9 +276,7 @@ fn policies_hold_by_the_command_line() {
         )?;
         shows(host, &["restart", "-t", "0", "gone"], "gone")?;
         ensure!(host.ok(&["ps", "--format", "{{.Names}}"])? == "gone");
-        host.ok(&[
-            "run", "-d", "--init", "--name", "init", "busybox", "sleep", "1000",
-        ])?;
+        host.line("run -d --init --name init busybox sleep 1000")?;
         ensure!(
             host.ok(&["exec", "init", "cat", "/proc/1/cmdline"])?
                 == "/sbin/docker-init\x00--\x00sleep\x001000\x00",

@@ -3,21 +3,12 @@
 
 use std::os::unix::net::UnixDatagram;
 
-use anyhow::{Result, ensure};
-use pontoon_tests::{Fleet, Host, SHORT, wait_until, with_fleet};
-
-/// One host with the test images.
-fn host(test: impl FnOnce(&Host, &Fleet) -> Result<()>) {
-    with_fleet(1, |fleet| {
-        fleet.load_images()?;
-        test(fleet.host(1), fleet)
-    });
-}
+use anyhow::ensure;
+use pontoon_tests::{SHORT, wait_until, with_fleet, with_host};
 
 #[test]
-#[expect(clippy::too_many_lines, reason = "one log, asked in every way")]
 fn logs_shows_what_is_asked_for() {
-    host(|host, _| {
+    with_host(|host, _| {
         let script = "for i in 1 2 3; do echo o$i; done; sleep 0.2; echo e >&2";
         for driver in ["json-file", "local"] {
             let name = format!("box-{driver}");
@@ -69,16 +60,7 @@ fn logs_shows_what_is_asked_for() {
         }
         host.pontoon(&["logs", "nobody"])?
             .fails(1, &["No such container: nobody"])?;
-        host.ok(&[
-            "run",
-            "--name",
-            "silent",
-            "--log-driver",
-            "none",
-            "busybox",
-            "echo",
-            "x",
-        ])?;
+        host.line("run --name silent --log-driver none busybox echo x")?;
         host.pontoon(&["logs", "silent"])?
             .fails(1, &["configured logging driver does not support reading"])?;
         for (flags, message) in [

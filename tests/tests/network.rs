@@ -120,30 +120,8 @@ fn names_follow_the_tasks() {
         fleet.ready(1)?;
         let first = fleet.host(1);
         overlay(first, "app")?;
-        first.ok(&[
-            "service",
-            "create",
-            "--name",
-            "web",
-            "--network",
-            "app",
-            "--replicas",
-            "4",
-            "web:1",
-        ])?;
-        first.ok(&[
-            "service",
-            "create",
-            "--name",
-            "rr",
-            "--network",
-            "app",
-            "--replicas",
-            "2",
-            "--endpoint-mode",
-            "dnsrr",
-            "web:1",
-        ])?;
+        first.line("service create --name web --network app --replicas 4 web:1")?;
+        first.line("service create --name rr --network app --replicas 2 --endpoint-mode dnsrr web:1")?;
         pinned(first, "probe", "app", "host1", &["sleep"])?;
         wait_until("names resolve", SHORT, || {
             let vip = addresses(fleet, "probe", "web")?;
@@ -239,17 +217,7 @@ fn ports_in_host_mode_answer_only_where_the_task_is() {
     with_fleet(2, |fleet| {
         fleet.ready(1)?;
         let first = fleet.host(1);
-        first.ok(&[
-            "service",
-            "create",
-            "--name",
-            "web",
-            "--publish",
-            "mode=host,published=8081,target=8080",
-            "--constraint",
-            "node.hostname==host2",
-            "web:1",
-        ])?;
+        first.line("service create --name web --publish mode=host,published=8081,target=8080 --constraint node.hostname==host2 web:1")?;
         wait_until("the task's host answers", SHORT, || {
             first.get(&format!("http://{}:8081/", fleet.host(2).address()))
         })?;

@@ -23,15 +23,7 @@ fn the_settings_file_is_read() {
             ensure!(labels == r#"["zone=b"] false"#, "{labels}");
             Ok(())
         })?;
-        let told = host.ok(&[
-            "events",
-            "--since",
-            "1h",
-            "--until",
-            "0s",
-            "--filter",
-            "type=daemon",
-        ])?;
+        let told = host.line("events --since 1h --until 0s --filter type=daemon")?;
         ensure!(
             told.contains(" daemon reload ") && told.contains("labels=[zone=b]"),
             "{told}"

@@ -35,12 +35,6 @@ fn scene(test: impl FnOnce(&Host, &Footprint) -> Result<()>) {
     });
 }
 
-fn as_before(host: &Host, before: &Footprint) -> Result<()> {
-    wait_until("the host is as before", LONG, || {
-        host.footprint()?.ensure_nothing_since(before)
-    })
-}
-
 /// One container of each policy; what has to become of them when their shims die.
 fn policies(host: &Host, before: &Footprint, kill: impl FnOnce(&[String]) -> Result<()>) -> Result<()> {
     run(host, "plain", &["--publish", "8080:8080"])?;
@@ -86,7 +80,7 @@ fn policies(host: &Host, before: &Footprint, kill: impl FnOnce(&[String]) -> Res
     host.ok(&["run", "--rm", "--publish", "8080:8080", "busybox", "true"])?;
     host.ok(&["start", "plain"])?;
     host.ok(&["rm", "--force", "plain", "always", "failure", "paused"])?;
-    as_before(host, before)
+    host.wait_as_before(before)
 }
 
 #[test]
@@ -141,7 +135,7 @@ fn clients_of_a_killed_shim_are_told() {
             Ok(())
         })?;
         host.ok(&["rm", "box"])?;
-        as_before(host, before)
+        host.wait_as_before(before)
     });
 }
 
@@ -162,6 +156,6 @@ fn a_shim_that_hangs() {
         host.start()?;
         host.ok(&["exec", "fine", "true"])?;
         host.ok(&["rm", "--force", "hung", "fine"])?;
-        as_before(host, before)
+        host.wait_as_before(before)
     });
 }

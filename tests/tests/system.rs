@@ -40,17 +40,7 @@ fn events_are_told_live_and_looking_back() {
         watcher.wait()?;
         ensure!(heard == expected, "{heard}");
 
-        let past = host.ok(&[
-            "events",
-            "--since",
-            "1h",
-            "--until",
-            "0s",
-            "--filter",
-            "event=die",
-            "--format",
-            "json",
-        ])?;
+        let past = host.line("events --since 1h --until 0s --filter event=die --format json")?;
         let event: Value = serde_json::from_str(&past).with_context(|| past.clone())?;
         ensure!(
             event["Type"] == "container"
@@ -58,17 +48,7 @@ fn events_are_told_live_and_looking_back() {
                 && event["Actor"]["Attributes"]["exitCode"] == "0",
             "{event}"
         );
-        let line = host.ok(&[
-            "events",
-            "--since",
-            "1h",
-            "--until",
-            "0s",
-            "--filter",
-            "type=image",
-            "--filter",
-            "image=busybox",
-        ])?;
+        let line = host.line("events --since 1h --until 0s --filter type=image --filter image=busybox")?;
         ensure!(
             line.contains(" image load sha256:") && line.contains("(name=busybox:latest)"),
             "{line}"

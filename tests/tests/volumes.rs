@@ -5,14 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
 use pontoon_tests::view::{self, ensure_running};
-use pontoon_tests::{Fleet, Host, LONG, SHORT, wait_until, with_fleet};
-
-fn host(test: impl FnOnce(&Host, &Fleet) -> Result<()>) {
-    with_fleet(1, |fleet| {
-        fleet.load_images()?;
-        test(fleet.host(1), fleet)
-    });
-}
+use pontoon_tests::{Fleet, Host, LONG, SHORT, wait_until, with_fleet, with_host};
 
 fn file(fleet: &Fleet, name: &str, text: &str) -> Result<PathBuf> {
     let path = fleet.folder().join(name);
@@ -27,20 +20,10 @@ fn equal(found: &str, expected: &str) -> Result<()> {
 
 #[test]
 fn volume_commands() {
-    host(|host, _| {
+    with_host(|host, _| {
         equal(&host.ok(&["volume", "create", "data"])?, "data")?;
         equal(
-            &host.ok(&[
-                "volume",
-                "create",
-                "--label",
-                "tier=db",
-                "-o",
-                "type=tmpfs",
-                "-o",
-                "device=tmpfs",
-                "v10",
-            ])?,
+            &host.line("volume create --label tier=db -o type=tmpfs -o device=tmpfs v10")?,
             "v10",
         )?;
         host.ok(&["volume", "create", "v9"])?;
@@ -149,7 +132,7 @@ fn line(host: &Host, words: &str) -> Result<String> {
 
 #[test]
 fn mounts_by_flags() {
-    host(|host, fleet| {
+    with_host(|host, fleet| {
         let folder = fleet.folder().join("host");
         std::fs::create_dir(&folder)?;
         let folder = folder.display().to_string();
@@ -299,9 +282,7 @@ fn volumes_of_stacks_are_made_on_the_nodes() {
         let path = file(fleet, "stack.yaml", STACK)?.display().to_string();
         host.ok(&["stack", "deploy", "-c", &path, "app"])?;
         ensure_running(host, "app_each", 2)?;
-        let named = host.ok(&[
-            "volume", "ls", "-q", "--filter", "name=own", "--filter", "name=app",
-        ])?;
+        let named = host.line("volume ls -q --filter name=own --filter name=app")?;
         equal(&named, "app_data\nown-1\nown-2")?;
         let label = "{{index .Labels \"kept\"}} {{index .Labels \"com.docker.stack.namespace\"}}";
         equal(
@@ -333,18 +314,9 @@ fn volumes_of_stacks_are_made_on_the_nodes() {
             mounts.contains(r#""Source":"app_data""#) && mounts.contains(r#""Type":"volume""#),
             "{mounts}"
         );
-        host.ok(&[
-            "service",
-            "create",
-            "--quiet",
-            "--name",
-            "one",
-            "--mount",
-            "source=byname,target=/m,readonly",
-            "busybox",
-            "sleep",
-            "1000",
-        ])?;
+        host.line(
+            "service create --quiet --name one --mount source=byname,target=/m,readonly busybox sleep 1000",
+        )?;
         ensure_running(host, "one", 1)?;
         ensure!(host.ok(&["volume", "ls", "-q", "-f", "name=byname"])? == "byname");
         host.ok(&["service", "rm", "one"])?;

@@ -2,8 +2,7 @@
 //! touched. Used by `walk` and `start`.
 
 use anyhow::{Result, ensure};
-use pontoon_tests::footprint::Footprint;
-use pontoon_tests::{Host, LONG, SHORT, wait_until, with_host};
+use pontoon_tests::{Host, SHORT, wait_until, with_host};
 
 /// What runs all the time beside the operation.
 pub struct Bystander {
@@ -48,13 +47,6 @@ pub fn stride() -> usize {
     wanted.and_then(|text| text.parse().ok()).unwrap_or(1).max(1)
 }
 
-/// Waits until nothing is there that was not before.
-pub fn as_before(host: &Host, before: &Footprint) -> Result<()> {
-    wait_until("the host is as before", LONG, || {
-        host.footprint()?.ensure_nothing_since(before)
-    })
-}
-
 /// A host with images, everything warm, and a bystander.
 pub fn scene(test: impl FnOnce(&Host, &Bystander) -> Result<()>) {
     if !cfg!(target_arch = "x86_64") {
@@ -62,11 +54,7 @@ pub fn scene(test: impl FnOnce(&Host, &Bystander) -> Result<()>) {
         return;
     }
     with_host(|host, _| {
-        host.line("run --rm --publish 7070:7070 busybox true")?;
-        // netd stays once there was a network with names.
-        host.line("network create warm")?;
-        host.line("run --rm --network warm busybox true")?;
-        host.line("network rm warm")?;
+        host.warm_up()?;
         let bystander = Bystander::start(host)?;
         test(host, &bystander)
     });

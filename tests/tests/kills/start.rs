@@ -5,7 +5,7 @@ use pontoon_tests::footprint::Footprint;
 use pontoon_tests::killer::{Killer, Outcome, Victim};
 use pontoon_tests::{Host, LONG, process, wait_until};
 
-use crate::scene::{Bystander, as_before, scene, stride};
+use crate::scene::{Bystander, scene, stride};
 
 /// At the first death one container runs, one is made and has never run, and one ends while there is no daemon.
 #[test]
@@ -57,5 +57,5 @@ fn check(host: &Host, bystander: &Bystander, before: &Footprint) -> Result<()> {
     host.line("start made")?;
     wait_until("what has ended is removed", LONG, || no_more(host, "ends"))?;
     host.line("rm --force box made")?;
-    as_before(host, before)
+    host.wait_as_before(before)
 }

@@ -2,13 +2,13 @@
 //! The suites beside this file say which operations there are.
 
 use anyhow::{Context, Result, ensure};
+use pontoon_tests::commands::words;
 use pontoon_tests::footprint::Footprint;
-use pontoon_tests::host::words;
 use pontoon_tests::killer::{Killer, Outcome, Victim};
 use pontoon_tests::{Host, LONG, wait_until};
 
 use crate::RM;
-use crate::scene::{Bystander, as_before, scene, state, stride};
+use crate::scene::{Bystander, scene, state, stride};
 
 /// Command lines, words apart by blanks.
 type Lines = &'static [&'static str];
@@ -112,7 +112,7 @@ impl Operation {
                         output.ok()?;
                         (self.check)(host).context("nobody was killed")?;
                         self.clean_up(host)?;
-                        as_before(host, &before)?;
+                        host.wait_as_before(&before)?;
                         ensure!(steps > 0, "no steps were seen");
                         eprintln!("{}: {steps} steps", self.act);
                         return Ok(());
@@ -156,7 +156,7 @@ impl Operation {
         }
         (self.check)(host)?;
         self.clean_up(host)?;
-        as_before(host, before)
+        host.wait_as_before(before)
     }
 
     fn clean_up(&self, host: &Host) -> Result<()> {
