@@ -223,7 +223,7 @@ impl Check<'_> {
         let store = self.store;
         store.layers.restore(chain, below, diff_id, |under| {
             let staged = store.layers.stage(below.as_ref())?;
-            let reader = layer_reader(&store.blobs.path(blob), store.limits.layer_bytes)?;
+            let reader = layer_reader(&store.blobs.path(blob), &store.limits)?;
             let form = store.layers.driver().form();
             let (size, reader) = unpack::unpack(reader, &staged.diff(), form, under, &store.limits)?;
             unpack::check(reader, &diff_id)?;

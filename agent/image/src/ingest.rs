@@ -321,8 +321,7 @@ impl Ingest {
         let ((content, progress), limits) = (writer.follow()?, self.store.limits.clone());
         let diff_id = layer.diff_id;
         let unpack = move || {
-            let reader =
-                Pipeline::start(content, limits.layer_bytes.saturating_mul(2)).map_err(read_failed)?;
+            let reader = Pipeline::start(content, &limits).map_err(read_failed)?;
             let (apply, reader) = unpack::begin(reader, &staged.diff(), Form::Overlay, &limits)?;
             unpack::check(reader, &diff_id)?;
             Ok((staged, apply))
@@ -442,7 +441,7 @@ impl State {
             // It was not begun, or the transfer began anew in between. What is wrong with the layer itself shows again.
             let staged = store.layers.stage(below.as_ref())?;
             let path = store.blobs.path(&layer.blob.digest);
-            let reader = layer_reader(&path, store.limits.layer_bytes)?;
+            let reader = layer_reader(&path, &store.limits)?;
             let form = store.layers.driver().form();
             let (size, reader) = unpack::unpack(reader, &staged.diff(), form, under, &store.limits)?;
             unpack::check(reader, &layer.diff_id)?;

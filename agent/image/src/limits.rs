@@ -1,6 +1,8 @@
 //! Bounds on what an archive may make us read, allocate or write. An archive is untrusted input (the bombs behind
 //! CVE-2021-21285 and CVE-2017-14992): every bound is checked before the memory or the disk is used.
 
+use crate::decompress::Ratio;
+
 /// The bounds; [`Default`] is generous for honest images.
 #[derive(Debug, Clone)]
 pub struct Limits {
@@ -8,6 +10,10 @@ pub struct Limits {
     pub archive_bytes: u64,
     /// Bytes of regular files of one unpacked layer, and of its uncompressed archive.
     pub layer_bytes: u64,
+    /// How many times as many bytes a compressed stream may become, once it has given `ratio_from` bytes. gzip can't pass 1,032.
+    pub ratio: u64,
+    /// Below so many bytes a high ratio does no harm.
+    pub ratio_from: u64,
     /// Entries of one archive (layer or outer).
     pub entries: u64,
     /// Bytes of one path or link target (Linux' `PATH_MAX`).
@@ -26,11 +32,22 @@ pub struct Limits {
     pub images: usize,
 }
 
+impl Limits {
+    pub(crate) fn ratio(&self) -> Ratio {
+        Ratio {
+            from: self.ratio_from,
+            times: self.ratio,
+        }
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Limits {
             archive_bytes: 256 << 30,
             layer_bytes: 64 << 30,
+            ratio: 4096,
+            ratio_from: 1 << 30,
             entries: 4_000_000,
             path_bytes: 4095,
             extension_bytes: 1 << 20,

@@ -407,7 +407,7 @@ fn install_layer(
             diff_id: *diff_id,
             bytes: blob.size,
         });
-        let reader = layer_reader(&blob.path, store.limits.layer_bytes)?;
+        let reader = layer_reader(&blob.path, &store.limits)?;
         compression = Some(reader.compression());
         let form = store.layers.driver().form();
         let (size, reader) = unpack::unpack(reader, &staged.diff(), form, below, &store.limits)?;
@@ -418,7 +418,7 @@ fn install_layer(
         Some(kind) => kind,
         // The layer was there; that this blob is really that layer must still hold before it is kept under its name.
         None => {
-            let reader = layer_reader(&blob.path, store.limits.layer_bytes)?;
+            let reader = layer_reader(&blob.path, &store.limits)?;
             let kind = reader.compression();
             if blob.digest != *diff_id {
                 unpack::check(reader, diff_id)?;

@@ -13,7 +13,7 @@ use std::{
 use sha2::{Digest as _, Sha256};
 
 use crate::{
-    Digest,
+    Digest, Limits,
     decompress::{Compression, Decoder},
 };
 
@@ -33,9 +33,11 @@ pub(crate) struct Pipeline {
 }
 
 impl Pipeline {
-    /// Begins to read `source`, gzip, zstd or plain, and stops after `limit` plain bytes (the digest is wrong then).
-    pub(crate) fn start(source: impl Read + Send + 'static, limit: u64) -> io::Result<Self> {
-        let decoder = Decoder::new(source)?;
+    /// Begins to read `source`, gzip, zstd or plain, and stops after twice the plain bytes that a layer may have (the digest is
+    /// wrong then).
+    pub(crate) fn start(source: impl Read + Send + 'static, limits: &Limits) -> io::Result<Self> {
+        let decoder = Decoder::bounded(source, limits.ratio())?;
+        let limit = limits.layer_bytes.saturating_mul(2);
         let compression = decoder.compression();
         let (to_reader, chunks) = sync_channel(WAITING);
         let (to_hash, hashed) = sync_channel::<Chunk>(WAITING);
@@ -113,22 +115,26 @@ mod tests {
     fn content_and_digest_arrive_and_errors_too() {
         let data: Vec<u8> = (0..3_000_000_u32).flat_map(u32::to_le_bytes).collect();
         let packed = zstd::encode_all(&data[..], 1).unwrap();
-        let mut pipe = Pipeline::start(io::Cursor::new(packed.clone()), u64::MAX).unwrap();
+        let mut pipe = Pipeline::start(io::Cursor::new(packed.clone()), &Limits::default()).unwrap();
         assert_eq!(pipe.compression(), Compression::Zstd);
         let mut out = Vec::new();
         pipe.read_to_end(&mut out).unwrap();
         assert!(out == data);
         assert_eq!(pipe.finish().unwrap(), Digest::of(&data));
-        let pipe = Pipeline::start(io::Cursor::new(packed.clone()), 10).unwrap();
+        let short = Limits {
+            layer_bytes: 5,
+            ..Limits::default()
+        };
+        let pipe = Pipeline::start(io::Cursor::new(packed.clone()), &short).unwrap();
         assert_eq!(pipe.finish().unwrap(), Digest::of(&data[..10]));
         let cut = packed[..packed.len() / 2].to_vec();
         assert!(
-            Pipeline::start(io::Cursor::new(cut), u64::MAX)
+            Pipeline::start(io::Cursor::new(cut), &Limits::default())
                 .unwrap()
                 .finish()
                 .is_err()
         );
         // Nobody reads: the threads end by themselves.
-        drop(Pipeline::start(io::Cursor::new(data), u64::MAX).unwrap());
+        drop(Pipeline::start(io::Cursor::new(data), &Limits::default()).unwrap());
     }
 }

@@ -56,7 +56,7 @@ impl Spool {
         progress: &mut dyn FnMut(LoadEvent),
     ) -> Result<Self> {
         let mut spool = Spool::new(staging)?;
-        let decoder = Decoder::new(stream).map_err(read_failed)?;
+        let decoder = Decoder::bounded(stream, limits.ratio()).map_err(read_failed)?;
         let mut tar = TarReader::new(BufReader::with_capacity(128 << 10, decoder), limits);
         let (mut bytes, mut reported) = (0u64, 0);
         while let Some(entry) = tar.next_entry()? {
@@ -80,6 +80,12 @@ impl Spool {
         let name = RelPath::new(&entry.name, &shown)?;
         match entry.kind {
             Kind::Dir => return Ok(()),
+            Kind::File if entry.sparse.is_some() => {
+                return Err(Error::hostile(
+                    shown,
+                    "sparse file in an image archive; make it without --sparse",
+                ));
+            }
             Kind::File => {
                 let file = self.store(tar, u64::MAX)?;
                 let old = self.files.insert(name, file.clone());

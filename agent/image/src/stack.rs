@@ -201,7 +201,7 @@ impl ImageStore {
         let chain = Digest::chain(top.as_ref(), &diff_id);
         let (pin, _) = self.layers.acquire(chain, top, diff_id, |under| {
             let staged = self.layers.stage(top.as_ref())?;
-            let reader = layer_reader(&layer.path, self.limits.layer_bytes)?;
+            let reader = layer_reader(&layer.path, &self.limits)?;
             let form = self.layers.driver().form();
             let (size, reader) = unpack::unpack(reader, &staged.diff(), form, under, &self.limits)?;
             unpack::check(reader, &diff_id)?;
@@ -219,7 +219,7 @@ impl ImageStore {
     }
 
     fn diff_id_of(&self, layer: &Spooled) -> Result<(Digest, Compression)> {
-        let reader = layer_reader(&layer.path, self.limits.layer_bytes)?;
+        let reader = layer_reader(&layer.path, &self.limits)?;
         let compression = reader.compression();
         if compression == Compression::Plain {
             return Ok((layer.digest, compression));
@@ -377,7 +377,7 @@ pub(crate) fn store_json(spool: &mut Spool, document: &impl serde::Serialize) ->
 }
 
 /// The layer's plain archive, cut off above the limit (its digest is wrong then).
-pub(crate) fn layer_reader(path: &std::path::Path, limit: u64) -> Result<Pipeline> {
+pub(crate) fn layer_reader(path: &std::path::Path, limits: &crate::Limits) -> Result<Pipeline> {
     let file = File::open(path).at("cannot read", path)?;
-    Pipeline::start(file, limit.saturating_mul(2)).map_err(read_failed)
+    Pipeline::start(file, limits).map_err(read_failed)
 }

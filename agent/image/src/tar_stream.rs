@@ -5,11 +5,17 @@
 //! entries whose PAX and header sizes disagree (RUSTSEC-2026-0068, CVE-2025-62518 "TARmageddon"). Here every size
 //! conflict and malformed record is an error that names the entry. Called by the archive loader and by the unpacker.
 
+mod pax;
+pub(crate) mod sparse;
+
 use std::{collections::BTreeMap, io, io::Read, ops::Range};
 
 use tar::{EntryType, Header};
 
 use crate::{Error, Result, limits::Limits};
+pub use sparse::Sparse;
+
+use pax::{decimal, pax_record, pax_time};
 
 const BLOCK: usize = 512;
 /// Largest size that ustar's 11 octal digits hold; above it writers put the size into PAX and 0 into the header.
@@ -51,8 +57,10 @@ pub struct Entry {
     pub gid: u32,
     /// Seconds and nanoseconds.
     pub mtime: (i64, u32),
-    /// Bytes of content.
+    /// Bytes of content; of a sparse file without its holes.
     pub size: u64,
+    /// Where a sparse file's content belongs.
+    pub sparse: Option<Sparse>,
     /// Major and minor number of a device.
     pub dev: (u32, u32),
     /// Extended attributes.
@@ -83,6 +91,8 @@ struct Pending {
     long_name: Option<Vec<u8>>,
     long_link: Option<Vec<u8>>,
     pax: Option<BTreeMap<String, Vec<u8>>>,
+    /// Sparse runs of PAX form 0.0, which repeats its records.
+    runs: Vec<(u64, u64)>,
 }
 
 impl<'a, R: Read> TarReader<'a, R> {
@@ -226,9 +236,11 @@ impl<'a, R: Read> TarReader<'a, R> {
         match kind {
             EntryType::GNULongName => pending.long_name = Some(until_nul(data)),
             EntryType::GNULongLink => pending.long_link = Some(until_nul(data)),
-            EntryType::XHeader => pending.pax = Some(self.pax(&data)?),
+            EntryType::XHeader => {
+                pending.pax = Some(self.pax(&data, &mut pending.runs)?);
+            }
             _ => {
-                let global = self.pax(&data)?;
+                let global = self.pax(&data, &mut Vec::new())?;
                 if ["size", "path", "linkpath"]
                     .iter()
                     .any(|k| global.contains_key(*k))
@@ -241,11 +253,23 @@ impl<'a, R: Read> TarReader<'a, R> {
     }
 
     /// Parses PAX records, `<length> <key>=<value>\n` each (POSIX pax, "pax Extended Header").
-    fn pax(&self, mut data: &[u8]) -> Result<BTreeMap<String, Vec<u8>>> {
+    fn pax(&self, mut data: &[u8], runs: &mut Vec<(u64, u64)>) -> Result<BTreeMap<String, Vec<u8>>> {
         let mut records = BTreeMap::new();
         while !data.is_empty() {
             let record = pax_record(data).ok_or_else(|| self.bad("malformed PAX record"))?;
             data = &data[record.length..];
+            let number = || decimal(record.value).ok_or_else(|| self.bad("malformed sparse map"));
+            match (record.key, runs.last_mut()) {
+                ("GNU.sparse.offset", _) => {
+                    runs.push((number()?, 0));
+                    continue;
+                }
+                ("GNU.sparse.numbytes", Some(run)) => {
+                    run.1 = number()?;
+                    continue;
+                }
+                _ => {}
+            }
             let twice = records
                 .insert(record.key.to_owned(), record.value.to_vec())
                 .is_some();
@@ -259,7 +283,9 @@ impl<'a, R: Read> TarReader<'a, R> {
 
     fn entry(&mut self, header: &Header, pending: Pending) -> Result<Entry> {
         let pax = pending.pax.unwrap_or_default();
-        let name = pax.get("path").cloned().or(pending.long_name);
+        // The name of a sparse file stands apart: `path` is what readers see that don't know the form.
+        let name = pax.get("GNU.sparse.name").or_else(|| pax.get("path"));
+        let name = name.cloned().or(pending.long_name);
         let name = name.unwrap_or_else(|| header.path_bytes().into_owned());
         self.last_name = String::from_utf8_lossy(&name[..name.len().min(256)]).into_owned();
         let link = pax.get("linkpath").cloned().or(pending.long_link);
@@ -278,6 +304,7 @@ impl<'a, R: Read> TarReader<'a, R> {
         let kind = self.kind(header, &name)?;
         let size = self.size(header, kind, &pax)?;
         (self.data_left, self.padding) = (size, padding(size));
+        let (size, sparse) = self.sparse(header, kind, (&pax, &pending.runs), size)?;
         let field = |range: Range<usize>, r: io::Result<u64>| {
             empty_is_zero(header, range, r).map_err(|_| self.bad("malformed header field"))
         };
@@ -288,6 +315,7 @@ impl<'a, R: Read> TarReader<'a, R> {
         Ok(Entry {
             kind,
             size,
+            sparse,
             mode: (field(100..108, header.mode().map(u64::from))? & 0o7777) as u32,
             uid: self.id("uid", &pax, uid)?,
             gid: self.id("gid", &pax, gid)?,
@@ -315,9 +343,47 @@ impl<'a, R: Read> TarReader<'a, R> {
             EntryType::Char => Kind::Char,
             EntryType::Block => Kind::Block,
             EntryType::Fifo => Kind::Fifo,
-            EntryType::GNUSparse => return Err(self.bad("sparse entry; make the archive without --sparse")),
+            EntryType::GNUSparse => Kind::File,
             other => return Err(self.bad(format!("unknown entry type {:#04x}", other.as_byte()))),
         })
+    }
+
+    /// The map of a sparse file, and how much data is left behind it.
+    fn sparse(
+        &mut self,
+        header: &Header,
+        kind: Kind,
+        (pax, runs): (&BTreeMap<String, Vec<u8>>, &[(u64, u64)]),
+        size: u64,
+    ) -> Result<(u64, Option<Sparse>)> {
+        let malformed = "malformed sparse map";
+        let found = if header.entry_type() == EntryType::GNUSparse {
+            let inner = &mut self.inner;
+            let next = |block: &mut [u8; BLOCK]| inner.read_exact(block).map(|()| true);
+            sparse::of_gnu(header, next).map_err(read_failed)?
+        } else {
+            match sparse::of_pax(pax, runs) {
+                sparse::Pax::No => return Ok((size, None)),
+                sparse::Pax::Bad => None,
+                sparse::Pax::Map(map) => Some(map),
+                sparse::Pax::InData(real) => {
+                    let read = sparse::of_data(&mut *self, real).map_err(read_failed)?;
+                    read.map(|(map, _)| map)
+                }
+            }
+        };
+        let found = found.ok_or_else(|| self.bad(malformed))?;
+        found.check(self.data_left).map_err(|reason| self.bad(reason))?;
+        if kind != Kind::File {
+            return Err(self.bad(malformed));
+        }
+        if found.size > self.limits.layer_bytes {
+            return Err(self.bad(format!(
+                "{} bytes, more than {} allowed",
+                found.size, self.limits.layer_bytes
+            )));
+        }
+        Ok((self.data_left, Some(found)))
     }
 
     /// The entry's size, on which all readers of this archive must agree.
@@ -333,9 +399,6 @@ impl<'a, R: Read> TarReader<'a, R> {
                 in_pax
             }
         };
-        if pax.keys().any(|k| k.starts_with("GNU.sparse.")) {
-            return Err(self.bad("sparse entry; make the archive without --sparse"));
-        }
         if kind != Kind::File && size != 0 {
             return Err(self.bad(format!("{kind:?} with {size} bytes of data")));
         }
@@ -407,50 +470,6 @@ impl<R: Read> Read for TarReader<'_, R> {
 fn empty_is_zero(header: &Header, field: Range<usize>, value: io::Result<u64>) -> io::Result<u64> {
     let blank = header.as_bytes()[field].iter().all(|b| matches!(b, 0 | b' '));
     if blank { Ok(0) } else { value }
-}
-
-struct Record<'d> {
-    length: usize,
-    key: &'d str,
-    value: &'d [u8],
-}
-
-fn pax_record(data: &[u8]) -> Option<Record<'_>> {
-    let space = data.iter().take(20).position(|b| *b == b' ')?;
-    let length = usize::try_from(decimal(&data[..space])?).ok()?;
-    let body = data.get(space + 1..length)?.strip_suffix(b"\n")?;
-    let equals = body.iter().position(|b| *b == b'=')?;
-    let key = std::str::from_utf8(&body[..equals])
-        .ok()
-        .filter(|k| !k.is_empty())?;
-    Some(Record {
-        length,
-        key,
-        value: &body[equals + 1..],
-    })
-}
-
-fn decimal(v: &[u8]) -> Option<u64> {
-    if v.is_empty() || !v.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
-    std::str::from_utf8(v).ok()?.parse().ok()
-}
-
-/// A PAX time: seconds, possibly negative, with a fraction of any length.
-fn pax_time(v: &[u8]) -> Option<(i64, u32)> {
-    let text = std::str::from_utf8(v).ok()?;
-    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
-    let negative = whole.starts_with('-');
-    let seconds: i64 = whole.parse().ok()?;
-    if !fraction.bytes().all(|b| b.is_ascii_digit()) {
-        return None;
-    }
-    let nanos: u32 = format!("{fraction:0<9.9}").parse().ok()?;
-    Some(match (negative, nanos) {
-        (_, 0) | (false, _) => (seconds, nanos),
-        (true, _) => (seconds.checked_sub(1)?, 1_000_000_000 - nanos),
-    })
 }
 
 fn padding(size: u64) -> u64 {

@@ -25,7 +25,7 @@ use rustix::{
 };
 
 use super::{Entry, IdMap, Kind, TarReader, remove_tree};
-use crate::{Error, Result, merged::proc_path, unpack::RelPath};
+use crate::{Error, Result, merged::proc_path, tar_stream::sparse, unpack::RelPath};
 
 const BUFFER: usize = 128 << 10;
 /// A run of zeros of this length and alignment becomes a hole.
@@ -242,7 +242,10 @@ impl Extractor {
                 set(&fd, owner, entry.mode, &entry.xattrs)
             }),
             Kind::File => make_file(dir, name).and_then(|mut file| {
-                copy(data, &mut file, &mut self.buffer)?;
+                match entry.sparse {
+                    Some(_) => sparse::write(entry, data, &mut file, &mut self.buffer)?,
+                    None => copy(data, &mut file, &mut self.buffer)?,
+                }
                 set(&file, owner, entry.mode, &entry.xattrs)?;
                 Ok(rustix::fs::futimens(&file, &times(entry.mtime.0))?)
             }),

@@ -6,7 +6,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
     ffi::OsStr,
     fs::File,
-    io::{self, Read, Write},
+    io::{self, Read},
     os::{fd::OwnedFd, unix::ffi::OsStrExt},
     path::{Path, PathBuf},
 };
@@ -24,7 +24,7 @@ use crate::{
     Error, Result, archive,
     error::At,
     limits::Limits,
-    tar_stream::{Entry, Kind, TarReader},
+    tar_stream::{Entry, Kind, TarReader, sparse},
 };
 
 const WHITEOUT: &[u8] = b".wh.";
@@ -238,7 +238,7 @@ impl Apply {
         self.count(entry.size, &shown)?;
         let fd = Tree::make_file(dir, name).map_err(|e| self.failed(e, &shown))?;
         let mut file = File::from(fd);
-        copy(data, &mut file, &mut self.buffer).map_err(|e| self.failed(e, &shown))?;
+        sparse::write(entry, data, &mut file, &mut self.buffer).map_err(|e| self.failed(e, &shown))?;
         Tree::set(&file, attrs).map_err(|e| self.failed(e, &shown))
     }
 
@@ -380,16 +380,6 @@ impl Apply {
                 source,
             },
             None => crate::tar_stream::read_failed(source),
-        }
-    }
-}
-
-/// `io::copy` with a buffer that suits files of layers.
-fn copy(from: &mut impl Read, to: &mut File, buffer: &mut [u8]) -> io::Result<()> {
-    loop {
-        match from.read(buffer)? {
-            0 => return Ok(()),
-            n => to.write_all(&buffer[..n])?,
         }
     }
 }
