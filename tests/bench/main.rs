@@ -2,7 +2,8 @@
 //! Run by `make bench BENCH='name args'`; what was seen and under which conditions is in README.md.
 //!
 //! # Layout
-//! - [`run_latency`], [`engine`], [`memory`], [`scale`], [`failover`], [`overlay`], [`attach`]: one figure each
+//! - [`run_latency`], [`engine`], [`memory`], [`scale`], [`failover`], [`overlay`], [`attach`],
+//!   [`unpack`]: one figure each
 //! - [`report`]: samples, ratios, conditions and the printed result
 //! - [`timing`]: commands timed without polling, contestants run in turn
 //! - [`docker`]: private Docker engines beside the fleet, the peer; [`floor`]: runc and crun, what is below any engine
@@ -29,6 +30,7 @@ mod report;
 mod run_latency;
 mod scale;
 mod timing;
+mod unpack;
 
 /// A figure that can be asked for.
 struct Figure {
@@ -81,6 +83,12 @@ const FIGURES: &[Figure] = &[
         about: "what an endpoint costs: `run` on bridge and overlay beside network none",
         run: attach::run,
     },
+    Figure {
+        name: "unpack",
+        arguments: "[rounds=10] [megabytes=200]",
+        about: "a layer of this machine's files unpacked, beside the decompressor alone and tar; gzip and zstd",
+        run: unpack::run,
+    },
 ];
 
 fn main() -> ExitCode {
@@ -100,6 +108,9 @@ fn figure(arguments: &[String]) -> Result<()> {
     };
     if name == "help" || name == "--help" {
         return help();
+    }
+    if name == unpack::UNPACK || name == unpack::DECOMPRESS {
+        return unpack::step(arguments);
     }
     let Some(figure) = FIGURES.iter().find(|figure| figure.name == name.as_str()) else {
         bail!("no figure is named {name:?}; `help` lists them");

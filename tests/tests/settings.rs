@@ -32,6 +32,18 @@ fn the_settings_file_is_read() {
             ("colour = 1", "unknown setting \"colour\""),
             ("label = [\"zone\"]", "bad attribute format: zone"),
             ("x = ", "TOML parse error"),
+            (
+                "image-gc-high-mark = 101",
+                "a percentage from 0 to 100 is expected",
+            ),
+            (
+                "image-gc-low-mark = 60",
+                "means nothing without --image-gc-high-mark",
+            ),
+            (
+                "image-gc-high-mark = 60\nimage-gc-low-mark = \"70%\"",
+                "must be below the high mark",
+            ),
         ] {
             let path = host.folder().join("bad.toml");
             fs::write(&path, settings)?;

@@ -9,6 +9,7 @@ use pontoon_image::StorageOptions;
 use pontoon_image::registry::RegistrySettings;
 use pontoon_proto::v1::{LogDriver, Ulimit};
 
+use crate::images::ImageGc;
 use crate::spec::security::Seccomp;
 
 /// Name of the built-in runtime in `--runtime` and `default_runtime`.
@@ -56,6 +57,8 @@ pub struct EngineConfig {
     pub registries: RegistrySettings,
     /// Storage driver and its options.
     pub storage: StorageOptions,
+    /// Remove unused images when the disk is full; none: never.
+    pub image_gc: Option<ImageGc>,
     /// Run containers in user namespaces: "default", or `USER[:GROUP]` whose subordinate ids (subuid(5), subgid(5)) are used. Empty:
     /// containers have the host's users.
     pub userns_remap: String,
@@ -87,6 +90,7 @@ impl EngineConfig {
             networks: NetworkDefaults::default(),
             registries: RegistrySettings::default(),
             storage: StorageOptions::default(),
+            image_gc: None,
             userns_remap: String::new(),
         }
     }

@@ -4,6 +4,7 @@
 //! Every operation that changes something runs in a task of its own, so that a client that goes away in the middle
 //! leaves no half-done work behind.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -40,6 +41,8 @@ pub struct Engine {
     pub(crate) stop: CancellationToken,
     pub(crate) event_log: Arc<EventLog>,
     labels: RwLock<Vec<String>>,
+    /// Images that assigned tasks use, as their specs name them.
+    pub(crate) task_images: RwLock<BTreeSet<String>>,
     pub(crate) events: broadcast::Sender<ContainerEvent>,
     /// Mappings of containers' user namespaces, if they have any.
     pub(crate) remap: Option<IdMap>,
@@ -102,10 +105,12 @@ impl Engine {
             stop: CancellationToken::new(),
             event_log: Arc::default(),
             labels: RwLock::new(labels),
+            task_images: RwLock::default(),
             events: broadcast::Sender::new(EVENTS),
             remap,
         });
         container::restore::run(&engine).await?;
+        engine.watch_disk();
         Ok(engine)
     }
 

@@ -1,6 +1,8 @@
-//! Images: what there are, their names, their removal and their checks, behind async calls; archives are in `archives`.
+//! Images: what there are, their names, their removal and their checks, behind async calls; archives are in `archives`, what goes
+//! when the disk is full in `collect`.
 
 mod archives;
+mod collect;
 mod prune;
 pub(crate) mod pull;
 pub(crate) mod push;
@@ -8,6 +10,7 @@ mod registry;
 mod storage;
 
 pub use archives::{ArchiveSender, LoadUpdate};
+pub use collect::{Collected, ImageGc};
 
 pub(crate) use storage::{mount_of, storage};
 

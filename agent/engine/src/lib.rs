@@ -43,7 +43,7 @@ pub use container::Phase;
 pub use engine::Engine;
 pub use error::{Error, Result};
 pub use event::{ContainerEvent, ContainerEventKind, EventObject};
-pub use images::{ArchiveSender, LoadUpdate};
+pub use images::{ArchiveSender, Collected, ImageGc, LoadUpdate};
 pub use logs::validate as validate_log_driver;
 pub use pontoon_image::registry::RegistrySettings;
 pub use stdio::{AttachOptions, StdStream, StdioEvent, StdioInput, StdioSession};

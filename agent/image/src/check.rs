@@ -11,9 +11,8 @@ use crate::{
     Digest, Error, Result,
     catalog::{Catalog, Record},
     digest::HashReader,
-    stack::{chains, layer_reader},
+    stack::{chains, unpack_file},
     store::ImageStore,
-    unpack,
 };
 
 /// What [`ImageStore::check`] found.
@@ -222,12 +221,14 @@ impl Check<'_> {
     ) -> Result<()> {
         let store = self.store;
         store.layers.restore(chain, below, diff_id, |under| {
-            let staged = store.layers.stage(below.as_ref())?;
-            let reader = layer_reader(&store.blobs.path(blob), &store.limits)?;
-            let form = store.layers.driver().form();
-            let (size, reader) = unpack::unpack(reader, &staged.diff(), form, under, &store.limits)?;
-            unpack::check(reader, &diff_id)?;
-            Ok((staged, size))
+            let place = (below.as_ref(), &diff_id);
+            unpack_file(
+                &store.layers,
+                &store.limits,
+                &store.blobs.path(blob),
+                place,
+                under,
+            )
         })
     }
 

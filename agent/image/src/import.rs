@@ -37,7 +37,7 @@ pub(crate) fn import(store: &ImageStore, stream: impl Read, options: &ImportOpti
     changes::apply(&mut config.config, &options.changes)?;
 
     let mut spool = Spool::new(&store.staging())?;
-    let mut decoder = Decoder::new(stream).map_err(read_failed)?;
+    let mut decoder = Decoder::bounded(stream, store.limits.ratio()).map_err(read_failed)?;
     let layer = spool.store(&mut decoder, store.limits.layer_bytes.saturating_mul(2))?;
     if layer.size == 0 {
         return Err(Error::NotAnArchive("it is empty".into()));

@@ -21,7 +21,7 @@
 //! Layers are unpacked while they arrive. All of this blocks: async callers use a blocking thread.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard},
     thread::JoinHandle,
 };
@@ -35,7 +35,7 @@ use crate::{
     oci::{Descriptor, Document, Index, Manifest},
     pipeline::Pipeline,
     spool::Spool,
-    stack::{chains, layer_reader},
+    stack::{chains, layer_reader, unpack_file},
     store::{Candidate, ImageStore},
     tar_stream::read_failed,
     transfer::{Begun, BlobWriter, Held, Progress},
@@ -56,6 +56,8 @@ struct State {
     wanted: HashMap<Digest, IncomingLayer>,
     /// Layers that are unpacked while they arrive.
     unpacking: HashMap<Digest, Unpacking>,
+    /// Blobs and the diff ids that they were found to have.
+    verified: HashSet<(Digest, Digest)>,
 }
 
 /// A thread that unpacks a layer.
@@ -195,6 +197,7 @@ impl Ingest {
                 blobs: HashMap::new(),
                 wanted: HashMap::new(),
                 unpacking: HashMap::new(),
+                verified: HashSet::new(),
             }),
         })
     }
@@ -439,18 +442,33 @@ impl State {
                 return Ok((staged, apply.finish(under)?));
             }
             // It was not begun, or the transfer began anew in between. What is wrong with the layer itself shows again.
-            let staged = store.layers.stage(below.as_ref())?;
             let path = store.blobs.path(&layer.blob.digest);
-            let reader = layer_reader(&path, &store.limits)?;
-            let form = store.layers.driver().form();
-            let (size, reader) = unpack::unpack(reader, &staged.diff(), form, under, &store.limits)?;
-            unpack::check(reader, &layer.diff_id)?;
-            Ok((staged, size))
+            let place = (below.as_ref(), &layer.diff_id);
+            unpack_file(&store.layers, &store.limits, &path, place, under)
         })?;
+        if shared {
+            self.verify(store, layer)?;
+        }
+        self.verified.insert((layer.blob.digest, layer.diff_id));
         progress(LoadEvent::Unpacked {
             diff_id: layer.diff_id,
             shared,
         });
         Ok(pin)
+    }
+
+    /// The layer was there before its blob: that this blob is really that layer must hold before it is kept for it.
+    fn verify(&mut self, store: &ImageStore, layer: &IncomingLayer) -> Result<()> {
+        let (blob, diff_id) = (layer.blob.digest, layer.diff_id);
+        let arrived = matches!(self.blobs.get(&blob), Some(Present::Arrived(_)));
+        if !arrived || blob == diff_id || self.verified.contains(&(blob, diff_id)) {
+            return Ok(());
+        }
+        let begun = self.unpacking.remove(&layer.chain);
+        if begun.is_some_and(|begun| matches!(begun.thread.join(), Ok(Ok(_)))) {
+            return Ok(());
+        }
+        let reader = layer_reader(&store.blobs.path(&blob), &store.limits)?;
+        unpack::check(reader, &diff_id)
     }
 }

@@ -122,7 +122,7 @@ impl Layers {
                 .ok()
                 .and_then(|m| serde_json::from_slice(&m).ok());
             match (Digest::from_hex(name), meta) {
-                (Some(chain), Some(meta)) => {
+                (Some(chain), Some(meta)) if path.join("diff").is_dir() => {
                     layers.table().insert(
                         chain,
                         Layer {

@@ -6,6 +6,7 @@
 //!   (unpacked layers and root filesystems)
 //! - `load`, `import`, `commit`, `save`, `list`, `remove`: one file per operation; `spool` receives archives, `changes` reads
 //!   Dockerfile instructions, `user` finds a container's user
+//! - `check`, `recover`: damage found and mended; `room`: what may go first when the disk is full; `measure`: what benches time
 //! - `tar_stream`, `unpack`, `merged`: the strict tar reader, the confined unpacker and the view of stacked layers
 //! - [`archive`]: trees to tar archives and back, for `cp`, `export`, `commit`, `diff`
 //! - [`registry`]: pull, push and their like
@@ -30,12 +31,15 @@ mod layers;
 mod limits;
 mod list;
 mod load;
+mod measure;
 mod merged;
 pub mod oci;
 mod pipeline;
+mod recover;
 mod reference;
 pub mod registry;
 mod remove;
+mod room;
 mod save;
 pub mod scratch;
 mod snapshot;
@@ -54,6 +58,7 @@ pub use digest::{Digest, InvalidDigest};
 pub use error::{Error, Result};
 pub use ingest::{IncomingImage, IncomingLayer, Ingest, Ingested, Transfer};
 pub use limits::Limits;
+pub use measure::{decompress_layer, unpack_layer};
 pub use oci::Platform;
 pub use reference::Reference;
 pub use snapshot::{DRIVERS, StorageOptions, SubvolumeCalls, backing_filesystem, folder_of};

@@ -1,21 +1,19 @@
 //! `load`: docker-save archives (current, and legacy with `<id>/layer.tar`) and OCI layouts, also both in one.
 //!
-//! The archive is received into staging, understood, each layer unpacked (and its diff id checked) and only then
+//! The archive is received into staging, understood, its layers unpacked side by side (and their diff ids checked) and only then
 //! committed; any error drops the staging directory and the layers' pins, so that nothing stays behind.
+
+mod layers;
 
 use std::{collections::BTreeMap, io::Read};
 
 use crate::{
     Digest, Error, ImageConfig, LoadEvent, Loaded, Reference, Result,
     catalog::Record,
-    decompress::Compression,
-    layers::Pin,
     limits::Limits,
     oci::{self, Descriptor, Document, Index, Manifest, Platform, SavedImage},
     spool::{Spool, Spooled},
-    stack::layer_reader,
     store::{Candidate, ImageStore},
-    unpack,
 };
 
 /// An image as an archive describes it.
@@ -342,17 +340,7 @@ fn install(
         );
         return Err(Error::corrupt(image.config.digest, reason));
     }
-    let mut pins: Vec<Pin> = Vec::new();
-    let mut layers = Vec::new();
-    for (diff_id, blob) in diff_ids.iter().zip(&image.layers) {
-        let (pin, compression) = install_layer(store, pins.last().map(|p| p.chain), diff_id, blob, progress)?;
-        pins.push(pin);
-        layers.push(Descriptor::new(
-            oci::layer_type(compression),
-            blob.digest,
-            blob.size,
-        ));
-    }
+    let (pins, layers) = layers::install(store, diff_ids, &image.layers, progress)?;
     let made_here = image.manifest.is_none();
     let manifest = match image.manifest {
         Some(manifest) => manifest,
@@ -390,45 +378,4 @@ fn install(
         _held: Vec::new(),
         pins,
     })
-}
-
-fn install_layer(
-    store: &ImageStore,
-    parent: Option<Digest>,
-    diff_id: &Digest,
-    blob: &Spooled,
-    progress: &mut dyn FnMut(LoadEvent),
-) -> Result<(Pin, Compression)> {
-    let chain = Digest::chain(parent.as_ref(), diff_id);
-    let mut compression = None;
-    let (pin, shared) = store.layers.acquire(chain, parent, *diff_id, |below| {
-        let staged = store.layers.stage(parent.as_ref())?;
-        progress(LoadEvent::Unpacking {
-            diff_id: *diff_id,
-            bytes: blob.size,
-        });
-        let reader = layer_reader(&blob.path, &store.limits)?;
-        compression = Some(reader.compression());
-        let form = store.layers.driver().form();
-        let (size, reader) = unpack::unpack(reader, &staged.diff(), form, below, &store.limits)?;
-        unpack::check(reader, diff_id)?;
-        Ok((staged, size))
-    })?;
-    let compression = match compression {
-        Some(kind) => kind,
-        // The layer was there; that this blob is really that layer must still hold before it is kept under its name.
-        None => {
-            let reader = layer_reader(&blob.path, &store.limits)?;
-            let kind = reader.compression();
-            if blob.digest != *diff_id {
-                unpack::check(reader, diff_id)?;
-            }
-            kind
-        }
-    };
-    progress(LoadEvent::Unpacked {
-        diff_id: *diff_id,
-        shared,
-    });
-    Ok((pin, compression))
 }

@@ -5,7 +5,7 @@ use std::{
     io::{self, Read},
     sync::{
         Arc,
-        mpsc::{Receiver, SyncSender, sync_channel},
+        mpsc::{Receiver, Sender, SyncSender, channel, sync_channel},
     },
     thread::{self, JoinHandle},
 };
@@ -21,14 +21,60 @@ use crate::{
 const CHUNK: usize = 256 << 10;
 const WAITING: usize = 8;
 
-type Chunk = Arc<Vec<u8>>;
+/// A piece of plain content.
+struct Chunk {
+    /// Always of the full length: memory that was used once needs not be cleared again.
+    data: Vec<u8>,
+    len: usize,
+}
+
+impl Chunk {
+    fn new() -> Self {
+        Chunk {
+            data: vec![0; CHUNK],
+            len: 0,
+        }
+    }
+
+    fn content(&self) -> &[u8] {
+        &self.data[..self.len]
+    }
+
+    /// Reads as much as fits; less only at the end.
+    fn fill(&mut self, from: &mut impl Read) -> io::Result<()> {
+        self.len = 0;
+        while self.len < self.data.len() {
+            match from.read(&mut self.data[self.len..]) {
+                Ok(0) => break,
+                Ok(n) => self.len += n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Where pieces come back to that all have done with.
+#[derive(Clone)]
+struct Pool(Sender<Chunk>);
+
+impl Pool {
+    fn give_back(&self, chunk: Arc<Chunk>) {
+        if let Some(chunk) = Arc::into_inner(chunk) {
+            // Nobody needs it any more at the stream's end.
+            let _ = self.0.send(chunk);
+        }
+    }
+}
 
 /// The plain content of a layer. Reading to the end and then [`Pipeline::finish`] gives its digest.
 pub(crate) struct Pipeline {
     compression: Compression,
-    chunks: Receiver<io::Result<Chunk>>,
-    current: Chunk,
+    chunks: Receiver<io::Result<Arc<Chunk>>>,
+    current: Option<Arc<Chunk>>,
     at: usize,
+    pool: Pool,
     hash: JoinHandle<Sha256>,
 }
 
@@ -40,20 +86,27 @@ impl Pipeline {
         let limit = limits.layer_bytes.saturating_mul(2);
         let compression = decoder.compression();
         let (to_reader, chunks) = sync_channel(WAITING);
-        let (to_hash, hashed) = sync_channel::<Chunk>(WAITING);
+        let (to_hash, hashed) = sync_channel::<Arc<Chunk>>(WAITING);
+        let (back, used) = channel();
+        let pool = Pool(back);
         thread::Builder::new()
             .name("decompress".into())
-            .spawn(move || decompress(decoder.take(limit), &to_reader, &to_hash))?;
+            .spawn(move || decompress(decoder.take(limit), &used, &to_reader, &to_hash))?;
+        let to_pool = pool.clone();
         let hash = thread::Builder::new().name("digest".into()).spawn(move || {
             let mut hash = Sha256::new();
-            hashed.iter().for_each(|chunk| hash.update(chunk.as_slice()));
+            for chunk in hashed {
+                hash.update(chunk.content());
+                to_pool.give_back(chunk);
+            }
             hash
         })?;
         Ok(Pipeline {
             compression,
             chunks,
-            current: Chunk::default(),
+            current: None,
             at: 0,
+            pool,
             hash,
         })
     }
@@ -64,27 +117,54 @@ impl Pipeline {
 
     /// Digest of all that there was, read or not.
     pub(crate) fn finish(mut self) -> io::Result<Digest> {
-        io::copy(&mut self, &mut io::sink())?;
+        loop {
+            match self.next()? {
+                0 => break,
+                rest => self.at += rest,
+            }
+        }
         let hash = self.hash.join();
         Ok(Digest::from_hash(hash.map_err(|_| {
             io::Error::other("the thread that computes a digest has died")
         })?))
     }
+
+    /// Bytes that can be had at once, 0 at the end; waits for the next piece when one is used up.
+    fn next(&mut self) -> io::Result<usize> {
+        loop {
+            if let Some(chunk) = &self.current
+                && self.at < chunk.len
+            {
+                return Ok(chunk.len - self.at);
+            }
+            if let Some(used) = self.current.take() {
+                self.pool.give_back(used);
+            }
+            match self.chunks.recv() {
+                Ok(chunk) => (self.current, self.at) = (Some(chunk?), 0),
+                Err(_) => return Ok(0),
+            }
+        }
+    }
 }
 
 /// Ends when the stream does, when it fails, or when nobody reads any more.
-fn decompress(mut from: impl Read, reader: &SyncSender<io::Result<Chunk>>, hash: &SyncSender<Chunk>) {
+fn decompress(
+    mut from: impl Read,
+    used: &Receiver<Chunk>,
+    reader: &SyncSender<io::Result<Arc<Chunk>>>,
+    hash: &SyncSender<Arc<Chunk>>,
+) {
     loop {
-        let mut chunk = Vec::with_capacity(CHUNK);
-        let filled = (&mut from).take(CHUNK as u64).read_to_end(&mut chunk);
-        if let Err(e) = filled {
+        let mut chunk = used.try_recv().unwrap_or_else(|_| Chunk::new());
+        if let Err(e) = chunk.fill(&mut from) {
             let _ = reader.send(Err(e));
             return;
         }
-        if chunk.is_empty() {
+        if chunk.len == 0 {
             return;
         }
-        let chunk = Chunk::new(chunk);
+        let chunk = Arc::new(chunk);
         if hash.send(chunk.clone()).is_err() || reader.send(Ok(chunk)).is_err() {
             return;
         }
@@ -93,16 +173,11 @@ fn decompress(mut from: impl Read, reader: &SyncSender<io::Result<Chunk>>, hash:
 
 impl Read for Pipeline {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.at == self.current.len() {
-            match self.chunks.recv() {
-                Ok(chunk) => (self.current, self.at) = (chunk?, 0),
-                Err(_) => return Ok(0),
-            }
+        let count = self.next()?.min(buffer.len());
+        if let Some(chunk) = &self.current {
+            buffer[..count].copy_from_slice(&chunk.content()[self.at..self.at + count]);
+            self.at += count;
         }
-        let left = &self.current[self.at..];
-        let count = left.len().min(buffer.len());
-        buffer[..count].copy_from_slice(&left[..count]);
-        self.at += count;
         Ok(count)
     }
 }

@@ -7,15 +7,16 @@
 //!
 //! Called by `commit` here and by the builder. A stack can be kept under a key across restarts (`keep`), as a build's cache is.
 
-use std::{fs::File, io::Read, sync::Arc};
+use std::{fs::File, io::Read, path::Path, sync::Arc};
 
 use crate::{
-    Digest, Error, ImageConfig, ImageId, LayerOptions, NewImage, Reference, Result, Rootfs, archive,
+    Digest, Error, ImageConfig, ImageId, LayerOptions, Limits, NewImage, Reference, Result, Rootfs, archive,
     blobs::BlobPin,
     catalog::{KeptLayer, Record},
     decompress::Compression,
     error::At,
-    layers::Pin,
+    layers::{Layers, Pin, Staged},
+    merged::Merged,
     oci::{self, Descriptor, Manifest},
     pipeline::Pipeline,
     spool::{Spool, Spooled},
@@ -200,12 +201,8 @@ impl ImageStore {
         let top = below.chain();
         let chain = Digest::chain(top.as_ref(), &diff_id);
         let (pin, _) = self.layers.acquire(chain, top, diff_id, |under| {
-            let staged = self.layers.stage(top.as_ref())?;
-            let reader = layer_reader(&layer.path, &self.limits)?;
-            let form = self.layers.driver().form();
-            let (size, reader) = unpack::unpack(reader, &staged.diff(), form, under, &self.limits)?;
-            unpack::check(reader, &diff_id)?;
-            Ok((staged, size))
+            let place = (top.as_ref(), &diff_id);
+            unpack_file(&self.layers, &self.limits, &layer.path, place, under)
         })?;
         let blob = Descriptor::new(oci::layer_type(compression), layer.digest, layer.size);
         Ok(below.with(StackLayer {
@@ -376,8 +373,25 @@ pub(crate) fn store_json(spool: &mut Spool, document: &impl serde::Serialize) ->
     spool.store(&mut &text[..], u64::MAX)
 }
 
+/// Unpacks a layer's file on top of `below` and checks that it is the layer of this diff id. Gives the filled directory and how
+/// many bytes are in it.
+pub(crate) fn unpack_file(
+    layers: &Layers,
+    limits: &Limits,
+    path: &Path,
+    (below, diff_id): (Option<&Digest>, &Digest),
+    under: &Merged,
+) -> Result<(Staged, u64)> {
+    let staged = layers.stage(below)?;
+    let reader = layer_reader(path, limits)?;
+    let form = layers.driver().form();
+    let (size, reader) = unpack::unpack(reader, &staged.diff(), form, under, limits)?;
+    unpack::check(reader, diff_id)?;
+    Ok((staged, size))
+}
+
 /// The layer's plain archive, cut off above the limit (its digest is wrong then).
-pub(crate) fn layer_reader(path: &std::path::Path, limits: &crate::Limits) -> Result<Pipeline> {
+pub(crate) fn layer_reader(path: &Path, limits: &Limits) -> Result<Pipeline> {
     let file = File::open(path).at("cannot read", path)?;
     Pipeline::start(file, limits).map_err(read_failed)
 }

@@ -14,11 +14,12 @@
 
 use std::{
     collections::btree_map::Entry,
-    fs::{self, File},
+    fs::{self, File, TryLockError},
     io::{Read, Write},
     os::unix::fs::{DirBuilderExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, RwLock},
+    time::Duration,
 };
 
 use crate::{
@@ -34,7 +35,7 @@ use crate::{
     limits::Limits,
     list, load,
     oci::Platform,
-    remove, save,
+    recover, remove, save,
     snapshot::StorageOptions,
     spool::Spooled,
     stack::chains,
@@ -97,7 +98,7 @@ impl ImageStore {
         // CVE-2021-41089, CVE-2021-41091: set-id files of images must not be reachable by the host's users.
         fs::set_permissions(root, fs::Permissions::from_mode(0o700)).at("cannot chmod", root)?;
         let lock = File::create(root.join("lock")).at("cannot open", root.join("lock"))?;
-        lock.try_lock().map_err(|_| Error::Locked(root.into()))?;
+        take(&lock).map_err(|_| Error::Locked(root.into()))?;
         let staging = root.join("staging");
         if staging.exists() {
             // Trees of containers may be deeper than the standard library's removal reaches.
@@ -108,12 +109,14 @@ impl ImageStore {
         let blobs = Blobs::open(root)?;
         let mut catalog = Catalog::read(root, &blobs)?;
         let layers = Layers::open(root, storage.open(root)?)?;
+        let recovered = recover::lost_layers(&catalog, &layers, &blobs, &limits);
         drop_incomplete(&mut catalog, &layers);
         let needed = catalog.blobs();
         let transfers = Transfers::open(root, &needed)?;
         blobs.need(needed)?;
         blobs.sweep()?;
         layers.sweep()?;
+        drop(recovered);
         let (catalog, writing) = (RwLock::new(catalog), Mutex::new(()));
         Ok(ImageStore {
             root: root.into(),
@@ -287,7 +290,9 @@ impl ImageStore {
     /// # Errors
     /// [`Error::RootfsExists`]; [`Error::Corrupt`] when the image went away meanwhile.
     pub fn prepare_rootfs(&self, container_id: &str, image: &Image) -> Result<Rootfs> {
-        self.layers.prepare(container_id, &image.layers)
+        let rootfs = self.layers.prepare(container_id, &image.layers)?;
+        self.touch(&image.id);
+        Ok(rootfs)
     }
 
     /// The directories of an existing container's root filesystem.
@@ -417,6 +422,8 @@ impl ImageStore {
             Ok(())
         })?;
         for candidate in candidates {
+            // A blob that was there already has the time of its first coming.
+            self.touch(&candidate.id);
             // Only the first of two candidates of one id hands its layers to the image.
             if let Some(i) = new.iter().position(|id| *id == candidate.id) {
                 new.swap_remove(i);
@@ -425,6 +432,17 @@ impl ImageStore {
         }
         Ok(())
     }
+}
+
+/// Takes the store's lock. A child that was just forked has it until its execve: whoever opens a store again waits for that.
+fn take(lock: &File) -> Result<(), TryLockError> {
+    for _ in 0..50 {
+        match lock.try_lock() {
+            Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(10)),
+            answer => return answer,
+        }
+    }
+    lock.try_lock()
 }
 
 /// Images whose unpacked layers are lost can't run: better gone (and loaded again) than failing later.

@@ -5,7 +5,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use pontoon_engine::{NATIVE_RUNTIME, NetworkDefaults, RegistrySettings, validate_log_driver};
+use pontoon_engine::{ImageGc, NATIVE_RUNTIME, NetworkDefaults, RegistrySettings, validate_log_driver};
 use pontoon_image::StorageOptions;
 use pontoon_proto::v1::LogDriver;
 use tracing_subscriber::filter::LevelFilter;
@@ -13,6 +13,7 @@ use tracing_subscriber::filter::LevelFilter;
 use crate::error::Failure;
 
 mod containers;
+mod images;
 mod network;
 mod registries;
 
@@ -32,6 +33,8 @@ pub struct Arguments {
     containers: ContainerArguments,
     #[command(flatten)]
     registries: registries::RegistryArguments,
+    #[command(flatten)]
+    images: images::ImageArguments,
     /// Absolute path below each cgroup hierarchy under which containers' groups are made
     #[arg(
         long,
@@ -146,6 +149,8 @@ pub struct Config {
     pub log: LogDriver,
     /// Storage driver.
     pub storage: StorageOptions,
+    /// When images go because the disk is full.
+    pub image_gc: Option<ImageGc>,
     log_level: LevelFilter,
 }
 
@@ -197,6 +202,7 @@ impl Config {
             .map_err(|error| Failure::new(format!("--storage-driver: {error}")))?;
         Ok(Self {
             storage,
+            image_gc: arguments.images.settings()?,
             data_dir: absolute(&arguments.data_dir)?,
             run_dir,
             cgroup_parent,

@@ -10,7 +10,12 @@ use pontoon_tests::{Host, LONG, wait_until};
 use crate::RM;
 use crate::scene::{Bystander, scene, state, stride};
 
-/// Command lines, words apart by blanks.
+/// A command line with the host's folder where it is asked for.
+pub fn filled(host: &Host, line: &str) -> String {
+    line.replace("{folder}", &host.folder().display().to_string())
+}
+
+/// Command lines, words apart by blanks; `{folder}` is the host's.
 type Lines = &'static [&'static str];
 
 /// An operation to be interrupted. Its container, if there is one, is called `box`.
@@ -103,10 +108,10 @@ impl Operation {
             let mut step = 1;
             loop {
                 for command in self.before {
-                    host.line(command)?;
+                    host.line(&filled(host, command))?;
                 }
                 let killer = Killer::aim(host, self.victim, step)?;
-                let output = host.pontoon(&words(self.act))?;
+                let output = host.pontoon(&words(&filled(host, self.act)))?;
                 match killer.outcome()? {
                     Outcome::Survived(steps) => {
                         output.ok()?;
@@ -151,7 +156,7 @@ impl Operation {
         bystander.check(host)?;
         if settled != "gone" {
             for command in self.again {
-                host.line(command)?;
+                host.line(&filled(host, command))?;
             }
         }
         (self.check)(host)?;

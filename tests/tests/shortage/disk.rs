@@ -113,3 +113,82 @@ fn full_disk_while_containers_run() {
         Ok(())
     });
 }
+
+/// Fills the disk but for so many KiB.
+fn fill_but(host: &Host, filler: &Path, kib: u64) -> Result<()> {
+    let stat = rustix::fs::statvfs(host.data_dir()).context("cannot look at the disk")?;
+    let left = (stat.f_bavail * stat.f_frsize).saturating_sub(kib << 10);
+    let content = vec![b'x'; usize::try_from(left)?];
+    fs::write(filler, content).context("cannot fill the disk")
+}
+
+/// Runs a command with more and more room, until it works: each of its steps fails once for lack of room. Gives how often it failed.
+fn walk_room(host: &Host, filler: &Path, step: u64, command: &[&str]) -> Result<u32> {
+    let before = host.footprint()?;
+    let mut failures = 0;
+    for kib in (0..).step_by(usize::try_from(step)?) {
+        ensure!(kib < 16 << 10, "it never works");
+        fill_but(host, filler, kib)?;
+        let output = host.pontoon(command)?;
+        free(filler)?;
+        if output.code == 0 {
+            break;
+        }
+        failures += 1;
+        output
+            .fails(1, &["no space left"])
+            .with_context(|| format!("with {kib} KiB"))?;
+        let listed = host.ok(&["images", "--all", "--format", "{{.Repository}}"])?;
+        ensure!(listed == "busybox", "with {kib} KiB: {listed}");
+        host.wait_as_before(&before)
+            .with_context(|| format!("with {kib} KiB"))?;
+    }
+    let said = host.ok(&["image", "check"])?;
+    ensure!(said.ends_with("0 problems, 0 repaired"), "{said}");
+    Ok(failures)
+}
+
+#[test]
+fn full_disk_when_an_image_is_loaded() {
+    on_small_disk(|host, filler| {
+        let archive = host.folder().join("made.tar").display().to_string();
+        let script = "yes | head -c 2000000 >/tmp/big";
+        host.ok(&[
+            "run",
+            "--name",
+            "box",
+            "--network",
+            "none",
+            "busybox",
+            "sh",
+            "-c",
+            script,
+        ])?;
+        host.line("commit box made:1")?;
+        host.line("rm box")?;
+        host.ok(&["save", "--output", &archive, "made:1"])?;
+        host.line("rmi made:1")?;
+        let failures = walk_room(host, filler, 192, &["load", "--input", &archive])?;
+        ensure!(failures >= 10, "{failures}");
+        host.line("run --rm --network none made:1 test -s /tmp/big")
+            .map(drop)
+    });
+}
+
+#[test]
+fn full_disk_when_an_image_is_imported() {
+    on_small_disk(|host, filler| {
+        let folder = host.folder().join("plain");
+        fs::create_dir_all(&folder)?;
+        fs::copy("/bin/busybox", folder.join("busybox"))?;
+        let archive = host.folder().join("plain.tar").display().to_string();
+        tool(
+            "tar",
+            &["-C", &folder.display().to_string(), "-cf", &archive, "busybox"],
+        )?;
+        let failures = walk_room(host, filler, 192, &["import", &archive, "made:1"])?;
+        ensure!(failures >= 10, "{failures}");
+        host.line("run --rm --network none made:1 /busybox true")
+            .map(drop)
+    });
+}

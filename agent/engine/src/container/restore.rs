@@ -119,6 +119,13 @@ async fn restore(engine: &Arc<Engine>, id: &str) -> Result<Option<Arc<Container>
             dir.display()
         )));
     }
+    // Its root file system is in another driver's store: as Docker, it is there again with that driver.
+    let (made_with, driver) = (&record.view().driver, engine.images.storage().0);
+    if !made_with.is_empty() && made_with != driver {
+        return Err(Error::Invalid(format!(
+            "it was made with storage driver {made_with}, and this daemon runs with {driver}"
+        )));
+    }
     let name = record.view().name.clone();
     engine.containers.reserve(&name, id)?;
     let container = Arc::new(Container::new(record, dir, engine.shim_dir(id)));

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use pontoon_image::{ImageId, ListOptions, RemoveOptions, Removed};
+use pontoon_image::{Image, ImageId, ListOptions, RemoveOptions, Removed};
 use pontoon_proto::v1::{PruneRequest, PruneResponse};
 
 use crate::container::prune::PruneFilters;
@@ -11,10 +11,19 @@ use crate::event::EventObject;
 use crate::{Engine, Error, Result};
 
 /// An image that goes, unless somebody takes it into use meanwhile.
-struct Unused {
-    id: ImageId,
+pub(super) struct Unused {
+    pub(super) id: ImageId,
     /// Its names; none: the id is removed.
     names: Vec<String>,
+}
+
+impl Unused {
+    pub(super) fn of(image: Image) -> Self {
+        Self {
+            id: image.id,
+            names: [image.repo_tags, image.repo_digests].concat(),
+        }
+    }
 }
 
 impl Engine {
@@ -52,7 +61,7 @@ impl Engine {
     }
 
     /// Bytes of all layers and blobs.
-    async fn images_size(&self) -> Result<u64> {
+    pub(super) async fn images_size(&self) -> Result<u64> {
         let images = self.images.clone();
         blocking(move || {
             let usage = images.layers_usage(&|_| false);
@@ -80,17 +89,14 @@ impl Engine {
                 let Ok(image) = images.get(&summary.id.to_string()) else {
                     continue;
                 };
-                unused.push(Unused {
-                    id: image.id,
-                    names: [image.repo_tags, image.repo_digests].concat(),
-                });
+                unused.push(Unused::of(image));
             }
             Ok(unused)
         })
         .await
     }
 
-    async fn prune_image(&self, image: Unused, response: &mut PruneResponse) {
+    pub(super) async fn prune_image(&self, image: Unused, response: &mut PruneResponse) {
         let (images, used) = (self.images.clone(), self.images_in_use());
         let id = image.id.to_string();
         let names = if image.names.is_empty() {

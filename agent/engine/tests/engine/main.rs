@@ -6,6 +6,7 @@
 mod archive;
 mod basics;
 mod bed;
+mod collect;
 mod copy;
 mod events;
 #[path = "../../../runtime/tests/support/group.rs"]
@@ -37,6 +38,7 @@ fn cases() -> Vec<(&'static str, Case)> {
     [
         archive::cases(),
         basics::cases(),
+        collect::cases(),
         copy::cases(),
         events::cases(),
         isolation::cases(),

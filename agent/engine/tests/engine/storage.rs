@@ -20,6 +20,7 @@ cases![
     btrfs_copies_and_exports,
     btrfs_keeps_its_books,
     drivers_are_refused_by_name,
+    another_driver_hides_images_and_containers,
 ];
 
 /// A file system of this case: the namespace of its mounts ends with it.
@@ -208,4 +209,42 @@ async fn drivers_are_refused_by_name() {
     let text = Engine::open(config).await.err().unwrap().chain();
     run("umount", &[&at]);
     assert!(text.contains("use --storage-driver vfs there"), "{text}");
+}
+
+async fn another_driver_hides_images_and_containers() {
+    let mut bed = Bed::new().await;
+    let driver =
+        |name: &'static str| move |config: &mut EngineConfig| config.storage.driver = name.to_owned();
+    let named = |names: Vec<pontoon_proto::v1::Container>| -> Vec<String> {
+        names.into_iter().map(|container| container.name).collect()
+    };
+    let kept = bed.create(crate::bed::named("kept", sh("true"))).await;
+    bed.reopen_with(driver("vfs")).await.unwrap();
+    assert_eq!(bed.engine.info().await.unwrap().storage_driver, "vfs");
+    assert!(
+        bed.engine
+            .list_images(Default::default())
+            .await
+            .unwrap()
+            .is_empty()
+    );
+    assert!(bed.engine.list(&crate::bed::all()).await.unwrap().is_empty());
+    bed.load_image(crate::bed::image(), "other:1").await;
+    // Both are in use now: one has to be named.
+    let refused = bed.reopen_with(driver("")).await.unwrap_err().chain();
+    assert!(
+        refused.contains("several valid storage drivers: overlay2, vfs"),
+        "{refused}"
+    );
+    bed.reopen_with(driver("overlay2")).await.unwrap();
+    let images = bed.engine.list_images(Default::default()).await.unwrap();
+    assert_eq!(images.len(), 1);
+    assert_eq!(images[0].repo_tags, ["busybox:latest"]);
+    assert_eq!(
+        named(bed.engine.list(&crate::bed::all()).await.unwrap()),
+        ["kept"]
+    );
+    bed.engine.start(&kept).await.unwrap();
+    assert_eq!(bed.wait(&kept).await, 0);
+    bed.finish().await;
 }

@@ -51,8 +51,9 @@ fn supported(folder: &Path) -> std::result::Result<(), String> {
         0,
     )
     .map_err(|e| fail("it can't hold whiteouts")(&e))?;
-    rustix::fs::setxattr(&upper, "trusted.overlay.opaque", b"y", XattrFlags::empty())
-        .map_err(|e| fail("it has no trusted extended attributes")(&e))?;
+    rustix::fs::setxattr(&upper, "trusted.overlay.opaque", b"y", XattrFlags::empty()).map_err(|e| {
+        fail("it has no trusted extended attributes (in a user namespace there are none)")(&e)
+    })?;
     let mounted = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).and_then(|overlay| {
         for (key, path) in [("lowerdir", &lower), ("upperdir", &upper), ("workdir", &work)] {
             fsconfig_set_string(&overlay, key, path)?;

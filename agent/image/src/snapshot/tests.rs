@@ -182,3 +182,46 @@ fn the_same_container_gives_the_same_image_on_every_driver() {
     }
     assert_eq!(ids[0], ids[1]);
 }
+
+#[test]
+fn in_a_user_namespace_overlay2_is_refused_and_vfs_taken() {
+    const INSIDE: &str = "PONTOON_TEST_IN_USER_NAMESPACE";
+    let this = "snapshot::tests::in_a_user_namespace_overlay2_is_refused_and_vfs_taken";
+    if std::env::var_os(INSIDE).is_some() {
+        let tmp = tempfile::tempdir().unwrap();
+        let error = options("overlay2", &[])
+            .choose(tmp.path())
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("in a user namespace there are none")
+                && error.contains("use --storage-driver vfs"),
+            "{error}"
+        );
+        assert_eq!(options("", &[]).choose(tmp.path()).unwrap(), "vfs");
+        return;
+    }
+    let unshare = |program: &Path, arguments: &[&str]| {
+        let mut command = std::process::Command::new("unshare");
+        command
+            .args(["--user", "--map-root-user"])
+            .arg(program)
+            .args(arguments);
+        command.env(INSIDE, "yes").output()
+    };
+    if !unshare(Path::new("/bin/true"), &[]).is_ok_and(|output| output.status.success()) {
+        println!("skipped: no user namespaces here");
+        return;
+    }
+    let output = unshare(
+        &std::env::current_exe().unwrap(),
+        &["--exact", this, "--nocapture"],
+    )
+    .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && said.contains("1 passed"),
+        "{said}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}

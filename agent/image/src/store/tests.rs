@@ -1,6 +1,7 @@
 //! The store as a whole: round trips, crashes, hostile archives that leave nothing, Docker's removal rules, threads.
 
 mod archives;
+mod bounds;
 mod check;
 mod ingest;
 

@@ -235,7 +235,8 @@ impl Apply {
         data: &mut TarReader<'_, R>,
     ) -> Result<()> {
         let shown = entry.shown();
-        self.count(entry.size, &shown)?;
+        // Holes cost no disk, but whoever reads the file reads them.
+        self.count(entry.sparse.as_ref().map_or(entry.size, |s| s.size), &shown)?;
         let fd = Tree::make_file(dir, name).map_err(|e| self.failed(e, &shown))?;
         let mut file = File::from(fd);
         sparse::write(entry, data, &mut file, &mut self.buffer).map_err(|e| self.failed(e, &shown))?;

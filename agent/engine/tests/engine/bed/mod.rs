@@ -110,9 +110,17 @@ impl Bed {
 
     /// As a daemon that is stopped and started again.
     pub async fn reopen(&mut self) {
-        self.engine.shutdown().await;
-        self.engine.0 = None;
-        self.engine.0 = Some(Engine::open(self.config.clone()).await.unwrap());
+        self.reopen_with(|_| {}).await.unwrap();
+    }
+
+    /// The same with other settings. It is stopped when they are refused.
+    pub async fn reopen_with(&mut self, change: impl FnOnce(&mut EngineConfig)) -> Result<(), Error> {
+        if let Some(engine) = self.engine.0.take() {
+            engine.shutdown().await;
+        }
+        change(&mut self.config);
+        self.engine.0 = Some(Engine::open(self.config.clone()).await?);
+        Ok(())
     }
 
     pub fn path(&self) -> PathBuf {

@@ -65,6 +65,86 @@ fn a_lost_layer_is_unpacked_again() {
 }
 
 #[test]
+fn layers_that_are_lost_are_unpacked_again_at_open() {
+    let (tmp, store) = open();
+    let root = tmp.path().join("image");
+    load(&store, &archive("one", &["one:1"]).1).unwrap();
+    let image = store.get("one:1").unwrap();
+    let base = store.stack(&image.id).unwrap();
+    let more = store
+        .layer_of_archive(&super::archives::layer(&[("more", b"2")])[..], &base)
+        .unwrap();
+    store.keep("cache", &more).unwrap();
+    store.prepare_rootfs("c1", &image).unwrap();
+    let top = more.chain().unwrap();
+    drop((base, more, store));
+    let before = content(tmp.path());
+    // Whole, without its files, without its description.
+    let dir = |chain: &crate::Digest| root.join("layers").join(chain.hex());
+    fs::remove_dir_all(dir(&image.layers[0])).unwrap();
+    fs::remove_dir_all(dir(&top).join("diff")).unwrap();
+    let store = ImageStore::open(&root).unwrap();
+    assert_eq!(content(tmp.path()), before);
+    assert!(store.rootfs("c1").is_ok() && store.kept("cache").unwrap().is_some());
+    assert!(store.check(false).unwrap().problems.is_empty());
+    drop(store);
+    // Without its blob it is gone, and nothing is left of it.
+    fs::remove_file(dir(&top).join("meta.json")).unwrap();
+    fs::remove_file(dir(&image.layers[0]).join("meta.json")).unwrap();
+    let blob = image.config.rootfs.diff_ids[0];
+    fs::remove_file(root.join("blobs/sha256").join(blob.hex())).unwrap();
+    let store = ImageStore::open(&root).unwrap();
+    assert!(store.get("one:1").is_err() && store.kept("cache").unwrap().is_none());
+    assert!(store.check(false).unwrap().problems.is_empty());
+    assert_eq!(fs::read_dir(root.join("blobs/sha256")).unwrap().count(), 0);
+}
+
+#[test]
+fn what_was_used_last_is_known() {
+    let (tmp, store) = open();
+    let ids: Vec<crate::Digest> = ["one", "two", "three"]
+        .iter()
+        .map(|name| load(&store, &archive(name, &[name]).1).unwrap()[0].id)
+        .collect();
+    let order = |store: &ImageStore| {
+        let mut order: Vec<usize> = (0..3).collect();
+        order.sort_by_key(|i| store.last_used(&ids[*i]));
+        order
+    };
+    // A long time ago: clocks of file systems are coarse.
+    for (i, id) in ids.iter().enumerate() {
+        let file = fs::File::options()
+            .write(true)
+            .open(tmp.path().join("image/blobs/sha256").join(id.hex()))
+            .unwrap();
+        let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1000 + i as u64);
+        file.set_modified(time).unwrap();
+    }
+    assert_eq!(order(&store), [0, 1, 2]);
+    assert_eq!(store.last_used(&ids[1]), 1_001_000_000_000);
+    store.prepare_rootfs("c1", &store.get("two").unwrap()).unwrap();
+    assert_eq!(order(&store), [0, 2, 1]);
+    drop(store);
+    let store = ImageStore::open(&tmp.path().join("image")).unwrap();
+    assert_eq!(order(&store), [0, 2, 1]);
+    // It came again.
+    for i in [1, 0] {
+        let name = ["one", "two"][i];
+        let old = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1);
+        let path = tmp.path().join("image/blobs/sha256").join(ids[i].hex());
+        fs::File::options()
+            .write(true)
+            .open(path)
+            .unwrap()
+            .set_modified(old)
+            .unwrap();
+        load(&store, &archive(name, &[name]).1).unwrap();
+        assert!(store.last_used(&ids[i]) > 1_001_000_000_000);
+    }
+    assert_eq!(store.last_used(&crate::Digest::of(b"none")), 0);
+}
+
+#[test]
 fn a_lost_configuration_takes_the_image_along() {
     let (tmp, store) = open();
     let (id, tar) = archive("one", &["one:1"]);

@@ -213,6 +213,86 @@ fn wrong_content_leaves_nothing() {
 }
 
 #[test]
+fn a_blob_that_is_not_the_layer_that_is_here_is_refused() {
+    let (tmp, store) = open();
+    let (mine, other) = (layer(&[("a", b"1")]), layer(&[("evil", b"1")]));
+    let config = config_of(&[Digest::of(&mine)]);
+    // The layer comes plain, as from an archive.
+    let archive = super::archives::legacy(&config, &[&mine], "here");
+    store.load(&archive[..], &mut |_| {}).unwrap();
+    let before = content(tmp.path());
+    let lying = Remote::with_config(std::slice::from_ref(&other), config.clone());
+    assert!(matches!(
+        lying.pull(&store, None, &["bad"]),
+        Err(Error::Corrupt { .. })
+    ));
+    let mut now = content(tmp.path());
+    now.retain(|p| !p.starts_with("image/partial/"));
+    assert_eq!(now, before);
+    let honest = Remote::with_config(std::slice::from_ref(&mine), config);
+    honest.pull(&store, None, &["good"]).unwrap();
+    assert_eq!(store.get("good").unwrap().id, store.get("here").unwrap().id);
+    assert!(store.check(false).unwrap().problems.is_empty());
+}
+
+/// What a daemon finds that is started after a crash right now: a whole store, in which the pull goes through.
+fn after_a_crash(root: &std::path::Path, remote: &Remote, is_there: bool) {
+    let tmp = tempfile::tempdir().unwrap();
+    let copy = tmp.path().join("image");
+    let copied = std::process::Command::new("cp")
+        .arg("-a")
+        .arg(root)
+        .arg(&copy)
+        .status();
+    assert!(copied.unwrap().success());
+    let store = Arc::new(ImageStore::open(&copy).unwrap());
+    assert_eq!(store.get("app:1").is_ok(), is_there);
+    assert!(store.get("keep:1").is_ok());
+    assert!(store.check(false).unwrap().problems.is_empty());
+    assert_eq!(std::fs::read_dir(copy.join("staging")).unwrap().count(), 0);
+    remote.pull(&store, None, &["app:1"]).unwrap();
+    assert!(store.check(false).unwrap().problems.is_empty());
+    assert_eq!(std::fs::read_dir(copy.join("partial")).unwrap().count(), 0);
+}
+
+#[test]
+fn a_crash_at_any_stage_of_an_ingest_leaves_a_whole_store() {
+    let (tmp, store) = open();
+    let root = tmp.path().join("image");
+    let (_, keep) = super::archives::archive("keep", &["keep:1"]);
+    store.load(&keep[..], &mut |_| {}).unwrap();
+    let remote = two_layers();
+    let ingest = Ingest::begin(&store).unwrap();
+    after_a_crash(&root, &remote, false);
+    let image = ingest.image(&remote.manifest, &remote.config).unwrap();
+    for layer in &image.layers {
+        let Transfer::Needed(mut writer) = ingest.blob(&layer.blob).unwrap() else {
+            panic!("a new blob");
+        };
+        after_a_crash(&root, &remote, false);
+        for chunk in remote.blob(&layer.blob.digest).chunks(50) {
+            writer.write(chunk).unwrap();
+            after_a_crash(&root, &remote, false);
+        }
+        ingest.finish(writer).unwrap();
+        after_a_crash(&root, &remote, false);
+    }
+    let ingested = Ingested {
+        image,
+        index: None,
+        references: vec![Reference::parse("app:1").unwrap()],
+    };
+    let stages = std::cell::Cell::new(0);
+    let mut look = |_| {
+        stages.set(stages.get() + 1);
+        after_a_crash(&root, &remote, false);
+    };
+    ingest.commit(vec![ingested], &mut look).unwrap();
+    assert_eq!(stages.get(), 4, "two layers, each unpacked and in place");
+    after_a_crash(&root, &remote, true);
+}
+
+#[test]
 fn two_ingests_of_one_image_share_its_blobs() {
     let (_tmp, store) = open();
     let remote = Arc::new(two_layers());
