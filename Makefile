@@ -29,7 +29,7 @@ build:
 check:
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
-	cargo doc --workspace --no-deps --quiet
+	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --quiet
 
 unit:
 	cargo test --workspace --exclude pontoon-tests

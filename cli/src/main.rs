@@ -9,6 +9,12 @@
 //! `shim`, `shim-log`, `archive`, `init` and `netd` are re-executions of this binary by the daemon, `oci` is an OCI runtime's command
 //! line. They are dispatched before anything else, as what clones into a container must stay a process with one thread.
 
+#![allow(
+    rustdoc::broken_intra_doc_links,
+    rustdoc::invalid_html_tags,
+    reason = "doc comments of flags are help texts, in the manner of man pages"
+)]
+
 use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
 

@@ -7,15 +7,15 @@ use std::{
     fmt, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket},
     os::fd::OwnedFd,
-    rc::Rc,
-    sync::Arc,
+    rc::{Rc, Weak},
+    sync::{Arc, mpsc},
     time::Duration,
 };
 
 use tokio::{
     net,
     sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
-    task::{AbortHandle, JoinSet, LocalSet, spawn_local},
+    task::{JoinHandle, JoinSet, LocalSet, spawn_local},
     time::timeout,
 };
 
@@ -45,7 +45,8 @@ pub enum Shared {
 
 enum Order {
     Serve(Key, Shared, SocketAddr),
-    Stop(Key),
+    /// Whoever waits on the channel's other end is woken when the sender is dropped.
+    Stop(Vec<Key>, mpsc::SyncSender<()>),
 }
 
 /// The proxy's handle; it ends with it.
@@ -92,42 +93,46 @@ impl Proxies {
         let _ = self.orders.send(Order::Serve(key, socket, target));
     }
 
-    /// No longer answers on a port; connections that there are go on to their end.
-    pub fn stop(&self, key: Key) {
-        let _ = self.orders.send(Order::Stop(key));
+    /// No longer answers on ports; connections that there are go on to their end. Returns when the proxy has closed its
+    /// sockets, which may take a moment: until then the ports are in use.
+    pub fn stop(&self, keys: Vec<Key>) {
+        let (done, closed) = mpsc::sync_channel(0);
+        if !keys.is_empty() && self.orders.send(Order::Stop(keys, done)).is_ok() {
+            // Nothing is ever sent: the end of the channel is the answer, of a proxy that has died too.
+            let _ = closed.recv();
+        }
     }
 }
 
 async fn obey(mut queue: UnboundedReceiver<Order>) {
-    let mut served: HashMap<Key, AbortHandle> = HashMap::new();
+    let mut served: HashMap<Key, JoinHandle<()>> = HashMap::new();
     while let Some(order) = queue.recv().await {
-        let (key, task) = match order {
-            Order::Stop(key) => (key, None),
-            Order::Serve(key, Shared::Tcp(listener), target) => {
-                let listener = net::TcpListener::from_std(listener);
-                (
-                    key,
-                    listener
-                        .ok()
-                        .map(|l| spawn_local(serve_tcp(l, target)).abort_handle()),
-                )
+        match order {
+            Order::Stop(keys, done) => {
+                let tasks: Vec<_> = keys.iter().filter_map(|key| served.remove(key)).collect();
+                tasks.iter().for_each(JoinHandle::abort);
+                for task in tasks {
+                    // Its error is that it was aborted.
+                    let _ = task.await;
+                }
+                drop(done);
             }
-            Order::Serve(key, Shared::Udp(socket), target) => {
-                let socket = net::UdpSocket::from_std(socket);
-                (
-                    key,
-                    socket
-                        .ok()
-                        .map(|s| spawn_local(serve_udp(s, target)).abort_handle()),
-                )
+            Order::Serve(key, socket, target) => {
+                let task = match socket {
+                    Shared::Tcp(listener) => net::TcpListener::from_std(listener)
+                        .map(|listener| spawn_local(serve_tcp(listener, target))),
+                    Shared::Udp(socket) => {
+                        net::UdpSocket::from_std(socket).map(|socket| spawn_local(serve_udp(socket, target)))
+                    }
+                };
+                let before = match task {
+                    Ok(task) => served.insert(key, task),
+                    Err(_) => served.remove(&key),
+                };
+                if let Some(before) = before {
+                    before.abort();
+                }
             }
-        };
-        let before = match task {
-            Some(task) => served.insert(key, task),
-            None => served.remove(&key),
-        };
-        if let Some(before) = before {
-            before.abort();
         }
     }
 }
@@ -179,7 +184,7 @@ async fn serve_udp(socket: net::UdpSocket, target: SocketAddr) {
                     let Ok(server) = connect_udp(target).await else { continue };
                     let server = Rc::new(server);
                     clients.insert(client, Rc::clone(&server));
-                    answers.spawn_local(answer(server, Rc::clone(&socket), client));
+                    answers.spawn_local(answer(server, Rc::downgrade(&socket), client));
                 }
                 if let Some(server) = clients.get(&client) {
                     // A datagram that can't be sent is lost, as datagrams are.
@@ -206,10 +211,12 @@ async fn connect_udp(target: SocketAddr) -> io::Result<net::UdpSocket> {
     Ok(socket)
 }
 
-/// Carries answers back until there have been none for a while.
-async fn answer(server: Rc<net::UdpSocket>, socket: Rc<net::UdpSocket>, client: SocketAddr) -> SocketAddr {
+/// Carries answers back until there have been none for a while, or the port is no longer published: the socket is closed
+/// with the task that serves it, not when the last client's answer has noticed.
+async fn answer(server: Rc<net::UdpSocket>, socket: Weak<net::UdpSocket>, client: SocketAddr) -> SocketAddr {
     let mut buffer = vec![0; LARGEST_DATAGRAM];
     while let Ok(Ok(length)) = timeout(IDLE, server.recv(&mut buffer)).await {
+        let Some(socket) = socket.upgrade() else { break };
         let _ = socket.send_to(&buffer[..length], client).await;
     }
     client

@@ -183,7 +183,7 @@ pub enum LoadEvent {
 /// One line of `history`, newest first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct History {
-    /// Image id for the newest line, `None` ("<missing>") for the others.
+    /// Image id for the newest line, `None` (`<missing>`) for the others.
     pub id: Option<ImageId>,
     /// Creation time, ns since the epoch.
     pub created: i64,

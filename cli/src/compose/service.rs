@@ -1,5 +1,5 @@
-//! What a service of a stack file says: its keys, and what each sets. Deployment is in [`deploy`](super::deploy), ports and mounts in
-//! [`ports`](super::ports) and [`mounts`](super::mounts), keys that are not supported in [`refused`](super::refused).
+//! What a service of a stack file says: its keys, and what each sets. Deployment is in [`deploy`], ports and mounts in
+//! [`ports`] and [`mounts`], keys that are not supported in [`refused`].
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

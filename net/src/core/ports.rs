@@ -9,7 +9,9 @@ use std::{
     os::fd::OwnedFd,
 };
 
-use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, listen, socket_with, sockopt};
+use rustix::net::{
+    AddressFamily, Shutdown, SocketFlags, SocketType, ipproto, listen, shutdown, socket_with, sockopt,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -215,7 +217,7 @@ impl Ports {
         let Some((ip, number)) = port.host() else { return };
         let key = (port.mapping.protocol, ip, number);
         let Some(target) = port.target else {
-            proxies.stop(key);
+            proxies.stop(vec![key]);
             return;
         };
         let holders = self.taken.get(&(key.0, number));
@@ -238,7 +240,15 @@ impl Ports {
     /// Gives a port back.
     pub fn release(&mut self, protocol: Protocol, ip: IpAddr, port: u16) {
         if let Some(holders) = self.taken.get_mut(&(protocol, port)) {
-            holders.retain(|(other, _)| *other != ip);
+            for (_, reservation) in holders.extract_if(.., |(other, _)| *other == ip) {
+                if let Reservation::Socket(socket) = reservation
+                    && protocol == Protocol::Tcp
+                {
+                    // A process that is just being started holds a copy until it is another program; one that does not
+                    // listen is in nobody's way. No error matters: the socket is closed next.
+                    let _ = shutdown(&socket, Shutdown::Both);
+                }
+            }
             if holders.is_empty() {
                 self.taken.remove(&(protocol, port));
             }

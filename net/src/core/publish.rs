@@ -101,12 +101,18 @@ impl Core {
 
     /// Gives ports back without touching rules.
     pub fn release_ports(&mut self, ports: &[PublishedPort]) {
-        for port in ports {
-            if let Some((ip, number)) = port.host() {
-                self.proxies.stop((port.mapping.protocol, ip, number));
-                self.ports.release(port.mapping.protocol, ip, number);
-            }
+        let keys: Vec<_> = ports
+            .iter()
+            .filter_map(|port| {
+                port.host()
+                    .map(|(ip, number)| (port.mapping.protocol, ip, number))
+            })
+            .collect();
+        for (protocol, ip, number) in &keys {
+            self.ports.release(*protocol, *ip, *number);
         }
+        // Last, because it waits: whoever asks for the port next, on this host or by us, finds it free.
+        self.proxies.stop(keys);
     }
 
     /// The addresses of a sandbox to which ports lead: those of the bridge with the best claim to the default route.

@@ -6,7 +6,8 @@ impl NetworkManager {
     /// Takes the committed state of one overlay network, whole; only differences are programmed.
     ///
     /// # Errors
-    /// [`Error::NoUnderlay`], [`Error::Invalid`], or what the kernel refuses; the next call tries the rest again.
+    /// [`Error::NoUnderlay`](crate::Error::NoUnderlay), [`Error::Invalid`](crate::Error::Invalid), or what the kernel
+    /// refuses; the next call tries the rest again.
     pub async fn set_overlay(&self, state: OverlayState) -> Result<()> {
         let id = state.network.id.clone();
         self.change(move |core| core.set_overlay(state)).await?;
@@ -16,7 +17,8 @@ impl NetworkManager {
     /// Forgets an overlay network. One that is not there is fine.
     ///
     /// # Errors
-    /// [`Error::NetworkInUse`] alone if it has endpoints here; else all failures of the removal.
+    /// [`Error::NetworkInUse`](crate::Error::NetworkInUse) alone if it has endpoints here; else all failures of the
+    /// removal.
     pub async fn remove_overlay(&self, network_id: &str) -> Result<(), Errors> {
         let id = network_id.to_owned();
         let mut errors = self
@@ -31,8 +33,8 @@ impl NetworkManager {
     /// Takes the committed state of the routing mesh, whole; returns the ports that this node can't serve.
     ///
     /// # Errors
-    /// [`Error::NetworkNotFound`] if the ingress network was not made known by [`set_overlay`](Self::set_overlay),
-    /// or what the kernel refuses.
+    /// [`Error::NetworkNotFound`](crate::Error::NetworkNotFound) if the ingress network was not made known
+    /// by [`set_overlay`](Self::set_overlay), or what the kernel refuses.
     pub async fn set_ingress(&self, state: IngressState) -> Result<Vec<IngressConflict>> {
         self.change(move |core| core.set_ingress(state)).await
     }

@@ -173,7 +173,7 @@ impl NetworkManager {
     /// Names served on a network: what netd was told last.
     ///
     /// # Errors
-    /// [`Error::ThreadGone`].
+    /// [`Error::ThreadGone`](crate::Error::ThreadGone).
     pub async fn names(&self, network_id: &str) -> Result<BTreeMap<String, Vec<std::net::IpAddr>>> {
         let id = network_id.to_owned();
         Ok(self

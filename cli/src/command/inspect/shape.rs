@@ -1,5 +1,5 @@
 //! The keys of Docker's container JSON that follow from a container's settings without being in the foreground: `inspect` shows them
-//! all, because programs read them. Fills in what [`container`](super::container) has left out.
+//! all, because programs read them. Fills in what [`container`] has left out.
 
 use pontoon_proto::v1::{BlockDeviceLimit, Container, ContainerSpec, Device, HostConfig};
 use serde_json::{Map, Value, json};

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::ptrace::{self, Options};
@@ -38,6 +38,8 @@ pub struct Tracer {
     processes: HashMap<Pid, Pid>,
     /// Forked by the shim.
     children: HashSet<Pid>,
+    /// The step, if it came before every thread was attached: the daemon was still at the end of earlier work.
+    early: Option<String>,
 }
 
 impl Tracer {
@@ -56,6 +58,7 @@ impl Tracer {
             shim: None,
             processes: HashMap::new(),
             children: HashSet::new(),
+            early: None,
         };
         // A thread that one of them starts before it was attached shows up in the next listing.
         loop {
@@ -84,14 +87,12 @@ impl Tracer {
         }
         // Every thread has to stop once before its system calls can be followed.
         let mut waiting: HashSet<Pid> = tracer.processes.keys().copied().collect();
-        while !waiting.is_empty() {
+        while !waiting.is_empty() && tracer.early.is_none() {
             let status = waitpid(None, Some(WaitPidFlag::__WALL)).context("cannot wait for the threads")?;
             if let Some(pid) = status.pid() {
                 waiting.remove(&pid);
             }
-            if tracer.handle(status)?.is_some() {
-                bail!("the step was made while the tracer was still attaching");
-            }
+            tracer.early = tracer.handle(status)?;
         }
         let _ = kill(daemon, Signal::SIGCONT);
         Ok(tracer)
@@ -99,6 +100,9 @@ impl Tracer {
 
     /// Follows until the step; gives the call's name.
     pub fn run(&mut self) -> Result<String> {
+        if let Some(killed) = self.early.take() {
+            return Ok(killed);
+        }
         loop {
             let status = match waitpid(None, Some(WaitPidFlag::__WALL)) {
                 Ok(status) => status,
