@@ -161,9 +161,11 @@ impl<'a, R: Read> TarReader<'a, R> {
     fn skip_data(&mut self) -> Result<()> {
         let left = self.data_left + self.padding;
         let skipped = io::copy(&mut (&mut self.inner).take(left), &mut io::sink()).map_err(read_failed)?;
-        if skipped < left {
+        if skipped < self.data_left {
             return Err(truncated());
         }
+        // Writers that are not closed (umoci) leave out what fills the last block; all content is there.
+        self.ended |= skipped < left;
         (self.data_left, self.padding) = (0, 0);
         Ok(())
     }

@@ -52,7 +52,9 @@ pub fn status(error: &Error) -> Status {
 
 fn registry(error: &RegistryError) -> Code {
     match error {
-        RegistryError::Image(error) | RegistryError::Unusable { source: error, .. } => image(error),
+        RegistryError::Image(error)
+        | RegistryError::Unusable { source: error, .. }
+        | RegistryError::Layer { source: error, .. } => image(error),
         RegistryError::ManifestUnknown { .. }
         | RegistryError::RepositoryUnknown { .. }
         | RegistryError::Denied { .. }

@@ -78,10 +78,10 @@ impl Refusal {
             };
         }
         if self.status == StatusCode::UNAUTHORIZED {
-            let reason = if self.reason.is_empty() {
-                "unauthorized: authentication required"
-            } else {
-                &self.reason
+            let reason = match self.reason.as_str() {
+                "" => "unauthorized: authentication required".to_owned(),
+                said if said.contains("unauthorized") || said.contains("denied") => said.to_owned(),
+                said => format!("unauthorized: {said}"),
             };
             return Error::Unauthorized(format!("{} {:?}: {reason}", self.method, self.url));
         }

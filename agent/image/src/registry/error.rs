@@ -119,6 +119,15 @@ pub enum Error {
         #[source]
         source: crate::Error,
     },
+    /// A layer arrived as its digest says, but is no archive that can be unpacked.
+    #[error("failed to register layer {layer}")]
+    Layer {
+        /// The first twelve digits of its digest, as they were shown.
+        layer: String,
+        /// Why.
+        #[source]
+        source: crate::Error,
+    },
     /// The registry breaks the protocol, or tries to make us read without end.
     #[error("{what}: {reason}")]
     Protocol {

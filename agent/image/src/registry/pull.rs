@@ -24,6 +24,10 @@ use crate::{
     oci::Descriptor,
 };
 
+/// How long [`Joint::alone`] waits, and how often it looks.
+const TURN: std::time::Duration = std::time::Duration::from_millis(1);
+const TURNS: usize = 2000;
+
 /// What a pull may be told.
 #[derive(Clone, Debug, Default)]
 pub struct PullOptions {
@@ -119,16 +123,23 @@ impl Pull {
             on_thread(move || {
                 let ingest = Ingest::begin(&store)?;
                 let image = ingest.image(&manifest, &config)?;
-                Ok((Arc::new(ingest), image))
+                Ok((Joint::new(ingest), image))
             })
             .await?
         };
-        check_platform(&resolved, &image, reference, options)?;
         let names = names(reference, &resolved.top);
         let before = self.store.get(&names[0].to_string()).ok().map(|image| image.id);
         let known = self.store.get(&image.id.to_string()).is_ok();
         let (id, digest) = (image.id, resolved.top);
-        self.layers(&ingest, &image, known).await?;
+        let fetched = match check_platform(&resolved, &image, reference, options) {
+            Ok(()) => self.layers(&ingest, &image, known).await,
+            refused => refused,
+        };
+        let ingest = ingest.alone().await;
+        if let Err(error) = fetched {
+            return Err(self.given_up(ingest, error).await);
+        }
+        let ingest = ingest.ok_or(Error::Cancelled)?;
         self.commit(ingest, image, resolved.index, names).await?;
         Ok(Pulled {
             id,
@@ -179,31 +190,97 @@ impl Pull {
 
     async fn commit(
         &self,
-        ingest: Arc<Ingest>,
+        ingest: Ingest,
         image: IncomingImage,
         index: Option<Vec<u8>>,
         references: Vec<Reference>,
     ) -> Result<()> {
-        // The writers' threads have ended, or end in this moment.
-        let mut shared = ingest;
-        let ingest = loop {
-            match Arc::try_unwrap(shared) {
-                Ok(ingest) => break ingest,
-                Err(still) => shared = still,
-            }
-            tokio::task::yield_now().await;
-        };
-        let teller = Teller::new(&image, self.progress.clone());
+        let mut teller = Teller::new(&image, self.progress.clone());
         let ingested = Ingested {
             image,
             index,
             references,
         };
-        on_thread(move || {
-            ingest.commit(vec![ingested], &mut |event| teller.tell(event))?;
+        let committed = on_thread(move || {
+            let committed = ingest.commit(vec![ingested], &mut |event| teller.tell(event));
+            committed.map(drop).map_err(|error| teller.blame(error))
+        });
+        match committed.await {
+            Err(error) => Err(self.given_up(None, error).await),
+            done => done,
+        }
+    }
+
+    /// Clears up after an error, and gives it back. What has arrived stays for the next attempt, unless the disk is full: then it
+    /// would only be in the way of everything else.
+    async fn given_up(&self, ingest: Option<Ingest>, error: Error) -> Error {
+        let (store, full) = (self.store.clone(), is_full(&error));
+        let cleared = on_thread(move || {
+            drop(ingest);
+            if full {
+                store
+                    .transfers
+                    .sweep(std::time::Duration::ZERO, &BTreeSet::new())?;
+            }
             Ok(())
-        })
-        .await
+        });
+        if let Err(error) = cleared.await {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "what a pull has left stays"
+            );
+        }
+        error
+    }
+}
+
+/// The disk (or the quota) of the store is used up.
+fn is_full(error: &Error) -> bool {
+    use std::io::ErrorKind;
+    match error {
+        Error::Image(crate::Error::Io { source, .. }) => {
+            matches!(source.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
+        }
+        _ => false,
+    }
+}
+
+/// An ingest that the writers' threads share. What it has unpacked goes with it, which blocks: a pull that is dropped leaves that to a
+/// thread.
+struct Joint(Option<Arc<Ingest>>);
+
+impl Joint {
+    fn new(ingest: Ingest) -> Self {
+        Joint(Some(Arc::new(ingest)))
+    }
+
+    /// Waits for the writers' threads, which end when their downloads do, so that nothing is left in staging when the caller hears
+    /// of an error. `None` when one of them waits for somebody else's download: it goes with that.
+    async fn alone(mut self) -> Option<Ingest> {
+        for _ in 0..TURNS {
+            match Arc::try_unwrap(self.0.take()?) {
+                Ok(ingest) => return Some(ingest),
+                Err(shared) => self.0 = Some(shared),
+            }
+            tokio::time::sleep(TURN).await;
+        }
+        None
+    }
+}
+
+impl std::ops::Deref for Joint {
+    type Target = Arc<Ingest>;
+
+    fn deref(&self) -> &Arc<Ingest> {
+        self.0.as_ref().expect("it is taken only with the value itself")
+    }
+}
+
+impl Drop for Joint {
+    fn drop(&mut self) {
+        if let (Some(ingest), Ok(runtime)) = (self.0.take(), tokio::runtime::Handle::try_current()) {
+            runtime.spawn_blocking(move || drop(ingest));
+        }
     }
 }
 
@@ -253,6 +330,8 @@ struct Teller {
     /// Short blob digests by diff id, of the layers that were not here.
     layers: HashMap<Digest, String>,
     progress: Progress,
+    /// The layer that is being unpacked.
+    current: Option<Digest>,
 }
 
 impl Teller {
@@ -263,22 +342,44 @@ impl Teller {
                 .map(|layer| (layer.diff_id, layer.blob.digest.short()))
                 .collect(),
             progress,
+            current: None,
         }
     }
 
-    fn tell(&self, event: LoadEvent) {
+    fn tell(&mut self, event: LoadEvent) {
         match event {
             LoadEvent::Received { .. } => {}
             LoadEvent::Unpacking { diff_id, bytes } => {
+                self.current = Some(diff_id);
                 if let Some(id) = self.layers.get(&diff_id) {
                     self.progress.meter(id, "Extracting", bytes).at(0);
                 }
             }
             LoadEvent::Unpacked { diff_id, .. } => {
+                self.current = None;
                 if let Some(id) = self.layers.get(&diff_id) {
                     self.progress.say(id, "Pull complete");
                 }
             }
+        }
+    }
+
+    /// Says which layer it was that can't be unpacked, where the error does not.
+    fn blame(&self, error: crate::Error) -> Error {
+        use crate::Error as E;
+        let layer = self.current.and_then(|diff_id| self.layers.get(&diff_id));
+        match (layer, error) {
+            (
+                Some(layer),
+                source @ (E::NotAnArchive(_)
+                | E::HostileArchive { .. }
+                | E::Stream { .. }
+                | E::Unsupported(_)),
+            ) => Error::Layer {
+                layer: layer.clone(),
+                source,
+            },
+            (_, error) => error.into(),
         }
     }
 }

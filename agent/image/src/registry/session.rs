@@ -331,3 +331,32 @@ async fn once(settings: &RegistrySettings, method: &str, request: RequestBuilder
         Err(_) => Err(failed(Cause::Silence(silence))),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_up_to_a_bound() {
+        let settings = RegistrySettings::default();
+        for (attempt, full) in [
+            (1, 500),
+            (2, 1000),
+            (3, 2000),
+            (6, 16_000),
+            (8, 60_000),
+            (200, 60_000),
+        ] {
+            let full = Duration::from_millis(full);
+            let pauses: Vec<Duration> = (0..50).map(|_| back_off(&settings, attempt)).collect();
+            assert!(
+                pauses.iter().all(|pause| *pause >= full / 2 && *pause <= full),
+                "{attempt}: {pauses:?}"
+            );
+            assert!(
+                pauses.iter().any(|pause| *pause != pauses[0]),
+                "a fleet would come back at once"
+            );
+        }
+    }
+}

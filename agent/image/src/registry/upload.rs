@@ -301,6 +301,7 @@ async fn watched(
     let patience = session.settings().patience;
     let mut meter = progress.meter(id, "Pushing", blob.size);
     let mut request = std::pin::pin!(request);
+    meter.at(sent.load(Ordering::Relaxed));
     let (mut mark, mut since) = (sent.load(Ordering::Relaxed), tokio::time::Instant::now());
     loop {
         tokio::select! {

@@ -158,3 +158,17 @@ fn times_before_the_epoch() {
     assert_eq!(pax_time(b"1.1234567899"), Some((1, 123_456_789)));
     assert_eq!(pax_time(b"1.x"), None);
 }
+
+#[test]
+fn an_archive_may_end_with_its_last_byte_of_content() {
+    let mut tar = tar::Builder::new(Vec::new());
+    tar.append(&header("a", EntryType::Regular, 3), &b"abc"[..])
+        .unwrap();
+    let whole = tar.into_inner().unwrap();
+    let limits = Limits::default();
+    let found = read(&whole[..512 + 3], &limits).unwrap();
+    assert_eq!((found.len(), found[0].1.as_slice()), (1, &b"abc"[..]));
+    let mut reader = TarReader::new(&whole[..512 + 2], &limits);
+    reader.next_entry().unwrap();
+    assert!(matches!(reader.next_entry(), Err(Error::NotAnArchive(_))));
+}
