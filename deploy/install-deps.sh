@@ -11,8 +11,12 @@ for purpose; do
     # raft-rs generates its messages with protoc; the seccomp compiler is linked statically.
     build) add protobuf-compiler libseccomp-dev gcc make ;;
     demo) add iproute2 util-linux busybox-static ;;
-    test) add iproute2 util-linux busybox-static nftables procps runc systemd tcpdump ;;
-    bench) add iproute2 util-linux busybox-static iperf3 runc ;;
+    test)
+        add iproute2 util-linux busybox-static nftables procps runc systemd tcpdump
+        # Registries and the tools that others make images with.
+        add docker-registry apache2-utils skopeo buildah umoci
+        ;;
+    bench) add iproute2 util-linux busybox-static iperf3 runc docker-registry ;;
     *)
         echo "install-deps.sh: unknown purpose $purpose" >&2
         exit 2

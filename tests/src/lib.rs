@@ -7,6 +7,7 @@
 //! - [`cgroups`]: a host's processes, found and ended by control group; [`footprint`]: what a host leaves on the machine
 //! - [`killer`]: death of a daemon or shim at an exact step of its work
 //! - [`process`]: a command's run with its output, deadline and checks; [`pty`]: a command on a terminal
+//! - [`registry`]: Debian's registry on a host, and a user of it; [`gate`]: a door before it that stops transfers
 //! - [`images`]: the images of the tests, made here; [`view`]: what listings say, as values
 //! - [`wait`]: conditions with a deadline; [`programs`]: where the binaries under test are
 //!
@@ -18,12 +19,14 @@ pub mod cgroups;
 pub mod commands;
 pub mod fleet;
 pub mod footprint;
+pub mod gate;
 pub mod host;
 pub mod images;
 pub mod killer;
 pub mod process;
 pub mod programs;
 pub mod pty;
+pub mod registry;
 pub mod view;
 pub mod wait;
 pub mod wire;

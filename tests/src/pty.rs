@@ -42,6 +42,12 @@ impl Session {
             .args(["--ctty", "--wait"])
             .arg(command.get_program())
             .args(command.get_args());
+        for (name, value) in command.get_envs() {
+            match value {
+                Some(value) => leader.env(name, value),
+                None => leader.env_remove(name),
+            };
+        }
         leader.env("TERM", "xterm");
         let child = leader
             .stdin(Stdio::from(

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::process::tool;
 
@@ -162,4 +162,26 @@ pub fn enter(namespace: &Path) -> Command {
     let mut command = Command::new("nsenter");
     command.arg(format!("--net={}", namespace.display())).arg("--");
     command
+}
+
+/// Does something in a network namespace, on a thread of its own: sockets that are made there stay in it.
+///
+/// # Errors
+/// When the namespace can't be entered, or the work's own.
+pub fn within<T: Send>(namespace: &Path, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    use std::os::fd::AsFd;
+    let file =
+        std::fs::File::open(namespace).with_context(|| format!("cannot open {}", namespace.display()))?;
+    std::thread::scope(|scope| {
+        let entered = scope.spawn(move || {
+            let kind = rustix::thread::LinkNameSpaceType::Network;
+            rustix::thread::move_into_link_name_space(file.as_fd(), Some(kind))
+                .context("cannot enter the namespace")?;
+            work()
+        });
+        match entered.join() {
+            Ok(outcome) => outcome,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    })
 }

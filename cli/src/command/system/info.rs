@@ -85,7 +85,8 @@ fn info_json(info: &InfoResponse, swarm: &SwarmStatus) -> Value {
         "ExperimentalBuild": false, "ServerVersion": info.server_version, "DefaultRuntime": info.default_runtime,
         "Runtimes": paths, "LiveRestoreEnabled": info.live_restore, "InitBinary": info.init_binary,
         "DefaultAddressPools": info.default_address_pools, "SecurityOptions": info.security_options,
-        "Warnings": info.warnings,
+        "Warnings": info.warnings, "RegistryConfig": registries(info),
+        "IndexServerAddress": crate::credentials::HUB,
         "Swarm": {
             "LocalNodeState": swarm_state(swarm), "NodeID": swarm.node_id, "NodeAddr": swarm.node_addr,
             "Error": swarm.error, "ControlAvailable": is_manager(swarm), "Managers": swarm.managers, "Nodes": swarm.nodes,
@@ -99,6 +100,23 @@ fn info_json(info: &InfoResponse, swarm: &SwarmStatus) -> Value {
         }
     }
     Value::Object(all)
+}
+
+/// Docker's `RegistryConfig`.
+fn registries(info: &InfoResponse) -> Value {
+    let is_net = |entry: &&String| entry.contains('/');
+    let nets: Vec<&String> = info.insecure_registries.iter().filter(is_net).collect();
+    let hosts = info.insecure_registries.iter().filter(|entry| !is_net(entry));
+    let mut indexes = serde_json::Map::new();
+    indexes.insert(
+        "docker.io".to_owned(),
+        json!({ "Name": "docker.io", "Mirrors": info.registry_mirrors, "Secure": true, "Official": true }),
+    );
+    for host in hosts {
+        let entry = json!({ "Name": host, "Mirrors": [], "Secure": false, "Official": false });
+        indexes.insert(host.clone(), entry);
+    }
+    json!({ "IndexConfigs": indexes, "InsecureRegistryCIDRs": nets, "Mirrors": info.registry_mirrors })
 }
 
 /// Docker's page. Each part adds its lines.
@@ -211,6 +229,16 @@ fn host_lines(page: &mut Page, info: &InfoResponse) {
         }
     }
     page.line(1, "Experimental", false);
+    page.heading(1, "Insecure Registries:");
+    for registry in &info.insecure_registries {
+        page.heading(2, registry);
+    }
+    if !info.registry_mirrors.is_empty() {
+        page.heading(1, "Registry Mirrors:");
+        for mirror in &info.registry_mirrors {
+            page.heading(2, mirror);
+        }
+    }
     page.line(1, "Live Restore Enabled", info.live_restore);
     if !info.default_address_pools.is_empty() {
         page.heading(1, "Default Address Pools:");
