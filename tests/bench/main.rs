@@ -4,6 +4,7 @@
 //! # Layout
 //! - [`run_latency`], [`engine`], [`memory`], [`scale`], [`failover`], [`overlay`], [`attach`],
 //!   [`unpack`]: one figure each
+//! - [`pull`], [`push`]: images from and to a registry, set up by [`registries`]
 //! - [`report`]: samples, ratios, conditions and the printed result
 //! - [`timing`]: commands timed without polling, contestants run in turn
 //! - [`docker`]: private Docker engines beside the fleet, the peer; [`floor`]: runc and crun, what is below any engine
@@ -26,6 +27,9 @@ mod iperf;
 mod memory;
 mod overlay;
 mod procs;
+mod pull;
+mod push;
+mod registries;
 mod report;
 mod run_latency;
 mod scale;
@@ -88,6 +92,18 @@ const FIGURES: &[Figure] = &[
         arguments: "[rounds=10] [megabytes=200]",
         about: "a layer of this machine's files unpacked, beside the decompressor alone and tar; gzip and zstd",
         run: unpack::run,
+    },
+    Figure {
+        name: "pull",
+        arguments: "[rounds=5] [--no-docker]",
+        about: "`pull` of 200 MB in 5 layers and of 1,000 small files from a registry, beside docker",
+        run: pull::run,
+    },
+    Figure {
+        name: "push",
+        arguments: "[rounds=5] [--no-docker]",
+        about: "`push` of 200 MB in 5 layers to an empty registry and to one that has it, beside docker",
+        run: push::run,
     },
 ];
 
