@@ -22,7 +22,8 @@ const EDGES: &[(&str, &[&str])] = &[
     ("pontoon-net", &["proto", "ipam", "dataplane"]),
     ("pontoon-runtime", &["proto"]),
     ("pontoon-image", &["proto"]),
-    ("pontoon-engine", &["proto", "runtime", "image", "net"]),
+    ("pontoon-build", &["image"]),
+    ("pontoon-engine", &["proto", "runtime", "image", "net", "build"]),
     ("pontoon-agent", &["proto", "engine", "image", "net", "identity"]),
     (
         "pontoon",
@@ -31,6 +32,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "reconcile",
             "proto",
             "agent",
+            "build",
             "engine",
             "image",
             "runtime",

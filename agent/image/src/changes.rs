@@ -5,7 +5,8 @@ mod words;
 
 use crate::{ContainerConfig, Error, Healthcheck, Result};
 
-use words::{duration, expand, key_values, words};
+pub use words::duration;
+use words::{expand, key_values, words};
 
 /// Applies instructions in order.
 ///

@@ -17,6 +17,7 @@
 
 pub mod archive;
 mod blobs;
+pub mod build;
 mod catalog;
 mod changes;
 mod check;
@@ -53,6 +54,8 @@ mod unpack;
 mod user;
 
 pub use check::{CheckReport, Problem};
+pub use build::Mode;
+pub use changes::duration as instruction_duration;
 pub use config::{ContainerConfig, Healthcheck, HistoryEntry, ImageConfig, RootFs};
 pub use digest::{Digest, InvalidDigest};
 pub use error::{Error, Result};

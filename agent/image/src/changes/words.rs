@@ -145,7 +145,10 @@ impl Lexer<'_> {
 }
 
 /// Go's `time.ParseDuration` for durations that are not negative, in nanoseconds: `300ms`, `1.5h`, `2h45m`, `0`.
-pub(super) fn duration(text: &str) -> Result<i64, String> {
+///
+/// # Errors
+/// The text is none; says so.
+pub fn duration(text: &str) -> Result<i64, String> {
     let invalid = || format!("invalid duration {text:?}");
     if text == "0" {
         return Ok(0);

@@ -1,0 +1,3 @@
+//! What builds need of the store.
+mod mode;
+pub use mode::Mode;
