@@ -9,7 +9,7 @@ use clap::error::ErrorKind;
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::command::{
-    self, container, image, network, node, registry, service, stack, swarm, system, volume,
+    self, build, container, image, network, node, registry, service, stack, swarm, system, volume,
 };
 use crate::error::{Failure, Outcome};
 use crate::output::listing;
@@ -115,6 +115,8 @@ enum Command {
     /// Return low-level information on Pontoon objects
     Inspect(command::inspect::Arguments),
 
+    /// Build an image from a Dockerfile
+    Build(Box<build::Arguments>),
     /// Download an image from a registry
     Pull(registry::pull::Arguments),
     /// Upload an image to a registry
@@ -147,6 +149,12 @@ enum Command {
     /// Display system-wide information
     Info(system::info::Arguments),
 
+    /// Manage builds
+    #[command(subcommand)]
+    Builder(build::BuilderCommand),
+    /// Build with extended grammar
+    #[command(subcommand)]
+    Buildx(build::BuildxCommand),
     /// Manage contexts
     #[command(subcommand)]
     Context(command::context::Command),
@@ -285,6 +293,9 @@ impl Cli {
             Command::Top(arguments) => container::top::run(host, arguments).await,
             Command::Update(arguments) => container::update::run(host, arguments).await,
             Command::Inspect(arguments) => command::inspect::run(host, arguments).await,
+            Command::Build(arguments) => Box::pin(build::run(host, arguments)).await,
+            Command::Builder(command) => Box::pin(build::builder(host, command)).await,
+            Command::Buildx(command) => Box::pin(build::buildx(host, command)).await,
             Command::Pull(arguments) => registry::pull::run(host, arguments).await,
             Command::Push(arguments) => registry::push::run(host, arguments).await,
             Command::Search(arguments) => registry::search::run(host, arguments).await,

@@ -2,7 +2,7 @@
 //! Run by `make bench BENCH='name args'`; what was seen and under which conditions is in README.md.
 //!
 //! # Layout
-//! - [`run_latency`], [`engine`], [`memory`], [`scale`], [`failover`], [`overlay`], [`attach`],
+//! - [`run_latency`], [`engine`], [`memory`], [`scale`], [`failover`], [`overlay`], [`attach`], [`build`],
 //!   [`unpack`]: one figure each
 //! - [`pull`], [`push`]: images from and to a registry, set up by [`registries`]
 //! - [`report`]: samples, ratios, conditions and the printed result
@@ -19,6 +19,7 @@ use anyhow::{Result, bail};
 use crate::report::Report;
 
 mod attach;
+mod build;
 mod docker;
 mod engine;
 mod failover;
@@ -56,6 +57,12 @@ const FIGURES: &[Figure] = &[
         arguments: "[rounds=10] [containers=100] [--no-docker]",
         about: "one engine beside docker: stop, starts one by one and ten at a time, `ps` of 200, memory a container, restart with 200",
         run: engine::run,
+    },
+    Figure {
+        name: "build",
+        arguments: "[rounds=5] [--no-docker]",
+        about: "a Dockerfile of seven steps and 200 files, cold and cached, beside docker's builder",
+        run: build::run,
     },
     Figure {
         name: "memory",

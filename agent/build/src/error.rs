@@ -41,7 +41,8 @@ impl Error {
     /// Shows the lines of the Dockerfile as BuildKit does: those at fault marked with `>>>`, some around them. Empty without a
     /// place.
     pub fn excerpt(&self, name: &str, text: &str) -> String {
-        self.lines.map_or_else(String::new, |lines| excerpt(name, text, lines))
+        self.lines
+            .map_or_else(String::new, |lines| excerpt(name, text, lines))
     }
 }
 
@@ -81,7 +82,11 @@ pub fn excerpt(name: &str, text: &str, at: Lines) -> String {
     let bar = "--------------------\n";
     let mut out = format!("{name}:{}\n{bar}", at.first);
     for number in start..=end {
-        let mark = if (at.first..=at.last).contains(&number) { ">>>" } else { "   " };
+        let mark = if (at.first..=at.last).contains(&number) {
+            ">>>"
+        } else {
+            "   "
+        };
         let line = lines[number - 1].trim_end_matches('\r');
         out.push_str(&format!(" {number:3} | {mark} {line}\n"));
     }

@@ -29,7 +29,10 @@ enum Token {
     /// `**` at the beginning of otherwise plain text, or at the end.
     Anything,
     /// `[a-z]`
-    Class { not: bool, ranges: Vec<(char, char)> },
+    Class {
+        not: bool,
+        ranges: Vec<(char, char)>,
+    },
 }
 
 /// Reads an ignore file: one pattern a line, `#` comments, white space around trimmed.
@@ -48,7 +51,11 @@ pub fn read(text: &str) -> Vec<String> {
         if line.is_empty() {
             continue;
         }
-        let mut pattern = if pattern.is_empty() { String::new() } else { clean(pattern) };
+        let mut pattern = if pattern.is_empty() {
+            String::new()
+        } else {
+            clean(pattern)
+        };
         if pattern.len() > 1 && pattern.starts_with('/') {
             pattern.remove(0);
         }
@@ -135,7 +142,12 @@ impl Patterns {
 impl Pattern {
     fn fits_or_parent(&self, path: &str) -> bool {
         let text: Vec<char> = path.chars().collect();
-        let mut ends: Vec<usize> = text.iter().enumerate().filter(|(_, c)| **c == '/').map(|(i, _)| i).collect();
+        let mut ends: Vec<usize> = text
+            .iter()
+            .enumerate()
+            .filter(|(_, c)| **c == '/')
+            .map(|(i, _)| i)
+            .collect();
         ends.push(text.len());
         fits(&self.tokens, &text, &ends)
     }
@@ -198,7 +210,11 @@ fn tokens(text: &str) -> Result<Vec<Token>> {
                 let at_end = chars.peek().is_none();
                 // `**x` at the beginning is any ending with x; elsewhere `**` stands for folders, slash or not.
                 let only_ending = tokens.is_empty() && !slash && !chars.clone().any(|c| "*?[\\".contains(c));
-                tokens.push(if at_end || only_ending { Token::Anything } else { Token::Folders });
+                tokens.push(if at_end || only_ending {
+                    Token::Anything
+                } else {
+                    Token::Folders
+                });
             }
             '*' => tokens.push(Token::Name),
             '?' => tokens.push(Token::One),
@@ -332,7 +348,12 @@ mod tests {
     fn files_of_patterns() {
         let text = "\u{feff}# comment\n\n  a/b/ \n/abs\n!  /kept \n #x\n!\n";
         assert_eq!(read(text), ["a/b", "abs", "!kept", "#x", "!"]);
-        for (path, cleaned) in [("a//b/../c/.", "a/c"), ("/../x", "/x"), ("", "."), ("../x", "../x")] {
+        for (path, cleaned) in [
+            ("a//b/../c/.", "a/c"),
+            ("/../x", "/x"),
+            ("", "."),
+            ("../x", "../x"),
+        ] {
             assert_eq!(clean(path), cleaned);
         }
     }

@@ -86,7 +86,10 @@ mod tests {
     fn as_go_writes_them() {
         assert_eq!(text("a\"b\\\n\u{1}é"), r#""a\"b\\\n\x01é""#);
         assert_eq!(list(&["a".into(), "b c".into()]), r#"["a" "b c"]"#);
-        assert_eq!((rune(0), rune(3), rune(10)), ("'\\x00'".into(), "'\\x03'".into(), "'\\n'".into()));
+        assert_eq!(
+            (rune(0), rune(3), rune(10)),
+            ("'\\x00'".into(), "'\\x03'".into(), "'\\n'".into())
+        );
         for (n, shown) in [
             (0, "0s"),
             (30_000_000_000, "30s"),

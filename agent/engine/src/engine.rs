@@ -16,6 +16,7 @@ use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::build::cache::BuildCache;
 use crate::config::NATIVE_RUNTIME;
 use crate::error::IoContext;
 use crate::event::log::EventLog;
@@ -37,6 +38,7 @@ pub struct Engine {
     pub(crate) registries: Arc<pontoon_image::registry::Registry>,
     pub(crate) network: Arc<NetworkManager>,
     pub(crate) volumes: Arc<Volumes>,
+    pub(crate) build_cache: Arc<BuildCache>,
     pub(crate) tasks: TaskTracker,
     pub(crate) stop: CancellationToken,
     pub(crate) event_log: Arc<EventLog>,
@@ -91,13 +93,17 @@ impl Engine {
         let volumes_dir = config.data_dir.join("volumes");
         let volumes = blocking(move || Volumes::open(volumes_dir, owner));
         let (images, network, volumes) = tokio::try_join!(images, network, volumes)?;
+        let images = Arc::new(images);
+        let (data_dir, store) = (config.data_dir.clone(), images.clone());
+        let build_cache = blocking(move || BuildCache::open(&data_dir, &store)).await?;
         let labels = config.labels.clone();
         let registries = pontoon_image::registry::Registry::new(config.registries.clone());
         let engine = Arc::new(Self {
             id: engine_id(&config.data_dir)?,
             config,
             containers: Registry::default(),
-            images: Arc::new(images),
+            images,
+            build_cache: Arc::new(build_cache),
             registries: Arc::new(registries),
             network,
             volumes: Arc::new(volumes),
@@ -110,6 +116,7 @@ impl Engine {
             remap,
         });
         container::restore::run(&engine).await?;
+        crate::build::sweep(&engine)?;
         engine.watch_disk();
         Ok(engine)
     }

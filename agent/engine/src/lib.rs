@@ -7,6 +7,7 @@
 //! - `spec`: from settings to an OCI runtime specification; `stdio`: attach and exec; `logs`: log drivers, reading logs;
 //! - `archive`: files of containers (`cp`, `diff`, `export`, `commit`);
 //! - `volumes`: volumes, and what the mounts of containers are made of;
+//! - `build`: builds: plans of `pontoon_build` carried out, and their cache;
 //! - `images`, `networks`, `system`: thin layers over the image store and the network manager;
 //! - [`grpc`]: the proto service `Engine`;
 //! - `registry` (ids, names), `undo` (half-done work), `id`, `name`, `signal`, `event`, [`Error`].
@@ -16,6 +17,7 @@
 //! publishes its end, releases what it used, and restarts or removes it.
 
 mod archive;
+mod build;
 mod config;
 mod container;
 mod engine;

@@ -56,6 +56,9 @@ impl Engine {
         if wanted("volume") {
             usage.volumes = volumes::usage(self).await?;
         }
+        if wanted("build-cache") {
+            usage.build_cache = self.build_cache_records().await?;
+        }
         Ok(usage)
     }
 }

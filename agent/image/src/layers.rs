@@ -392,7 +392,7 @@ impl Layers {
     }
 
     /// A view of the stack that ends in `top`.
-    fn merged(&self, top: Option<&Digest>) -> Result<Merged> {
+    pub(crate) fn merged(&self, top: Option<&Digest>) -> Result<Merged> {
         let mut stack = self.stack(top)?;
         if self.driver.form() == Form::Tree {
             // The highest one has all that is below it.

@@ -53,8 +53,8 @@ mod types;
 mod unpack;
 mod user;
 
+pub use build::{DigestWriter, Mode};
 pub use check::{CheckReport, Problem};
-pub use build::Mode;
 pub use changes::duration as instruction_duration;
 pub use config::{ContainerConfig, Healthcheck, HistoryEntry, ImageConfig, RootFs};
 pub use digest::{Digest, InvalidDigest};

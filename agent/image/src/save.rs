@@ -48,10 +48,25 @@ pub(crate) fn save(
     }
     let catalog = store.view();
     let wanted = wanted(&catalog, names, platform)?;
+    save_images(store, &catalog, &wanted, w)
+}
+
+/// Writes one image under names that it need not have in the store.
+pub(crate) fn save_as(store: &ImageStore, image: &str, names: &[String], w: impl Write) -> Result<()> {
+    let catalog = store.view();
+    let id = catalog.find(image)?;
+    let references = names
+        .iter()
+        .map(|name| Reference::parse(name).map(Reference::with_default_tag));
+    let references = references.collect::<Result<BTreeSet<_>>>()?;
+    save_images(store, &catalog, &Wanted::from([(id, (references, None))]), w)
+}
+
+fn save_images(store: &ImageStore, catalog: &Catalog, wanted: &Wanted, w: impl Write) -> Result<()> {
     let mut spool = Spool::new(&store.staging())?;
     let mut copies = BTreeMap::new();
     let mut images = Vec::new();
-    for (id, (references, index)) in &wanted {
+    for (id, (references, index)) in wanted {
         let record = catalog
             .images
             .get(id)

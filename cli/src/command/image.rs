@@ -20,6 +20,8 @@ use crate::output::listing::{self, Column};
 /// `pontoon image …`
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Build an image from a Dockerfile
+    Build(Box<super::build::Arguments>),
     /// List images
     #[command(visible_alias = "list")]
     Ls(ListArguments),
@@ -54,6 +56,7 @@ pub enum Command {
 /// The command's.
 pub async fn dispatch(host: Option<&str>, command: Command) -> Outcome {
     match command {
+        Command::Build(arguments) => Box::pin(super::build::run(host, arguments)).await,
         Command::Check(arguments) => check::run(host, arguments).await,
         Command::Ls(arguments) => list::list(host, arguments).await,
         Command::Load(arguments) => archives::load(host, arguments).await,

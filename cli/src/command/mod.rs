@@ -1,5 +1,6 @@
 //! The client's commands, a module for each noun: its argument types and what they do.
 
+pub mod build;
 pub mod container;
 pub mod context;
 pub mod image;

@@ -217,7 +217,10 @@ pub(super) fn understand(node: &Node, escape: char) -> Result<Instruction> {
                 Some(words) => Instruction::Shell(words),
                 None if rest.is_empty() => return Err(at_least_one()),
                 None => {
-                    let text = format!("SHELL requires the arguments to be in JSON form: {}", node.original.trim());
+                    let text = format!(
+                        "SHELL requires the arguments to be in JSON form: {}",
+                        node.original.trim()
+                    );
                     return Err(Error::new(text));
                 }
             }
@@ -283,7 +286,9 @@ fn command_line(node: &Node) -> Result<CommandLine> {
 fn run(node: &Node) -> Result<Run> {
     let mut flags = Flags::new(&node.flags, &["network", "security"], &["mount", "device"], &[])?;
     if !flags.take_all("device").is_empty() {
-        return Err("RUN --device needs CDI devices, which this builder does not have: remove the flag".into());
+        return Err(
+            "RUN --device needs CDI devices, which this builder does not have: remove the flag".into(),
+        );
     }
     let mounts = flags.take_all("mount");
     let mut from = Vec::new();
@@ -344,7 +349,9 @@ fn copy(node: &Node, name: &str) -> Result<Copy> {
         )?
     };
     if Heredoc::parse(&destination)?.is_some() {
-        return Err(Error::new(format!("{name} cannot accept a heredoc as a destination")));
+        return Err(Error::new(format!(
+            "{name} cannot accept a heredoc as a destination"
+        )));
     }
     let (mut sources, mut files) = (Vec::new(), Vec::new());
     for word in words {
@@ -387,7 +394,11 @@ fn onbuild(node: &Node, escape: char) -> Result<String> {
         _ => {}
     }
     let original = node.original.trim_start();
-    let mut expression = original.get(node.name.len()..).unwrap_or_default().trim_start().to_owned();
+    let mut expression = original
+        .get(node.name.len()..)
+        .unwrap_or_default()
+        .trim_start()
+        .to_owned();
     for heredoc in &node.heredocs {
         expression.push('\n');
         expression.push_str(&heredoc.content);
@@ -419,7 +430,10 @@ fn healthcheck(node: &Node) -> Result<Check> {
     let names = ["interval", "timeout", "start-period", "start-interval", "retries"];
     let mut flags = Flags::new(&node.flags, &names, &[], &[])?;
     if kind != "CMD" {
-        let text = format!("Unknown type {} in HEALTHCHECK (try CMD)", crate::quote::text(&kind));
+        let text = format!(
+            "Unknown type {} in HEALTHCHECK (try CMD)",
+            crate::quote::text(&kind)
+        );
         return Err(Error::new(text));
     }
     let mut test = match json(rest)? {
@@ -449,7 +463,12 @@ fn healthcheck(node: &Node) -> Result<Check> {
         retries: 0,
     };
     if let Some(text) = flags.take("retries") {
-        let invalid = |_| Error::new(format!("strconv.ParseInt: parsing {}: invalid syntax", crate::quote::text(&text)));
+        let invalid = |_| {
+            Error::new(format!(
+                "strconv.ParseInt: parsing {}: invalid syntax",
+                crate::quote::text(&text)
+            ))
+        };
         let retries: i32 = text.parse().map_err(invalid)?;
         if retries < 0 {
             return Err(Error::new(format!("--retries cannot be negative ({retries})")));
@@ -481,11 +500,14 @@ fn arguments(rest: &str, escape: char) -> Result<Vec<Argument>> {
 fn pairs(rest: &str, instruction: &str, escape: char) -> Result<Vec<Pair>> {
     let words = quoted_words(rest, escape);
     let Some(first) = words.first() else {
-        return Err(Error::new(format!("{instruction} requires at least one argument")));
+        return Err(Error::new(format!(
+            "{instruction} requires at least one argument"
+        )));
     };
     if !first.contains('=') {
         let parts = rest.split_once(|c: char| c.is_ascii_whitespace());
-        let (name, value) = parts.ok_or_else(|| Error::new(format!("{instruction} must have two arguments")))?;
+        let (name, value) =
+            parts.ok_or_else(|| Error::new(format!("{instruction} must have two arguments")))?;
         return Ok(vec![Pair {
             name: name.to_owned(),
             value: value.trim_start().to_owned(),

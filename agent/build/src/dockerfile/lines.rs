@@ -57,7 +57,10 @@ impl Heredoc {
         if !self.chomp {
             return self.content.clone();
         }
-        let lines = self.content.split_inclusive('\n').map(|line| line.trim_start_matches('\t'));
+        let lines = self
+            .content
+            .split_inclusive('\n')
+            .map(|line| line.trim_start_matches('\t'));
         lines.collect()
     }
 }
@@ -308,7 +311,9 @@ fn takes_heredocs(node: &Node) -> bool {
     let mut name = node.name.to_ascii_lowercase();
     let mut rest = node.rest.as_str();
     if name == "onbuild" {
-        let (inner, after) = rest.split_once(|c: char| c.is_ascii_whitespace()).unwrap_or((rest, ""));
+        let (inner, after) = rest
+            .split_once(|c: char| c.is_ascii_whitespace())
+            .unwrap_or((rest, ""));
         name = inner.to_ascii_lowercase();
         rest = after.trim_start();
     }

@@ -55,7 +55,10 @@ impl Dockerfile {
     pub fn parse(text: &str) -> Result<Self> {
         let parsed = lines::parse(text)?;
         check_syntax(parsed.syntax.as_ref())?;
-        let skip_warnings = parsed.check.as_deref().is_some_and(|c| c.replace(' ', "").contains("skip=all"));
+        let skip_warnings = parsed
+            .check
+            .as_deref()
+            .is_some_and(|c| c.replace(' ', "").contains("skip=all"));
         let mut file = Self {
             arguments: Vec::new(),
             stages: Vec::new(),
@@ -64,12 +67,18 @@ impl Dockerfile {
             warnings: Vec::new(),
         };
         for line in parsed.empty_continuations {
-            let at = Lines { first: line, last: line };
+            let at = Lines {
+                first: line,
+                last: line,
+            };
             file.warnings.push(("Empty continuation line".into(), at));
         }
         for node in &parsed.nodes {
             let wrong = |e: Error| {
-                let text = format!("dockerfile parse error on line {}: {}", node.lines.first, e.message);
+                let text = format!(
+                    "dockerfile parse error on line {}: {}",
+                    node.lines.first, e.message
+                );
                 Error::new(text).at(node.lines)
             };
             if node.name.eq_ignore_ascii_case("from") {
@@ -128,7 +137,8 @@ fn stage(node: &lines::Node) -> Result<Stage> {
     };
     let lower = name.to_lowercase();
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_.".contains(c);
-    if !name.is_empty() && !(lower.starts_with(|c: char| c.is_ascii_lowercase()) && lower.chars().all(plain)) {
+    if !name.is_empty() && !(lower.starts_with(|c: char| c.is_ascii_lowercase()) && lower.chars().all(plain))
+    {
         return Err(Error::new(format!(
             "invalid name for build stage: {}, name can't start with a number or contain symbols",
             crate::quote::text(name)

@@ -63,8 +63,25 @@ pub struct Mount {
 }
 
 const KEYS: [&str; 19] = [
-    "type", "from", "source", "target", "readonly", "id", "sharing", "required", "size", "mode", "uid", "gid", "src", "dst",
-    "destination", "ro", "rw", "readwrite", "env",
+    "type",
+    "from",
+    "source",
+    "target",
+    "readonly",
+    "id",
+    "sharing",
+    "required",
+    "size",
+    "mode",
+    "uid",
+    "gid",
+    "src",
+    "dst",
+    "destination",
+    "ro",
+    "rw",
+    "readwrite",
+    "env",
 ];
 
 impl Mount {
@@ -85,7 +102,10 @@ impl Mount {
         if !text.contains('$') {
             return Self::parse(text, &mut |value| Ok(value.to_owned()));
         }
-        Ok(Self { from, ..Self::default() })
+        Ok(Self {
+            from,
+            ..Self::default()
+        })
     }
 
     /// Reads it; `expand` puts variables in.
@@ -105,7 +125,11 @@ impl Mount {
                             mount.need(&key, &[MountKind::Secret, MountKind::Ssh])?;
                             mount.required = true;
                         }
-                        _ => return Err(Error::new(format!("invalid field '{field}' must be a key=value pair"))),
+                        _ => {
+                            return Err(Error::new(format!(
+                                "invalid field '{field}' must be a key=value pair"
+                            )));
+                        }
                     }
                     continue;
                 }
@@ -167,7 +191,9 @@ impl Mount {
                 ("gid", self.gid.is_some()),
             ] {
                 if given {
-                    return Err(Error::new(format!("{key} not allowed for \"{kind}\" type mounts")));
+                    return Err(Error::new(format!(
+                        "{key} not allowed for \"{kind}\" type mounts"
+                    )));
                 }
             }
         }
@@ -243,7 +269,10 @@ fn number(value: &str, radix: u32, key: &str) -> Result<u32> {
 /// `64m`, `1g`, `512` (docker/go-units' `RAMInBytes`).
 fn bytes(text: &str) -> Option<u64> {
     let lower = text.trim().to_ascii_lowercase();
-    let lower = lower.strip_suffix("ib").or(lower.strip_suffix('b')).unwrap_or(&lower);
+    let lower = lower
+        .strip_suffix("ib")
+        .or(lower.strip_suffix('b'))
+        .unwrap_or(&lower);
     let digits = lower.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let shift = match &lower[digits.len()..] {
         "" => 0,

@@ -17,7 +17,8 @@ pub(super) struct Pattern(Vec<Token>);
 
 impl Pattern {
     pub(super) fn parse(text: &str) -> Result<Self> {
-        let invalid = |reason: &str| Error::new(format!("invalid pattern ({text}) in substitution: {reason}"));
+        let invalid =
+            |reason: &str| Error::new(format!("invalid pattern ({text}) in substitution: {reason}"));
         let mut tokens = Vec::new();
         let mut chars = text.chars().peekable();
         while let Some(c) = chars.next() {

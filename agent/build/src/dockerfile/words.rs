@@ -108,9 +108,13 @@ impl Lexer {
             depth: 0,
         };
         let mut words = Words::default();
-        let whole = reader
-            .until(None, &mut words)
-            .map_err(|e| Error::new(format!("failed to process {}: {}", crate::quote::text(text), e.message)))?;
+        let whole = reader.until(None, &mut words).map_err(|e| {
+            Error::new(format!(
+                "failed to process {}: {}",
+                crate::quote::text(text),
+                e.message
+            ))
+        })?;
         Ok((whole, words.finish()))
     }
 }
@@ -178,7 +182,11 @@ impl<V: Variables + ?Sized> Reader<'_, V> {
                     out.push_str(&value);
                 }
                 '\'' | '"' if !self.lexer.skip_quotes => {
-                    let text = if c == '"' { self.double_quoted()? } else { self.single_quoted()? };
+                    let text = if c == '"' {
+                        self.double_quoted()?
+                    } else {
+                        self.single_quoted()?
+                    };
                     words.current.push_str(&text);
                     out.push_str(&text);
                 }
@@ -390,7 +398,8 @@ impl<V: Variables + ?Sized> Reader<'_, V> {
         match self.lookup(name) {
             None if self.lexer.skip_unset => Ok(format!("${{{name}/{pattern}/{replacement}}}")),
             value => {
-                let replaced = Pattern::parse(&pattern)?.replace(&value.unwrap_or_default(), &replacement, all);
+                let replaced =
+                    Pattern::parse(&pattern)?.replace(&value.unwrap_or_default(), &replacement, all);
                 if replaced.len() > LENGTH {
                     return Err(Error::new("the expanded text is too long"));
                 }
@@ -446,5 +455,7 @@ impl<V: Variables + ?Sized> Reader<'_, V> {
 
 fn unsupported(colon: &str, modifier: Option<char>) -> Error {
     let modifier = modifier.map(String::from).unwrap_or_default();
-    Error::new(format!("unsupported modifier ({colon}{modifier}) in substitution"))
+    Error::new(format!(
+        "unsupported modifier ({colon}{modifier}) in substitution"
+    ))
 }

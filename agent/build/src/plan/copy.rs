@@ -91,14 +91,24 @@ impl Planner<'_> {
         for file in &mut expanded.files {
             let content = file.text();
             *file = Heredoc {
-                content: if file.expand { raw.word(&content, state)? } else { content },
+                content: if file.expand {
+                    raw.word(&content, state)?
+                } else {
+                    content
+                },
                 ..file.clone()
             };
         }
         Ok(expanded)
     }
 
-    fn copy_source(&mut self, copy: &instruction::Copy, text: &str, from: &From, step: &Step) -> Result<Source> {
+    fn copy_source(
+        &mut self,
+        copy: &instruction::Copy,
+        text: &str,
+        from: &From,
+        step: &Step,
+    ) -> Result<Source> {
         if is_git(text) {
             if !copy.is_add {
                 return Err("source can't be a git ref for COPY".into());
@@ -132,7 +142,9 @@ impl Planner<'_> {
         let tree = match &from.context {
             Some(name) => {
                 // With --parents the whole path is needed, and wildcards may be anywhere in it.
-                let whole = below.as_ref().map_or_else(|| path.clone(), |below| format!("{path}/{below}"));
+                let whole = below
+                    .as_ref()
+                    .map_or_else(|| path.clone(), |below| format!("{path}/{below}"));
                 self.take_path(name, &whole);
                 Some(self.context(name, step.lines))
             }
@@ -156,8 +168,13 @@ fn destination(dir: &str, text: &str) -> String {
         path if path.starts_with('/') => ignore::clean(path),
         path => ignore::clean(&format!("{dir}/{path}")),
     };
-    let is_folder = text.is_empty() || text.ends_with('/') || text == "." || text.ends_with("/.") || text == "..";
-    if is_folder && !full.ends_with('/') { full + "/" } else { full }
+    let is_folder =
+        text.is_empty() || text.ends_with('/') || text == "." || text.ends_with("/.") || text == "..";
+    if is_folder && !full.ends_with('/') {
+        full + "/"
+    } else {
+        full
+    }
 }
 
 fn history(copy: &instruction::Copy) -> String {
@@ -215,12 +232,24 @@ pub(crate) fn is_git(text: &str) -> bool {
     let scp_like = before.split_once(':').is_some_and(|(host, path)| {
         host.contains('@') && !host.contains('/') && !path.starts_with("//") && !path.is_empty()
     });
-    text.starts_with("git://") || text.starts_with("ssh://") || scp_like || is_url(text) && before.ends_with(".git")
+    text.starts_with("git://")
+        || text.starts_with("ssh://")
+        || scp_like
+        || is_url(text) && before.ends_with(".git")
 }
 
 /// The file's name of a web address.
 fn url_name(url: &str) -> String {
-    let path = url.split_once("://").map_or(url, |(_, rest)| rest).split(['?', '#']).next().unwrap_or_default();
-    let name = path.split_once('/').map_or("", |(_, path)| path).rsplit('/').find(|part| !part.is_empty());
+    let path = url
+        .split_once("://")
+        .map_or(url, |(_, rest)| rest)
+        .split(['?', '#'])
+        .next()
+        .unwrap_or_default();
+    let name = path
+        .split_once('/')
+        .map_or("", |(_, path)| path)
+        .rsplit('/')
+        .find(|part| !part.is_empty());
     name.unwrap_or("__unnamed__").to_owned()
 }

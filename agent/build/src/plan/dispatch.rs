@@ -13,9 +13,9 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 
 /// Signals by name (signal(7)).
 const SIGNALS: [&str; 32] = [
-    "ABRT", "ALRM", "BUS", "CHLD", "CLD", "CONT", "FPE", "HUP", "ILL", "INT", "IO", "IOT", "KILL", "PIPE", "POLL", "PROF",
-    "PWR", "QUIT", "SEGV", "STKFLT", "STOP", "SYS", "TERM", "TRAP", "TSTP", "TTIN", "TTOU", "URG", "USR1", "USR2", "VTALRM",
-    "WINCH",
+    "ABRT", "ALRM", "BUS", "CHLD", "CLD", "CONT", "FPE", "HUP", "ILL", "INT", "IO", "IOT", "KILL", "PIPE",
+    "POLL", "PROF", "PWR", "QUIT", "SEGV", "STKFLT", "STOP", "SYS", "TERM", "TRAP", "TSTP", "TTIN", "TTOU",
+    "URG", "USR1", "USR2", "VTALRM", "WINCH",
 ];
 
 /// A stage as far as its instructions have been read.
@@ -103,7 +103,11 @@ impl State {
             return text.to_owned();
         }
         self.index += 1;
-        let stage = if self.shown.is_empty() { String::new() } else { format!("{} ", self.shown) };
+        let stage = if self.shown.is_empty() {
+            String::new()
+        } else {
+            format!("{} ", self.shown)
+        };
         let width = total.to_string().len();
         format!("[{stage}{:width$}/{total}] {text}", self.index)
     }
@@ -127,7 +131,13 @@ impl State {
     /// A command line with the shell in front of a text.
     pub(super) fn with_shell(&self, line: &[String]) -> Vec<String> {
         let default = || vec!["/bin/sh".to_owned(), "-c".to_owned()];
-        let mut words = self.config.config.shell.clone().filter(|s| !s.is_empty()).unwrap_or_else(default);
+        let mut words = self
+            .config
+            .config
+            .shell
+            .clone()
+            .filter(|s| !s.is_empty())
+            .unwrap_or_else(default);
         words.push(line.join(" "));
         words
     }
@@ -136,7 +146,9 @@ impl State {
 /// Sets `name` in a list of variables, in its place if it is there.
 pub(super) fn set_env(env: &mut Vec<String>, name: &str, value: &str) {
     let line = format!("{name}={value}");
-    let known = env.iter_mut().find(|e| e.split_once('=').map_or(e.as_str(), |(key, _)| key) == name);
+    let known = env
+        .iter_mut()
+        .find(|e| e.split_once('=').map_or(e.as_str(), |(key, _)| key) == name);
     match known {
         Some(old) => *old = line,
         None => env.push(line),
@@ -157,7 +169,8 @@ impl Planner<'_> {
                 state.config.author = Some(author.clone());
                 state.add_history(format!("MAINTAINER {author}"), None);
                 self.plan.warnings.push((
-                    "MaintainerDeprecated: Maintainer instruction is deprecated in favor of using label".into(),
+                    "MaintainerDeprecated: Maintainer instruction is deprecated in favor of using label"
+                        .into(),
                     step.lines,
                 ));
             }
@@ -229,7 +242,10 @@ impl Planner<'_> {
                 state.config.config.user = user;
             }
             Instruction::Volume(paths) => {
-                let paths = paths.iter().map(|p| expand(p, state)).collect::<Result<Vec<_>>>()?;
+                let paths = paths
+                    .iter()
+                    .map(|p| expand(p, state))
+                    .collect::<Result<Vec<_>>>()?;
                 if paths.iter().any(String::is_empty) {
                     return Err("VOLUME specified can not be an empty string".into());
                 }
@@ -374,7 +390,10 @@ fn check_signal(signal: &str) -> Result<()> {
     let name = upper.strip_prefix("SIG").unwrap_or(&upper);
     let real_time = |base: &str, sign: char| {
         name.strip_prefix(base).is_some_and(|rest| {
-            rest.is_empty() || rest.strip_prefix(sign).is_some_and(|n| n.parse::<u8>().is_ok_and(|n| n <= 15))
+            rest.is_empty()
+                || rest
+                    .strip_prefix(sign)
+                    .is_some_and(|n| n.parse::<u8>().is_ok_and(|n| n <= 15))
         })
     };
     let number = signal.parse::<u8>().is_ok_and(|n| (1..=64).contains(&n));

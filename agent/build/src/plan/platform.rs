@@ -39,11 +39,16 @@ impl Platform {
         let lower = text.to_ascii_lowercase();
         let parts: Vec<&str> = lower.split('/').collect();
         let plain = |part: &&str| {
-            !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || "_.-()".contains(c))
+            !part.is_empty()
+                && part
+                    .chars()
+                    .all(|c| c.is_ascii_alphanumeric() || "_.-()".contains(c))
         };
         if !parts.iter().all(plain) || parts.len() > 3 {
             let text = crate::quote::text(text);
-            return Err(Error::new(format!("{text}: invalid platform specifier: expected os/arch[/variant]")));
+            return Err(Error::new(format!(
+                "{text}: invalid platform specifier: expected os/arch[/variant]"
+            )));
         }
         let (os, arch, variant) = match parts[..] {
             [os @ ("linux" | "windows" | "darwin" | "freebsd")] => (os, host.architecture.as_str(), ""),

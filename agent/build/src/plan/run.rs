@@ -14,7 +14,13 @@ const PROXIES: [&str; 5] = ["http_proxy", "https_proxy", "ftp_proxy", "no_proxy"
 const SCRIPTS: &str = "/dev/pipes/";
 
 impl Planner<'_> {
-    pub(super) fn run(&mut self, number: usize, state: &mut State, run: &instruction::Run, step: &Step) -> Result<()> {
+    pub(super) fn run(
+        &mut self,
+        number: usize,
+        state: &mut State,
+        run: &instruction::Run,
+        step: &Step,
+    ) -> Result<()> {
         let mut mounts = self.mounts(number, state, run, step)?;
         let mut words = run.line.words.clone();
         let mut code = step.code.clone();
@@ -37,14 +43,22 @@ impl Planner<'_> {
                     vec![data]
                 };
             } else {
-                let files = run.line.files.iter().map(|file| format!("\n{}{}", file.content, file.name));
+                let files = run
+                    .line
+                    .files
+                    .iter()
+                    .map(|file| format!("\n{}{}", file.content, file.name));
                 words = vec![text + &files.collect::<String>()];
             }
         }
         if words.is_empty() {
             return Err("RUN requires at least one argument".into());
         }
-        let args = if run.line.is_shell { state.with_shell(&words) } else { words };
+        let args = if run.line.is_shell {
+            state.with_shell(&words)
+        } else {
+            words
+        };
         let shown = with_arguments(&args, state);
         let network = match run.network.as_str() {
             "none" => Network::None,
@@ -114,7 +128,11 @@ impl Planner<'_> {
             MountKind::Ssh if !mount.source.is_empty() => return Err("ssh does not support source".into()),
             MountKind::Ssh => {
                 let id = if id.is_empty() { "default".to_owned() } else { id };
-                let what = MountOf::Ssh { id, is_required, rights };
+                let what = MountOf::Ssh {
+                    id,
+                    is_required,
+                    rights,
+                };
                 return Ok(RunMount {
                     target: mount.target,
                     what,
@@ -127,7 +145,10 @@ impl Planner<'_> {
             path => crate::ignore::clean(&format!("{}/{path}", state.dir())),
         };
         if mount.target.is_empty() || target == "/" {
-            return Err(Error::new(format!("invalid mount target {}", crate::quote::text(&target))));
+            return Err(Error::new(format!(
+                "invalid mount target {}",
+                crate::quote::text(&target)
+            )));
         }
         let source = super::stages::dockerfile_path(&mount.source);
         let what = match mount.kind {
@@ -139,7 +160,11 @@ impl Planner<'_> {
                 };
                 let given = mount.uid.is_some() || mount.gid.is_some() || mount.mode.is_some();
                 MountOf::Cache {
-                    id: if id.is_empty() { crate::ignore::clean(&mount.target) } else { id },
+                    id: if id.is_empty() {
+                        crate::ignore::clean(&mount.target)
+                    } else {
+                        id
+                    },
                     sharing: mount.sharing,
                     read_only: mount.read_only,
                     from,
@@ -162,7 +187,14 @@ impl Planner<'_> {
         Ok(RunMount { target, what })
     }
 
-    fn mount_from(&mut self, number: usize, from: &str, mount: &Mount, source: &str, step: &Step) -> Result<Tree> {
+    fn mount_from(
+        &mut self,
+        number: usize,
+        from: &str,
+        mount: &Mount,
+        source: &str,
+        step: &Step,
+    ) -> Result<Tree> {
         let found = self.from(number, from, "mount", step.lines).map_err(|e| {
             if e.message.starts_with("cannot mount from stage") {
                 return Error::new(format!(
@@ -180,7 +212,12 @@ impl Planner<'_> {
 }
 
 fn secret(mount: &Mount, rights: Rights) -> Result<RunMount> {
-    let base = |path: &str| path.rsplit('/').find(|part| !part.is_empty()).unwrap_or_default().to_owned();
+    let base = |path: &str| {
+        path.rsplit('/')
+            .find(|part| !part.is_empty())
+            .unwrap_or_default()
+            .to_owned()
+    };
     let id = match (mount.source.as_str(), mount.id.as_str()) {
         ("", "") => base(&mount.target),
         ("", id) => id.to_owned(),

@@ -51,7 +51,9 @@ impl Plan {
         let epoch = match settings.build_args.get("SOURCE_DATE_EPOCH").map(String::as_str) {
             None | Some("") => None,
             Some(text) => Some(text.parse().map_err(|_| {
-                Error::new(format!("invalid SOURCE_DATE_EPOCH: {text}: seconds since 1970 are expected"))
+                Error::new(format!(
+                    "invalid SOURCE_DATE_EPOCH: {text}: seconds since 1970 are expected"
+                ))
             })?),
         };
         let target = target(file, &settings.target)?;
@@ -112,7 +114,14 @@ fn globals(
         ("TARGETOSVERSION", String::new()),
         ("TARGETARCH", platform.architecture.clone()),
         ("TARGETVARIANT", platform.variant.clone()),
-        ("TARGETSTAGE", if target.is_empty() { "default".into() } else { target.to_owned() }),
+        (
+            "TARGETSTAGE",
+            if target.is_empty() {
+                "default".into()
+            } else {
+                target.to_owned()
+            },
+        ),
     ] {
         let value = settings.build_args.get(name).cloned().unwrap_or(value);
         globals.0.insert(name.into(), value);
@@ -146,7 +155,11 @@ fn target(file: &Dockerfile, name: &str) -> Result<usize> {
     {
         return Ok(number);
     }
-    let known = file.stages.iter().map(|stage| stage.name.as_str()).filter(|n| !n.is_empty());
+    let known = file
+        .stages
+        .iter()
+        .map(|stage| stage.name.as_str())
+        .filter(|n| !n.is_empty());
     let message = format!("target stage {} could not be found", crate::quote::text(name));
     Err(suggest::with(message, name, known).into())
 }
@@ -199,7 +212,9 @@ impl Planner<'_> {
             self.from_context(&mut state, &stage.name, context, stage.lines)?;
             return Ok((state, Vec::new()));
         }
-        let earlier = self.file.stages[..number].iter().rposition(|s| s.name == base.to_lowercase() && !s.name.is_empty());
+        let earlier = self.file.stages[..number]
+            .iter()
+            .rposition(|s| s.name == base.to_lowercase() && !s.name.is_empty());
         if let Some(earlier) = earlier {
             let other = self.stage(earlier)?.clone();
             let mut triggers = other.config.config.on_build.clone();
@@ -235,8 +250,12 @@ impl Planner<'_> {
             let text = format!("empty platform value from expression {}", stage.platform);
             return Err(Error::new(text));
         }
-        Platform::parse(&text)
-            .map_err(|e| Error::new(format!("failed to parse platform {}: {}", stage.platform, e.message)))
+        Platform::parse(&text).map_err(|e| {
+            Error::new(format!(
+                "failed to parse platform {}: {}",
+                stage.platform, e.message
+            ))
+        })
     }
 
     fn from_image(&mut self, state: &mut State, name: &str, stage: &Stage) -> Result<Vec<String>> {
@@ -248,18 +267,31 @@ impl Planner<'_> {
         state.base = Some(base.id.clone());
         state.config = config;
         // The total is known when the stage's instructions are counted, which this one comes before.
-        let total = state.total + stage.steps.iter().filter(|s| counts(&s.instruction)).count() + triggers.iter().filter(|t| trigger(t, '\\', stage.lines).is_ok_and(|s| counts(&s.instruction))).count();
+        let total = state.total
+            + stage.steps.iter().filter(|s| counts(&s.instruction)).count()
+            + triggers
+                .iter()
+                .filter(|t| trigger(t, '\\', stage.lines).is_ok_and(|s| counts(&s.instruction)))
+                .count();
         let shown = state.numbered(total, &format!("FROM {}", base.name));
-        state.tree = Some(self.source(("image", &base.id), shown, stage.lines, || Action::Image {
-            name: base.name.clone(),
-            id: base.id.clone(),
-        }));
+        state.tree = Some(
+            self.source(("image", &base.id), shown, stage.lines, || Action::Image {
+                name: base.name.clone(),
+                id: base.id.clone(),
+            }),
+        );
         state.begin();
         Ok(triggers)
     }
 
     /// A named context as a stage's beginning.
-    fn from_context(&mut self, state: &mut State, name: &str, context: NamedContext, lines: Lines) -> Result<()> {
+    fn from_context(
+        &mut self,
+        state: &mut State,
+        name: &str,
+        context: NamedContext,
+        lines: Lines,
+    ) -> Result<()> {
         match context {
             NamedContext::Image(image) => {
                 let base = self.images.image(&image, &state.platform).map_err(Error::new)?;
@@ -291,16 +323,28 @@ impl Planner<'_> {
             "" => "[internal] load build context".to_owned(),
             name => format!("[context {name}] load from client"),
         };
-        self.source(("context", name), shown, lines, || Action::Context { name: name.to_owned() })
+        self.source(("context", name), shown, lines, || Action::Context {
+            name: name.to_owned(),
+        })
     }
 
     /// Notes that a path of a context is needed.
     pub(super) fn take_path(&mut self, context: &str, path: &str) {
         let path = dockerfile_path(path);
-        self.plan.context_paths.entry(context.to_owned()).or_default().insert(path);
+        self.plan
+            .context_paths
+            .entry(context.to_owned())
+            .or_default()
+            .insert(path);
     }
 
-    fn source(&mut self, key: (&str, &str), name: String, lines: Lines, action: impl FnOnce() -> Action) -> usize {
+    fn source(
+        &mut self,
+        key: (&str, &str),
+        name: String,
+        lines: Lines,
+        action: impl FnOnce() -> Action,
+    ) -> usize {
         let key = (key.0.to_owned(), key.1.to_owned());
         if let Some(known) = self.sources.get(&key) {
             return *known;
@@ -322,7 +366,13 @@ impl Planner<'_> {
     }
 
     /// What `--from` names: an earlier stage by name or number, a named context, or an image. True: it is a context.
-    pub(super) fn from(&mut self, number: usize, name: &str, what: &str, lines: Lines) -> Result<(Tree, Option<String>)> {
+    pub(super) fn from(
+        &mut self,
+        number: usize,
+        name: &str,
+        what: &str,
+        lines: Lines,
+    ) -> Result<(Tree, Option<String>)> {
         if let Some(context) = self.settings.contexts.get(name).cloned() {
             return match context {
                 NamedContext::Files => Ok((Some(self.context(name, lines)), Some(name.to_owned()))),
@@ -349,7 +399,9 @@ impl Planner<'_> {
                     "" => format!("stage-{number}"),
                     own => own.to_owned(),
                 };
-                Err(Error::new(format!("circular dependency detected on stage: {own}")))
+                Err(Error::new(format!(
+                    "circular dependency detected on stage: {own}"
+                )))
             }
             Some(later) if later > number => {
                 let own = match stages[number].name.as_str() {
@@ -369,9 +421,11 @@ impl Planner<'_> {
         let platform = self.platform.clone();
         let base = self.images.image(name, &platform).map_err(Error::new)?;
         let shown = format!("FROM {}", base.name);
-        Ok(Some(self.source(("image", &base.id), shown, lines, || Action::Image {
-            name: base.name.clone(),
-            id: base.id.clone(),
+        Ok(Some(self.source(("image", &base.id), shown, lines, || {
+            Action::Image {
+                name: base.name.clone(),
+                id: base.id.clone(),
+            }
         })))
     }
 }
@@ -402,4 +456,3 @@ pub(super) fn empty_config(platform: &Platform) -> ImageConfig {
         ..ImageConfig::default()
     }
 }
-

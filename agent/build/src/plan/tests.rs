@@ -50,7 +50,10 @@ fn names(plan: &Plan) -> Vec<&str> {
 }
 
 fn history(plan: &Plan) -> Vec<&str> {
-    plan.history.iter().map(|entry| entry.created_by.as_str()).collect()
+    plan.history
+        .iter()
+        .map(|entry| entry.created_by.as_str())
+        .collect()
 }
 
 #[test]
@@ -62,8 +65,8 @@ fn only_what_the_target_needs() {
         [
             "[one 1/2] FROM docker.io/library/base:latest",
             "[one 2/2] RUN 1",
-            "[three 2/2] RUN 3",
             "[stage-3 1/2] COPY --from=one /a /b",
+            "[three 2/2] RUN 3",
             "[stage-3 2/2] COPY --from=2 /c /d"
         ]
     );
@@ -83,7 +86,10 @@ fn only_what_the_target_needs() {
         ..Settings::default()
     };
     let error = plan_with(text, &settings).unwrap_err();
-    assert_eq!(error.message, "target stage \"tow\" could not be found (did you mean two?)");
+    assert_eq!(
+        error.message,
+        "target stage \"tow\" could not be found (did you mean two?)"
+    );
 }
 
 #[test]
@@ -115,15 +121,27 @@ fn history_and_configuration_as_buildkit_makes_them() {
         ]
     );
     let config = &plan.config.config;
-    assert_eq!(config.env, ["PATH=/bin", "IN=base", "A=1", "B=x y"], "arguments are no variables of the image");
-    assert_eq!((config.working_dir.as_str(), config.user.as_str()), ("/srv/app", "www"));
+    assert_eq!(
+        config.env,
+        ["PATH=/bin", "IN=base", "A=1", "B=x y"],
+        "arguments are no variables of the image"
+    );
+    assert_eq!(
+        (config.working_dir.as_str(), config.user.as_str()),
+        ("/srv/app", "www")
+    );
     assert_eq!(config.on_build, ["RUN later"]);
     assert_eq!(plan.config.author.as_deref(), Some("me"));
-    let Action::Run(run) = &plan.steps[2].action else { panic!() };
+    let Action::Run(run) = &plan.steps[2].action else {
+        panic!()
+    };
     assert!(run.env.contains(&"V=1".to_owned()) && run.env.contains(&"IN=base".to_owned()));
     assert_eq!((run.dir.as_str(), run.user.as_str()), ("/srv/app", ""));
     assert_eq!(plan.steps[2].name, "[3/5] RUN echo 1");
-    assert_eq!(plan.context_paths[""], BTreeSet::from(["/a".into(), "/b".into(), "/c.tar".into()]));
+    assert_eq!(
+        plan.context_paths[""],
+        BTreeSet::from(["/a".into(), "/b".into(), "/c.tar".into()])
+    );
 }
 
 #[test]
@@ -132,7 +150,10 @@ fn arguments_and_their_scopes() {
     let plan = plan_with(text, &Settings::default()).unwrap();
     assert_eq!(history(&plan)[3], "ENV E=base-x");
     let settings = Settings {
-        build_args: BTreeMap::from([("OTHER".into(), "given".into()), ("HTTP_PROXY".into(), "p".into())]),
+        build_args: BTreeMap::from([
+            ("OTHER".into(), "given".into()),
+            ("HTTP_PROXY".into(), "p".into()),
+        ]),
         ..Settings::default()
     };
     let plan = plan_with(text, &settings).unwrap();
@@ -156,11 +177,20 @@ fn triggers_of_the_base_come_first() {
     let plan = plan("FROM trigger\nRUN own\n");
     assert_eq!(
         names(&plan)[1..],
-        ["[internal] load build context", "[2/4] ONBUILD COPY . /app", "[3/4] ONBUILD RUN make", "[4/4] RUN own"]
+        [
+            "[internal] load build context",
+            "[2/4] ONBUILD COPY . /app",
+            "[3/4] ONBUILD RUN make",
+            "[4/4] RUN own"
+        ]
     );
     assert!(plan.config.config.on_build.is_empty());
     let plan = super::tests::plan("FROM base AS a\nONBUILD RUN t\nFROM a\nRUN own\n");
-    assert!(names(&plan).iter().any(|name| name.ends_with("ONBUILD RUN t")), "{:?}", names(&plan));
+    assert!(
+        names(&plan).iter().any(|name| name.ends_with("ONBUILD RUN t")),
+        "{:?}",
+        names(&plan)
+    );
 }
 
 #[test]
@@ -179,29 +209,72 @@ fn mounts_and_here_documents_of_run() {
         .collect();
     let targets: Vec<&str> = runs[0].mounts.iter().map(|m| m.target.as_str()).collect();
     assert_eq!(targets, ["/c", "/run/secrets/s", "", "/srv/y", "/t", ""]);
-    assert!(matches!(&runs[0].mounts[4].what, MountOf::Tmpfs { size: 1_048_576 }));
+    assert!(matches!(
+        &runs[0].mounts[4].what,
+        MountOf::Tmpfs { size: 1_048_576 }
+    ));
     assert_eq!(runs[1].args, ["/bin/sh", "-c", "/dev/pipes/EOF"]);
     assert_eq!(runs[2].args, ["/bin/sh", "-c", "echo one\necho two\n"]);
-    assert!(plan.steps.last().unwrap().name.ends_with("RUN <<EOF (echo one...)"), "{:?}", names(&plan));
+    assert!(
+        plan.steps
+            .last()
+            .unwrap()
+            .name
+            .ends_with("RUN <<EOF (echo one...)"),
+        "{:?}",
+        names(&plan)
+    );
 }
 
 #[test]
 fn mistakes_have_their_line() {
     for (text, line, part) in [
         ("FROM nothing\n", 1, "nothing: not found"),
-        ("FROM base AS a\nCOPY --from=a x y\n", 2, "circular dependency detected on stage: a"),
-        ("FROM base AS a\nCOPY --from=b x y\nFROM base AS b\nFROM a\n", 2, "it needs to be defined before current stage \"a\""),
+        (
+            "FROM base AS a\nCOPY --from=a x y\n",
+            2,
+            "circular dependency detected on stage: a",
+        ),
+        (
+            "FROM base AS a\nCOPY --from=b x y\nFROM base AS b\nFROM a\n",
+            2,
+            "it needs to be defined before current stage \"a\"",
+        ),
         ("FROM base\nCOPY --from=7 x y\n", 2, "invalid stage index 7"),
-        ("FROM base\nCOPY --from=$X x y\n", 2, "variable expansion is not supported for --from"),
+        (
+            "FROM base\nCOPY --from=$X x y\n",
+            2,
+            "variable expansion is not supported for --from",
+        ),
         ("FROM base\nCOPY --from=gone x y\n", 2, "gone: not found"),
         ("FROM base\nEXPOSE x\n", 2, "invalid containerPort: x"),
         ("FROM base\nSTOPSIGNAL FOO\n", 2, "invalid signal: FOO"),
-        ("FROM base\nCOPY --chmod=9 x y\n", 2, "invalid chmod parameter: '9'"),
-        ("FROM base\nCOPY http://x/y z\n", 2, "source can't be a URL for COPY"),
-        ("FROM base\nADD --checksum=sha256:x a b\n", 2, "checksum requires HTTP(S) or Git sources"),
-        ("FROM base\nRUN --mount=type=bind,target=/ x\n", 2, "invalid mount target \"/\""),
+        (
+            "FROM base\nCOPY --chmod=9 x y\n",
+            2,
+            "invalid chmod parameter: '9'",
+        ),
+        (
+            "FROM base\nCOPY http://x/y z\n",
+            2,
+            "source can't be a URL for COPY",
+        ),
+        (
+            "FROM base\nADD --checksum=sha256:x a b\n",
+            2,
+            "checksum requires HTTP(S) or Git sources",
+        ),
+        (
+            "FROM base\nRUN --mount=type=bind,target=/ x\n",
+            2,
+            "invalid mount target \"/\"",
+        ),
         ("FROM $X\n", 1, "base name ($X) should not be blank"),
-        ("FROM --platform=$X base\n", 1, "empty platform value from expression $X"),
+        (
+            "FROM --platform=$X base\n",
+            1,
+            "empty platform value from expression $X",
+        ),
         ("FROM base\nENV A=${B?no}\n", 2, "B: no"),
     ] {
         let error = mistake(text);
@@ -224,14 +297,21 @@ fn sources_that_are_remote() {
         assert_eq!(super::copy::is_git(text), git, "{text}");
     }
     let plan = plan("FROM base\nADD https://x/dir/f.txt?y=1 /d/\n");
-    let Action::Copy(copy) = &plan.steps[1].action else { panic!() };
+    let Action::Copy(copy) = &plan.steps[1].action else {
+        panic!()
+    };
     assert!(matches!(&copy.sources[0].what, SourceOf::Url { name, .. } if name == "f.txt"));
     assert_eq!(copy.destination, "/d/");
 }
 
 #[test]
 fn platforms() {
-    for (text, shown) in [("linux/amd64", "linux/amd64"), ("arm64", "linux/arm64"), ("linux/arm/v6", "linux/arm/v6"), ("linux/x86_64", "linux/amd64")] {
+    for (text, shown) in [
+        ("linux/amd64", "linux/amd64"),
+        ("arm64", "linux/arm64"),
+        ("linux/arm/v6", "linux/arm/v6"),
+        ("linux/x86_64", "linux/amd64"),
+    ] {
         assert_eq!(Platform::parse(text).unwrap().to_string(), shown);
     }
     assert!(Platform::parse("a/b/c/d").is_err() && Platform::parse("a b").is_err());

@@ -32,6 +32,7 @@ pub(crate) mod restore;
 mod settings;
 pub(crate) mod start;
 mod stats;
+pub(crate) mod step;
 pub(crate) mod supervise;
 mod top;
 mod update;

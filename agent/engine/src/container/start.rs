@@ -228,7 +228,7 @@ impl Engine {
         .await
     }
 
-    fn shim_config(
+    pub(super) fn shim_config(
         &self,
         container: &Container,
         record: &Record,
@@ -299,7 +299,7 @@ impl Engine {
 }
 
 /// The files that are bound into a container belong to its root.
-fn own_files(dir: &Path, (uid, gid): (u32, u32)) -> Result<()> {
+pub(super) fn own_files(dir: &Path, (uid, gid): (u32, u32)) -> Result<()> {
     for name in ["resolv.conf", "hosts", "hostname"] {
         let path = dir.join(name);
         std::os::unix::fs::chown(&path, Some(uid), Some(gid))

@@ -5,6 +5,7 @@
 //! - [`status`]: errors as statuses.
 
 mod archive;
+mod build;
 mod containers;
 mod events;
 mod images;
@@ -58,6 +59,7 @@ fn done(result: crate::Result<()>) -> Answer<Empty> {
 
 #[tonic::async_trait]
 impl pontoon_proto::v1::engine_server::Engine for Service {
+    type BuildStream = BoxStream<BuildResponse>;
     type AttachStream = BoxStream<StdioResponse>;
     type ExecStream = BoxStream<StdioResponse>;
     type LogsStream = BoxStream<LogEntry>;
@@ -342,6 +344,14 @@ impl pontoon_proto::v1::engine_server::Engine for Service {
 
     async fn check_images(&self, request: Request<CheckImagesRequest>) -> Answer<CheckImagesResponse> {
         answer(self.engine.check_images(request.into_inner().repair).await)
+    }
+
+    async fn build(&self, request: Request<Streaming<BuildRequest>>) -> Answer<Self::BuildStream> {
+        build::build(&self.engine, request.into_inner()).await
+    }
+
+    async fn prune_build_cache(&self, request: Request<PruneRequest>) -> Answer<PruneResponse> {
+        answer(self.engine.prune_build_cache(request.into_inner()).await)
     }
 
     async fn prune_images(&self, request: Request<PruneRequest>) -> Answer<PruneResponse> {

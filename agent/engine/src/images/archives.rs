@@ -29,9 +29,19 @@ pub enum LoadUpdate {
 
 /// A channel of chunks as a blocking reader. The sender says that the archive is whole by sending `Ok(empty)` last or by
 /// closing the channel; an `Err` ends it as a failed stream.
-struct ChunkReader {
+pub(crate) struct ChunkReader {
     chunks: mpsc::Receiver<io::Result<Bytes>>,
     current: Bytes,
+}
+
+impl ChunkReader {
+    /// Reads what is sent.
+    pub(crate) fn new(chunks: mpsc::Receiver<io::Result<Bytes>>) -> Self {
+        Self {
+            chunks,
+            current: Bytes::new(),
+        }
+    }
 }
 
 impl Read for ChunkReader {
@@ -84,10 +94,7 @@ impl Engine {
         let (updates, receiver) = mpsc::channel(CHUNKS);
         let engine = self.clone();
         tokio::task::spawn_blocking(move || {
-            let reader = ChunkReader {
-                chunks,
-                current: Bytes::new(),
-            };
+            let reader = ChunkReader::new(chunks);
             // A client that no longer listens does not stop the load.
             let mut tell = |event| drop(updates.try_send(LoadUpdate::Event(event)));
             let outcome = match &platform {
@@ -116,10 +123,7 @@ impl Engine {
         let (sender, chunks) = mpsc::channel(CHUNKS);
         let engine = self.clone();
         let imported = blocking(move || {
-            let reader = ChunkReader {
-                chunks,
-                current: Bytes::new(),
-            };
+            let reader = ChunkReader::new(chunks);
             let options = pontoon_image::ImportOptions {
                 reference: Some(options.reference).filter(|text| !text.is_empty()),
                 message: options.message,

@@ -34,6 +34,15 @@ pub(crate) enum Origin {
     Path(PathBuf),
     /// An image's layers, top first; at least two.
     Layers(Vec<PathBuf>),
+    /// Layers, top first, and where changes go.
+    Writable {
+        /// The layers.
+        lower: Vec<PathBuf>,
+        /// What is written.
+        upper: PathBuf,
+        /// overlayfs' own.
+        work: PathBuf,
+    },
     /// A file system without one.
     Nothing,
 }
@@ -133,6 +142,12 @@ fn user_mount(mounted: &Mounted, is_external: bool, is_remapped: bool) -> Result
         }
         Origin::Layers(layers) => {
             options.extend(layer_options(layers, is_external));
+            ("overlay", PathBuf::from("overlay"))
+        }
+        Origin::Writable { lower, upper, work } => {
+            options.extend(layer_options(lower, is_external));
+            options.push(format!("upperdir={}", upper.display()));
+            options.push(format!("workdir={}", work.display()));
             ("overlay", PathBuf::from("overlay"))
         }
         Origin::Nothing => {

@@ -76,7 +76,9 @@ impl Mode {
     pub fn apply(&self, mode: u32, is_dir: bool) -> u32 {
         match self {
             Self::Bits(bits) => *bits,
-            Self::Changes(changes) => changes.iter().fold(mode & 0o7777, |mode, c| c.apply(mode, is_dir)),
+            Self::Changes(changes) => changes
+                .iter()
+                .fold(mode & 0o7777, |mode, c| c.apply(mode, is_dir)),
         }
     }
 }

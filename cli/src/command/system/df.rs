@@ -1,7 +1,9 @@
 //! `system df`: disk use by kind of object, with what a prune would give back.
 
 use clap::Args;
-use pontoon_proto::v1::{Container, ContainerState, DiskUsageRequest, DiskUsageResponse, ImageUsage, Volume};
+use pontoon_proto::v1::{
+    BuildCacheRecord, Container, ContainerState, DiskUsageRequest, DiskUsageResponse, ImageUsage, Volume,
+};
 use serde_json::{Value, json};
 
 use crate::client::Client;
@@ -125,8 +127,33 @@ fn summary(usage: &DiskUsageResponse) -> Vec<Value> {
             stored,
             share(unused, stored),
         ),
-        line("Build Cache", 0, 0, 0, human::size(0)),
+        line(
+            "Build Cache",
+            usage.build_cache.len(),
+            usage.build_cache.iter().filter(|record| record.in_use).count(),
+            cache_size(usage, |_| true),
+            human::size(cache_size(usage, |record| !record.in_use && !record.shared)),
+        ),
     ]
+}
+
+/// Bytes of the build cache's entries that fit.
+fn cache_size(usage: &DiskUsageResponse, fits: impl Fn(&BuildCacheRecord) -> bool) -> i64 {
+    usage
+        .build_cache
+        .iter()
+        .filter(|record| fits(record))
+        .map(|record| record.size)
+        .sum()
+}
+
+fn cache_row(record: &BuildCacheRecord) -> Value {
+    json!({
+        "ID": record.id.chars().take(12).collect::<String>(), "CacheType": record.r#type, "Size": human::size(record.size),
+        "CreatedSince": human::ago(record.created_at), "LastUsedSince": human::ago(record.last_used_at),
+        "UsageCount": record.usage_count.to_string(), "Shared": record.shared, "InUse": record.in_use,
+        "Description": record.description,
+    })
 }
 
 fn line(kind: &str, total: usize, active: usize, size: i64, reclaimable: String) -> Value {
@@ -161,7 +188,9 @@ fn verbose(usage: &DiskUsageResponse, format: Option<&str>) -> Result<(), Failur
         })
         .collect();
     let volumes: Vec<Value> = usage.volumes.iter().map(volume_row).collect();
-    let value = json!({ "Images": images, "Containers": containers, "Volumes": volumes, "BuildCache": [] });
+    let cache: Vec<Value> = usage.build_cache.iter().map(cache_row).collect();
+    let value =
+        json!({ "Images": images, "Containers": containers, "Volumes": volumes, "BuildCache": cache });
     let text = match format {
         Some("json") => format!("{value}\n"),
         None | Some("" | "table") => {
@@ -175,7 +204,11 @@ fn verbose(usage: &DiskUsageResponse, format: Option<&str>) -> Result<(), Failur
                 section("Images space usage:", IMAGES, &images)?,
                 section("Containers space usage:", CONTAINERS, &containers)?,
                 section("Local Volumes space usage:", VOLUMES, &volumes)?,
-                section(&format!("Build cache usage: {}", human::size(0)), CACHE, &[])?,
+                section(
+                    &format!("Build cache usage: {}", human::size(cache_size(usage, |_| true))),
+                    CACHE,
+                    &cache,
+                )?,
             ]
             .join("\n")
         }
@@ -257,6 +290,17 @@ mod tests {
                 container(ContainerState::Exited, 10),
             ],
             volumes: vec![volume(0, 2), volume(50, 0)],
+            build_cache: vec![
+                BuildCacheRecord {
+                    size: 30,
+                    in_use: true,
+                    ..BuildCacheRecord::default()
+                },
+                BuildCacheRecord {
+                    size: 12,
+                    ..BuildCacheRecord::default()
+                },
+            ],
         };
         let lines: Vec<String> = summary(&usage)
             .iter()
@@ -274,7 +318,7 @@ mod tests {
                 "Images|2|1|450B|210B (46%)",
                 "Containers|2|1|40B|10B (25%)",
                 "Local Volumes|2|1|50B|50B (100%)",
-                "Build Cache|0|0|0B|0B"
+                "Build Cache|2|1|42B|12B"
             ]
         );
     }

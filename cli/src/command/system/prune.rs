@@ -90,8 +90,27 @@ pub async fn run(host: Option<&str>, arguments: Arguments) -> Outcome {
         values: vec![(!arguments.all).to_string()],
     };
     wanted.insert("dangling".to_owned(), dangling);
+    let mut cache = wanted.clone();
     let done = client.engine().prune_images(request(wanted)).await?.into_inner();
     tell("Deleted Images:", &done.deleted, done.space_reclaimed);
+    // Cache has no labels.
+    cache.retain(|key, _| key == "until");
+    if arguments.all {
+        let all = pontoon_proto::v1::FilterValues {
+            values: vec!["true".to_owned()],
+        };
+        cache.insert("all".to_owned(), all);
+    }
+    let done = client
+        .engine()
+        .prune_build_cache(request(cache))
+        .await?
+        .into_inner();
+    tell(
+        "Deleted build cache objects:",
+        &done.deleted,
+        done.space_reclaimed,
+    );
     let reclaimed = i64::try_from(reclaimed).unwrap_or(i64::MAX);
     listing::write(&format!("Total reclaimed space: {}\n", human::size(reclaimed)));
     Ok(0)
@@ -110,6 +129,11 @@ fn warning(arguments: &Arguments) -> String {
         "all images without at least one container associated to them"
     } else {
         "all dangling images"
+    });
+    items.push(if arguments.all {
+        "all build cache"
+    } else {
+        "unused build cache"
     });
     let mut text = String::from("WARNING! This will remove:\n");
     for item in items {

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UdpSocket, UnixStream};
 use tokio::time::timeout;
 
 use crate::call::resolve;
@@ -55,19 +55,30 @@ pub async fn udp(target: &str, text: &str) -> Result<()> {
 
 /// Sends text on a new connection and prints the answer.
 pub async fn tcp(target: &str, text: &str) -> Result<()> {
-    let exchange = async {
-        let mut stream = TcpStream::connect(resolve(target, 7).await?)
-            .await
-            .context("cannot connect")?;
-        stream.write_all(text.as_bytes()).await.context("cannot send")?;
-        stream.shutdown().await.context("cannot end")?;
-        let mut answer = String::new();
-        stream
-            .read_to_string(&mut answer)
-            .await
-            .context("cannot receive")?;
-        println!("{answer}");
-        Ok(())
+    let connect = async {
+        let stream = TcpStream::connect(resolve(target, 7).await?).await;
+        ask(stream.context("cannot connect")?, text).await
     };
-    timeout(PATIENCE, exchange).await.context("no answer")?
+    timeout(PATIENCE, connect).await.context("no answer")?
+}
+
+/// The same on a socket in the file system.
+pub async fn unix(path: &str, text: &str) -> Result<()> {
+    let connect = async {
+        let stream = UnixStream::connect(path).await;
+        ask(stream.context("cannot connect")?, text).await
+    };
+    timeout(PATIENCE, connect).await.context("no answer")?
+}
+
+async fn ask(mut stream: impl AsyncRead + AsyncWrite + Unpin, text: &str) -> Result<()> {
+    stream.write_all(text.as_bytes()).await.context("cannot send")?;
+    stream.shutdown().await.context("cannot end")?;
+    let mut answer = String::new();
+    stream
+        .read_to_string(&mut answer)
+        .await
+        .context("cannot receive")?;
+    println!("{answer}");
+    Ok(())
 }

@@ -25,6 +25,7 @@ const USAGE: &str = "usage:
   web echo PORT                    echo TCP and UDP
   web udp HOST:PORT TEXT           send a datagram, print the answer
   web tcp HOST:PORT TEXT           send a line, print the answer
+  web unix PATH TEXT               send text to a socket in the file system, print the answer
   web sleep                        wait for SIGTERM";
 
 #[tokio::main(flavor = "current_thread")]
@@ -64,6 +65,7 @@ async fn run(arguments: &[String]) -> Result<()> {
         ["echo", port] => echo::run(port.parse().context("the port is no number")?).await,
         ["udp", target, text] => echo::udp(target, text).await,
         ["tcp", target, text] => echo::tcp(target, text).await,
+        ["unix", path, text] => echo::unix(path, text).await,
         ["sleep"] => std::future::pending().await,
         _ => bail!("{USAGE}"),
     }

@@ -1,0 +1,386 @@
+//! What ADD brings in besides the client's files: downloads, repositories, and the content of archives.
+
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::Arc;
+
+use pontoon_image::build::Tree;
+use pontoon_image::{Digest, DigestWriter, archive};
+use reqwest::header;
+use serde::{Deserialize, Serialize};
+
+use super::copy::{self, Taken};
+use super::progress::Begun;
+use super::{Build, Failure, Outcome, contexts};
+use crate::engine::{blocking, make_dir};
+use crate::error::IoContext;
+use crate::{Error, Result, id};
+
+/// Bytes of a download.
+const DOWNLOAD: u64 = 8 << 30;
+
+/// What is known of a download that was kept.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Kept {
+    etag: String,
+    last_modified: String,
+    digest: String,
+    mtime: i64,
+}
+
+impl Build {
+    /// Downloads a file, or takes the one that is kept if the server says that it is still the same.
+    pub(super) async fn download(
+        &self,
+        url: &str,
+        name: &str,
+        checksum: &str,
+        begun: &Begun,
+    ) -> Outcome<Taken> {
+        let wanted = match checksum {
+            "" => None,
+            text => Some(text.parse::<Digest>().map_err(|_| {
+                Failure::new(format!(
+                    "invalid checksum digest format: {text}: sha256:… is expected"
+                ))
+            })?),
+        };
+        let folder = format!("{}{url}", super::cache::HTTP);
+        let (_held, dir, _) = self.engine.build_cache.mount(&folder, false)?;
+        let lock = self.engine.build_cache.lock_of(&folder).lock_owned();
+        let _lock = tokio::select! {
+            lock = lock => lock,
+            () = self.stop.cancelled() => return Err(Failure::cancelled()),
+        };
+        let kept = tokio::select! {
+            kept = self.fetch(url, &dir, begun) => kept?,
+            () = self.stop.cancelled() => return Err(Failure::cancelled()),
+        };
+        if let Some(wanted) = wanted
+            && kept.digest != wanted.to_string()
+        {
+            let text = format!("digest mismatch {}: {wanted}", kept.digest);
+            return Err(Failure::new(text));
+        }
+        let (path, name) = (dir.join("data"), name.to_owned());
+        Ok(blocking(move || {
+            Ok(Taken::File {
+                name,
+                data: std::fs::read(&path).context(|| format!("read {}", path.display()))?,
+                mode: 0o600,
+                mtime: Some(kept.mtime),
+            })
+        })
+        .await?)
+    }
+
+    async fn fetch(&self, url: &str, dir: &Path, begun: &Begun) -> Outcome<Kept> {
+        let known: Option<Kept> = std::fs::read(dir.join("kept.json"))
+            .ok()
+            .and_then(|text| serde_json::from_slice(&text).ok())
+            .filter(|_| dir.join("data").is_file());
+        let failed = |error: reqwest::Error| Failure::new(format!("Get \"{url}\": {}", chain(&error)));
+        let mut request = client()?.get(url);
+        if let Some(known) = &known {
+            if !known.etag.is_empty() {
+                request = request.header(header::IF_NONE_MATCH, &known.etag);
+            }
+            if !known.last_modified.is_empty() {
+                request = request.header(header::IF_MODIFIED_SINCE, &known.last_modified);
+            }
+        }
+        let mut answer = request.send().await.map_err(failed)?;
+        if answer.status() == reqwest::StatusCode::NOT_MODIFIED
+            && let Some(known) = known
+        {
+            return Ok(known);
+        }
+        if !answer.status().is_success() {
+            return Err(Failure::new(format!(
+                "invalid response status {}",
+                answer.status().as_u16()
+            )));
+        }
+        let text = |name: header::HeaderName| {
+            let value = answer.headers().get(name).and_then(|value| value.to_str().ok());
+            value.unwrap_or_default().to_owned()
+        };
+        let (etag, last_modified) = (text(header::ETAG), text(header::LAST_MODIFIED));
+        let staged = dir.join("data.new");
+        let mut file = std::fs::File::create(&staged).context(|| format!("write {}", staged.display()))?;
+        let (mut hash, mut bytes) = (DigestWriter::default(), 0);
+        while let Some(piece) = answer.chunk().await.map_err(failed)? {
+            bytes += piece.len() as u64;
+            if bytes > DOWNLOAD {
+                return Err(Failure::new(format!("{url} is larger than {DOWNLOAD} bytes")));
+            }
+            let written = file.write_all(&piece).and_then(|()| hash.write_all(&piece));
+            written.context(|| format!("write {}", staged.display()))?;
+        }
+        begun.status("downloading", bytes, true).await;
+        let mtime = jiff::fmt::rfc2822::parse(&last_modified)
+            .map_or_else(|_| id::now() / 1_000_000_000, |time| time.timestamp().as_second());
+        let kept = Kept {
+            etag,
+            last_modified,
+            digest: hash.finish().to_string(),
+            mtime,
+        };
+        let place = || {
+            std::fs::rename(&staged, dir.join("data"))?;
+            std::fs::write(dir.join("kept.json"), serde_json::to_vec(&kept)?)
+        };
+        place().context(|| format!("keep {url}"))?;
+        Ok(kept)
+    }
+
+    /// Fetches one commit of a repository with the host's git.
+    pub(super) async fn clone_repository(
+        &self,
+        url: &str,
+        keep_git_dir: bool,
+        checksum: &str,
+        dir: PathBuf,
+        begun: &Begun,
+    ) -> Outcome<Arc<Tree>> {
+        let (remote, fragment) = url.split_once('#').unwrap_or((url, ""));
+        let (reference, folder) = fragment.split_once(':').unwrap_or((fragment, ""));
+        let reference = if reference.is_empty() { "HEAD" } else { reference };
+        if [remote, reference].iter().any(|word| word.starts_with('-')) {
+            return Err(Failure::new(format!("invalid git reference {url}")));
+        }
+        make_dir(&dir)?;
+        self.git(&dir, &["init", "-q", "."], begun).await?;
+        self.git(&dir, &["remote", "add", "origin", "--", remote], begun)
+            .await?;
+        let shallow = [
+            "fetch",
+            "-q",
+            "--depth",
+            "1",
+            "--no-tags",
+            "origin",
+            "--",
+            reference,
+        ];
+        let target = match self.git(&dir, &shallow, begun).await {
+            Ok(_) => "FETCH_HEAD",
+            // A server may not give single commits.
+            Err(_) if !self.stop.is_cancelled() => {
+                self.git(&dir, &["fetch", "-q", "--tags", "origin"], begun)
+                    .await?;
+                reference
+            }
+            Err(failure) => return Err(failure),
+        };
+        self.git(&dir, &["checkout", "-q", "--detach", target], begun)
+            .await?;
+        let commit = self.git(&dir, &["rev-parse", "HEAD"], begun).await?;
+        if !checksum.is_empty() && !commit.starts_with(checksum) {
+            let text = format!("expected checksum to match {checksum}, got {commit}");
+            return Err(Failure::new(text));
+        }
+        let submodules = [
+            "submodule",
+            "update",
+            "-q",
+            "--init",
+            "--recursive",
+            "--depth",
+            "1",
+        ];
+        self.git(&dir, &submodules, begun).await?;
+        if !keep_git_dir {
+            super::cache::remove(&dir, ".git")?;
+        }
+        let whole = Tree::folder(&dir).map_err(Error::Image)?;
+        let resolved = whole
+            .resolve(folder.as_bytes())
+            .context(|| format!("read {folder}"))?;
+        if resolved.node.is_none_or(|node| !node.is_dir()) {
+            return Err(Failure::new(format!(
+                "{url}: the repository has no folder {folder}"
+            )));
+        }
+        let below = dir.join(String::from_utf8_lossy(&resolved.path).into_owned());
+        Ok(Arc::new(Tree::folder(&below).map_err(Error::Image)?))
+    }
+
+    async fn git(&self, dir: &Path, arguments: &[&str], begun: &Begun) -> Outcome<String> {
+        let mut command = tokio::process::Command::new("git");
+        command
+            .args([
+                "-c",
+                "advice.detachedHead=false",
+                "-c",
+                "protocol.ext.allow=never",
+            ])
+            .args(arguments)
+            .current_dir(dir)
+            .env("GIT_TERMINAL_PROMPT", "0")
+            .env("GIT_CONFIG_NOSYSTEM", "1")
+            .env("HOME", dir)
+            .stdin(Stdio::null())
+            .kill_on_drop(true);
+        let output = tokio::select! {
+            output = command.output() => output,
+            () = self.stop.cancelled() => return Err(Failure::cancelled()),
+        };
+        let output = match output {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                let text = "ADD of a repository needs git on the daemon's host: install it, or add the files from the context";
+                return Err(Failure::new(text));
+            }
+            other => other.context(|| "run git")?,
+        };
+        let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        if output.status.success() {
+            return Ok(text);
+        }
+        begun.log(2, output.stderr.clone().into()).await;
+        let words = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        Err(Failure::new(format!(
+            "git {} failed: {words}",
+            arguments.first().unwrap_or(&"")
+        )))
+    }
+}
+
+/// Trusts what the host trusts.
+fn client() -> Outcome<reqwest::Client> {
+    let failed = |text: String| Failure::new(format!("downloads are not possible: {text}"));
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    let tls = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|e| failed(e.to_string()))?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let client = reqwest::Client::builder()
+        .tls_backend_preconfigured(tls)
+        .connect_timeout(std::time::Duration::from_secs(30))
+        .build();
+    client.map_err(|e| failed(chain(&e)))
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    text
+}
+
+/// What a source of ADD stands for: archives become their content.
+pub(super) fn unpacked(tree: Arc<Tree>, path: &str, dir: &Path, name: &str) -> Result<Vec<Taken>> {
+    let mut taken = Vec::new();
+    let paths = copy::expand(&tree, path)?;
+    if paths.is_empty() {
+        return Ok(vec![Taken::Tree {
+            tree,
+            path: path.to_owned(),
+            below: None,
+        }]);
+    }
+    for (number, found) in paths.into_iter().enumerate() {
+        let shown = String::from_utf8_lossy(&found).into_owned();
+        let resolved = tree.resolve(&found).context(|| format!("read {shown}"))?;
+        let file = match resolved.node {
+            Some(node) if !node.is_dir() => node.open().ok(),
+            _ => None,
+        };
+        if let Some(mut file) = file
+            && is_archive(&mut file, &shown)?
+        {
+            let content = dir.join(format!("{name}-{number}"));
+            taken.push(extracted(file, &content)?);
+            continue;
+        }
+        taken.push(Taken::Tree {
+            tree: tree.clone(),
+            // It has been found: nothing in it is a wildcard any more.
+            path: escape(&shown),
+            below: None,
+        });
+    }
+    Ok(taken)
+}
+
+/// A downloaded file's content, if it is an archive and that was asked for.
+pub(super) fn unpack_file(file: Taken, dir: &Path) -> Result<Vec<Taken>> {
+    let Taken::File { name, data, .. } = &file else {
+        return Ok(vec![file]);
+    };
+    if !is_archive(&mut std::io::Cursor::new(data), name)? {
+        return Ok(vec![file]);
+    }
+    Ok(vec![extracted(data.as_slice(), dir)?])
+}
+
+fn extracted(archive: impl Read, dir: &Path) -> Result<Taken> {
+    make_dir(dir)?;
+    contexts::extract_as(archive, dir, None)?;
+    Ok(Taken::Tree {
+        tree: Arc::new(Tree::folder(dir).map_err(Error::Image)?),
+        path: "/".into(),
+        below: None,
+    })
+}
+
+/// A path in which nothing is a wildcard.
+pub(super) fn escape(path: &str) -> String {
+    let mut out = String::new();
+    for c in path.chars() {
+        if matches!(c, '*' | '?' | '[' | '\\') {
+            out.push('\\');
+        }
+        out.push(c);
+    }
+    out
+}
+
+/// True for a tar archive, plain or compressed; the file is at its beginning again.
+fn is_archive(file: &mut (impl Read + std::io::Seek), name: &str) -> Result<bool> {
+    let failed = || format!("read {name}");
+    let mut magic = [0; 6];
+    let count = file.read(&mut magic).context(failed)?;
+    file.rewind().context(failed)?;
+    let other = match &magic[..count] {
+        [b'B', b'Z', b'h', ..] => Some("bzip2"),
+        [0xfd, b'7', b'z', b'X', b'Z', 0] => Some("xz"),
+        _ => None,
+    };
+    if let Some(format) = other {
+        let lower = name.to_ascii_lowercase();
+        let is_tar = [".tar.", ".tbz", ".txz"].iter().any(|part| lower.contains(part));
+        if is_tar {
+            return Err(Error::Files(format!(
+                "ADD {name}: archives of {format} can't be extracted: compress it with gzip or zstd, or use COPY and tar in a RUN"
+            )));
+        }
+        return Ok(false);
+    }
+    let mut block = Vec::new();
+    let plain = archive::plain(&mut *file);
+    let read = plain.and_then(|plain| plain.take(512).read_to_end(&mut block));
+    file.rewind().context(failed)?;
+    if read.is_err() || block.len() < 512 {
+        return Ok(false);
+    }
+    let field = |range: std::ops::Range<usize>| {
+        String::from_utf8_lossy(&block[range])
+            .trim_matches(['\0', ' '])
+            .to_owned()
+    };
+    let sum: u32 = block[..148]
+        .iter()
+        .chain(&block[156..])
+        .map(|b| u32::from(*b))
+        .sum::<u32>()
+        + 8 * 32;
+    Ok(u32::from_str_radix(&field(148..156), 8).is_ok_and(|said| said == sum))
+}
