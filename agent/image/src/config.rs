@@ -42,6 +42,30 @@ pub struct ImageConfig {
         skip_serializing_if = "Vec::is_empty"
     )]
     pub history: Vec<HistoryEntry>,
+    /// Steps of builds whose results the layers are (`build --cache-to`); an addition of ours.
+    #[serde(
+        rename = "pontoon.cache.v1",
+        default,
+        deserialize_with = "null_default",
+        skip_serializing_if = "Vec::is_empty"
+    )]
+    pub cache: Vec<CachedStep>,
+}
+
+/// A step of a build whose result an image holds.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CachedStep {
+    /// Digest of what it was made from, in hexadecimal digits.
+    pub key: String,
+    /// The step as progress shows it.
+    pub description: String,
+    /// When it was made, in nanoseconds since 1970.
+    pub created_at: i64,
+    /// Places of its layers in the image, bottom first.
+    pub layers: Vec<usize>,
+    /// How many of these it did not make.
+    pub below: usize,
 }
 
 /// `rootfs` of the configuration.

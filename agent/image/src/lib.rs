@@ -54,9 +54,9 @@ mod unpack;
 mod user;
 
 pub use build::{DigestWriter, Mode};
-pub use check::{CheckReport, Problem};
 pub use changes::duration as instruction_duration;
-pub use config::{ContainerConfig, Healthcheck, HistoryEntry, ImageConfig, RootFs};
+pub use check::{CheckReport, Problem};
+pub use config::{CachedStep, ContainerConfig, Healthcheck, HistoryEntry, ImageConfig, RootFs};
 pub use digest::{Digest, InvalidDigest};
 pub use error::{Error, Result};
 pub use ingest::{IncomingImage, IncomingLayer, Ingest, Ingested, Transfer};

@@ -120,6 +120,11 @@ impl BuildCache {
         }
     }
 
+    /// True if there is a result for a key.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.records().contains_key(key)
+    }
+
     /// Keeps a result. `below`: how many of its layers it did not make.
     pub(super) fn keep(&self, images: &ImageStore, key: &str, stack: &Stack, made: &Made) -> Result<()> {
         images
@@ -261,6 +266,7 @@ impl BuildCache {
 }
 
 /// How a result came about.
+#[derive(Debug, Clone)]
 pub(super) struct Made {
     pub(super) description: String,
     pub(super) created_at: i64,

@@ -25,12 +25,7 @@ pub(super) enum Taken {
         below: Option<String>,
     },
     /// One file.
-    File {
-        name: String,
-        data: Vec<u8>,
-        mode: u32,
-        mtime: Option<i64>,
-    },
+    File { name: String, data: Vec<u8>, mode: u32 },
 }
 
 /// How it is copied.
@@ -98,12 +93,7 @@ impl<'s> Selection<'s> {
     /// Adds a source.
     pub(super) fn add(&mut self, from: Taken) -> Result<()> {
         match from {
-            Taken::File {
-                name,
-                data,
-                mode,
-                mtime,
-            } => self.file(&name, data, mode, mtime),
+            Taken::File { name, data, mode } => self.file(&name, data, mode),
             Taken::Tree { tree, path, below } => {
                 let found = expand(&tree, &path)?;
                 if found.is_empty() && !ignore::has_wildcards(&path) {
@@ -149,12 +139,12 @@ impl<'s> Selection<'s> {
         Ok(path)
     }
 
-    fn file(&mut self, name: &str, data: Vec<u8>, mode: u32, mtime: Option<i64>) -> Result<()> {
+    fn file(&mut self, name: &str, data: Vec<u8>, mode: u32) -> Result<()> {
         let path = self.target(name.as_bytes())?;
         let mut head = Head::file(path.clone());
         head.size = data.len() as u64;
         head.mode = mode;
-        head.mtime = mtime.unwrap_or(self.options.now);
+        head.mtime = self.options.now;
         self.put(path, head, Content::Data(data), None)
     }
 

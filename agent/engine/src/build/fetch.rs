@@ -1,6 +1,7 @@
 //! What ADD brings in besides the client's files: downloads, repositories, and the content of archives.
 
 use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::copy::{self, Taken};
 use super::progress::Begun;
 use super::{Build, Failure, Outcome, contexts};
-use crate::engine::{blocking, make_dir};
+use crate::engine::make_dir;
 use crate::error::IoContext;
 use crate::{Error, Result, id};
 
@@ -31,13 +32,14 @@ struct Kept {
 
 impl Build {
     /// Downloads a file, or takes the one that is kept if the server says that it is still the same.
+    /// It is in `place` then, under its name.
     pub(super) async fn download(
         &self,
-        url: &str,
-        name: &str,
+        (url, name): (&str, &str),
         checksum: &str,
+        place: PathBuf,
         begun: &Begun,
-    ) -> Outcome<Taken> {
+    ) -> Outcome<Arc<Tree>> {
         let wanted = match checksum {
             "" => None,
             text => Some(text.parse::<Digest>().map_err(|_| {
@@ -63,16 +65,11 @@ impl Build {
             let text = format!("digest mismatch {}: {wanted}", kept.digest);
             return Err(Failure::new(text));
         }
-        let (path, name) = (dir.join("data"), name.to_owned());
-        Ok(blocking(move || {
-            Ok(Taken::File {
-                name,
-                data: std::fs::read(&path).context(|| format!("read {}", path.display()))?,
-                mode: 0o600,
-                mtime: Some(kept.mtime),
-            })
-        })
-        .await?)
+        make_dir(&place)?;
+        // The next download replaces the file and does not change this one.
+        let linked = std::fs::hard_link(dir.join("data"), place.join(name));
+        linked.context(|| format!("add {url} as {name}"))?;
+        Ok(Arc::new(Tree::folder(&place).map_err(Error::Image)?))
     }
 
     async fn fetch(&self, url: &str, dir: &Path, begun: &Begun) -> Outcome<Kept> {
@@ -128,6 +125,9 @@ impl Build {
             mtime,
         };
         let place = || {
+            file.set_permissions(std::fs::Permissions::from_mode(0o600))?;
+            let seconds = std::time::Duration::from_secs(kept.mtime.unsigned_abs());
+            file.set_modified(std::time::UNIX_EPOCH + seconds)?;
             std::fs::rename(&staged, dir.join("data"))?;
             std::fs::write(dir.join("kept.json"), serde_json::to_vec(&kept)?)
         };
@@ -164,18 +164,14 @@ impl Build {
             "--",
             reference,
         ];
-        let target = match self.git(&dir, &shallow, begun).await {
-            Ok(_) => "FETCH_HEAD",
-            // A server may not give single commits.
-            Err(_) if !self.stop.is_cancelled() => {
-                self.git(&dir, &["fetch", "-q", "--tags", "origin"], begun)
-                    .await?;
-                reference
+        match self.git(&dir, &shallow, begun).await {
+            Ok(_) => {
+                let checkout = ["checkout", "-q", "--detach", "FETCH_HEAD"];
+                self.git(&dir, &checkout, begun).await?;
             }
-            Err(failure) => return Err(failure),
-        };
-        self.git(&dir, &["checkout", "-q", "--detach", target], begun)
-            .await?;
+            Err(failure) if self.stop.is_cancelled() => return Err(failure),
+            Err(_) => self.clone_whole(&dir, reference, begun).await?,
+        }
         let commit = self.git(&dir, &["rev-parse", "HEAD"], begun).await?;
         if !checksum.is_empty() && !commit.starts_with(checksum) {
             let text = format!("expected checksum to match {checksum}, got {commit}");
@@ -205,6 +201,26 @@ impl Build {
         }
         let below = dir.join(String::from_utf8_lossy(&resolved.path).into_owned());
         Ok(Arc::new(Tree::folder(&below).map_err(Error::Image)?))
+    }
+
+    /// For servers that don't give single commits, and that don't say what their HEAD is but by a fetch of it.
+    async fn clone_whole(&self, dir: &Path, reference: &str, begun: &Begun) -> Outcome<()> {
+        let head = [
+            "fetch",
+            "-q",
+            "--tags",
+            "origin",
+            "+HEAD:refs/remotes/origin/HEAD",
+        ];
+        self.git(dir, &head, begun).await?;
+        self.git(dir, &["fetch", "-q", "--tags", "origin"], begun).await?;
+        let branch = format!("refs/remotes/origin/{reference}");
+        let checkout = ["checkout", "-q", "--detach", &branch];
+        if self.git(dir, &checkout, begun).await.is_err() {
+            let checkout = ["checkout", "-q", "--detach", reference];
+            self.git(dir, &checkout, begun).await?;
+        }
+        Ok(())
     }
 
     async fn git(&self, dir: &Path, arguments: &[&str], begun: &Begun) -> Outcome<String> {
@@ -308,17 +324,6 @@ pub(super) fn unpacked(tree: Arc<Tree>, path: &str, dir: &Path, name: &str) -> R
         });
     }
     Ok(taken)
-}
-
-/// A downloaded file's content, if it is an archive and that was asked for.
-pub(super) fn unpack_file(file: Taken, dir: &Path) -> Result<Vec<Taken>> {
-    let Taken::File { name, data, .. } = &file else {
-        return Ok(vec![file]);
-    };
-    if !is_archive(&mut std::io::Cursor::new(data), name)? {
-        return Ok(vec![file]);
-    }
-    Ok(vec![extracted(data.as_slice(), dir)?])
 }
 
 fn extracted(archive: impl Read, dir: &Path) -> Result<Taken> {

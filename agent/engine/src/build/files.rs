@@ -85,7 +85,7 @@ impl Build {
         });
         let (job, digest) = prepared.await?;
         let key = self.key(&format!("copy.v1\0{:?}\0{digest}", below.chain()));
-        let found = self.find(step, &key).await?;
+        let found = self.find(step, &key, below.layers().len()).await?;
         if let (Some(found), false) = (&found, copy.is_link) {
             return Ok((found.clone(), None, true));
         }
@@ -104,7 +104,7 @@ impl Build {
             _ => return Ok((tree, keeping, false)),
         };
         let key = self.key(&format!("link.v1\0{:?}\0{:?}", base.chain(), stack.chain()));
-        if let Some(found) = self.find(step, &key).await? {
+        if let Some(found) = self.find(step, &key, base.layers().len()).await? {
             return Ok((found, keeping, was_cached));
         }
         was_cached = false;
@@ -130,7 +130,6 @@ impl Build {
                 name: name.clone(),
                 data: data.clone().into_bytes(),
                 mode: 0o644,
-                mtime: None,
             }]),
             SourceOf::Tree {
                 tree, path, below, ..
@@ -145,12 +144,18 @@ impl Build {
                 Ok(blocking(move || super::fetch::unpacked(tree, &path, &dir, &name)).await?)
             }
             SourceOf::Url { url, name, checksum } => {
-                let file = self.download(url, name, checksum, begun).await?;
+                let place = self.dir.join(format!("url-{}-{number}", begun.number));
+                let tree = self.download((url, name), checksum, place, begun).await?;
+                let path = format!("/{}", super::fetch::escape(name));
                 if !source.unpack {
-                    return Ok(vec![file]);
+                    return Ok(vec![Taken::Tree {
+                        tree,
+                        path,
+                        below: None,
+                    }]);
                 }
-                let dir = self.dir.join(format!("url-{}-{number}", begun.number));
-                Ok(blocking(move || super::fetch::unpack_file(file, &dir)).await?)
+                let (dir, name) = (self.dir.clone(), format!("add-{}-{number}", begun.number));
+                Ok(blocking(move || super::fetch::unpacked(tree, &path, &dir, &name)).await?)
             }
             SourceOf::Git {
                 url,

@@ -52,18 +52,7 @@ impl Build {
         for output in &self.start.outputs {
             output_of(output)?;
         }
-        let caches = [
-            ("cache-from", &self.start.cache_from),
-            ("cache-to", &self.start.cache_to),
-        ];
-        for (flag, options) in caches {
-            if let Some(option) = options.first() {
-                return Err(Failure::new(format!(
-                    "--{flag} type={} is not supported: this builder's cache stays on the daemon's host",
-                    option.r#type
-                )));
-            }
-        }
+        self.check_caches()?;
         for allowed in &self.start.allow {
             if !matches!(allowed.as_str(), "network.host" | "security.insecure") {
                 return Err(Failure::new(format!("invalid entitlement {allowed}")));
@@ -73,7 +62,8 @@ impl Build {
     }
 
     pub(super) async fn finish(self: &Arc<Self>, plan: &Plan, solved: Solved) -> Outcome<BuildResult> {
-        let config = configuration(plan, &solved);
+        let mut config = configuration(plan, &solved);
+        config.cache = self.inline_cache(&solved)?;
         let mut tags = self.start.tags.clone();
         let mut archives = Vec::new();
         let mut stored = self.start.outputs.is_empty();
@@ -98,7 +88,7 @@ impl Build {
             result = self.compose(config, &solved, names).await?;
         }
         if is_pushed {
-            self.push(&tags).await?;
+            self.push(&tags, "pushing").await?;
         }
         for (number, output) in archives {
             match output {
@@ -106,6 +96,7 @@ impl Build {
                 _ => self.send_files(number, &solved).await?,
             }
         }
+        self.give_caches(plan, &solved).await?;
         if needs_image && !stored {
             self.forget_image(&result.image_id).await;
         }
@@ -156,12 +147,12 @@ impl Build {
     }
 
     /// Pushes what was built, under each of its names.
-    async fn push(&self, tags: &[String]) -> Outcome<()> {
+    pub(super) async fn push(&self, tags: &[String], what: &str) -> Outcome<()> {
         for tag in tags {
             let reference = Reference::parse(tag).map_err(Error::Image)?.with_default_tag();
             let begun = self
                 .reporter
-                .begin(&format!("pushing {}", images::full_name(&reference)))
+                .begin(&format!("{what} {}", images::full_name(&reference)))
                 .await;
             let request = PushImageRequest {
                 reference: reference.familiar(),
@@ -237,7 +228,7 @@ impl Build {
         self.told(&begun, number, sent.await).await
     }
 
-    async fn told(&self, begun: &Begun, number: u32, sent: Result<()>) -> Outcome<()> {
+    pub(super) async fn told(&self, begun: &Begun, number: u32, sent: Result<()>) -> Outcome<()> {
         match sent {
             Ok(()) => {
                 self.reporter.output(number, Bytes::new(), true).await;
@@ -251,7 +242,7 @@ impl Build {
         }
     }
 
-    fn pieces(self: &Arc<Self>, number: u32) -> std::io::BufWriter<Pieces> {
+    pub(super) fn pieces(self: &Arc<Self>, number: u32) -> std::io::BufWriter<Pieces> {
         let pieces = Pieces {
             build: self.clone(),
             number,
@@ -261,7 +252,7 @@ impl Build {
     }
 
     /// An image that was made for an archive only.
-    async fn forget_image(&self, image: &str) {
+    pub(super) async fn forget_image(&self, image: &str) {
         let (images, image) = (self.engine.images.clone(), image.to_owned());
         let unused = |_: &pontoon_image::ImageId| Vec::<ContainerUse>::new();
         let removed = blocking(move || {
@@ -282,7 +273,7 @@ impl Build {
     }
 }
 
-fn sending(source: std::io::Error) -> Error {
+pub(super) fn sending(source: std::io::Error) -> Error {
     Error::Io {
         what: "send the build's output".into(),
         source,
@@ -290,7 +281,7 @@ fn sending(source: std::io::Error) -> Error {
 }
 
 /// Sends what is written to the client.
-struct Pieces {
+pub(super) struct Pieces {
     build: Arc<Build>,
     number: u32,
     runtime: tokio::runtime::Handle,

@@ -3,7 +3,7 @@
 //! - [`Engine::build`] in this file: one build from its request to its end; [`Failure`]: why one has failed;
 //! - `solve`: steps in parallel, each from the cache or made; `run` (programs), `files`, `copy` and `fetch` (files);
 //! - `contexts`, `agents`: what the client lends: its files, its SSH agents; `progress`: what it is told;
-//! - `cache`, `prune`: what stays; `finish`: the image, and other outputs.
+//! - `cache`, `prune`: what stays; `exchange`: what of it comes from and goes to elsewhere; `finish`: the image, and other outputs.
 //!
 //! A build's folders are its own and go with it; what it has made stays in the cache. A client that leaves cancels the build. A daemon
 //! that is killed leaves folders, snapshots and processes that belong to nobody and go at the next start.
@@ -12,6 +12,7 @@ mod agents;
 pub(crate) mod cache;
 mod contexts;
 mod copy;
+mod exchange;
 mod fetch;
 mod files;
 mod finish;
@@ -102,6 +103,7 @@ struct Build {
     run_dir: PathBuf,
     incoming: Incoming,
     agents: Arc<Agents>,
+    results: exchange::Results,
     plan: OnceLock<Plan>,
     /// Trees by step; `None`: not made yet.
     made: OnceLock<Vec<watch::Sender<Option<solve::Tree>>>>,
@@ -126,6 +128,7 @@ impl Engine {
             run_dir: self.config.run_dir.join("build").join(id::short(&number)),
             incoming: Incoming::default(),
             agents: Arc::default(),
+            results: exchange::Results::default(),
             plan: OnceLock::new(),
             made: OnceLock::new(),
         });
@@ -220,6 +223,7 @@ impl Build {
             self.reporter.warn(message.clone(), *lines).await;
         }
         let plan = self.plan.get_or_init(|| plan);
+        self.take_caches().await?;
         let result = solve::solve(&self, plan).await?;
         if self.stop.is_cancelled() {
             return Err(Failure::cancelled());

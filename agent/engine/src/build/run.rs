@@ -279,7 +279,8 @@ impl Build {
         if let (Made::Folder(dir), true) = (&found, read_only) {
             return Ok(Origin::Path(dir.join(&path)));
         }
-        if !path.as_os_str().is_empty() {
+        let is_writable_context = matches!(found, Made::Folder(_)) && !read_only;
+        if !path.as_os_str().is_empty() || is_writable_context {
             let copy = self.dir.join(format!("bind-{snapshot}"));
             make_dir(&copy)?;
             let mode = std::fs::Permissions::from_mode(0o755);
@@ -290,28 +291,22 @@ impl Build {
                 _ => copy,
             }));
         }
-        let stack = match &found {
-            Made::Stack(stack, _) => stack.clone(),
-            Made::Folder(_) => Stack::empty(),
+        let Made::Stack(stack, _) = found else {
+            return Err(Failure::cancelled());
         };
         held.snapshots.push(snapshot.clone());
         let images = self.engine.images.clone();
         let rootfs = blocking(move || images.snapshot(&snapshot, &stack).map_err(Error::Image)).await?;
-        let mut lower = rootfs.lower.clone();
-        if let Made::Folder(dir) = &found {
-            lower = vec![dir.to_path_buf()];
-        } else if lower.len() > 1 {
-            // Without the mount points that containers have.
-            lower.remove(0);
-        }
-        if read_only && lower.len() == 1 {
-            return Ok(Origin::Path(lower.remove(0)));
-        }
-        if read_only {
-            return Ok(Origin::Layers(lower));
-        }
-        let (upper, work) = (rootfs.upper, rootfs.work);
-        Ok(Origin::Writable { lower, upper, work })
+        Ok(match (rootfs.image_layers(), read_only) {
+            ([only], true) => Origin::Path(only.clone()),
+            (layers, true) => Origin::Layers(layers.to_vec()),
+            (_, false) if rootfs.is_tree => Origin::Path(rootfs.upper.clone()),
+            (layers, false) => Origin::Writable {
+                lower: layers.to_vec(),
+                upper: rootfs.upper.clone(),
+                work: rootfs.work.clone(),
+            },
+        })
     }
 
     /// Where a source is, links followed; one that is not there is told as BuildKit tells it.
@@ -464,8 +459,8 @@ fn remove_stubs(rootfs: &Rootfs, stubs: &[Stub]) -> Result<()> {
         let mut mark = [0; 1];
         let is_opaque = rustix::fs::lgetxattr(&path, "trusted.overlay.opaque", &mut mark).is_ok();
         match rustix::fs::FileType::from_raw_mode(stat.st_mode) {
-            // Folders with something in them stay.
-            rustix::fs::FileType::Directory if stub.before.is_none() || !is_opaque => {
+            // Folders with something in them stay. In a tree of its own one that was there before is no copy of it.
+            rustix::fs::FileType::Directory if stub.before.is_none() || !is_opaque && !rootfs.is_tree => {
                 let _ = std::fs::remove_dir(&path);
             }
             rustix::fs::FileType::RegularFile if stat.st_size == 0 && stub.before.is_none() => {

@@ -244,7 +244,7 @@ impl Build {
             }
             Action::Image { .. } | Action::Context { .. } => return Err(Failure::cancelled()),
         };
-        if let Some(found) = self.find(step, &key).await? {
+        if let Some(found) = self.find(step, &key, base.layers().len()).await? {
             return Ok((found, None, true));
         }
         let stack = match &step.action {
@@ -261,13 +261,23 @@ impl Build {
         Digest::of(format!("{text}\0{:?}", self.epoch()).as_bytes()).hex()
     }
 
-    pub(super) async fn find(&self, step: &plan::Step, key: &str) -> Outcome<Option<Tree>> {
+    /// A result that is kept. `below`: how many layers the step begins with.
+    pub(super) async fn find(&self, step: &plan::Step, key: &str, below: usize) -> Outcome<Option<Tree>> {
         if step.no_cache {
             return Ok(None);
         }
-        let (engine, key) = (self.engine.clone(), key.to_owned());
-        let found = blocking(move || Ok(engine.build_cache.find(&engine.images, &key))).await?;
-        Ok(found.map(|(stack, time)| Tree::Stack(stack, time)))
+        let (engine, looked) = (self.engine.clone(), key.to_owned());
+        let found = blocking(move || Ok(engine.build_cache.find(&engine.images, &looked))).await?;
+        let Some((stack, created_at)) = found else {
+            return Ok(None);
+        };
+        let made = Made {
+            description: step.name.clone(),
+            created_at,
+            below,
+        };
+        self.results.remember(key, &stack, &made);
+        Ok(Some(Tree::Stack(stack, created_at)))
     }
 
     /// Keeps a result in the background.
@@ -278,6 +288,7 @@ impl Build {
             below,
         };
         let tree = Tree::Stack(stack.clone(), made.created_at);
+        self.results.remember(&key, &stack, &made);
         let engine = self.engine.clone();
         let keeping = tokio::spawn(blocking(move || {
             engine.build_cache.keep(&engine.images, &key, &stack, &made)

@@ -1,7 +1,9 @@
-//! Where a build's files are: a folder, an archive on standard input, a repository. What is no folder becomes a temporary one.
+//! Where a build's files are: a folder, an archive on standard input or at a web address, a repository. What is no folder becomes
+//! a temporary one.
 
 use std::collections::HashMap;
-use std::io::{Read, Write};
+use std::fs::File;
+use std::io::{Read, Seek};
 use std::path::{Path, PathBuf};
 
 use pontoon_build::ignore::{self, Patterns};
@@ -9,6 +11,7 @@ use pontoon_image::archive::{ExtractOptions, Extractor, Kind, Place, TarReader, 
 use pontoon_image::{Limits, build};
 
 use super::options::Arguments;
+use super::remote;
 use crate::error::Failure;
 
 const DOCKERFILE: &str = "Dockerfile";
@@ -26,7 +29,12 @@ pub struct Source {
 /// A named context.
 pub enum Named {
     /// Files.
-    Folder(PathBuf, Option<tempfile::TempDir>),
+    Folder {
+        /// Where they are.
+        path: PathBuf,
+        /// What it goes with.
+        _temporary: Option<tempfile::TempDir>,
+    },
     /// What the daemon has by itself: an image.
     Far(String),
 }
@@ -35,7 +43,7 @@ impl Named {
     /// Its folder, if it is one.
     pub fn folder(&self) -> Option<PathBuf> {
         match self {
-            Named::Folder(path, _) => Some(path.clone()),
+            Named::Folder { path, .. } => Some(path.clone()),
             Named::Far(_) => None,
         }
     }
@@ -43,13 +51,13 @@ impl Named {
     /// What the daemon is told.
     pub fn said(&self) -> String {
         match self {
-            Named::Folder(..) => String::new(),
+            Named::Folder { .. } => String::new(),
             Named::Far(text) => text.clone(),
         }
     }
 }
 
-fn failed(what: impl std::fmt::Display, error: impl std::fmt::Display) -> Failure {
+pub(super) fn failed(what: impl std::fmt::Display, error: impl std::fmt::Display) -> Failure {
     Failure::new(format!("ERROR: {what}: {error}"))
 }
 
@@ -67,7 +75,18 @@ impl Source {
                     "ERROR: invalid argument: can't use stdin for both build context and dockerfile",
                 ));
             }
-            return Self::of_stdin(arguments);
+            let mut input = tempfile::tempfile()?;
+            std::io::copy(&mut std::io::stdin().lock(), &mut input)?;
+            input.rewind()?;
+            return Self::of_file(input, arguments, "stdin");
+        }
+        if !Path::new(context).exists() && remote::is_web(context) && !remote::is_git(context) {
+            if from_stdin {
+                return Err(Failure::new(format!(
+                    "ERROR: the Dockerfile of the remote context {context} can't come from standard input"
+                )));
+            }
+            return Self::of_file(remote::download(context).await?, arguments, context);
         }
         let (folder, temporary) = fetched(context).await?;
         if !folder.is_dir() {
@@ -95,16 +114,13 @@ impl Source {
         Self::of_folder(folder, temporary, arguments.file.as_deref(), is_remote)
     }
 
-    /// `-`: an archive with the Dockerfile in it, or the Dockerfile itself.
-    fn of_stdin(arguments: &Arguments) -> Result<Self, Failure> {
-        let mut input = tempfile::tempfile()?;
-        std::io::copy(&mut std::io::stdin().lock(), &mut input)?;
-        std::io::Seek::rewind(&mut input)?;
+    /// An archive with the Dockerfile in it, or the Dockerfile itself.
+    fn of_file(mut input: File, arguments: &Arguments, from: &str) -> Result<Self, Failure> {
         let mut head = Vec::new();
         let is_archive = plain(&mut input)
             .and_then(|plain| plain.take(512).read_to_end(&mut head))
             .is_ok_and(|_| head.get(257..262).is_some_and(|magic| magic == b"ustar"));
-        std::io::Seek::rewind(&mut input)?;
+        input.rewind()?;
         if is_archive {
             let temporary = tempfile::tempdir()?;
             extract(input, temporary.path())?;
@@ -113,7 +129,7 @@ impl Source {
         }
         if let Some(name) = &arguments.file {
             return Err(Failure::new(format!(
-                "ERROR: ambiguous Dockerfile source: both stdin and flag correspond to Dockerfiles ({name})"
+                "ERROR: ambiguous Dockerfile source: both {from} and flag correspond to Dockerfiles ({name})"
             )));
         }
         let mut dockerfile = Vec::new();
@@ -135,12 +151,14 @@ impl Source {
         is_remote: bool,
     ) -> Result<Self, Failure> {
         let path = match file {
-            None => folder.join(DOCKERFILE),
-            Some(file) if is_remote => {
+            // Links of a context that somebody else made lead nowhere else.
+            file if is_remote => {
+                let file = file.unwrap_or(DOCKERFILE);
                 let tree = build::Tree::folder(&folder).map_err(|e| failed("cannot open the context", e))?;
                 let resolved = tree.resolve(file.as_bytes()).map_err(|e| failed(file, e))?;
                 folder.join(String::from_utf8_lossy(&resolved.path).into_owned())
             }
+            None => folder.join(DOCKERFILE),
             Some(file) => PathBuf::from(file),
         };
         let shown = path
@@ -231,7 +249,10 @@ pub async fn named(arguments: &Arguments) -> Result<HashMap<String, Named>, Fail
                     "ERROR: build context {name}: {value} is not a directory"
                 )));
             }
-            Named::Folder(folder, temporary)
+            Named::Folder {
+                path: folder,
+                _temporary: temporary,
+            }
         };
         contexts.insert(name.to_owned(), context);
     }
@@ -240,115 +261,17 @@ pub async fn named(arguments: &Arguments) -> Result<HashMap<String, Named>, Fail
 
 /// A folder as it is, or a repository in a temporary one.
 async fn fetched(context: &str) -> Result<(PathBuf, Option<tempfile::TempDir>), Failure> {
-    if !Path::new(context).exists() && is_git(context) {
+    if !Path::new(context).exists() && remote::is_git(context) {
         let temporary = tempfile::tempdir()?;
-        let folder = clone(context, temporary.path()).await?;
+        let folder = remote::clone(context, temporary.path()).await?;
         return Ok((folder, Some(temporary)));
     }
-    if context.starts_with("http://") || context.starts_with("https://") {
-        return Err(Failure::new(format!(
-            "ERROR: a context from the URL {context} is not supported: download the archive and give it on standard input, or name a repository (…​.git)"
-        )));
+    if !Path::new(context).exists() && remote::is_web(context) {
+        let temporary = tempfile::tempdir()?;
+        extract(remote::download(context).await?, temporary.path())?;
+        return Ok((temporary.path().to_owned(), Some(temporary)));
     }
     Ok((PathBuf::from(context), None))
-}
-
-fn is_git(text: &str) -> bool {
-    let before = text.split(['#', '?']).next().unwrap_or_default();
-    let scp_like = before
-        .split_once(':')
-        .is_some_and(|(host, path)| host.contains('@') && !host.contains('/') && !path.starts_with("//"));
-    let is_web = text.starts_with("http://") || text.starts_with("https://");
-    ["git://", "ssh://", "file://"]
-        .iter()
-        .any(|scheme| text.starts_with(scheme))
-        || text.starts_with("github.com/")
-        || scp_like
-        || is_web && before.ends_with(".git")
-}
-
-/// Clones a repository with the client's git: `remote#ref:folder`.
-async fn clone(context: &str, into: &Path) -> Result<PathBuf, Failure> {
-    let (remote, fragment) = context.split_once('#').unwrap_or((context, ""));
-    let remote = match remote.strip_prefix("github.com/") {
-        Some(path) => format!("https://github.com/{path}"),
-        None => remote.to_owned(),
-    };
-    let (reference, below) = fragment.split_once(':').unwrap_or((fragment, ""));
-    let reference = if reference.is_empty() { "HEAD" } else { reference };
-    if remote.starts_with('-') || reference.starts_with('-') {
-        return Err(Failure::new(format!("ERROR: invalid repository {context}")));
-    }
-    git(into, &["init", "-q", "."]).await?;
-    git(into, &["remote", "add", "origin", "--", &remote]).await?;
-    let target = match git(
-        into,
-        &[
-            "fetch",
-            "-q",
-            "--depth",
-            "1",
-            "--no-tags",
-            "origin",
-            "--",
-            reference,
-        ],
-    )
-    .await
-    {
-        Ok(()) => "FETCH_HEAD",
-        Err(_) => {
-            git(into, &["fetch", "-q", "--tags", "origin"]).await?;
-            reference
-        }
-    };
-    git(into, &["checkout", "-q", "--detach", target]).await?;
-    git(
-        into,
-        &[
-            "submodule",
-            "update",
-            "-q",
-            "--init",
-            "--recursive",
-            "--depth",
-            "1",
-        ],
-    )
-    .await?;
-    std::fs::remove_dir_all(into.join(".git")).map_err(|e| failed("remove .git", e))?;
-    let tree = build::Tree::folder(into).map_err(|e| failed("cannot open the repository", e))?;
-    let resolved = tree.resolve(below.as_bytes()).map_err(|e| failed(below, e))?;
-    Ok(into.join(String::from_utf8_lossy(&resolved.path).into_owned()))
-}
-
-async fn git(dir: &Path, arguments: &[&str]) -> Result<(), Failure> {
-    let output = tokio::process::Command::new("git")
-        .args(["-c", "protocol.ext.allow=never"])
-        .args(arguments)
-        .current_dir(dir)
-        .env("GIT_TERMINAL_PROMPT", "0")
-        .stdin(std::process::Stdio::null())
-        .kill_on_drop(true)
-        .output()
-        .await;
-    let output = match output {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            return Err(Failure::new(
-                "ERROR: unable to prepare context: unable to find 'git': install it, or clone the repository yourself",
-            ));
-        }
-        other => other?,
-    };
-    if output.status.success() {
-        return Ok(());
-    }
-    let words = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    let what = arguments.first().copied().unwrap_or_default();
-    Err(failed(
-        format!("unable to prepare context: git {what} failed"),
-        words,
-    ))
 }
 
 fn extract(archive: impl Read, into: &Path) -> Result<(), Failure> {
@@ -363,6 +286,5 @@ fn extract(archive: impl Read, into: &Path) -> Result<(), Failure> {
         }
     }
     extractor.finish().map_err(|e| wrong(&e))?;
-    std::io::stderr().flush().ok();
     Ok(())
 }

@@ -1,28 +1,32 @@
 //! `build`, under its own name and under `image`, `builder` and `buildx`; `builder prune`.
 //!
 //! - [`options`]: the flags; `lists`: values like `type=local,dest=out`;
-//! - `context`: where the files are: folder, archive, repository; `send`: what of them is sent;
+//! - `context`, `remote`: where the files are: folder, archive, repository; `send`: what of them is sent; `caches`: of other builders;
 //! - `plain`, `view`: progress as lines, or live on a terminal; `outputs`: what the daemon sends back;
 //! - [`run`] in this file: one build.
 
+mod caches;
 mod context;
 mod lists;
 pub mod options;
 mod outputs;
 mod plain;
 mod prune;
+mod remote;
 mod send;
 mod ssh;
 mod view;
 
 use std::collections::HashMap;
 use std::io::IsTerminal;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
+use pontoon_build::ignore::Patterns;
 use pontoon_proto::v1::{
     BuildFailure, BuildRequest, BuildResponse, BuildResult, build_request::Request, build_response::Event,
 };
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
@@ -100,11 +104,42 @@ impl Show for Silent {
 /// # Errors
 /// A bad flag or context, a mistake in the Dockerfile (with its lines), a step that failed (with its output), or the daemon's.
 pub async fn run(host: Option<&str>, arguments: Box<Arguments>) -> Outcome {
-    let mut show = progress(&arguments)?;
-    let (outputs, receivers) = outputs::plan(&arguments)?;
-    let source = Source::open(&arguments).await?;
-    let contexts = context::named(&arguments).await?;
-    let start = arguments.start(&source, &contexts, outputs)?;
+    let show = progress(&arguments)?;
+    let reads_stdin = arguments.context == "-" || arguments.file.as_deref() == Some("-");
+    if reads_stdin {
+        // A read of a terminal can't be given up: there Ctrl-C ends the client as it ends any program.
+        let source = Source::open(&arguments).await?;
+        return until_signal(build(host, &arguments, source, show)).await;
+    }
+    let whole = async {
+        let source = Source::open(&arguments).await?;
+        build(host, &arguments, source, show).await
+    };
+    until_signal(whole).await
+}
+
+/// Gives work up at Ctrl-C, so that its temporary files go.
+async fn until_signal(work: impl Future<Output = Outcome>) -> Outcome {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let cancelled = || Failure::new("ERROR: failed to solve: Canceled: context canceled");
+    tokio::select! {
+        outcome = Box::pin(work) => outcome,
+        _ = interrupt.recv() => Err(cancelled().with_code(130)),
+        _ = terminate.recv() => Err(cancelled().with_code(143)),
+    }
+}
+
+async fn build(
+    host: Option<&str>,
+    arguments: &Arguments,
+    source: Source,
+    mut show: Box<dyn Show + Send>,
+) -> Outcome {
+    let (outputs, receivers) = outputs::plan(arguments)?;
+    let contexts = context::named(arguments).await?;
+    let caches = arguments.cache_sources()?;
+    let start = arguments.start(&source, &contexts, outputs, caches.options)?;
     let agents = arguments.agents()?;
     let client = Client::connect(host).await?;
     let (requests, receiver) = mpsc::channel(REQUESTS);
@@ -120,8 +155,10 @@ pub async fn run(host: Option<&str>, arguments: Box<Arguments>) -> Outcome {
         .into_inner();
     let mut session = Session {
         requests,
+        failures: mpsc::channel(1),
         source,
         contexts,
+        caches: caches.folders,
         agents: ssh::Agents::new(agents),
         receivers,
     };
@@ -129,7 +166,7 @@ pub async fn run(host: Option<&str>, arguments: Box<Arguments>) -> Outcome {
         Ok(result) => {
             show.finish(false);
             session.receivers.finish()?;
-            finished(&arguments, &result)
+            finished(arguments, &result)
         }
         Err(failure) => {
             show.finish(true);
@@ -139,7 +176,7 @@ pub async fn run(host: Option<&str>, arguments: Box<Arguments>) -> Outcome {
     }
 }
 
-fn progress(arguments: &Arguments) -> Result<Box<dyn Show>, Failure> {
+fn progress(arguments: &Arguments) -> Result<Box<dyn Show + Send>, Failure> {
     if arguments.quiet {
         return Ok(Box::new(Silent));
     }
@@ -161,8 +198,12 @@ fn progress(arguments: &Arguments) -> Result<Box<dyn Show>, Failure> {
 
 struct Session {
     requests: mpsc::Sender<BuildRequest>,
+    /// Of contexts that could not be read.
+    failures: (mpsc::Sender<Failure>, mpsc::Receiver<Failure>),
     source: Source,
     contexts: HashMap<String, context::Named>,
+    /// Folders of caches.
+    caches: HashMap<String, PathBuf>,
     agents: ssh::Agents,
     receivers: Receivers,
 }
@@ -178,6 +219,10 @@ impl Session {
         loop {
             let message = tokio::select! {
                 message = events.message() => message?,
+                Some(failure) = self.failures.1.recv() => {
+                    self.receivers.forget();
+                    return Err(failure);
+                }
                 _ = tick.tick() => {
                     show.event(None);
                     continue;
@@ -200,6 +245,18 @@ impl Session {
     }
 
     fn send_context(&self, name: String, paths: &[String]) -> Result<(), Failure> {
+        let (requests, failures) = (self.requests.clone(), self.failures.0.clone());
+        if let Some(folder) = self.caches.get(&name) {
+            send::send(
+                name,
+                folder.clone(),
+                Patterns::default(),
+                paths,
+                requests,
+                failures,
+            );
+            return Ok(());
+        }
         let folder = match name.as_str() {
             "" => self.source.folder(),
             name => self.contexts.get(name).and_then(context::Named::folder),
@@ -210,7 +267,7 @@ impl Session {
             "" => self.source.ignored()?,
             _ => context::ignored(&folder, None)?,
         };
-        send::send(name, folder, ignored, paths, self.requests.clone());
+        send::send(name, folder, ignored, paths, requests, failures);
         Ok(())
     }
 }

@@ -9,7 +9,7 @@ use pontoon_image::Reference;
 use pontoon_proto::v1::{BuildOption, BuildSecret, BuildStart, RegistryAuth, Ulimit};
 
 use super::context::{Named, Source};
-use super::{lists, ssh};
+use super::{caches, lists, ssh};
 use crate::command::container::options::values::{integer, memory_swap, ulimit, unsigned};
 use crate::error::Failure;
 use crate::output::human::parse_size;
@@ -137,6 +137,7 @@ impl Arguments {
         source: &Source,
         contexts: &HashMap<String, Named>,
         outputs: Vec<BuildOption>,
+        cache_from: Vec<BuildOption>,
     ) -> Result<BuildStart, Failure> {
         if !self.rm {
             return Err(Failure::new(
@@ -162,6 +163,10 @@ impl Arguments {
         let named = contexts
             .iter()
             .map(|(name, context)| (name.clone(), context.said()));
+        let cache_to = self.cache_targets()?;
+        let caches = cache_from.iter().chain(&cache_to);
+        let caches = caches.filter_map(|cache| cache.attributes.get("ref"));
+        let names = self.tag.iter().chain(caches).cloned().collect();
         Ok(BuildStart {
             dockerfile: source.dockerfile().to_vec().into(),
             dockerfile_name: source.dockerfile_name().to_owned(),
@@ -180,8 +185,8 @@ impl Arguments {
                 .map(|text| secret(text))
                 .collect::<Result<_, _>>()?,
             ssh: self.agents()?.into_iter().map(|(id, _)| id).collect(),
-            cache_from: options("cache-from", &self.cache_from)?,
-            cache_to: options("cache-to", &self.cache_to)?,
+            cache_from,
+            cache_to,
             outputs,
             hosts: self
                 .add_host
@@ -201,8 +206,18 @@ impl Arguments {
             allow: split(&self.allow),
             pull: self.pull,
             no_context: source.folder().is_none(),
-            registry_auth: credentials(source, contexts, &self.tag),
+            registry_auth: credentials(source, contexts, names),
         })
+    }
+
+    /// `--cache-from`.
+    pub fn cache_sources(&self) -> Result<caches::Sources, Failure> {
+        caches::sources(&self.cache_from)
+    }
+
+    /// `--cache-to`.
+    pub fn cache_targets(&self) -> Result<Vec<BuildOption>, Failure> {
+        caches::targets(&self.cache_to)
     }
 
     /// SSH agents by id, with the path of each socket.
@@ -211,14 +226,13 @@ impl Arguments {
     }
 }
 
-/// What the user has for the registries that the Dockerfile and the tags name. A helper that fails says so when it matters: the
+/// What the user has for the registries that the Dockerfile and `names` name. A helper that fails says so when it matters: the
 /// registry will refuse.
 fn credentials(
     source: &Source,
     contexts: &HashMap<String, Named>,
-    tags: &[String],
+    mut names: Vec<String>,
 ) -> HashMap<String, RegistryAuth> {
-    let mut names: Vec<String> = tags.to_vec();
     names.extend(
         contexts
             .values()
@@ -273,17 +287,6 @@ fn labels(values: &[String]) -> HashMap<String, String> {
         (key.to_owned(), value.to_owned())
     };
     values.iter().map(label).collect()
-}
-
-fn options(flag: &str, values: &[String]) -> Result<Vec<BuildOption>, Failure> {
-    let option = |text: &String| {
-        let (kind, attributes) = lists::typed(flag, text, ("registry", "ref"))?;
-        Ok(BuildOption {
-            r#type: kind,
-            attributes: attributes.into_iter().collect(),
-        })
-    };
-    values.iter().map(option).collect()
 }
 
 /// `id=x,src=file`, `id=x,env=VAR`, `id=x`: a variable of this name, else a file.

@@ -1,4 +1,4 @@
-//! `--output`: what the daemon does with the result, and what it sends back: archives go into a file or to standard output, a
+//! `--output` and `--cache-to`: what the daemon does with the result, and what it sends back: archives go into a file or to standard output, a
 //! folder's archive is extracted.
 
 use std::collections::HashMap;
@@ -67,6 +67,17 @@ pub fn plan(arguments: &Arguments) -> Result<(Vec<BuildOption>, Receivers), Fail
             r#type: kind.replace("oci-folder", "oci"),
             attributes: attributes.into_iter().collect(),
         });
+    }
+    // The daemon numbers caches after outputs.
+    for (number, cache) in arguments.cache_targets()?.iter().enumerate() {
+        if cache.r#type != "local" {
+            continue;
+        }
+        let destination = cache.attributes.get("dest").map(String::as_str);
+        if let Some(target) = target("local", destination)? {
+            let number = u32::try_from(options.len() + number).unwrap_or_default();
+            receivers.targets.insert(number, target);
+        }
     }
     Ok((options, receivers))
 }

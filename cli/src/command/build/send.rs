@@ -13,16 +13,19 @@ use pontoon_image::build::Tree;
 use pontoon_proto::v1::{BuildData, BuildRequest, build_request::Request};
 use tokio::sync::mpsc;
 
+use crate::error::Failure;
+
 /// Bytes sent at once.
 const PIECE: usize = 256 << 10;
 
-/// Begins to send a context in the background. One that can't be read ends early: the daemon then finds the archive cut.
+/// Begins to send a context in the background. One that can't be read is told of by way of `failures`: that ends the build.
 pub fn send(
     name: String,
     folder: PathBuf,
     ignored: Patterns,
     paths: &[String],
     requests: mpsc::Sender<BuildRequest>,
+    failures: mpsc::Sender<Failure>,
 ) {
     let wanted = wanted(&folder, paths);
     tokio::task::spawn_blocking(move || {
@@ -33,8 +36,10 @@ pub fn send(
         let out = io::BufWriter::with_capacity(PIECE, pieces);
         let written = write(&folder, &ignored, &wanted, out);
         if let Err(error) = written {
+            // A daemon that listens no more has its own reasons.
             if error.kind() != io::ErrorKind::BrokenPipe {
-                eprintln!("ERROR: sending the context {}: {error}", folder.display());
+                let text = format!("ERROR: failed to read the context {}: {error}", folder.display());
+                failures.blocking_send(Failure::new(text)).ok();
             }
             return;
         }

@@ -13,6 +13,8 @@ use crate::terminal;
 
 /// Lines of output that are shown of a running step.
 const LINES: usize = 6;
+/// Bytes that are kept of a line without an end.
+const REST: usize = 16 << 10;
 
 /// Draws.
 #[derive(Default)]
@@ -40,14 +42,19 @@ impl Step {
 
     fn log(&mut self, log: &BuildLog) {
         self.rest.extend_from_slice(&log.data);
-        while let Some(end) = self.rest.iter().position(|b| *b == b'\n') {
+        // A program that draws a line over again has nothing but carriage returns.
+        while let Some(end) = self.rest.iter().position(|b| matches!(b, b'\n' | b'\r')) {
             let line: Vec<u8> = self.rest.drain(..=end).collect();
             let text: String = String::from_utf8_lossy(&line)
                 .chars()
                 .filter(|c| !c.is_control())
                 .collect();
-            self.output.push(text);
+            if !text.is_empty() || line == b"\n" {
+                self.output.push(text);
+            }
         }
+        let over = self.rest.len().saturating_sub(REST);
+        self.rest.drain(..over);
         let over = self.output.len().saturating_sub(LINES);
         self.output.drain(..over);
     }

@@ -1,0 +1,174 @@
+//! Contexts that are elsewhere: repositories, which the client's git fetches, and archives and Dockerfiles at web addresses.
+
+use std::fs::File;
+use std::io::{Seek, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use pontoon_image::build;
+
+use super::context::failed;
+use crate::error::Failure;
+
+/// True for `git@…`, `git://`, `ssh://`, `file://`, `github.com/…`, and web addresses that end in `.git`.
+pub fn is_git(text: &str) -> bool {
+    let before = text.split(['#', '?']).next().unwrap_or_default();
+    let scp_like = before
+        .split_once(':')
+        .is_some_and(|(host, path)| host.contains('@') && !host.contains('/') && !path.starts_with("//"));
+    ["git://", "ssh://", "file://"]
+        .iter()
+        .any(|scheme| text.starts_with(scheme))
+        || text.starts_with("github.com/")
+        || scp_like
+        || is_web(text) && before.ends_with(".git")
+}
+
+/// True for a web address.
+pub fn is_web(text: &str) -> bool {
+    text.starts_with("http://") || text.starts_with("https://")
+}
+
+/// Clones a repository with the client's git: `remote#ref:folder`. Gives the folder.
+///
+/// # Errors
+/// There is no git, or what it says.
+pub async fn clone(context: &str, into: &Path) -> Result<PathBuf, Failure> {
+    let (remote, fragment) = context.split_once('#').unwrap_or((context, ""));
+    let remote = match remote.strip_prefix("github.com/") {
+        Some(path) => format!("https://github.com/{path}"),
+        None => remote.to_owned(),
+    };
+    let (reference, below) = fragment.split_once(':').unwrap_or((fragment, ""));
+    let reference = if reference.is_empty() { "HEAD" } else { reference };
+    if remote.starts_with('-') || reference.starts_with('-') {
+        return Err(Failure::new(format!("ERROR: invalid repository {context}")));
+    }
+    git(into, &["init", "-q", "."]).await?;
+    git(into, &["remote", "add", "origin", "--", &remote]).await?;
+    let one = [
+        "fetch",
+        "-q",
+        "--depth",
+        "1",
+        "--no-tags",
+        "origin",
+        "--",
+        reference,
+    ];
+    if git(into, &one).await.is_ok() {
+        git(into, &["checkout", "-q", "--detach", "FETCH_HEAD"]).await?;
+    } else {
+        // A server may not give single commits, and not say what its HEAD is but by a fetch of it.
+        git(
+            into,
+            &[
+                "fetch",
+                "-q",
+                "--tags",
+                "origin",
+                "+HEAD:refs/remotes/origin/HEAD",
+            ],
+        )
+        .await?;
+        git(into, &["fetch", "-q", "--tags", "origin"]).await?;
+        let branch = format!("refs/remotes/origin/{reference}");
+        if git(into, &["checkout", "-q", "--detach", &branch]).await.is_err() {
+            git(into, &["checkout", "-q", "--detach", reference]).await?;
+        }
+    }
+    let submodules = [
+        "submodule",
+        "update",
+        "-q",
+        "--init",
+        "--recursive",
+        "--depth",
+        "1",
+    ];
+    git(into, &submodules).await?;
+    std::fs::remove_dir_all(into.join(".git")).map_err(|e| failed("remove .git", e))?;
+    let tree = build::Tree::folder(into).map_err(|e| failed("cannot open the repository", e))?;
+    let resolved = tree.resolve(below.as_bytes()).map_err(|e| failed(below, e))?;
+    if resolved.node.is_none_or(|node| !node.is_dir()) {
+        return Err(failed(
+            "unable to prepare context",
+            format!("the repository has no folder {below}"),
+        ));
+    }
+    Ok(into.join(String::from_utf8_lossy(&resolved.path).into_owned()))
+}
+
+async fn git(dir: &Path, arguments: &[&str]) -> Result<(), Failure> {
+    let output = tokio::process::Command::new("git")
+        .args(["-c", "protocol.ext.allow=never"])
+        .args(arguments)
+        .current_dir(dir)
+        .env("GIT_TERMINAL_PROMPT", "0")
+        .stdin(std::process::Stdio::null())
+        .kill_on_drop(true)
+        .output()
+        .await;
+    let output = match output {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return Err(Failure::new(
+                "ERROR: unable to prepare context: unable to find 'git': install it, or clone the repository yourself",
+            ));
+        }
+        other => other?,
+    };
+    if output.status.success() {
+        return Ok(());
+    }
+    let words = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    let what = arguments.first().copied().unwrap_or_default();
+    Err(failed(
+        format!("unable to prepare context: git {what} failed"),
+        words,
+    ))
+}
+
+/// Downloads an archive or a Dockerfile into a file without a name, which is at its beginning then.
+///
+/// # Errors
+/// The server's answer, or there is none.
+pub async fn download(url: &str) -> Result<File, Failure> {
+    let wrong = |error: reqwest::Error| {
+        let mut text = error.to_string();
+        let mut cause = std::error::Error::source(&error);
+        while let Some(error) = cause {
+            text.push_str(&format!(": {error}"));
+            cause = error.source();
+        }
+        failed(format!("failed to download remote context {url}"), text)
+    };
+    let mut answer = client()?.get(url).send().await.map_err(wrong)?;
+    if !answer.status().is_success() {
+        return Err(failed(
+            format!("failed to download remote context {url}"),
+            format!("server replied {}", answer.status()),
+        ));
+    }
+    let mut file = tempfile::tempfile()?;
+    while let Some(piece) = answer.chunk().await.map_err(wrong)? {
+        file.write_all(&piece)?;
+    }
+    file.rewind()?;
+    Ok(file)
+}
+
+/// Trusts what the host trusts.
+fn client() -> Result<reqwest::Client, Failure> {
+    let wrong = |error: &dyn std::fmt::Display| failed("downloads are not possible", error);
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    let tls = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|e| wrong(&e))?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let client = reqwest::Client::builder()
+        .tls_backend_preconfigured(tls)
+        .connect_timeout(std::time::Duration::from_secs(30));
+    client.build().map_err(|e| wrong(&e))
+}
