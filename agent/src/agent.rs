@@ -10,7 +10,7 @@ use crate::reporter::Reporter;
 use crate::session::{Runner, SessionState};
 use crate::storage::Storage;
 use crate::worker::{Command, Worker};
-use crate::{AgentConfig, Error, Result};
+use crate::{AgentConfig, Error, Images, Result};
 
 /// Commands that wait for the worker: a session that runs ahead of it waits.
 const COMMANDS: usize = 16;
@@ -20,6 +20,7 @@ pub struct Agent {
     node: watch::Receiver<Option<Node>>,
     state: watch::Receiver<SessionState>,
     storage: Arc<Storage>,
+    images: Option<Arc<Images>>,
     parts: Mutex<Option<(Worker, Runner, mpsc::Receiver<Command>)>>,
 }
 
@@ -42,11 +43,13 @@ impl Agent {
         let (commands, received) = mpsc::channel(COMMANDS);
         let worker = Worker::new(storage.clone(), config.executor.clone(), reporter.clone());
         let tasks = worker.tasks();
+        let images = config.images.clone();
         let runner = Runner::new(config, storage.clone(), reporter, commands, tasks);
         Ok(Self {
             node: runner.node(),
             state: runner.state(),
             storage,
+            images,
             parts: Mutex::new(Some((worker, runner, received))),
         })
     }
@@ -61,6 +64,10 @@ impl Agent {
             return Err(Error::NoManagers);
         };
         let worker = tokio::spawn(worker.run(received, cancelled.child_token()));
+        let images = self
+            .images
+            .clone()
+            .map(|images| tokio::spawn(images.run(cancelled.child_token())));
         let outcome = runner.run(cancelled.clone()).await;
         if outcome.is_err() {
             // Without managers there is nothing to end the worker's tasks for: they go on until the daemon leaves.
@@ -68,6 +75,9 @@ impl Agent {
         }
         // A panic there was reported by the runtime; nothing is left to do for it here.
         worker.await.ok();
+        if let Some(images) = images {
+            images.await.ok();
+        }
         outcome
     }
 

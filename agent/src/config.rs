@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use pontoon_proto::v1::ManagerPeer;
 
-use crate::Connector;
 use crate::exec::Executor;
+use crate::{Connector, Images};
 
 /// Settings of an [`Agent`](crate::Agent).
 pub struct AgentConfig {
@@ -20,6 +20,8 @@ pub struct AgentConfig {
     pub connector: Arc<dyn Connector>,
     /// What carries out tasks; the node's is [`EngineExecutor`](crate::exec::EngineExecutor).
     pub executor: Arc<dyn Executor>,
+    /// Image content between nodes; none in tests that have no engine.
+    pub images: Option<Arc<Images>>,
 }
 
 impl std::fmt::Debug for AgentConfig {

@@ -6,6 +6,7 @@
 //! - `worker`: holds the assignments (on disk: `storage`), starts and ends one `task` each, programs the networks;
 //! - `task`: the walk of one task through its states; `reporter`: statuses on their way to the managers;
 //! - [`exec`]: what the walk is carried out with: the [`exec::Executor`] trait, and the engine behind it;
+//! - [`Images`] (`images`): brings tasks' images, from other nodes first, and gives other nodes theirs;
 //! - `logs`: log subscriptions.
 //!
 //! The main path: a session receives assignments → the worker writes them down, programs networks, starts a task →
@@ -15,6 +16,7 @@ mod agent;
 mod config;
 mod error;
 pub mod exec;
+mod images;
 mod logs;
 mod reporter;
 mod session;
@@ -25,4 +27,5 @@ mod worker;
 pub use agent::Agent;
 pub use config::AgentConfig;
 pub use error::{Error, Result};
+pub use images::Images;
 pub use session::{BoxError, Connector, IdentityConnector, SessionState};

@@ -111,6 +111,14 @@ impl Walk {
         if found < TaskState::Preparing {
             self.advance(TaskState::Preparing, "preparing", "").await;
         }
+        if found < TaskState::Starting {
+            let controller = &self.controller;
+            let fetched = interruptible(&mut self.assignment, &self.remove, controller.fetch()).await?;
+            if let Err(error) = fetched {
+                self.end_with(error).await;
+                return Ok(());
+            }
+        }
         let progress = match self.controller.prepare().await {
             Ok(progress) => progress,
             Err(error) => {

@@ -25,6 +25,13 @@ impl Default for RaftTimers {
     }
 }
 
+/// Finds the digest that an image's name stands for: in the node's own store, at a registry. The daemon gives it.
+#[tonic::async_trait]
+pub trait ImageResolver: Send + Sync + std::fmt::Debug + 'static {
+    /// The name with its digest, `name:tag@sha256:…`; else why there is none.
+    async fn resolve(&self, image: &str) -> Result<String, String>;
+}
+
 /// Settings of one manager.
 #[derive(Debug, Clone)]
 pub struct ManagerConfig {
@@ -40,6 +47,8 @@ pub struct ManagerConfig {
     pub raft: RaftTimers,
     /// How long reads and forwarded writes wait for a leader before they fail.
     pub leader_timeout: Duration,
+    /// Pins services' images; without one they stay as they are.
+    pub resolver: Option<Arc<dyn ImageResolver>>,
 }
 
 impl ManagerConfig {
@@ -52,6 +61,7 @@ impl ManagerConfig {
             connections: Connections::new(),
             raft: RaftTimers::default(),
             leader_timeout: Duration::from_secs(5),
+            resolver: None,
         }
     }
 }

@@ -10,6 +10,7 @@ use pontoon_raft::{Leadership, Member, RaftHandle};
 use pontoon_store::Snapshot;
 use tonic::Status;
 
+use crate::config::ImageResolver;
 use crate::connector::Channels;
 use crate::leader::Leading;
 use crate::replica::Replica;
@@ -25,6 +26,7 @@ pub(crate) struct Core {
     pub(crate) channels: Arc<Channels>,
     /// How long to wait for a leader.
     pub(crate) leader_timeout: Duration,
+    pub(crate) resolver: Option<Arc<dyn ImageResolver>>,
     leading: ArcSwapOption<Leading>,
 }
 
@@ -42,6 +44,7 @@ impl Core {
             connections: config.connections.clone(),
             channels,
             leader_timeout: config.leader_timeout,
+            resolver: config.resolver.clone(),
             leading: ArcSwapOption::empty(),
         })
     }

@@ -12,6 +12,7 @@ use tracing::info;
 
 use crate::core::Core;
 use crate::dispatcher::{Assigner, Beats, Sessions, run_beats, run_fanout};
+use crate::images::Sources;
 use crate::logs::Broker;
 use crate::writer::{self, Writer};
 use crate::{members, roles};
@@ -23,6 +24,7 @@ pub(crate) struct Leading {
     pub(crate) beats: Arc<Beats>,
     pub(crate) assignments: Assigner,
     pub(crate) broker: Arc<Broker>,
+    pub(crate) sources: Sources,
     /// Fires when leadership is lost.
     pub(crate) stop: CancellationToken,
 }
@@ -71,6 +73,7 @@ impl Reign {
             beats,
             assignments: Assigner::default(),
             broker,
+            sources: Sources::new(tokio::time::Instant::now()),
             stop: stop.clone(),
         });
         let mut tasks = JoinSet::new();

@@ -5,6 +5,7 @@
 //! - `writer`: the one place where state changes; `replica`: the store behind the replicated log.
 //! - `api`: Control service; `dispatcher`: agents' sessions; `ca`: certificates; `logs`: the log broker;
 //!   `roles`: promotion and demotion.
+//! - `images`: who has which image and who fetches it; services' images are pinned to digests.
 //! - `access`: who may call what on the cluster port; `forward`: followers pass writes on to the leader.
 //!
 //! # Main path
@@ -34,6 +35,7 @@ mod core;
 mod dispatcher;
 mod error;
 mod forward;
+mod images;
 mod init;
 mod join;
 mod leader;
@@ -46,7 +48,7 @@ mod sever;
 mod status;
 mod writer;
 
-pub use config::{InitOptions, ManagerConfig, RaftTimers};
+pub use config::{ImageResolver, InitOptions, ManagerConfig, RaftTimers};
 pub use error::Error;
 pub use manager::Manager;
 pub use pontoon_raft::{Leadership, Member, StopReason};

@@ -30,6 +30,7 @@ use crate::core::Core;
 use crate::dispatcher::DispatcherService;
 use crate::error::Error;
 use crate::forward::Forward;
+use crate::images::pin::Pin;
 use crate::init::first_state;
 use crate::join::ask_to_join;
 use crate::replica::{Machine, Replica};
@@ -168,7 +169,7 @@ impl Manager {
     /// The services of the cluster port, with their role checks: Control, Dispatcher, Raft, Ca.
     pub fn cluster_routes(&self) -> Routes {
         let core = &self.core;
-        let control = Forward::new(core, ControlServer::new(ControlService::new(core)));
+        let control = self.control();
         let ca = Forward::new(core, CaServer::new(CaService::new(core)));
         let raft = RaftService::new(core.raft.clone(), raft_peer).into_server();
         Routes::new(Guard::new(core, control))
@@ -182,10 +183,13 @@ impl Manager {
 
     /// The services of the local socket: Control. Its callers are trusted by the socket's mode.
     pub fn local_routes(&self) -> Routes {
-        Routes::new(Forward::new(
-            &self.core,
-            ControlServer::new(ControlService::new(&self.core)),
-        ))
+        Routes::new(self.control())
+    }
+
+    fn control(&self) -> Pin<Forward<ControlServer<ControlService>>> {
+        let core = &self.core;
+        let control = Forward::new(core, ControlServer::new(ControlService::new(core)));
+        Pin::new(control, core.resolver.clone())
     }
 
     /// Who leads; changes of it.

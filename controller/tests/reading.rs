@@ -38,7 +38,10 @@ async fn lists_are_filtered() {
         .labels
         .insert("tier".into(), "front".into());
     client
-        .create_service(CreateServiceRequest { spec: Some(labelled) })
+        .create_service(CreateServiceRequest {
+            spec: Some(labelled),
+            ..Default::default()
+        })
         .await
         .unwrap();
     create(&mut client, "db", 2).await.unwrap();

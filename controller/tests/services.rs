@@ -203,6 +203,7 @@ async fn what_makes_no_sense_is_refused() {
         version,
         spec: Some(spec(name, 2)),
         rollback: false,
+        ..UpdateServiceRequest::default()
     };
     let error = code(client.update_service(update(u64::MAX, "web")).await);
     assert_eq!(error.message(), "update out of sequence");
@@ -270,7 +271,10 @@ async fn networks_are_named_and_not_removed_under_services() {
     };
     wish.task.as_mut().unwrap().networks = vec![attachment];
     let service = client
-        .create_service(CreateServiceRequest { spec: Some(wish) })
+        .create_service(CreateServiceRequest {
+            spec: Some(wish),
+            ..Default::default()
+        })
         .await
         .unwrap()
         .into_inner();

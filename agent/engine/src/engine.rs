@@ -12,7 +12,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use pontoon_image::{ImageStore, Limits};
 use pontoon_net::{BridgeConfig, NetworkManager};
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -46,6 +46,8 @@ pub struct Engine {
     /// Images that assigned tasks use, as their specs name them.
     pub(crate) task_images: RwLock<BTreeSet<String>>,
     pub(crate) events: broadcast::Sender<ContainerEvent>,
+    /// Counts changes of the image store.
+    pub(crate) image_changes: watch::Sender<u64>,
     /// Mappings of containers' user namespaces, if they have any.
     pub(crate) remap: Option<IdMap>,
 }
@@ -98,6 +100,9 @@ impl Engine {
         let build_cache = blocking(move || BuildCache::open(&data_dir, &store)).await?;
         let labels = config.labels.clone();
         let registries = pontoon_image::registry::Registry::new(config.registries.clone());
+        let image_changes = watch::Sender::new(0);
+        let changed = image_changes.clone();
+        images.watch(move || changed.send_modify(|count| *count += 1));
         let engine = Arc::new(Self {
             id: engine_id(&config.data_dir)?,
             config,
@@ -113,6 +118,7 @@ impl Engine {
             labels: RwLock::new(labels),
             task_images: RwLock::default(),
             events: broadcast::Sender::new(EVENTS),
+            image_changes,
             remap,
         });
         container::restore::run(&engine).await?;
@@ -140,6 +146,11 @@ impl Engine {
     /// The image store; its calls block.
     pub fn images(&self) -> &Arc<ImageStore> {
         &self.images
+    }
+
+    /// Wakes after each change of which images there are.
+    pub fn image_changes(&self) -> watch::Receiver<u64> {
+        self.image_changes.subscribe()
     }
 
     /// The network manager.

@@ -3,6 +3,7 @@
 
 mod archives;
 mod collect;
+mod peers;
 mod prune;
 pub(crate) mod pull;
 pub(crate) mod push;

@@ -7,6 +7,7 @@
 //! - `load`, `import`, `commit`, `save`, `list`, `remove`: one file per operation; `spool` receives archives, `changes` reads
 //!   Dockerfile instructions, `user` finds a container's user
 //! - `check`, `recover`: damage found and mended; `room`: what may go first when the disk is full; `measure`: what benches time
+//! - `ingest`, `transfer`: blobs on their way in; `contents`: what is here by digest, for peers
 //! - `tar_stream`, `unpack`, `merged`: the strict tar reader, the confined unpacker and the view of stacked layers
 //! - [`archive`]: trees to tar archives and back, for `cp`, `export`, `commit`, `diff`
 //! - [`registry`]: pull, push and their like
@@ -23,6 +24,7 @@ mod changes;
 mod check;
 mod commit;
 mod config;
+mod contents;
 mod decompress;
 mod digest;
 mod error;

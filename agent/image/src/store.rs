@@ -18,7 +18,7 @@ use std::{
     io::{Read, Write},
     os::unix::fs::{DirBuilderExt, PermissionsExt},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, RwLock},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, RwLock},
     time::Duration,
 };
 
@@ -53,8 +53,13 @@ pub struct ImageStore {
     catalog: RwLock<Catalog>,
     /// Held by whoever changes the catalog, across the write to disk; readers go on with the old one meanwhile.
     writing: Mutex<()>,
+    /// Told after each change of the catalog.
+    watcher: OnceLock<Watcher>,
     _lock: File,
 }
+
+/// Called after each change of what is in the store; must not call the store.
+type Watcher = Box<dyn Fn() + Send + Sync>;
 
 /// An image that is complete in staging, with its layers unpacked.
 pub(crate) struct Candidate {
@@ -126,8 +131,14 @@ impl ImageStore {
             transfers,
             catalog,
             writing,
+            watcher: OnceLock::new(),
             _lock: lock,
         })
+    }
+
+    /// Sets who is told after each change of which images and names there are; the first one stays.
+    pub fn watch(&self, watcher: impl Fn() + Send + Sync + 'static) {
+        self.watcher.get_or_init(|| Box::new(watcher));
     }
 
     /// Loads the images of a docker-save archive or an OCI layout (tar, plain or compressed).
@@ -350,7 +361,7 @@ impl ImageStore {
         self.read().clone()
     }
 
-    fn read(&self) -> std::sync::RwLockReadGuard<'_, Catalog> {
+    pub(crate) fn read(&self) -> std::sync::RwLockReadGuard<'_, Catalog> {
         self.catalog.read().unwrap_or_else(|e| e.into_inner())
     }
 
@@ -377,6 +388,9 @@ impl ImageStore {
         // The catalog is what counts: a blob that can't be deleted now is swept at the next open.
         if let Err(e) = self.blobs.need(needed) {
             tracing::warn!(error = &e as &dyn std::error::Error, "cannot delete a blob");
+        }
+        if let Some(tell) = self.watcher.get() {
+            tell();
         }
         Ok(answer)
     }

@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use super::engine::Ranks;
 use super::request::{self, TASK_ID, task_name};
 use super::{Controller, Exit, Progress, StepError, placeholder};
+use crate::Images;
 
 /// Lines of output that go into the error of a failed task.
 const LAST_LINES: u64 = 3;
@@ -25,6 +26,7 @@ pub(super) struct ContainerController {
     name: String,
     hostname: String,
     ranks: Ranks,
+    images: Option<Arc<Images>>,
 }
 
 impl ContainerController {
@@ -32,11 +34,18 @@ impl ContainerController {
     pub(super) fn new(engine: Arc<Engine>, task: TaskAssignment, hostname: String, ranks: Ranks) -> Self {
         Self {
             engine,
+            images: None,
             name: task_name(&task),
             hostname,
             task,
             ranks,
         }
+    }
+
+    /// With what brings images from elsewhere.
+    pub(super) fn with_images(mut self, images: Option<Arc<Images>>) -> Self {
+        self.images = images;
+        self
     }
 
     /// The container, if it is there and this task's.
@@ -115,6 +124,16 @@ fn has_ended(phase: &Phase) -> bool {
 
 #[tonic::async_trait]
 impl Controller for ContainerController {
+    async fn fetch(&self) -> Result<(), StepError> {
+        let spec = self.task.spec.as_ref().and_then(|spec| spec.container.as_ref());
+        match (&self.images, spec) {
+            (Some(images), Some(spec)) if self.find().is_none() => {
+                images.provide(&spec.image).await.map_err(StepError::Reject)
+            }
+            _ => Ok(()),
+        }
+    }
+
     async fn prepare(&self) -> Result<Progress, StepError> {
         if let Some(container) = self.find() {
             return Ok(match container.state() {

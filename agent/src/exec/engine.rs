@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use super::container::ContainerController;
 use super::request::{NODE_ID, TASK_ID};
 use super::{Controller, Executor, network};
+use crate::Images;
 use crate::error::chain;
 
 /// What the executor can't find out by itself.
@@ -23,6 +24,8 @@ pub struct ExecutorOptions {
     pub node_id: String,
     /// Address that other nodes send VXLAN packets to.
     pub data_path_addr: IpAddr,
+    /// host:port where other nodes get images from this one; empty: it gives none.
+    pub peer_addr: String,
     /// Host name to register with; empty: the machine's.
     pub hostname: String,
     /// Engine labels (`engine.labels.K` in constraints).
@@ -38,6 +41,7 @@ pub struct EngineExecutor {
     engine: Arc<Engine>,
     options: ExecutorOptions,
     ranks: Ranks,
+    images: Option<Arc<Images>>,
 }
 
 impl EngineExecutor {
@@ -47,7 +51,15 @@ impl EngineExecutor {
             engine,
             options,
             ranks: Ranks::default(),
+            images: None,
         }
+    }
+
+    /// With what brings images from other nodes; without it an image must be here.
+    #[must_use]
+    pub fn with_images(mut self, images: Arc<Images>) -> Self {
+        self.images = Some(images);
+        self
     }
 
     /// The node's host name: as configured, else the machine's.
@@ -88,16 +100,14 @@ impl Executor for EngineExecutor {
                 labels: self.options.labels.clone(),
             }),
             data_path_addr: self.options.data_path_addr.to_string(),
+            peer_addr: self.options.peer_addr.clone(),
         }
     }
 
     fn controller(&self, task: &TaskAssignment) -> Box<dyn Controller> {
-        Box::new(ContainerController::new(
-            self.engine.clone(),
-            task.clone(),
-            self.hostname(),
-            self.ranks.clone(),
-        ))
+        let (engine, ranks) = (self.engine.clone(), self.ranks.clone());
+        let controller = ContainerController::new(engine, task.clone(), self.hostname(), ranks);
+        Box::new(controller.with_images(self.images.clone()))
     }
 
     async fn set_network(&self, network: &OverlayNetwork) -> Result<(), String> {

@@ -50,6 +50,10 @@ pub struct Exit {
 /// Drives the container of one task. Each step can be repeated: it does what is missing.
 #[tonic::async_trait]
 pub trait Controller: Send + Sync + 'static {
+    /// Brings what the container is made of from elsewhere: its image. May take long; dropping it ends it.
+    async fn fetch(&self) -> Result<(), StepError> {
+        Ok(())
+    }
     /// Makes the container, or finds the one that was made before; says how far it is.
     async fn prepare(&self) -> Result<Progress, StepError>;
     /// Starts the program.

@@ -26,7 +26,7 @@ use crate::exec::Executor;
 use crate::reporter::Reporter;
 use crate::storage::Storage;
 use crate::worker::{Command, Tasks};
-use crate::{AgentConfig, Error, Result};
+use crate::{AgentConfig, Error, Images, Result};
 use backoff::Backoff;
 use managers::Managers;
 
@@ -64,6 +64,7 @@ pub(crate) struct Parts {
     pub reporter: Reporter,
     pub worker: mpsc::Sender<Command>,
     pub tasks: Tasks,
+    pub images: Option<Arc<Images>>,
     pub node: watch::Sender<Option<Node>>,
     pub state: watch::Sender<SessionState>,
 }
@@ -108,6 +109,7 @@ impl Runner {
             reporter,
             worker,
             tasks,
+            images: config.images,
             node: watch::Sender::new(None),
             state: watch::Sender::new(SessionState::Connecting),
         };
@@ -179,6 +181,11 @@ impl Runner {
             manager: addr.to_owned(),
             session_id: registered.session_id.clone(),
         });
+        let _link = self
+            .parts
+            .images
+            .as_ref()
+            .map(|images| images.link(channel.clone()));
         let session = established::Session::new(&self.parts, channel, outbox, addr);
         session.run(inbox, &registered, &mut self.managers).await
     }

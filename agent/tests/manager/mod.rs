@@ -12,8 +12,10 @@ use pontoon_proto::v1::agent_message::Message as FromAgent;
 use pontoon_proto::v1::dispatcher_server::{Dispatcher, DispatcherServer};
 use pontoon_proto::v1::manager_message::Message as ToAgent;
 use pontoon_proto::v1::{
-    AgentMessage, Assignments, ContainerSpec, ManagerMessage, ManagerPeer, PublishLogsMessage,
-    PublishLogsResponse, Register, Registered, StatusAck, TaskAssignment, TaskSpec, TaskState, TaskStatus,
+    AgentMessage, Assignments, CheckImageRequest, CheckImageResponse, ContainerSpec, FindImageRequest,
+    FindImageResponse, ManagerMessage, ManagerPeer, PublishLogsMessage, PublishLogsResponse, Register,
+    Registered, ReportFetchRequest, ReportFetchResponse, ReportImagesRequest, ReportImagesResponse,
+    StatusAck, TaskAssignment, TaskSpec, TaskState, TaskStatus,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
@@ -157,6 +159,31 @@ impl Dispatcher for Service {
         Ok(Response::new(UnboundedReceiverStream::new(stream)))
     }
 
+    async fn report_images(
+        &self,
+        _: Request<ReportImagesRequest>,
+    ) -> Result<Response<ReportImagesResponse>, Status> {
+        Ok(Response::new(ReportImagesResponse {}))
+    }
+
+    async fn find_image(&self, _: Request<FindImageRequest>) -> Result<Response<FindImageResponse>, Status> {
+        Err(Status::unimplemented("no images here"))
+    }
+
+    async fn report_fetch(
+        &self,
+        _: Request<ReportFetchRequest>,
+    ) -> Result<Response<ReportFetchResponse>, Status> {
+        Ok(Response::new(ReportFetchResponse {}))
+    }
+
+    async fn check_image(
+        &self,
+        _: Request<CheckImageRequest>,
+    ) -> Result<Response<CheckImageResponse>, Status> {
+        Ok(Response::new(CheckImageResponse { allowed: false }))
+    }
+
     async fn publish_logs(
         &self,
         request: Request<Streaming<PublishLogsMessage>>,
@@ -246,6 +273,7 @@ pub struct Running {
 impl Running {
     pub async fn start(dir: &Path, executor: Arc<dyn Executor>, managers: Vec<ManagerPeer>) -> Self {
         let config = AgentConfig {
+            images: None,
             node_id: "node".into(),
             state_dir: dir.to_owned(),
             managers,

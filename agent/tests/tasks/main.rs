@@ -59,6 +59,7 @@ async fn tasks_are_containers() {
     let bed = Bed::new().await;
     let engine = &bed.engine;
     let options = ExecutorOptions {
+        peer_addr: String::new(),
         node_id: "node".into(),
         data_path_addr: "127.0.0.1".parse().unwrap(),
         hostname: String::new(),

@@ -3,6 +3,7 @@
 //! # Layout
 //! - [`config`]: flags to settings, [`file`]: the settings file to flags; [`local`]: the services of the local socket; [`address`]: which address to advertise
 //! - [`membership`]: this node's place in a cluster: init, join, leave, what is kept of it on disk
+//! - [`port`]: the cluster port; [`images`]: what services' images are pinned to
 //! - [`node`]: what runs while the node is in a cluster: agent, and on managers the controller
 //!
 //! # Start order
@@ -12,9 +13,11 @@
 mod address;
 mod config;
 pub mod file;
+mod images;
 mod local;
 mod membership;
 mod node;
+mod port;
 mod reload;
 
 use std::fs::File;

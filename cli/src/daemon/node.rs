@@ -1,4 +1,4 @@
-//! What runs while this node is in a cluster: the agent always, the controller and the cluster port on managers.
+//! What runs while this node is in a cluster: the agent and the cluster port always, the controller on managers.
 //!
 //! The node's role is the cluster's to change. A task here follows the agent's view of the node's own object: promoted, it fetches a
 //! manager's certificate and joins the raft group; demoted (its raft member is gone by then), it drops the controller and takes a
@@ -9,16 +9,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pontoon_agent::exec::{self, EngineExecutor, ExecutorOptions};
-use pontoon_agent::{Agent, AgentConfig, IdentityConnector};
+use pontoon_agent::{Agent, AgentConfig, IdentityConnector, Images};
 use pontoon_controller::{InitOptions, Manager, ManagerConfig};
-use pontoon_identity::{Connections, Identity, RootCa, TlsListener, renew, renew_forever, serve};
+use pontoon_identity::{Identity, RootCa, renew, renew_forever};
 use pontoon_proto::v1::{ClusterSpec, ManagerPeer, NodeRole, NodeSpec, SwarmStatus};
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::images::Resolver;
 use super::local::ControlSlot;
 use super::membership::Settings;
+use super::port::ClusterPort;
 use super::{SharedEngine, describe};
 
 /// So long a joining or restarted manager may take to have the cluster's state.
@@ -65,6 +67,7 @@ pub struct NodeConfig {
 #[derive(Debug)]
 pub struct Node {
     config: NodeConfig,
+    port: Arc<ClusterPort>,
     agent: Arc<Agent>,
     /// The controller, while this node is a manager; shared with the task that follows the role.
     manager: Arc<ManagerSlot>,
@@ -76,8 +79,6 @@ type ManagerSlot = Mutex<Option<RunningManager>>;
 
 struct RunningManager {
     manager: Arc<Manager>,
-    stop: CancellationToken,
-    server: tokio::task::JoinHandle<()>,
 }
 
 impl std::fmt::Debug for RunningManager {
@@ -93,13 +94,20 @@ impl Node {
     /// What could not be started, and why.
     pub async fn start(config: NodeConfig, start: Start) -> Result<Self, String> {
         let manager = Arc::new(Mutex::new(None));
-        if config.identity.role() == NodeRole::Manager {
-            *manager.lock().await = Some(start_manager(&config, start).await?);
+        let images = Images::new(config.engine.clone(), config.identity.clone());
+        let is_manager = config.identity.role() == NodeRole::Manager;
+        // A worker that restarts runs its tasks also while something else has its port.
+        let patient = !is_manager && matches!(start, Start::Again);
+        let (addr, identity) = (config.settings.listen_addr, config.identity.clone());
+        // Bound first: a port that is taken is found before the cluster knows of this node.
+        let port = Arc::new(ClusterPort::open(addr, identity, &images, patient).await?);
+        if is_manager {
+            *manager.lock().await = Some(start_manager(&config, &port, start).await?);
         } else {
             config.control.set_worker(true);
         }
         let agent = Arc::new(
-            Agent::open(agent_config(&config))
+            Agent::open(agent_config(&config, &images))
                 .await
                 .map_err(|error| describe(&error))?,
         );
@@ -107,15 +115,17 @@ impl Node {
         let mut tasks = JoinSet::new();
         let managers = manager_addrs(&config, &agent);
         tasks.spawn(renew_forever(config.identity.clone(), managers, stop.clone()));
-        tasks.spawn(follow_role(
-            config.clone(),
-            manager.clone(),
-            agent.clone(),
-            stop.clone(),
-        ));
+        let roles = Roles {
+            config: config.clone(),
+            port: port.clone(),
+            manager: manager.clone(),
+            agent: agent.clone(),
+        };
+        tasks.spawn(roles.follow(stop.clone()));
         tasks.spawn(run_agent(agent.clone(), stop.clone()));
         Ok(Self {
             config,
+            port,
             agent,
             manager,
             stop,
@@ -171,8 +181,9 @@ impl Node {
         self.stop.cancel();
         while self.tasks.join_next().await.is_some() {}
         if let Some(running) = self.manager.lock().await.take() {
-            stop_manager(&self.config, running).await;
+            stop_manager(&self.config, &self.port, running).await;
         }
+        self.port.close().await;
     }
 
     /// Leaves the cluster: out of the raft group, no tasks, no overlays. Returns what could not be done; the node leaves all the same.
@@ -186,8 +197,9 @@ impl Node {
             {
                 problems.push(describe(&error));
             }
-            stop_manager(&self.config, running).await;
+            stop_manager(&self.config, &self.port, running).await;
         }
+        self.port.close().await;
         problems.extend(remove_tasks(&self.config.engine).await);
         problems
     }
@@ -198,10 +210,11 @@ pub async fn remove_tasks(engine: &SharedEngine) -> Vec<String> {
     exec::remove_all(engine).await
 }
 
-fn agent_config(config: &NodeConfig) -> AgentConfig {
+fn agent_config(config: &NodeConfig, images: &Arc<Images>) -> AgentConfig {
     let executor = ExecutorOptions {
         node_id: config.identity.node_id(),
         data_path_addr: config.settings.data_path_addr,
+        peer_addr: config.settings.advertise_addr.to_string(),
         hostname: String::new(),
         // Checked at the daemon's start.
         labels: config
@@ -223,7 +236,8 @@ fn agent_config(config: &NodeConfig) -> AgentConfig {
             })
             .collect(),
         connector: Arc::new(IdentityConnector::new(config.identity.clone())),
-        executor: Arc::new(EngineExecutor::new(config.engine.clone(), executor)),
+        executor: Arc::new(EngineExecutor::new(config.engine.clone(), executor).with_images(images.clone())),
+        images: Some(images.clone()),
     }
 }
 
@@ -255,22 +269,19 @@ fn manager_addrs(config: &NodeConfig, agent: &Arc<Agent>) -> impl Fn() -> Vec<St
     }
 }
 
-async fn start_manager(config: &NodeConfig, start: Start) -> Result<RunningManager, String> {
-    let connections = Connections::new();
-    // Bound first: a port that is taken is found before the cluster knows of this manager.
-    let listener = TlsListener::bind(
-        config.settings.listen_addr,
-        config.identity.clone(),
-        connections.clone(),
-    )
-    .await
-    .map_err(|error| format!("listen on {}: {error}", config.settings.listen_addr))?;
+async fn start_manager(
+    config: &NodeConfig,
+    port: &ClusterPort,
+    start: Start,
+) -> Result<RunningManager, String> {
+    port.ready()?;
     let mut manager_config = ManagerConfig::new(
         &config.dir,
         config.identity.clone(),
         config.settings.advertise_addr.to_string(),
     );
-    manager_config.connections = connections;
+    manager_config.connections = port.connections();
+    manager_config.resolver = Some(Arc::new(Resolver(config.engine.clone())));
     let joining = matches!(start, Start::Joining);
     let manager = match start {
         Start::NewCluster(init) => {
@@ -288,26 +299,16 @@ async fn start_manager(config: &NodeConfig, start: Start) -> Result<RunningManag
         }
     };
     let manager = Arc::new(manager.map_err(|error| describe(&error))?);
-    let stop = CancellationToken::new();
-    let (routes, stopped) = (manager.cluster_routes(), stop.clone());
-    let server = tokio::spawn(async move {
-        if let Err(error) = serve(listener, routes, stopped.cancelled_owned()).await {
-            tracing::error!(error = %describe(&error), "the cluster port is not served any more");
-        }
-    });
+    port.set_manager(Some(manager.cluster_routes()));
     config.control.set(Some(manager.local_routes()));
-    let running = RunningManager {
-        manager,
-        stop,
-        server,
-    };
+    let running = RunningManager { manager };
     if let Err(error) = running.manager.wait_ready(READY_TIMEOUT).await {
         let reason = describe(&error);
         if joining {
             if let Err(error) = running.manager.leave().await {
                 tracing::warn!(error = %describe(&error), "the other managers still count this one");
             }
-            stop_manager(config, running).await;
+            stop_manager(config, port, running).await;
             return Err(reason);
         }
         // A manager that restarts alone has no quorum yet, and must be up for the others to form one: not ready is no failure.
@@ -316,51 +317,83 @@ async fn start_manager(config: &NodeConfig, start: Start) -> Result<RunningManag
     Ok(running)
 }
 
-async fn stop_manager(config: &NodeConfig, running: RunningManager) {
+async fn stop_manager(config: &NodeConfig, port: &ClusterPort, running: RunningManager) {
     config.control.set(None);
     running.manager.shutdown().await;
-    running.stop.cancel();
-    // Streams of agents never end by themselves: the server is not waited for.
-    running.server.abort();
-    let _ = running.server.await;
+    port.set_manager(None);
 }
 
-async fn follow_role(
+/// What follows the role that the cluster gives this node.
+struct Roles {
     config: NodeConfig,
+    port: Arc<ClusterPort>,
     manager: Arc<ManagerSlot>,
     agent: Arc<Agent>,
-    stop: CancellationToken,
-) {
-    let mut own_node = agent.node_updates();
-    loop {
-        let node = own_node.borrow_and_update().clone();
-        if let Some(node) = node {
-            let wanted = node.spec.as_ref().map_or(node.role(), |spec| spec.role());
-            let has = config.identity.role();
-            let changed = match (has, wanted) {
-                (NodeRole::Worker, NodeRole::Manager) => promote(&config, &manager, &agent).await,
-                // The node's own role says worker only once the others have let its raft member go.
-                (NodeRole::Manager, NodeRole::Worker) if node.role() == NodeRole::Worker => {
-                    demote(&config, &manager, &agent).await
+}
+
+impl Roles {
+    async fn follow(self, stop: CancellationToken) {
+        let mut own_node = self.agent.node_updates();
+        loop {
+            let node = own_node.borrow_and_update().clone();
+            if let Some(node) = node {
+                let wanted = node.spec.as_ref().map_or(node.role(), |spec| spec.role());
+                let has = self.config.identity.role();
+                let changed = match (has, wanted) {
+                    (NodeRole::Worker, NodeRole::Manager) => self.promote().await,
+                    // The node's own role says worker only once the others have let its raft member go.
+                    (NodeRole::Manager, NodeRole::Worker) if node.role() == NodeRole::Worker => {
+                        self.demote().await
+                    }
+                    _ => Ok(()),
+                };
+                if let Err(reason) = changed {
+                    tracing::warn!(%reason, "role change failed; trying again");
+                    tokio::select! {
+                        () = stop.cancelled() => return,
+                        () = tokio::time::sleep(ROLE_RETRY) => continue,
+                    }
                 }
-                _ => Ok(()),
-            };
-            if let Err(reason) = changed {
-                tracing::warn!(%reason, "role change failed; trying again");
-                tokio::select! {
-                    () = stop.cancelled() => return,
-                    () = tokio::time::sleep(ROLE_RETRY) => continue,
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                changed = own_node.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
                 }
             }
         }
-        tokio::select! {
-            () = stop.cancelled() => return,
-            changed = own_node.changed() => {
-                if changed.is_err() {
-                    return;
-                }
-            }
+    }
+
+    async fn promote(&self) -> Result<(), String> {
+        let config = &self.config;
+        let mut slot = self.manager.lock().await;
+        renew_role(config, &self.agent).await?;
+        if config.identity.role() != NodeRole::Manager {
+            return Err("the certificate is still a worker's".to_owned());
         }
+        let mut joining = config.clone();
+        joining.settings.remote_managers = manager_addrs(config, &self.agent)();
+        let own = joining.settings.advertise_addr.to_string();
+        joining.settings.remote_managers.retain(|addr| *addr != own);
+        *slot = Some(start_manager(&joining, &self.port, Start::Joining).await?);
+        config.control.set_worker(false);
+        tracing::info!("this node is a manager now");
+        Ok(())
+    }
+
+    async fn demote(&self) -> Result<(), String> {
+        let config = &self.config;
+        let mut slot = self.manager.lock().await;
+        config.control.set_worker(true);
+        if let Some(running) = slot.take() {
+            stop_manager(config, &self.port, running).await;
+        }
+        remove_log(&config.dir).map_err(|error| format!("remove the raft log: {error}"))?;
+        renew_role(config, &self.agent).await?;
+        tracing::info!("this node is a worker now");
+        Ok(())
     }
 }
 
@@ -374,34 +407,6 @@ async fn renew_role(config: &NodeConfig, agent: &Arc<Agent>) -> Result<(), Strin
         }
     }
     Err(failure)
-}
-
-async fn promote(config: &NodeConfig, manager: &ManagerSlot, agent: &Arc<Agent>) -> Result<(), String> {
-    let mut slot = manager.lock().await;
-    renew_role(config, agent).await?;
-    if config.identity.role() != NodeRole::Manager {
-        return Err("the certificate is still a worker's".to_owned());
-    }
-    let mut joining = config.clone();
-    joining.settings.remote_managers = manager_addrs(config, agent)();
-    let own = joining.settings.advertise_addr.to_string();
-    joining.settings.remote_managers.retain(|addr| *addr != own);
-    *slot = Some(start_manager(&joining, Start::Joining).await?);
-    config.control.set_worker(false);
-    tracing::info!("this node is a manager now");
-    Ok(())
-}
-
-async fn demote(config: &NodeConfig, manager: &ManagerSlot, agent: &Arc<Agent>) -> Result<(), String> {
-    let mut slot = manager.lock().await;
-    config.control.set_worker(true);
-    if let Some(running) = slot.take() {
-        stop_manager(config, running).await;
-    }
-    remove_log(&config.dir).map_err(|error| format!("remove the raft log: {error}"))?;
-    renew_role(config, agent).await?;
-    tracing::info!("this node is a worker now");
-    Ok(())
 }
 
 fn remove_log(dir: &Path) -> std::io::Result<()> {

@@ -28,5 +28,7 @@ mod state;
 mod timers;
 mod versions;
 
+pub use versions::image_of;
+
 pub use pass::{Budget, Env, Outcome, reconcile};
 pub use state::ReconcileState;

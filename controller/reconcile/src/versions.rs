@@ -1,9 +1,12 @@
 //! Versions of a service's spec: which parts of a spec make a new version, and the spec of each version that tasks run.
 //! Tasks name a version instead of carrying a copy.
 
+use std::sync::Arc;
+
 use pontoon_proto::v1::{
     EndpointSpec, PortConfig, PublishMode, Service, ServiceSpec, Task, TaskSpec, VersionedSpec,
 };
+use pontoon_store::Snapshot;
 
 /// The spec that a task runs; none if the service is gone or never knew the version.
 pub(crate) fn spec_of(service: Option<&Service>, version: u64) -> Option<&ServiceSpec> {
@@ -16,6 +19,17 @@ pub(crate) fn spec_of(service: Option<&Service>, version: u64) -> Option<&Servic
         .iter()
         .find(|retained| retained.version == version)?;
     retained.spec.as_ref()
+}
+
+/// The image that a task runs; none if its service is gone.
+pub fn image_of<'a>(snapshot: &'a Snapshot, task: &Task) -> Option<&'a str> {
+    let service = snapshot.service(&task.service_id).map(Arc::as_ref);
+    let container = spec_of(service, task.spec_version)?
+        .task
+        .as_ref()?
+        .container
+        .as_ref()?;
+    Some(container.image.as_str())
 }
 
 /// The ports of a spec published in this mode.

@@ -71,6 +71,7 @@ pub(super) async fn update(core: &Core, request: UpdateServiceRequest) -> Result
         version,
         spec: wish,
         rollback,
+        ..
     } = request;
     let wish = if rollback { None } else { Some(checked(wish)?) };
     let update = move |tx: &mut Tx, scope: &Scope| {

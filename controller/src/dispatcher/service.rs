@@ -1,16 +1,23 @@
-//! The gRPC service Dispatcher: refuses what is not for the leader, starts sessions, takes in log lines.
+//! The gRPC service Dispatcher: refuses what is not for the leader, starts sessions, takes in log lines, answers about images.
 
 use std::sync::Arc;
 
 use pontoon_identity::{ConnectionInfo, PeerIdentity};
 use pontoon_proto::v1::dispatcher_server::Dispatcher;
-use pontoon_proto::v1::{AgentMessage, ManagerMessage, PublishLogsMessage, PublishLogsResponse};
+use pontoon_proto::v1::{
+    AgentMessage, CheckImageRequest, CheckImageResponse, FindImageRequest, FindImageResponse, ManagerMessage,
+    PublishLogsMessage, PublishLogsResponse, ReportFetchRequest, ReportFetchResponse, ReportImagesRequest,
+    ReportImagesResponse,
+};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
+use tracing::info;
 
 use super::session;
 use crate::core::Core;
+use crate::images::service as images;
 use crate::leader::Leading;
 use crate::status;
 
@@ -83,5 +90,65 @@ impl Dispatcher for DispatcherService {
                 .publish(&self.core.snapshot(), &peer.node_id, message)
                 .await?;
         }
+    }
+
+    async fn report_images(
+        &self,
+        request: Request<ReportImagesRequest>,
+    ) -> Result<Response<ReportImagesResponse>, Status> {
+        let leading = self.leading()?;
+        let (peer, _) = caller(&request)?;
+        if leading.sessions.get(&peer.node_id).is_none() {
+            return Err(Status::failed_precondition("images are reported in a session"));
+        }
+        leading.sources.report(&peer.node_id, request.into_inner().images);
+        Ok(Response::new(ReportImagesResponse {}))
+    }
+
+    async fn find_image(
+        &self,
+        request: Request<FindImageRequest>,
+    ) -> Result<Response<FindImageResponse>, Status> {
+        let leading = self.leading()?;
+        let (peer, _) = caller(&request)?;
+        let snapshot = || self.core.snapshot();
+        images::find(snapshot, &leading, &peer.node_id, request.into_inner())
+            .await
+            .map(Response::new)
+    }
+
+    async fn report_fetch(
+        &self,
+        request: Request<ReportFetchRequest>,
+    ) -> Result<Response<ReportFetchResponse>, Status> {
+        let leading = self.leading()?;
+        let (peer, _) = caller(&request)?;
+        let ReportFetchRequest {
+            image,
+            ended,
+            complete,
+        } = request.into_inner();
+        let end = ended.then_some(complete);
+        leading.sources.heard(&image, &peer.node_id, end, Instant::now());
+        Ok(Response::new(ReportFetchResponse {}))
+    }
+
+    async fn check_image(
+        &self,
+        request: Request<CheckImageRequest>,
+    ) -> Result<Response<CheckImageResponse>, Status> {
+        self.leading()?;
+        let (peer, _) = caller(&request)?;
+        let CheckImageRequest { image, node_id } = request.into_inner();
+        let allowed = images::is_assigned(&self.core.snapshot(), &node_id, &image);
+        if !allowed {
+            info!(
+                node = node_id,
+                image,
+                asked_by = peer.node_id,
+                "the node may not have the image"
+            );
+        }
+        Ok(Response::new(CheckImageResponse { allowed }))
     }
 }

@@ -85,7 +85,9 @@ impl Start {
             reason = reason.message(),
             "session ends"
         );
-        leading.sessions.close(&session);
+        if leading.sessions.close(&session) {
+            leading.sources.forget(&session.node_id);
+        }
         session.refuse(reason);
     }
 

@@ -1,6 +1,6 @@
 //! The open sessions by node: one a node, the newest counts.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use pontoon_proto::v1::{ManagerMessage, manager_message::Message};
@@ -90,18 +90,20 @@ impl Sessions {
         session
     }
 
-    /// Takes out a session that has ended, unless a newer one has its place.
-    pub(crate) fn close(&self, session: &Session) {
-        {
+    /// Takes out a session that has ended, unless a newer one has its place; true if it was taken out.
+    pub(crate) fn close(&self, session: &Session) -> bool {
+        let current = {
             let mut sessions = self.lock();
-            if sessions
+            let current = sessions
                 .get(&session.node_id)
-                .is_some_and(|current| current.id == session.id)
-            {
+                .is_some_and(|current| current.id == session.id);
+            if current {
                 sessions.remove(&session.node_id);
             }
-        }
+            current
+        };
         self.changed.send_modify(|count| *count += 1);
+        current
     }
 
     /// Makes the node's session end.
@@ -114,6 +116,11 @@ impl Sessions {
     /// The node's session.
     pub(crate) fn get(&self, node_id: &str) -> Option<Arc<Session>> {
         self.lock().get(node_id).cloned()
+    }
+
+    /// Nodes that have one.
+    pub(crate) fn nodes(&self) -> BTreeSet<String> {
+        self.lock().keys().cloned().collect()
     }
 
     /// Wakes when sessions open or close.

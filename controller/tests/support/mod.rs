@@ -64,6 +64,7 @@ pub async fn create(
 ) -> Result<Service, tonic::Status> {
     let request = CreateServiceRequest {
         spec: Some(spec(name, replicas)),
+        ..CreateServiceRequest::default()
     };
     client
         .create_service(request)

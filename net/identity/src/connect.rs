@@ -35,8 +35,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct Endpoint {
     /// host:port.
     pub addr: String,
-    /// The role that the certificate at that address must have been issued for.
-    pub role: NodeRole,
+    /// What the certificate at that address must have been issued for: a role's name, or a node's id.
+    pub name: String,
     /// A connection that is dead is given up after at most twice this time.
     pub keep_alive: Duration,
 }
@@ -46,7 +46,16 @@ impl Endpoint {
     pub fn manager(addr: impl Into<String>) -> Self {
         Self {
             addr: addr.into(),
-            role: NodeRole::Manager,
+            name: role_name(NodeRole::Manager).to_owned(),
+            keep_alive: KEEP_ALIVE,
+        }
+    }
+
+    /// One node's cluster port, whatever its role.
+    pub fn node(addr: impl Into<String>, node_id: impl Into<String>) -> Self {
+        Self {
+            addr: addr.into(),
+            name: node_id.into(),
             keep_alive: KEEP_ALIVE,
         }
     }
@@ -189,9 +198,14 @@ impl tower::Service<Uri> for Connector {
 
 async fn establish(endpoint: &Endpoint, config: Arc<ClientConfig>) -> Result<Greeted, Error> {
     let addr = &endpoint.addr;
-    let expected = role_name(endpoint.role);
+    let expected = match endpoint.name.as_str() {
+        name if name == role_name(NodeRole::Manager) => role_name(NodeRole::Manager),
+        _ => "node with the id that was dialled",
+    };
+    // Ids come from the managers; one that can't be a name is as good as a wrong address.
+    let name =
+        ServerName::try_from(endpoint.name.clone()).map_err(|_| Error::Address(endpoint.name.clone()))?;
     let socket = tcp(addr).await?;
-    let name = ServerName::try_from(expected).expect("role names are DNS names");
     let handshake = TlsConnector::from(config).connect(name, socket);
     let mut stream = handshake
         .await

@@ -2,8 +2,8 @@
 
 use clap::{Args, ValueEnum};
 use pontoon_proto::v1::{
-    Annotations, ContainerSpec, CreateServiceRequest, GlobalMode, Placement, ReplicatedMode, ServiceSpec,
-    TaskSpec, UpdateConfig, service_spec::Mode,
+    Annotations, ContainerSpec, CreateServiceRequest, GlobalMode, Placement, ReplicatedMode, Service,
+    ServiceSpec, TaskSpec, UpdateConfig, service_spec::Mode,
 };
 
 use super::options::ServiceOptions;
@@ -94,9 +94,15 @@ pub async fn run(client: &Client, arguments: Arguments) -> Outcome {
     let spec = service_spec(&arguments)?;
     let service = client
         .control()
-        .create_service(CreateServiceRequest { spec: Some(spec) })
+        .create_service(CreateServiceRequest {
+            spec: Some(spec),
+            resolve_image: !arguments.options.no_resolve_image,
+        })
         .await?
         .into_inner();
+    if !arguments.options.no_resolve_image {
+        warn_unpinned(&service);
+    }
     listing::write(&format!("{}\n", service.id));
     if detach {
         return Ok(0);
@@ -104,6 +110,22 @@ pub async fn run(client: &Client, arguments: Arguments) -> Outcome {
     let spec = service.spec.clone().unwrap_or_default();
     let name = spec.annotations.unwrap_or_default().name;
     progress::wait(client, &[Waiting::on(&service, name, false)], quiet).await
+}
+
+/// Warns in Docker's words when the image of a service has no digest although it was asked for.
+pub fn warn_unpinned(service: &Service) {
+    let image = service
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.task.as_ref())
+        .and_then(|task| task.container.as_ref())
+        .map_or("", |container| container.image.as_str());
+    if !image.is_empty() && !image.contains('@') {
+        eprintln!(
+            "image {image} could not be accessed on a registry to record\nits digest. Each node will access {image} independently,\n\
+             possibly leading to different nodes running different\nversions of the image.\n"
+        );
+    }
 }
 
 fn service_spec(arguments: &Arguments) -> Result<ServiceSpec, Failure> {

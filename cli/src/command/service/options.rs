@@ -64,6 +64,9 @@ pub struct ServiceOptions {
     /// Disable any container-specified HEALTHCHECK
     #[arg(long)]
     pub no_healthcheck: bool,
+    /// Do not query the registry to resolve image digest and supported platforms
+    #[arg(long)]
+    pub no_resolve_image: bool,
     /// Suppress progress output
     #[arg(short = 'q', long)]
     pub quiet: bool,

@@ -164,6 +164,7 @@ fn request(service: &Service, spec: Option<ServiceSpec>) -> UpdateServiceRequest
         version: service.meta.unwrap_or_default().version,
         rollback: spec.is_none(),
         spec,
+        resolve_image: false,
     }
 }
 
@@ -181,11 +182,20 @@ pub async fn run(client: &Client, arguments: Arguments) -> Outcome {
         change_lists(&arguments, &mut spec, client).await?;
         Some(spec)
     };
+    // As Docker's: an image that was not named anew keeps what it is pinned to.
+    let resolve_image =
+        arguments.image.is_some() && !arguments.rollback && !arguments.options.no_resolve_image;
     let updated = client
         .control()
-        .update_service(request(&service, spec))
+        .update_service(UpdateServiceRequest {
+            resolve_image,
+            ..request(&service, spec)
+        })
         .await?
         .into_inner();
+    if resolve_image {
+        super::create::warn_unpinned(&updated);
+    }
     listing::write(&format!("{}\n", arguments.service));
     if arguments.options.detach {
         return Ok(0);

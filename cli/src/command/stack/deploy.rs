@@ -11,6 +11,7 @@ use pontoon_proto::v1::{
 use super::change::{self, Change, Step};
 use super::{name_of, remove, service_name, spec_name};
 use crate::client::Client;
+use crate::command::service::create::warn_unpinned;
 use crate::command::service::progress::{self, Waiting};
 use crate::compose::{self, Loaded, Source};
 use crate::error::{Failure, Outcome};
@@ -133,11 +134,15 @@ async fn advance(client: &Client, mut change: Change, made: &mut Made) -> Result
                 listing::write(&format!("Creating service {name}\n"));
                 let created = client
                     .control()
-                    .create_service(CreateServiceRequest { spec: Some(spec) })
+                    .create_service(CreateServiceRequest {
+                        spec: Some(spec),
+                        resolve_image: true,
+                    })
                     .await;
                 let service = created
                     .map_err(|status| failed("create service", &name, status))?
                     .into_inner();
+                warn_unpinned(&service);
                 made.services.push(service.id.clone());
                 waiting.push(Waiting::on(&service, name, false));
             }
@@ -150,9 +155,12 @@ async fn advance(client: &Client, mut change: Change, made: &mut Made) -> Result
                     version: service.meta.unwrap_or_default().version,
                     spec: Some(spec),
                     rollback: false,
+                    // One that is the same as before has its digest already.
+                    resolve_image: true,
                 };
                 let updated = client.control().update_service(request).await;
                 let updated = updated.map_err(|status| failed("update service", &name, status))?;
+                warn_unpinned(updated.get_ref());
                 waiting.push(Waiting::on(updated.get_ref(), name, false));
             }
             Step::Keep(service, is_settled) => {

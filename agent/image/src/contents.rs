@@ -1,0 +1,81 @@
+//! What the store has by digest: for peers, who ask for the parts of an image, and for those who tell peers what is here.
+//! Called by the agent and the engine.
+
+use std::collections::BTreeSet;
+
+use crate::{Digest, Reference, Result, catalog::Catalog, store::ImageStore};
+
+impl ImageStore {
+    /// Digests of all manifests and indexes that are here: what an image may be pinned to, sorted.
+    pub fn pinnable(&self) -> Vec<Digest> {
+        let catalog = self.read();
+        let manifests = catalog.images.values().map(|record| record.manifest);
+        let indexes = catalog.references.values().filter_map(|target| target.index);
+        let all: BTreeSet<Digest> = manifests.chain(indexes).collect();
+        all.into_iter().collect()
+    }
+
+    /// The blobs of the image that is pinned to a manifest or an index: itself, manifests, configurations, layers. Empty when it
+    /// is not here.
+    pub fn parts(&self, pinned: &Digest) -> BTreeSet<Digest> {
+        let catalog = self.read();
+        let mut parts = BTreeSet::new();
+        for (id, record) in ids_of(&catalog, pinned).into_iter().filter_map(|id| {
+            let record = catalog.images.get(&id)?;
+            Some((id, record))
+        }) {
+            parts.extend([*pinned, id, record.manifest]);
+            parts.extend(record.blobs.iter().copied());
+        }
+        parts
+    }
+
+    /// Gives the image that is pinned to this digest the name `name@digest`, so that it is found by that name whatever becomes of
+    /// its tags. False when it is not here.
+    ///
+    /// # Errors
+    /// The catalog can't be written.
+    pub fn name_pinned(&self, reference: &Reference, pinned: &Digest) -> Result<bool> {
+        let name = reference.with_digest(*pinned);
+        let known = {
+            let catalog = self.read();
+            match ids_of(&catalog, pinned).first() {
+                None => return Ok(false),
+                Some(id) => catalog
+                    .references
+                    .get(&name)
+                    .is_some_and(|target| target.image == *id),
+            }
+        };
+        if known {
+            return Ok(true);
+        }
+        self.change(|catalog| {
+            let Some(id) = ids_of(catalog, pinned).first().copied() else {
+                return Ok(false);
+            };
+            let index = catalog
+                .references
+                .values()
+                .find(|target| target.index == Some(*pinned))
+                .and_then(|target| target.index);
+            catalog.point(name, id, index);
+            Ok(true)
+        })
+    }
+}
+
+/// The images behind a digest, the meant one first.
+fn ids_of(catalog: &Catalog, pinned: &Digest) -> Vec<Digest> {
+    let by_index = catalog
+        .references
+        .values()
+        .filter(|target| target.index == Some(*pinned))
+        .flat_map(|target| target.images().copied());
+    let by_manifest = catalog
+        .images
+        .iter()
+        .filter(|(_, record)| record.manifest == *pinned)
+        .map(|(id, _)| *id);
+    by_index.chain(by_manifest).collect()
+}

@@ -1,0 +1,150 @@
+//! A service's image is pinned to a digest by the manager that is asked, before the call goes to the leader and before anything
+//! changes: an image may exist only where the user built it. Wraps the Control service, outside of the forwarding layer.
+//!
+//! What can't be resolved stays as it was typed; the command line warns of it.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin as Pinned;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use http::{Request, Response};
+use http_body_util::{BodyExt, Full, Limited};
+use pontoon_proto::v1::{CreateServiceRequest, ServiceSpec, UpdateServiceRequest};
+use prost::Message;
+use tonic::Status;
+use tonic::body::Body;
+use tonic::server::NamedService;
+use tower::Service;
+
+use crate::config::ImageResolver;
+use crate::forward;
+
+const CREATE: &str = "/pontoon.v1.Control/CreateService";
+const UPDATE: &str = "/pontoon.v1.Control/UpdateService";
+/// As the forwarding layer's.
+const MAX_REQUEST: usize = 4 << 20;
+/// A gRPC message's prefix: whether it is compressed, and its length.
+const PREFIX: usize = 5;
+
+/// The layer.
+#[derive(Clone)]
+pub(crate) struct Pin<S> {
+    inner: S,
+    resolver: Option<Arc<dyn ImageResolver>>,
+}
+
+impl<S> Pin<S> {
+    pub(crate) fn new(inner: S, resolver: Option<Arc<dyn ImageResolver>>) -> Self {
+        Self { inner, resolver }
+    }
+}
+
+impl<S: NamedService> NamedService for Pin<S> {
+    const NAME: &'static str = S::NAME;
+}
+
+impl<S> Service<Request<Body>> for Pin<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pinned<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let mut inner = self.inner.clone();
+        let concerned = matches!(request.uri().path(), CREATE | UPDATE)
+            // The manager that passed it on has done this.
+            && forward::original_caller(request.headers()).is_none();
+        let Some(resolver) = self.resolver.clone().filter(|_| concerned) else {
+            return Box::pin(async move { inner.call(request).await });
+        };
+        Box::pin(async move {
+            match pin(&*resolver, request).await {
+                Ok(request) => inner.call(request).await,
+                Err(status) => Ok(status.into_http()),
+            }
+        })
+    }
+}
+
+async fn pin(resolver: &dyn ImageResolver, request: Request<Body>) -> Result<Request<Body>, Status> {
+    let (parts, body) = request.into_parts();
+    let bad = |what: String| Status::invalid_argument(format!("can't read the request: {what}"));
+    let body = Limited::new(body, MAX_REQUEST).collect().await;
+    let body = body.map_err(|error| bad(error.to_string()))?.to_bytes();
+    let message = unframed(&body).map_err(|what| bad(what.to_owned()))?;
+    let decoding = |error: prost::DecodeError| bad(error.to_string());
+    let message = if parts.uri.path() == CREATE {
+        let mut request = CreateServiceRequest::decode(message).map_err(decoding)?;
+        if std::mem::take(&mut request.resolve_image) {
+            pin_spec(resolver, request.spec.as_mut()).await;
+        }
+        request.encode_to_vec()
+    } else {
+        let mut request = UpdateServiceRequest::decode(message).map_err(decoding)?;
+        if std::mem::take(&mut request.resolve_image) {
+            pin_spec(resolver, request.spec.as_mut()).await;
+        }
+        request.encode_to_vec()
+    };
+    Ok(Request::from_parts(parts, Body::new(Full::new(framed(&message)))))
+}
+
+async fn pin_spec(resolver: &dyn ImageResolver, spec: Option<&mut ServiceSpec>) {
+    let container = spec
+        .and_then(|spec| spec.task.as_mut())
+        .and_then(|task| task.container.as_mut());
+    let Some(container) = container.filter(|container| !container.image.contains('@')) else {
+        return;
+    };
+    match resolver.resolve(&container.image).await {
+        Ok(pinned) => container.image = pinned,
+        Err(reason) => tracing::info!(image = container.image, reason, "an image could not be pinned"),
+    }
+}
+
+/// The one message of a unary call.
+fn unframed(body: &Bytes) -> Result<&[u8], &'static str> {
+    let (prefix, message) = body.split_at_checked(PREFIX).ok_or("it is cut off")?;
+    if prefix[0] != 0 {
+        return Err("compressed messages are not taken");
+    }
+    let length = u32::from_be_bytes([prefix[1], prefix[2], prefix[3], prefix[4]]);
+    if message.len() as u64 != u64::from(length) {
+        return Err("its length is not what its prefix says");
+    }
+    Ok(message)
+}
+
+fn framed(message: &[u8]) -> Bytes {
+    let mut frame = BytesMut::with_capacity(PREFIX + message.len());
+    frame.put_u8(0);
+    // Bounded by the request's limit.
+    frame.put_u32(u32::try_from(message.len()).unwrap_or(u32::MAX));
+    frame.put_slice(message);
+    frame.freeze()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_are_framed_as_grpc_has_them() {
+        let frame = framed(b"abc");
+        assert_eq!(&frame[..], b"\0\0\0\0\x03abc");
+        assert_eq!(unframed(&frame), Ok(&b"abc"[..]));
+        assert!(unframed(&Bytes::from_static(b"\0\0\0")).is_err());
+        assert!(unframed(&Bytes::from_static(b"\0\0\0\0\x09abc")).is_err());
+        assert!(unframed(&Bytes::from_static(b"\x01\0\0\0\x03abc")).is_err());
+    }
+}

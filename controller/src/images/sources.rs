@@ -1,0 +1,227 @@
+//! The table: who has which image, who fetches it from where. Decides whom an asking node goes to.
+//!
+//! ```text
+//! asks ─► nodes have it ─► PEERS (the least busy first; each serves a few at once, the others wait: what one node has
+//!    │                            brought doubles the sources)
+//!    └─► nobody has it ──► somebody fetches it ─► LATER
+//!                     └──► REGISTRY: a lease; it ends with the fetch, the session, or by silence
+//! ```
+//! Time comes in as an argument. Every answer but PEERS and REGISTRY ends what the node did before: a node that asks is not fetching.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+/// A fetch that nothing is heard of for this long has ended. Agents report every two seconds.
+pub(crate) const SILENCE: Duration = Duration::from_secs(10);
+/// Nodes that one node serves an image to at the same time.
+const SERVED_AT_ONCE: usize = 4;
+/// So long a new leader waits for agents to say what they have before it sends one to the registry.
+const SETTLING: Duration = Duration::from_secs(5);
+
+/// What a node asks.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Ask {
+    /// The digest that the image is pinned to.
+    pub(crate) image: String,
+    /// The asking node.
+    pub(crate) node: String,
+    /// Nodes that could not give it.
+    pub(crate) failed: BTreeSet<String>,
+    /// The registry could not give it.
+    pub(crate) registry_failed: bool,
+}
+
+/// What it is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// Ids of nodes, the one to ask first before the others.
+    Peers(Vec<String>),
+    /// It is the one that asks the registry.
+    Registry,
+    /// Others are bringing it.
+    Later,
+    /// There is nothing more to try.
+    Nowhere,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum From {
+    Registry,
+    /// The node that was named first.
+    Peer(String),
+}
+
+#[derive(Debug)]
+struct Fetch {
+    from: From,
+    heard: Instant,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    /// What each node has.
+    held: HashMap<String, BTreeSet<String>>,
+    /// Fetches under way, by image and node.
+    fetches: HashMap<String, BTreeMap<String, Fetch>>,
+}
+
+/// One leader's table.
+#[derive(Debug)]
+pub(crate) struct Sources {
+    table: Mutex<Table>,
+    began: Instant,
+    changed: watch::Sender<u64>,
+}
+
+impl Sources {
+    /// Empty; `now` is when the reign begins.
+    pub(crate) fn new(now: Instant) -> Self {
+        Self {
+            table: Mutex::default(),
+            began: now,
+            changed: watch::Sender::new(0),
+        }
+    }
+
+    /// Wakes whenever an answer may have changed.
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// A node tells all that it has.
+    pub(crate) fn report(&self, node: &str, images: impl IntoIterator<Item = String>) {
+        self.lock()
+            .held
+            .insert(node.to_owned(), images.into_iter().collect());
+        self.tell();
+    }
+
+    /// A node's session has ended: what it has can't be asked for, what it fetched nobody hears of.
+    pub(crate) fn forget(&self, node: &str) {
+        let mut table = self.lock();
+        table.held.remove(node);
+        table.fetches.retain(|_, fetches| {
+            fetches.remove(node);
+            !fetches.is_empty()
+        });
+        drop(table);
+        self.tell();
+    }
+
+    /// A node is still fetching, or has ended. A fetch that had been given up for silence is not taken up again: another may have
+    /// its place.
+    pub(crate) fn heard(&self, image: &str, node: &str, end: Option<bool>, now: Instant) {
+        let mut table = self.lock();
+        match end {
+            None => {
+                if let Some(fetch) = table.fetches.get_mut(image).and_then(|of| of.get_mut(node)) {
+                    fetch.heard = now;
+                }
+                return;
+            }
+            Some(complete) => {
+                table.end(image, node);
+                if complete {
+                    table
+                        .held
+                        .entry(node.to_owned())
+                        .or_default()
+                        .insert(image.to_owned());
+                }
+            }
+        }
+        drop(table);
+        self.tell();
+    }
+
+    /// Decides. `nodes` are those with an open session: only they can be asked, and only they are waited for at the beginning.
+    pub(crate) fn ask(&self, ask: &Ask, nodes: &BTreeSet<String>, now: Instant) -> Answer {
+        let mut table = self.lock();
+        let ended = table.end(&ask.image, &ask.node);
+        table.end_silent(&ask.image, now);
+        let answer = table.decide(ask, nodes);
+        let settled = now >= self.began + SETTLING || nodes.iter().all(|node| table.held.contains_key(node));
+        let answer = match answer {
+            Answer::Registry | Answer::Nowhere if !settled => Answer::Later,
+            answer => answer,
+        };
+        let from = match &answer {
+            Answer::Registry => Some(From::Registry),
+            Answer::Peers(peers) => peers.first().cloned().map(From::Peer),
+            _ => None,
+        };
+        if let Some(from) = from {
+            let fetch = Fetch { from, heard: now };
+            let fetches = table.fetches.entry(ask.image.clone()).or_default();
+            fetches.insert(ask.node.clone(), fetch);
+        } else if ended {
+            // Its place is free for those who wait.
+            drop(table);
+            self.tell();
+        }
+        answer
+    }
+
+    fn tell(&self) {
+        self.changed.send_modify(|count| *count += 1);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Table {
+    /// Ends a node's fetch; false if there was none.
+    fn end(&mut self, image: &str, node: &str) -> bool {
+        let Some(fetches) = self.fetches.get_mut(image) else {
+            return false;
+        };
+        let ended = fetches.remove(node).is_some();
+        if fetches.is_empty() {
+            self.fetches.remove(image);
+        }
+        ended
+    }
+
+    fn end_silent(&mut self, image: &str, now: Instant) {
+        if let Some(fetches) = self.fetches.get_mut(image) {
+            fetches.retain(|_, fetch| now < fetch.heard + SILENCE);
+            if fetches.is_empty() {
+                self.fetches.remove(image);
+            }
+        }
+    }
+
+    fn decide(&self, ask: &Ask, nodes: &BTreeSet<String>) -> Answer {
+        let fetches = self.fetches.get(&ask.image);
+        let load = |node: &str| {
+            let from = From::Peer(node.to_owned());
+            fetches.map_or(0, |of| of.values().filter(|fetch| fetch.from == from).count())
+        };
+        let has = |node: &&String| self.held.get(*node).is_some_and(|held| held.contains(&ask.image));
+        let mut peers: Vec<(usize, String)> = nodes
+            .iter()
+            .filter(has)
+            .filter(|node| **node != ask.node && !ask.failed.contains(*node))
+            .map(|node| (load(node), node.clone()))
+            .collect();
+        peers.sort();
+        match peers.first() {
+            Some((load, _)) if *load < SERVED_AT_ONCE => {
+                Answer::Peers(peers.into_iter().map(|(_, node)| node).collect())
+            }
+            Some(_) => Answer::Later,
+            None if fetches.is_some() => Answer::Later,
+            None if ask.registry_failed => Answer::Nowhere,
+            None => Answer::Registry,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,156 @@
+//! The broker's decisions: one fetcher, many takers, and who takes over when one is gone.
+
+use super::*;
+
+const IMAGE: &str = "sha256:aa";
+
+fn nodes(names: &[&str]) -> BTreeSet<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
+}
+
+fn ask(node: &str) -> Ask {
+    Ask {
+        image: IMAGE.to_owned(),
+        node: node.to_owned(),
+        ..Ask::default()
+    }
+}
+
+fn peers(names: &[&str]) -> Answer {
+    Answer::Peers(names.iter().map(|name| (*name).to_owned()).collect())
+}
+
+/// A table that all of these nodes have reported to.
+fn settled(names: &[&str], now: Instant) -> Sources {
+    let sources = Sources::new(now);
+    for name in names {
+        sources.report(name, []);
+    }
+    sources
+}
+
+#[test]
+fn one_asks_the_registry_and_the_others_take_it_from_there() {
+    let (now, all) = (Instant::now(), nodes(&["a", "b", "c"]));
+    let sources = settled(&["a", "b", "c"], now);
+    assert_eq!(sources.ask(&ask("a"), &all, now), Answer::Registry);
+    assert_eq!(sources.ask(&ask("b"), &all, now), Answer::Later);
+    assert_eq!(sources.ask(&ask("c"), &all, now), Answer::Later);
+    // Reports keep the lease, however long it takes.
+    let mut later = now;
+    for _ in 0..20 {
+        later += SILENCE / 2;
+        sources.heard(IMAGE, "a", None, later);
+        assert_eq!(sources.ask(&ask("b"), &all, later), Answer::Later);
+    }
+    let mut woken = sources.changes();
+    woken.mark_unchanged();
+    sources.heard(IMAGE, "a", Some(true), later);
+    assert!(woken.has_changed().unwrap(), "those who wait are not woken");
+    assert_eq!(sources.ask(&ask("b"), &all, later), peers(&["a"]));
+    sources.heard(IMAGE, "b", Some(true), later);
+    // The one that serves least comes first.
+    assert_eq!(sources.ask(&ask("c"), &all, later), peers(&["a", "b"]));
+    assert_eq!(sources.ask(&ask("d"), &all, later), peers(&["b", "a"]));
+}
+
+#[test]
+fn the_lease_ends_with_the_session_by_silence_and_by_asking_again() {
+    let (now, all) = (Instant::now(), nodes(&["a", "b"]));
+    let sources = settled(&["a", "b"], now);
+    assert_eq!(sources.ask(&ask("a"), &all, now), Answer::Registry);
+    assert_eq!(sources.ask(&ask("b"), &all, now), Answer::Later);
+    sources.forget("a");
+    assert_eq!(sources.ask(&ask("b"), &nodes(&["b"]), now), Answer::Registry);
+    // Silent: the next one takes over, and the late report of the first does not bring its lease back.
+    assert_eq!(sources.ask(&ask("a"), &all, now), Answer::Later);
+    let late = now + SILENCE;
+    assert_eq!(sources.ask(&ask("a"), &all, late), Answer::Registry);
+    sources.heard(IMAGE, "b", None, late);
+    assert_eq!(sources.ask(&ask("b"), &all, late), Answer::Later);
+    // The holder asks again: it is not fetching any more.
+    let failed = Ask {
+        registry_failed: true,
+        ..ask("a")
+    };
+    assert_eq!(sources.ask(&failed, &all, late), Answer::Nowhere);
+    assert_eq!(sources.ask(&ask("b"), &all, late), Answer::Registry);
+    // Another may have more luck: it is waited for.
+    assert_eq!(sources.ask(&failed, &all, late), Answer::Later);
+    sources.heard(IMAGE, "b", Some(true), late);
+    assert_eq!(sources.ask(&failed, &all, late), peers(&["b"]));
+}
+
+#[test]
+fn peers_that_die_or_fail_are_left_out_and_the_registry_is_asked_at_last() {
+    let (now, all) = (Instant::now(), nodes(&["a", "b", "c"]));
+    let sources = settled(&["a", "b", "c"], now);
+    sources.report("a", [IMAGE.to_owned()]);
+    sources.report("b", [IMAGE.to_owned()]);
+    assert_eq!(sources.ask(&ask("c"), &all, now), peers(&["a", "b"]));
+    let without_a = Ask {
+        failed: nodes(&["a"]),
+        ..ask("c")
+    };
+    assert_eq!(sources.ask(&without_a, &all, now), peers(&["b"]));
+    // b is gone without its session having ended here yet: it has none to be asked by.
+    assert_eq!(
+        sources.ask(&without_a, &nodes(&["a", "c"]), now),
+        Answer::Registry
+    );
+    sources.forget("b");
+    assert_eq!(sources.ask(&without_a, &all, now), Answer::Registry);
+    // A report replaces what was known: an image that was removed is not offered.
+    sources.report("a", []);
+    assert_eq!(sources.ask(&ask("b"), &all, now), Answer::Later);
+}
+
+#[test]
+fn a_source_serves_a_few_at_once() {
+    let now = Instant::now();
+    let names: Vec<String> = (0..20).map(|number| format!("n{number:02}")).collect();
+    let all: BTreeSet<String> = names.iter().cloned().collect();
+    let sources = Sources::new(now);
+    for name in &names {
+        sources.report(name, []);
+    }
+    sources.report("n00", [IMAGE.to_owned()]);
+    let mut waiting: Vec<&String> = names[1..].iter().collect();
+    let mut rounds = 0;
+    while !waiting.is_empty() {
+        let (taking, later): (Vec<&String>, Vec<&String>) = waiting
+            .into_iter()
+            .partition(|name| matches!(sources.ask(&ask(name), &all, now), Answer::Peers(_)));
+        assert!(!taking.is_empty(), "nobody is served");
+        for name in &taking {
+            sources.heard(IMAGE, name, Some(true), now);
+        }
+        if rounds == 0 {
+            assert_eq!(taking.len(), SERVED_AT_ONCE);
+        }
+        waiting = later;
+        rounds += 1;
+    }
+    assert_eq!(rounds, 2, "the number of sources must grow with each round");
+}
+
+#[test]
+fn a_new_leader_waits_for_what_agents_have_to_say() {
+    let (now, all) = (Instant::now(), nodes(&["a", "b", "c"]));
+    let sources = Sources::new(now);
+    sources.report("a", []);
+    sources.report("b", []);
+    // c may have it.
+    assert_eq!(sources.ask(&ask("a"), &all, now), Answer::Later);
+    sources.report("c", [IMAGE.to_owned()]);
+    assert_eq!(sources.ask(&ask("a"), &all, now), peers(&["c"]));
+    let other = Sources::new(now);
+    other.report("a", []);
+    let failed = Ask {
+        registry_failed: true,
+        ..ask("a")
+    };
+    assert_eq!(other.ask(&failed, &all, now), Answer::Later);
+    // One that never says anything does not hold up the cluster.
+    assert_eq!(other.ask(&ask("a"), &all, now + SETTLING), Answer::Registry);
+}
