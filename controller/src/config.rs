@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pontoon_identity::{Connections, Identity, RootCa};
-use pontoon_proto::v1::{ClusterSpec, NodeDescription, NodeSpec};
+use pontoon_proto::v1::{ClusterSpec, NodeDescription, NodeSpec, RegistryAuth};
 
 /// Timers of the replicated log.
 #[derive(Debug, Clone, Copy)]
@@ -29,7 +29,7 @@ impl Default for RaftTimers {
 #[tonic::async_trait]
 pub trait ImageResolver: Send + Sync + std::fmt::Debug + 'static {
     /// The name with its digest, `name:tag@sha256:…`; else why there is none.
-    async fn resolve(&self, image: &str) -> Result<String, String>;
+    async fn resolve(&self, image: &str, auth: RegistryAuth) -> Result<String, String>;
 }
 
 /// Settings of one manager.

@@ -125,10 +125,16 @@ fn has_ended(phase: &Phase) -> bool {
 #[tonic::async_trait]
 impl Controller for ContainerController {
     async fn fetch(&self) -> Result<(), StepError> {
-        let spec = self.task.spec.as_ref().and_then(|spec| spec.container.as_ref());
-        match (&self.images, spec) {
-            (Some(images), Some(spec)) if self.find().is_none() => {
-                images.provide(&spec.image).await.map_err(StepError::Reject)
+        let Some(spec) = self.task.spec.as_ref() else {
+            return Ok(());
+        };
+        match (&self.images, &spec.container) {
+            (Some(images), Some(container)) if self.find().is_none() => {
+                let auth = spec.registry_auth.clone().unwrap_or_default();
+                images
+                    .provide(&container.image, auth)
+                    .await
+                    .map_err(StepError::Reject)
             }
             _ => Ok(()),
         }

@@ -13,7 +13,7 @@ use std::time::Duration;
 use pontoon_image::{Digest, Reference};
 use pontoon_proto::v1::dispatcher_client::DispatcherClient;
 use pontoon_proto::v1::find_image_response::Answer;
-use pontoon_proto::v1::{FindImageRequest, ReportFetchRequest};
+use pontoon_proto::v1::{FindImageRequest, RegistryAuth, ReportFetchRequest};
 use tonic::Code;
 use tonic::transport::Channel;
 
@@ -39,7 +39,12 @@ struct Tried {
 ///
 /// # Errors
 /// Docker's words for a missing image, and what the last one that was asked said.
-pub(super) async fn run(images: &Images, reference: &Reference, digest: Digest) -> Result<(), String> {
+pub(super) async fn run(
+    images: &Images,
+    reference: &Reference,
+    digest: Digest,
+    auth: &RegistryAuth,
+) -> Result<(), String> {
     let mut tried = Tried::default();
     let mut leader = images.leader.subscribe();
     loop {
@@ -70,7 +75,8 @@ pub(super) async fn run(images: &Images, reference: &Reference, digest: Digest) 
                     }
                 }
             }
-            Answer::Registry(_) => match beating(images, &digest, images.pull(reference)).await {
+            Answer::Registry(_) => match beating(images, &digest, images.pull(reference, auth.clone())).await
+            {
                 Ok(()) => return Ok(()),
                 Err(reason) => {
                     tracing::warn!(image = %digest, reason, "the registry could not give an image");
@@ -94,10 +100,16 @@ pub(super) async fn run(images: &Images, reference: &Reference, digest: Digest) 
 impl Tried {
     fn error(self, reference: &Reference) -> String {
         let nothing = format!("No such image: {}", reference.familiar());
-        let reasons: Vec<String> = [Some(self.last), self.registry]
+        let registry = self.registry.map(|reason| {
+            let detail = reason.strip_prefix(&nothing);
+            detail
+                .map(|detail| detail.trim_start_matches(": ").to_owned())
+                .unwrap_or(reason)
+        });
+        let reasons: Vec<String> = [Some(self.last), registry]
             .into_iter()
             .flatten()
-            .filter(|reason| !reason.is_empty() && *reason != nothing)
+            .filter(|reason| !reason.is_empty())
             .collect();
         if reasons.is_empty() {
             return nothing;

@@ -17,9 +17,9 @@ use std::time::Duration;
 use pontoon_engine::Engine;
 use pontoon_identity::Identity;
 use pontoon_image::{Digest, ImageStore, Reference};
-use pontoon_proto::v1::ReportImagesRequest;
 use pontoon_proto::v1::dispatcher_client::DispatcherClient;
 use pontoon_proto::v1::peers_server::PeersServer;
+use pontoon_proto::v1::{RegistryAuth, ReportImagesRequest};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -131,7 +131,7 @@ impl Images {
     ///
     /// # Errors
     /// What a user is told: there is no such image, and why it could not be brought.
-    pub(crate) async fn provide(self: &Arc<Self>, image: &str) -> Result<(), String> {
+    pub(crate) async fn provide(self: &Arc<Self>, image: &str, auth: RegistryAuth) -> Result<(), String> {
         let Ok(reference) = Reference::parse(image) else {
             // An id, or nonsense: making the container tells.
             return Ok(());
@@ -142,7 +142,7 @@ impl Images {
             return Ok(());
         }
         let Some(digest) = reference.digest().copied() else {
-            return self.pull(&reference).await;
+            return self.pull(&reference, auth).await;
         };
         let named = reference.clone();
         if self
@@ -151,7 +151,7 @@ impl Images {
         {
             return Ok(());
         }
-        let flight = self.flight(&reference, digest);
+        let flight = self.flight(&reference, digest, auth);
         let mut outcome = flight.outcome.clone();
         match outcome.wait_for(Option::is_some).await {
             Ok(outcome) => outcome.clone().unwrap_or(Ok(())),
@@ -160,7 +160,7 @@ impl Images {
     }
 
     /// The flight for an image: the one under way, or a new one.
-    fn flight(self: &Arc<Self>, reference: &Reference, digest: Digest) -> Arc<Flight> {
+    fn flight(self: &Arc<Self>, reference: &Reference, digest: Digest, auth: RegistryAuth) -> Arc<Flight> {
         let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
         flights.retain(|_, flight| flight.strong_count() > 0);
         if let Some(flight) = flights.get(&digest).and_then(Weak::upgrade)
@@ -178,7 +178,7 @@ impl Images {
         let (images, reference) = (self.clone(), reference.clone());
         tokio::spawn(async move {
             let fetched = stop
-                .run_until_cancelled(fetch::run(&images, &reference, digest))
+                .run_until_cancelled(fetch::run(&images, &reference, digest, &auth))
                 .await;
             fetch::ended(&images, &digest, matches!(fetched, Some(Ok(())))).await;
             sender.send_replace(fetched);
@@ -187,8 +187,19 @@ impl Images {
     }
 
     /// From the registry, for a name without a digest: every node for itself, since only a digest says that two nodes mean the same.
-    async fn pull(&self, reference: &Reference) -> Result<(), String> {
-        Err(format!("No such image: {}", reference.familiar()))
+    async fn pull(&self, reference: &Reference, auth: RegistryAuth) -> Result<(), String> {
+        let name = match reference.digest() {
+            Some(digest) => reference.with_digest(*digest),
+            None => reference.clone(),
+        };
+        match self.engine.pull_quietly(&name.to_string(), "", auth).await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(format!(
+                "No such image: {}: {}",
+                reference.familiar(),
+                error.chain()
+            )),
+        }
     }
 
     /// Work on the store, in a thread where it may block.

@@ -242,6 +242,7 @@ impl Namespace<'_> {
                 labels,
             }),
             task: Some(TaskSpec {
+                registry_auth: None,
                 container: Some(container),
                 resources: deploy.resources,
                 restart: deploy.restart,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use pontoon_controller::ImageResolver;
 use pontoon_engine::Engine;
 use pontoon_image::Reference;
+use pontoon_proto::v1::RegistryAuth;
 
 use super::describe;
 
@@ -15,7 +16,7 @@ pub struct Resolver(pub Arc<Engine>);
 
 #[tonic::async_trait]
 impl ImageResolver for Resolver {
-    async fn resolve(&self, image: &str) -> Result<String, String> {
+    async fn resolve(&self, image: &str, auth: RegistryAuth) -> Result<String, String> {
         let reference = Reference::parse(image).map_err(|error| describe(&error))?;
         let reference = reference.with_default_tag();
         let store = self.0.images().clone();
@@ -24,14 +25,25 @@ impl ImageResolver for Resolver {
         let found = tokio::task::spawn_blocking(move || store.get(&wanted))
             .await
             .map_err(|_| "the daemon stops".to_owned())?;
-        match found {
-            // A word that is the beginning of an id is a name here all the same.
-            Ok(found) if found.repo_tags.contains(&name) => {
-                let digest = found.index.unwrap_or(found.manifest);
-                Ok(format!("{name}@{digest}"))
-            }
-            Ok(_) => Err(format!("No such image: {name}")),
-            Err(error) => Err(describe(&error)),
+        // A word that is the beginning of an id is a name here all the same.
+        let local = found.ok().filter(|found| found.repo_tags.contains(&name));
+        let pinned = |digest: String| format!("{name}@{digest}");
+        let here = local
+            .as_ref()
+            .map(|found| found.index.unwrap_or(found.manifest).to_string());
+        let repository = format!("{}@", reference.familiar_name());
+        let is_pulled = local.is_some_and(|found| {
+            let mut digests = found.repo_digests.iter();
+            digests.any(|digest| digest.starts_with(&repository))
+        });
+        match here {
+            // Made or loaded here: no registry knows it, or not this one.
+            Some(digest) if !is_pulled => Ok(pinned(digest)),
+            // A tag may have moved on in its registry since it was pulled.
+            here => match (self.0.resolve_digest(&name, auth).await, here) {
+                (Ok(digest), _) | (Err(_), Some(digest)) => Ok(pinned(digest)),
+                (Err(error), None) => Err(error.chain()),
+            },
         }
     }
 }

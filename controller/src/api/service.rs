@@ -9,7 +9,7 @@ use pontoon_reconcile::{edit, spec};
 use pontoon_store::{Snapshot, Tx};
 use tonic::Status;
 
-use super::{filter, invalid, refused, vanished};
+use super::{filter, invalid, refused, vanished, view};
 use crate::core::Core;
 use crate::status;
 use crate::writer::Scope;
@@ -40,7 +40,7 @@ fn resolve_networks(view: &Snapshot, wish: &mut ServiceSpec) -> Result<(), Statu
 fn read_back(core: &Core, id: &str) -> Result<Service, Status> {
     core.snapshot()
         .service(id)
-        .map(|service| Service::clone(service))
+        .map(|service| view::service(service))
         .ok_or_else(vanished)
 }
 
@@ -84,11 +84,22 @@ pub(super) async fn update(core: &Core, request: UpdateServiceRequest) -> Result
             return Err(Status::unimplemented("renaming services is not supported"));
         }
         resolve_networks(tx, &mut wish)?;
+        keep_auth(&mut wish, service.spec.as_ref());
         edit::update_service(tx, &service.id, version, wish).map_err(refused)?;
         Ok(service.id.clone())
     };
     let id = core.writer()?.write(update).await?;
     read_back(core, &id)
+}
+
+/// Nobody is shown it, so nobody can send it again: what comes without it keeps it.
+fn keep_auth(wish: &mut ServiceSpec, before: Option<&ServiceSpec>) {
+    let before = before.and_then(|spec| spec.task.as_ref());
+    if let (Some(task), Some(before)) = (&mut wish.task, before)
+        && task.registry_auth.is_none()
+    {
+        task.registry_auth.clone_from(&before.registry_auth);
+    }
 }
 
 pub(super) async fn remove(core: &Core, request: GetRequest) -> Result<RemoveResponse, Status> {
@@ -109,7 +120,7 @@ pub(super) async fn get(core: &Core, request: GetRequest) -> Result<Service, Sta
     let service = snapshot
         .find_service(&request.target)
         .map_err(status::from_store)?;
-    Ok(Service::clone(service))
+    Ok(view::service(service))
 }
 
 pub(super) async fn list(core: &Core, request: ListRequest) -> Result<ListServicesResponse, Status> {
@@ -159,7 +170,7 @@ fn counted(snapshot: &Snapshot, service: &Service) -> ServiceStatus {
         _ => wanted,
     };
     ServiceStatus {
-        service: Some(service.clone()),
+        service: Some(view::service(service)),
         running_tasks: running,
         desired_tasks: desired,
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use pontoon_proto::v1::{Change, Cluster, Node, Reachability, RootCa, change};
+use pontoon_proto::v1::{Change, Cluster, Node, Reachability, RootCa, Service, change};
 use pontoon_raft::Member;
 use pontoon_store::{Event, Object};
 
@@ -20,6 +20,24 @@ pub(super) fn cluster(cluster: &Cluster) -> Cluster {
         spec: cluster.spec.clone(),
         root_ca: cluster.root_ca.as_ref().map(public),
     }
+}
+
+/// A service without what its agents log in to a registry with.
+pub(super) fn service(service: &Service) -> Service {
+    let mut shown = service.clone();
+    let retained = shown
+        .retained
+        .iter_mut()
+        .filter_map(|retained| retained.spec.as_mut());
+    let specs = shown
+        .spec
+        .iter_mut()
+        .chain(&mut shown.previous_spec)
+        .chain(retained);
+    for task in specs.filter_map(|spec| spec.task.as_mut()) {
+        task.registry_auth = None;
+    }
+    shown
 }
 
 /// The managers as the log sees them at one moment.
@@ -57,6 +75,7 @@ pub(super) fn put(object: &Object, managers: &Managers) -> Change {
     let change = match object {
         Object::Cluster(of) => change::Change::PutCluster(cluster(of)),
         Object::Node(node) => change::Change::PutNode(managers.node(node)),
+        Object::Service(of) => change::Change::PutService(service(of)),
         other => return other.to_put(),
     };
     Change { change: Some(change) }

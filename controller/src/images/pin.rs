@@ -100,13 +100,15 @@ async fn pin(resolver: &dyn ImageResolver, request: Request<Body>) -> Result<Req
 }
 
 async fn pin_spec(resolver: &dyn ImageResolver, spec: Option<&mut ServiceSpec>) {
-    let container = spec
-        .and_then(|spec| spec.task.as_mut())
-        .and_then(|task| task.container.as_mut());
+    let Some(task) = spec.and_then(|spec| spec.task.as_mut()) else {
+        return;
+    };
+    let auth = task.registry_auth.clone().unwrap_or_default();
+    let container = task.container.as_mut();
     let Some(container) = container.filter(|container| !container.image.contains('@')) else {
         return;
     };
-    match resolver.resolve(&container.image).await {
+    match resolver.resolve(&container.image, auth).await {
         Ok(pinned) => container.image = pinned,
         Err(reason) => tracing::info!(image = container.image, reason, "an image could not be pinned"),
     }

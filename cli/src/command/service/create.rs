@@ -11,6 +11,7 @@ use super::progress::{self, Waiting};
 use super::spec;
 use crate::client::Client;
 use crate::command::container::config::{environment, label, mount, pair, ulimit};
+use crate::credentials;
 use crate::error::{Failure, Outcome};
 use crate::output::listing;
 
@@ -91,7 +92,10 @@ pub struct Arguments {
 /// A flag whose value is no good, the daemon's, or that the service did not converge.
 pub async fn run(client: &Client, arguments: Arguments) -> Outcome {
     let (detach, quiet) = (arguments.options.detach, arguments.options.quiet);
-    let spec = service_spec(&arguments)?;
+    let mut spec = service_spec(&arguments)?;
+    if arguments.options.with_registry_auth {
+        add_auth(&mut spec)?;
+    }
     let service = client
         .control()
         .create_service(CreateServiceRequest {
@@ -110,6 +114,20 @@ pub async fn run(client: &Client, arguments: Arguments) -> Outcome {
     let spec = service.spec.clone().unwrap_or_default();
     let name = spec.annotations.unwrap_or_default().name;
     progress::wait(client, &[Waiting::on(&service, name, false)], quiet).await
+}
+
+/// Sends along what the user has for the registry of the service's image.
+///
+/// # Errors
+/// The credentials can't be read.
+pub fn add_auth(spec: &mut ServiceSpec) -> Result<(), Failure> {
+    let task = spec.task.get_or_insert_default();
+    let image = task
+        .container
+        .as_ref()
+        .map_or("", |container| container.image.as_str());
+    task.registry_auth = Some(credentials::for_image(image)?);
+    Ok(())
 }
 
 /// Warns in Docker's words when the image of a service has no digest although it was asked for.

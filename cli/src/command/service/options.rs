@@ -145,6 +145,9 @@ pub struct ServiceOptions {
     /// Username or UID (format: <name|uid>[:<group|gid>])
     #[arg(short = 'u', long, value_name = "string")]
     pub user: Option<String>,
+    /// Send registry authentication details to swarm agents
+    #[arg(long)]
+    pub with_registry_auth: bool,
     /// Working directory inside the container
     #[arg(short = 'w', long, value_name = "string")]
     pub workdir: Option<String>,

@@ -180,6 +180,9 @@ pub async fn run(client: &Client, arguments: Arguments) -> Outcome {
         let mut spec = service.spec.clone().unwrap_or_default();
         spec::apply(&arguments.options, &mut spec)?;
         change_lists(&arguments, &mut spec, client).await?;
+        if arguments.options.with_registry_auth {
+            super::create::add_auth(&mut spec)?;
+        }
         Some(spec)
     };
     // As Docker's: an image that was not named anew keeps what it is pinned to.

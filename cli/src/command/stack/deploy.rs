@@ -11,7 +11,7 @@ use pontoon_proto::v1::{
 use super::change::{self, Change, Step};
 use super::{name_of, remove, service_name, spec_name};
 use crate::client::Client;
-use crate::command::service::create::warn_unpinned;
+use crate::command::service::create::{add_auth, warn_unpinned};
 use crate::command::service::progress::{self, Waiting};
 use crate::compose::{self, Loaded, Source};
 use crate::error::{Failure, Outcome};
@@ -32,6 +32,9 @@ pub struct Arguments {
     /// Suppress progress output
     #[arg(short = 'q', long)]
     quiet: bool,
+    /// Send registry authentication details to Swarm agents
+    #[arg(long)]
+    with_registry_auth: bool,
     /// The stack's name
     #[arg(value_name = "STACK")]
     stack: String,
@@ -75,8 +78,11 @@ pub async fn run(host: Option<&str>, arguments: Arguments) -> Outcome {
     let services = client.control().list_services(ListRequest::default()).await?;
     let networks = client.control().list_networks(ListRequest::default()).await?;
     let (services, networks) = (services.into_inner().services, networks.into_inner().networks);
-    let change = change::work_out(&arguments.stack, plan, &services, &networks)
+    let mut change = change::work_out(&arguments.stack, plan, &services, &networks)
         .map_err(|problems| Failure::new(problems.join("\n")))?;
+    if arguments.with_registry_auth {
+        change.services = with_auth(change.services)?;
+    }
     let gone = change.gone.clone();
     let waiting = apply(&client, change).await?;
     if arguments.prune {
@@ -92,6 +98,28 @@ pub async fn run(host: Option<&str>, arguments: Arguments) -> Outcome {
         return Ok(0);
     }
     progress::wait(&client, &waiting, arguments.quiet).await
+}
+
+/// Every service gets what the user has for its image's registry, also one that is up to date but for that.
+fn with_auth(steps: Vec<Step>) -> Result<Vec<Step>, Failure> {
+    let with_auth = |step| {
+        Ok(match step {
+            Step::Create(mut spec) => {
+                add_auth(&mut spec)?;
+                Step::Create(spec)
+            }
+            Step::Update(service, mut spec) => {
+                add_auth(&mut spec)?;
+                Step::Update(service, spec)
+            }
+            Step::Keep(service, _) => {
+                let mut spec = service.spec.clone().unwrap_or_default();
+                add_auth(&mut spec)?;
+                Step::Update(service, spec)
+            }
+        })
+    };
+    steps.into_iter().map(with_auth).collect()
 }
 
 /// What was made so far, for the case that the rest fails.
