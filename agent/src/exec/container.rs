@@ -4,7 +4,7 @@ use std::sync::{Arc, PoisonError};
 
 use pontoon_engine::{Engine, Error, Phase};
 use pontoon_proto::v1::{
-    Container, ContainerState, ContainerStatus, HealthState, LogsRequest, RegistryAuth, StopContainerRequest,
+    Container, ContainerState, ContainerStatus, HealthState, LogsRequest, StopContainerRequest,
     TaskAssignment,
 };
 use tokio::sync::watch;
@@ -159,27 +159,7 @@ impl Controller for ContainerController {
         if let Some(config) = &mut request.config {
             placeholder::expand(config, &self.task, &self.hostname).map_err(StepError::Reject)?;
         }
-        let platform = request.platform.clone();
-        let created = match self.engine.create(request.clone()).await {
-            Err(missing @ Error::NoSuchImage(_)) => {
-                let image = request.config.as_ref().map_or("", |config| config.image.as_str());
-                let pulled = self
-                    .engine
-                    .pull_quietly(image, &platform, RegistryAuth::default())
-                    .await;
-                if let Err(error) = pulled {
-                    // Both are worth knowing: that it is not here, and why it can't be had.
-                    return Err(StepError::Reject(format!(
-                        "{}: {}",
-                        missing.chain(),
-                        error.chain()
-                    )));
-                }
-                self.engine.create(request).await
-            }
-            other => other,
-        };
-        match created {
+        match self.engine.create(request).await {
             Ok(_) => Ok(Progress::Prepared),
             Err(error @ Error::ShuttingDown(_)) => Err(fail(error)),
             Err(error) => Err(StepError::Reject(error.chain())),

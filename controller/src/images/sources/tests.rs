@@ -99,10 +99,11 @@ fn peers_that_die_or_fail_are_left_out_and_the_registry_is_asked_at_last() {
         Answer::Registry
     );
     sources.forget("b");
+    let all = nodes(&["a", "c"]);
     assert_eq!(sources.ask(&without_a, &all, now), Answer::Registry);
     // A report replaces what was known: an image that was removed is not offered.
     sources.report("a", []);
-    assert_eq!(sources.ask(&ask("b"), &all, now), Answer::Later);
+    assert_eq!(sources.ask(&ask("d"), &all, now), Answer::Later);
 }
 
 #[test]
