@@ -1,12 +1,14 @@
 //! The agent's state on disk, so that a restarted daemon goes on without a manager: `task/<id>.pb` (assignment and last
 //! status), `network/<id>.pb`, `ingress.pb`, `managers.pb`. Each file is replaced by rename; what a power failure takes is
-//! sent again by the managers, so nothing is synced.
+//! sent again by the managers, so nothing is synced. What tasks log in to a registry with is not written: only that there is something.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use pontoon_proto::v1::{IngressConfig, ManagerList, OverlayNetwork, TaskAssignment, TaskStatus};
+use pontoon_proto::v1::{
+    IngressConfig, ManagerList, OverlayNetwork, RegistryAuth, TaskAssignment, TaskStatus,
+};
 use prost::Message;
 
 use crate::{Error, Result};
@@ -51,13 +53,22 @@ impl Storage {
             .collect())
     }
 
-    /// Keeps a task.
+    /// Keeps a task. Credentials stay off the disk: they come back as [withheld](crate::exec::Credentials).
     pub(crate) fn put_task(&self, assignment: &TaskAssignment, status: &TaskStatus) -> Result<()> {
+        let mut assignment = assignment.clone();
+        if let Some(auth) = assignment
+            .spec
+            .as_mut()
+            .and_then(|spec| spec.registry_auth.as_mut())
+        {
+            *auth = RegistryAuth::default();
+        }
+        let path = self.file("task", &assignment.task_id);
         let stored = StoredTask {
-            assignment: Some(assignment.clone()),
+            assignment: Some(assignment),
             status: Some(status.clone()),
         };
-        self.write(&self.file("task", &assignment.task_id), &stored)
+        self.write(&path, &stored)
     }
 
     /// Forgets a task.
@@ -186,6 +197,8 @@ fn remove(path: &Path) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use pontoon_proto::v1::TaskSpec;
+
     use super::*;
 
     #[test]
@@ -211,5 +224,36 @@ mod tests {
         storage.remove_task("t1").unwrap();
         assert_eq!(storage.tasks().unwrap().len(), 1);
         assert!(storage.ingress().unwrap().is_none());
+    }
+
+    #[test]
+    fn credentials_stay_off_the_disk() {
+        let dir = tempfile::tempdir().unwrap();
+        let storage = Storage::open(dir.path()).unwrap();
+        let mut task = TaskAssignment {
+            task_id: "t1".into(),
+            spec: Some(TaskSpec {
+                registry_auth: Some(RegistryAuth {
+                    username: "user-of-a-registry".into(),
+                    password: "its-password".into(),
+                    identity_token: "its-token".into(),
+                    ..RegistryAuth::default()
+                }),
+                ..TaskSpec::default()
+            }),
+            ..TaskAssignment::default()
+        };
+        storage.put_task(&task, &TaskStatus::default()).unwrap();
+        let text = fs::read(dir.path().join("task/t1.pb")).unwrap();
+        let text = String::from_utf8_lossy(&text);
+        assert!(!text.contains("user-of") && !text.contains("its-"), "{text}");
+        // That there were some is known, also after it was written once more.
+        let (kept, status) = storage.tasks().unwrap().pop().unwrap();
+        storage.put_task(&kept, &status).unwrap();
+        let (kept, _) = storage.tasks().unwrap().pop().unwrap();
+        assert_eq!(kept.spec.unwrap().registry_auth, Some(RegistryAuth::default()));
+        task.spec.as_mut().unwrap().registry_auth = None;
+        storage.put_task(&task, &TaskStatus::default()).unwrap();
+        assert_eq!(storage.tasks().unwrap()[0].0, task);
     }
 }

@@ -12,7 +12,7 @@ use pontoon_proto::v1::{TaskAssignment, TaskState, TaskStatus};
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::exec::{Controller, Exit, Progress, StepError};
+use crate::exec::{Controller, Credentials, Exit, Progress, StepError};
 use crate::reporter::Reporter;
 use crate::storage::Storage;
 
@@ -113,7 +113,8 @@ impl Walk {
         }
         if found < TaskState::Starting {
             let controller = &self.controller;
-            let fetched = interruptible(&mut self.assignment, &self.remove, controller.fetch()).await?;
+            let fetch = controller.fetch(Credentials::new(self.assignment.clone()));
+            let fetched = interruptible(&mut self.assignment, &self.remove, fetch).await?;
             if let Err(error) = fetched {
                 self.end_with(error).await;
                 return Ok(());

@@ -11,7 +11,7 @@ use pontoon_proto::v1::{
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::exec::Executor;
+use crate::exec::{Executor, tidy};
 use crate::reporter::Reporter;
 use crate::storage::Storage;
 use crate::task::{self, Handle};
@@ -133,6 +133,16 @@ impl Worker {
         for (assignment, status) in self.storage.tasks().unwrap_or_else(log_default("tasks")) {
             self.start(assignment, status, gone, cancelled);
         }
+        self.tell_images();
+    }
+
+    fn tell_images(&self) {
+        let image = |handle: &Handle| {
+            let task = handle.assignment.borrow();
+            Some(task.spec.as_ref()?.container.as_ref()?.image.clone())
+        };
+        self.executor
+            .set_images(self.handles.values().filter_map(image).collect());
     }
 
     async fn assign(
@@ -173,9 +183,11 @@ impl Worker {
         if ingress.is_some() || leaves_mesh {
             self.set_ingress(ingress.as_ref()).await;
         }
-        for assignment in tasks {
+        for mut assignment in tasks {
+            tidy(&mut assignment);
             self.upsert(assignment, gone, cancelled);
         }
+        self.tell_images();
         for id in &removed_tasks {
             if let Some(handle) = self.handles.get(id) {
                 handle.remove.cancel();
@@ -258,6 +270,7 @@ impl Worker {
     async fn gone(&mut self, id: &str) {
         self.handles.remove(id);
         self.tasks.lock().remove(id);
+        self.tell_images();
         self.forget_networks().await;
     }
 

@@ -28,7 +28,9 @@ impl Default for RaftTimers {
 /// Finds the digest that an image's name stands for: in the node's own store, at a registry. The daemon gives it.
 #[tonic::async_trait]
 pub trait ImageResolver: Send + Sync + std::fmt::Debug + 'static {
-    /// The name with its digest, `name:tag@sha256:…`; else why there is none.
+    /// The name as nodes report it, with the tag that may have been left out; none for what is no name.
+    fn name(&self, image: &str) -> Option<String>;
+    /// The digest, `sha256:…`; else why there is none.
     async fn resolve(&self, image: &str, auth: RegistryAuth) -> Result<String, String>;
 }
 

@@ -3,7 +3,7 @@
 //!
 //! # Layout
 //! - [`run_latency`], [`engine`], [`memory`], [`scale`], [`failover`], [`overlay`], [`attach`], [`build`],
-//!   [`unpack`]: one figure each
+//!   [`unpack`], [`peers`]: one figure each
 //! - [`pull`], [`push`]: images from and to a registry, set up by [`registries`]
 //! - [`report`]: samples, ratios, conditions and the printed result
 //! - [`timing`]: commands timed without polling, contestants run in turn
@@ -27,6 +27,7 @@ mod floor;
 mod iperf;
 mod memory;
 mod overlay;
+mod peers;
 mod procs;
 mod pull;
 mod push;
@@ -111,6 +112,12 @@ const FIGURES: &[Figure] = &[
         arguments: "[rounds=5] [--no-docker]",
         about: "`push` of 200 MB in 5 layers to an empty registry and to one that has it, beside docker",
         run: push::run,
+    },
+    Figure {
+        name: "peers",
+        arguments: "[MiB=500] [rounds=3]",
+        about: "3 hosts want one image of a registry: as a service (read once), beside three pulls and curl",
+        run: peers::run,
     },
 ];
 

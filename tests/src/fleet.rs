@@ -171,6 +171,18 @@ impl Fleet {
         })
     }
 
+    /// Lets all hosts talk to a registry at this address in plain HTTP; their daemons are restarted for that.
+    ///
+    /// # Errors
+    /// When a daemon does not end or start.
+    pub fn trust_registry(&self, address: &str) -> Result<()> {
+        each(&self.hosts, |host| {
+            host.configure(&format!("insecure-registry = [\"{address}/32\"]"))?;
+            host.stop()?;
+            host.start()
+        })
+    }
+
     /// Joins a host by the first host's token.
     ///
     /// # Errors

@@ -1,9 +1,9 @@
 //! What the store has by digest: for peers, who ask for the parts of an image, and for those who tell peers what is here.
 //! Called by the agent and the engine.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use crate::{Digest, Reference, Result, catalog::Catalog, store::ImageStore};
+use crate::{Digest, ImageId, Reference, Result, catalog::Catalog, store::ImageStore};
 
 impl ImageStore {
     /// Digests of all manifests and indexes that are here: what an image may be pinned to, sorted.
@@ -28,6 +28,29 @@ impl ImageStore {
             parts.extend(record.blobs.iter().copied());
         }
         parts
+    }
+
+    /// What each tag stands for: the digest that it may be pinned to, by the name as users write it.
+    pub fn tags(&self) -> BTreeMap<String, Digest> {
+        let catalog = self.read();
+        let tags = catalog
+            .references
+            .iter()
+            .filter(|(name, _)| name.tag().is_some() && name.digest().is_none());
+        let pinned = tags.filter_map(|(name, target)| {
+            let manifest = catalog.images.get(&target.image)?.manifest;
+            Some((name.familiar(), target.index.unwrap_or(manifest)))
+        });
+        pinned.collect()
+    }
+
+    /// The image that a task's spec names: by name, or by the digest that it is pinned to, whatever became of its tags.
+    pub fn pinned(&self, name: &str) -> Option<ImageId> {
+        let catalog = self.read();
+        catalog.find(name).ok().or_else(|| {
+            let reference = Reference::parse(name).ok()?;
+            ids_of(&catalog, reference.digest()?).first().copied()
+        })
     }
 
     /// Gives the image that is pinned to this digest the name `name@digest`, so that it is found by that name whatever becomes of

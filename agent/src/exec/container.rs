@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use super::engine::Ranks;
 use super::request::{self, TASK_ID, task_name};
-use super::{Controller, Exit, Progress, StepError, placeholder};
+use super::{Controller, Credentials, Exit, Progress, StepError, placeholder};
 use crate::Images;
 
 /// Lines of output that go into the error of a failed task.
@@ -124,18 +124,13 @@ fn has_ended(phase: &Phase) -> bool {
 
 #[tonic::async_trait]
 impl Controller for ContainerController {
-    async fn fetch(&self) -> Result<(), StepError> {
-        let Some(spec) = self.task.spec.as_ref() else {
-            return Ok(());
-        };
-        match (&self.images, &spec.container) {
-            (Some(images), Some(container)) if self.find().is_none() => {
-                let auth = spec.registry_auth.clone().unwrap_or_default();
-                images
-                    .provide(&container.image, auth)
-                    .await
-                    .map_err(StepError::Reject)
-            }
+    async fn fetch(&self, credentials: Credentials) -> Result<(), StepError> {
+        let container = self.task.spec.as_ref().and_then(|spec| spec.container.as_ref());
+        match (&self.images, container) {
+            (Some(images), Some(container)) if self.find().is_none() => images
+                .provide(&container.image, credentials)
+                .await
+                .map_err(StepError::Reject),
             _ => Ok(()),
         }
     }

@@ -1,6 +1,6 @@
 //! [`EngineExecutor`]: tasks as containers of the local engine.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -161,6 +161,10 @@ impl Executor for EngineExecutor {
             );
         }
         Ok(())
+    }
+
+    fn set_images(&self, images: BTreeSet<String>) {
+        self.engine.set_task_images(images);
     }
 
     async fn tasks(&self) -> Vec<String> {

@@ -1,6 +1,6 @@
 //! What a node does when it leaves its cluster: no task, no overlay, no routing mesh stays. Called by the daemon.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use pontoon_engine::Engine;
@@ -14,6 +14,7 @@ use crate::error::chain;
 /// returns; may be called again.
 pub async fn remove_all(engine: &Arc<Engine>) -> Vec<String> {
     let mut failures = Vec::new();
+    engine.set_task_images(BTreeSet::new());
     let request = ListContainersRequest {
         all: true,
         filters: HashMap::from([(

@@ -2,17 +2,22 @@
 //! put something simpler there.
 
 mod container;
+mod credentials;
 mod engine;
 mod leave;
 mod network;
 mod placeholder;
 mod request;
 
+use std::collections::BTreeSet;
+
 use pontoon_proto::v1::{
     ContainerStatus, IngressConfig, LogEntry, LogSelector, NodeDescription, OverlayNetwork, TaskAssignment,
 };
 use tokio::sync::mpsc;
 
+pub use credentials::Credentials;
+pub(crate) use credentials::tidy;
 pub use engine::{EngineExecutor, ExecutorOptions};
 pub use leave::remove_all;
 
@@ -51,7 +56,8 @@ pub struct Exit {
 #[tonic::async_trait]
 pub trait Controller: Send + Sync + 'static {
     /// Brings what the container is made of from elsewhere: its image. May take long; dropping it ends it.
-    async fn fetch(&self) -> Result<(), StepError> {
+    async fn fetch(&self, credentials: Credentials) -> Result<(), StepError> {
+        let _ = credentials;
         Ok(())
     }
     /// Makes the container, or finds the one that was made before; says how far it is.
@@ -84,6 +90,10 @@ pub trait Executor: Send + Sync + 'static {
     async fn remove_network(&self, id: &str) -> Result<(), String>;
     /// Programs the routing mesh, or leaves it.
     async fn set_ingress(&self, ingress: Option<&IngressConfig>) -> Result<(), String>;
+    /// Images of all tasks that are held, as their specs name them: they are not to be removed to make room.
+    fn set_images(&self, images: BTreeSet<String>) {
+        let _ = images;
+    }
     /// Ids of all tasks that have a container here.
     async fn tasks(&self) -> Vec<String>;
     /// Removes whatever containers a task has that nobody knows any more.

@@ -7,17 +7,18 @@
 //!       └──────────────────────────────────────┘    NOWHERE, several times: an error
 //! ```
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use pontoon_image::{Digest, Reference};
 use pontoon_proto::v1::dispatcher_client::DispatcherClient;
 use pontoon_proto::v1::find_image_response::Answer;
-use pontoon_proto::v1::{FindImageRequest, RegistryAuth, ReportFetchRequest};
+use pontoon_proto::v1::{FetchFromRegistry, FetchNowhere, FindImageRequest, ReportFetchRequest};
 use tonic::Code;
 use tonic::transport::Channel;
 
 use super::{ANSWER, Images, transfer};
+use crate::exec::Credentials;
 
 /// How often the leader hears that a fetch goes on; it gives one up after five times that.
 const BEAT: Duration = Duration::from_secs(2);
@@ -25,13 +26,17 @@ const BEAT: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_millis(500);
 /// So often "nowhere" is not believed: a node that has it may be about to come back, or to say so.
 const HOPES: u32 = 5;
+/// Nodes whose reasons a task's error has.
+const NAMED: usize = 3;
 
 /// Where this flight has been.
 #[derive(Default)]
 struct Tried {
-    peers: BTreeSet<String>,
+    /// Nodes that are not to be asked again for now.
+    avoided: BTreeSet<String>,
+    /// What each node that was asked said last.
+    peers: BTreeMap<String, String>,
     registry: Option<String>,
-    last: String,
     nowhere: u32,
 }
 
@@ -43,7 +48,7 @@ pub(super) async fn run(
     images: &Images,
     reference: &Reference,
     digest: Digest,
-    auth: &RegistryAuth,
+    credentials: &Credentials,
 ) -> Result<(), String> {
     let mut tried = Tried::default();
     let mut leader = images.leader.subscribe();
@@ -62,27 +67,31 @@ pub(super) async fn run(
             }
         };
         match answer {
+            // They have left the cluster in this moment.
+            Answer::Peers(list) if list.peers.is_empty() => tokio::time::sleep(PAUSE).await,
             Answer::Peers(list) => {
                 for peer in list.peers {
                     let from = transfer::from_peer(images, &peer, reference, &digest);
-                    match beating(images, &digest, from).await {
+                    match beating(images, &digest, &peer.node_id, from).await {
                         Ok(()) => return Ok(()),
                         Err(reason) => {
                             tracing::warn!(image = %digest, node = peer.node_id, reason, "a node could not give an image");
-                            tried.last = reason;
-                            tried.peers.insert(peer.node_id);
+                            tried.avoided.insert(peer.node_id.clone());
+                            tried.peers.insert(peer.node_id, reason);
                         }
                     }
                 }
             }
-            Answer::Registry(_) => match beating(images, &digest, images.pull(reference, auth.clone())).await
-            {
-                Ok(()) => return Ok(()),
-                Err(reason) => {
-                    tracing::warn!(image = %digest, reason, "the registry could not give an image");
-                    tried.registry = Some(reason);
+            Answer::Registry(_) => {
+                let pull = async { images.pull(reference, credentials.get().await).await };
+                match beating(images, &digest, "", pull).await {
+                    Ok(()) => return Ok(()),
+                    Err(reason) => {
+                        tracing::warn!(image = %digest, reason, "the registry could not give an image");
+                        tried.registry = Some(reason);
+                    }
                 }
-            },
+            }
             Answer::Later(_) => {}
             Answer::Nowhere(_) => {
                 tried.nowhere += 1;
@@ -90,7 +99,7 @@ pub(super) async fn run(
                     return Err(tried.error(reference));
                 }
                 // Peers that failed may be well again.
-                tried.peers.clear();
+                tried.avoided.clear();
                 tokio::time::sleep(PAUSE).await;
             }
         }
@@ -106,11 +115,15 @@ impl Tried {
                 .map(|detail| detail.trim_start_matches(": ").to_owned())
                 .unwrap_or(reason)
         });
-        let reasons: Vec<String> = [Some(self.last), registry]
-            .into_iter()
-            .flatten()
-            .filter(|reason| !reason.is_empty())
+        let more = self.peers.len().saturating_sub(NAMED);
+        let peers = self.peers.into_iter().take(NAMED);
+        let mut reasons: Vec<String> = peers
+            .map(|(node, reason)| format!("node {node}: {reason}"))
             .collect();
+        if more > 0 {
+            reasons.push(format!("{more} more nodes could not give it"));
+        }
+        reasons.extend(registry.filter(|reason| !reason.is_empty()));
         if reasons.is_empty() {
             return nothing;
         }
@@ -121,7 +134,7 @@ impl Tried {
 async fn ask(channel: Channel, digest: &Digest, tried: &Tried) -> Result<Answer, String> {
     let request = FindImageRequest {
         image: digest.to_string(),
-        failed_nodes: tried.peers.iter().cloned().collect(),
+        failed_nodes: tried.avoided.iter().cloned().collect(),
         registry_failed: tried.registry.is_some(),
     };
     let mut client = DispatcherClient::new(channel);
@@ -130,20 +143,25 @@ async fn ask(channel: Channel, digest: &Digest, tried: &Tried) -> Result<Answer,
             .into_inner()
             .answer
             .ok_or_else(|| "an answer that this version does not know".to_owned()),
-        Ok(Err(status)) if status.code() == Code::Unimplemented => {
-            Err("the leader is of an older version".to_owned())
-        }
+        // A leader of an older version: each node for itself.
+        Ok(Err(status)) if status.code() == Code::Unimplemented => Ok(if tried.registry.is_none() {
+            Answer::Registry(FetchFromRegistry {})
+        } else {
+            Answer::Nowhere(FetchNowhere {})
+        }),
         Ok(Err(status)) => Err(status.message().to_owned()),
         Err(_) => Err("no answer".to_owned()),
     }
 }
 
 /// Tells the leader that the fetch goes on, as long as it does.
-async fn beating<T>(images: &Images, digest: &Digest, work: impl Future<Output = T>) -> T {
+async fn beating<T>(images: &Images, digest: &Digest, from: &str, work: impl Future<Output = T>) -> T {
+    images.under_way().insert(*digest, from.to_owned());
+    let _ends = UnderWay(images, *digest);
     let beats = async {
         loop {
             tokio::time::sleep(BEAT).await;
-            tell(images, digest, false, false).await;
+            goes_on(images, digest, from).await;
         }
     };
     tokio::select! {
@@ -152,22 +170,66 @@ async fn beating<T>(images: &Images, digest: &Digest, work: impl Future<Output =
     }
 }
 
-/// Tells the leader that this node's fetch has ended.
-pub(super) async fn ended(images: &Images, digest: &Digest, complete: bool) {
-    tell(images, digest, true, complete).await;
+/// The entry of what is being fetched; there is one flight an image.
+struct UnderWay<'a>(&'a Images, Digest);
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.under_way().remove(&self.1);
+    }
 }
 
-async fn tell(images: &Images, digest: &Digest, ended: bool, complete: bool) {
-    let channel = images.leader.borrow().clone();
-    let Some(channel) = channel else { return };
+/// Tells the leader that this node is fetching an image.
+pub(super) async fn goes_on(images: &Images, digest: &Digest, from: &str) {
     let request = ReportFetchRequest {
         image: digest.to_string(),
-        ended,
-        complete,
+        from_node: from.to_owned(),
+        ..ReportFetchRequest::default()
     };
+    tell(images, request).await;
+}
+
+/// Tells the leader that this node's fetch has ended.
+pub(super) async fn ended(images: &Images, digest: &Digest, complete: bool) {
+    let request = ReportFetchRequest {
+        image: digest.to_string(),
+        ended: true,
+        complete,
+        ..ReportFetchRequest::default()
+    };
+    tell(images, request).await;
+}
+
+async fn tell(images: &Images, request: ReportFetchRequest) {
+    let channel = images.leader.borrow().clone();
+    let Some(channel) = channel else { return };
     let mut client = DispatcherClient::new(channel);
     // The leader finds out by itself when this does not reach it.
     if let Ok(Err(status)) = tokio::time::timeout(ANSWER, client.report_fetch(request)).await {
         tracing::debug!(reason = status.message(), "the leader was not told of a fetch");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_error_says_what_was_tried() {
+        let reference = Reference::parse("app:1").unwrap();
+        let none = Tried::default();
+        assert_eq!(none.error(&reference), "No such image: app:1");
+        let tried = Tried {
+            peers: ["a", "b", "c", "d"]
+                .map(|node| (node.to_owned(), format!("{node} is silent")))
+                .into(),
+            registry: Some("No such image: app:1: connection refused".to_owned()),
+            ..Tried::default()
+        };
+        assert_eq!(
+            tried.error(&reference),
+            "No such image: app:1: node a: a is silent; node b: b is silent; node c: c is silent; \
+             1 more nodes could not give it; connection refused"
+        );
     }
 }

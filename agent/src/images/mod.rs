@@ -10,8 +10,8 @@ mod fetch;
 mod serve;
 mod transfer;
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use pontoon_engine::Engine;
@@ -19,13 +19,15 @@ use pontoon_identity::Identity;
 use pontoon_image::{Digest, ImageStore, Reference};
 use pontoon_proto::v1::dispatcher_client::DispatcherClient;
 use pontoon_proto::v1::peers_server::PeersServer;
-use pontoon_proto::v1::{RegistryAuth, ReportImagesRequest};
+use pontoon_proto::v1::{ImageName, RegistryAuth, ReportImagesRequest};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
+use tonic::Code;
 use tonic::transport::Channel;
 
 use crate::error::chain;
+use crate::exec::Credentials;
 
 /// Pause before the leader is told again what it did not take.
 const AGAIN: Duration = Duration::from_millis(500);
@@ -38,6 +40,8 @@ pub struct Images {
     identity: Arc<Identity>,
     leader: watch::Sender<Option<Channel>>,
     flights: Mutex<HashMap<Digest, Weak<Flight>>>,
+    /// What is being fetched at this moment, and from which node; from the registry if that is empty.
+    under_way: Mutex<BTreeMap<Digest, String>>,
     /// Nodes that were allowed an image, and when.
     allowed: Mutex<HashMap<(String, Digest), Instant>>,
 }
@@ -51,6 +55,9 @@ impl std::fmt::Debug for Images {
 /// A fetch under way, shared by all who wait for its image; it ends with the last of them.
 struct Flight {
     outcome: watch::Receiver<Option<Result<(), String>>>,
+    /// What it asks the registry for, and with what.
+    reference: Reference,
+    credentials: Credentials,
     _stop: DropGuard,
 }
 
@@ -71,6 +78,7 @@ impl Images {
             identity,
             leader: watch::Sender::new(None),
             flights: Mutex::default(),
+            under_way: Mutex::default(),
             allowed: Mutex::default(),
         })
     }
@@ -113,15 +121,27 @@ impl Images {
         cancelled.run_until_cancelled(report).await;
     }
 
+    /// Tells first what is being fetched: a new leader waits for the reports before it sends anybody to a registry.
     async fn report(&self, channel: Channel) -> Result<(), String> {
-        let images = self.store(|store| Ok(store.pinnable())).await?;
+        let under_way = self.under_way().clone();
+        for (image, from) in under_way {
+            fetch::goes_on(self, &image, &from).await;
+        }
+        let (images, tags) = self.store(|store| Ok((store.pinnable(), store.tags()))).await?;
+        let names = tags.into_iter().map(|(name, image)| ImageName {
+            name,
+            image: image.to_string(),
+        });
         let request = ReportImagesRequest {
             images: images.iter().map(ToString::to_string).collect(),
+            names: names.collect(),
         };
         let mut client = DispatcherClient::new(channel);
         let told = tokio::time::timeout(ANSWER, client.report_images(request)).await;
         match told {
             Ok(Ok(_)) => Ok(()),
+            // A leader of an older version wants to know nothing of images.
+            Ok(Err(status)) if status.code() == Code::Unimplemented => Ok(()),
             Ok(Err(status)) => Err(status.message().to_owned()),
             Err(_) => Err("no answer".to_owned()),
         }
@@ -131,7 +151,11 @@ impl Images {
     ///
     /// # Errors
     /// What a user is told: there is no such image, and why it could not be brought.
-    pub(crate) async fn provide(self: &Arc<Self>, image: &str, auth: RegistryAuth) -> Result<(), String> {
+    pub(crate) async fn provide(
+        self: &Arc<Self>,
+        image: &str,
+        credentials: Credentials,
+    ) -> Result<(), String> {
         let Ok(reference) = Reference::parse(image) else {
             // An id, or nonsense: making the container tells.
             return Ok(());
@@ -142,7 +166,7 @@ impl Images {
             return Ok(());
         }
         let Some(digest) = reference.digest().copied() else {
-            return self.pull(&reference, auth).await;
+            return self.pull(&reference, credentials.get().await).await;
         };
         let named = reference.clone();
         if self
@@ -151,39 +175,62 @@ impl Images {
         {
             return Ok(());
         }
-        let flight = self.flight(&reference, digest, auth);
-        let mut outcome = flight.outcome.clone();
-        match outcome.wait_for(Option::is_some).await {
-            Ok(outcome) => outcome.clone().unwrap_or(Ok(())),
-            Err(_) => Err("the daemon stops".to_owned()),
+        loop {
+            let (flight, is_own) = self.flight(&reference, digest, &credentials);
+            let mut outcome = flight.outcome.clone();
+            let fetched = match outcome.wait_for(Option::is_some).await {
+                Ok(outcome) => outcome.clone().unwrap_or(Ok(())),
+                Err(_) => return Err("the daemon stops".to_owned()),
+            };
+            // Another task has tried it with its name and what it has for the registry; this one may have more luck.
+            let same = flight.reference == reference && flight.credentials.now() == credentials.now();
+            match fetched {
+                Ok(()) if !is_own => {
+                    let work = move |store: &Arc<ImageStore>| store.name_pinned(&reference, &digest);
+                    return self.store(work).await.map(drop);
+                }
+                Err(_) if !is_own && !same => {}
+                fetched => return fetched,
+            }
         }
     }
 
-    /// The flight for an image: the one under way, or a new one.
-    fn flight(self: &Arc<Self>, reference: &Reference, digest: Digest, auth: RegistryAuth) -> Arc<Flight> {
+    /// The flight for an image: the one under way, or a new one; whether it is a new one.
+    fn flight(
+        self: &Arc<Self>,
+        reference: &Reference,
+        digest: Digest,
+        credentials: &Credentials,
+    ) -> (Arc<Flight>, bool) {
         let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
         flights.retain(|_, flight| flight.strong_count() > 0);
         if let Some(flight) = flights.get(&digest).and_then(Weak::upgrade)
             && flight.outcome.borrow().is_none()
         {
-            return flight;
+            return (flight, false);
         }
         let stop = CancellationToken::new();
         let (sender, outcome) = watch::channel(None);
         let flight = Arc::new(Flight {
             outcome,
+            reference: reference.clone(),
+            credentials: credentials.clone(),
             _stop: stop.clone().drop_guard(),
         });
         flights.insert(digest, Arc::downgrade(&flight));
-        let (images, reference) = (self.clone(), reference.clone());
+        let (images, reference, credentials) = (self.clone(), reference.clone(), credentials.clone());
         tokio::spawn(async move {
             let fetched = stop
-                .run_until_cancelled(fetch::run(&images, &reference, digest, &auth))
+                .run_until_cancelled(fetch::run(&images, &reference, digest, &credentials))
                 .await;
             fetch::ended(&images, &digest, matches!(fetched, Some(Ok(())))).await;
             sender.send_replace(fetched);
         });
-        flight
+        (flight, true)
+    }
+
+    fn under_way(&self) -> MutexGuard<'_, BTreeMap<Digest, String>> {
+        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// From the registry, for a name without a digest: every node for itself, since only a digest says that two nodes mean the same.

@@ -9,10 +9,11 @@ use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use pontoon_identity::Endpoint;
 use pontoon_image::oci::{Descriptor, Document};
-use pontoon_image::{Digest, Ingest, Ingested, Limits, Platform, Reference, Transfer};
+use pontoon_image::{BlobWriter, Digest, Ingest, Ingested, Limits, Platform, Reference, Transfer};
 use pontoon_proto::v1::peers_client::PeersClient;
 use pontoon_proto::v1::{FetchBlobRequest, ImagePeer};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tonic::transport::Channel;
 
 use super::{Images, blocking};
@@ -20,6 +21,10 @@ use crate::error::chain;
 
 /// A peer that sends nothing for so long has failed.
 const PROGRESS: Duration = Duration::from_secs(10);
+/// So much must arrive in each window, that a peer which trickles does not hold up a task for ever.
+const LEAST: u64 = 64 << 10;
+/// See [`LEAST`].
+const WINDOW: Duration = Duration::from_secs(30);
 /// Layers that are fetched at the same time.
 const AT_ONCE: usize = 3;
 /// Chunks that wait to be written.
@@ -136,7 +141,8 @@ impl Source {
         Ok(text)
     }
 
-    /// A layer, as far as it is lacking.
+    /// A layer, as far as it is lacking. One that goes on from what another source has left, and comes out damaged, is fetched once more
+    /// from its beginning: the damage may have been there before.
     fn layer(
         &self,
         ingest: &Arc<Ingest>,
@@ -144,36 +150,60 @@ impl Source {
     ) -> impl Future<Output = Result<(), String>> + Send + use<> {
         let (source, ingest) = (self.clone(), ingest.clone());
         async move {
-            let (writing, blob) = (ingest.clone(), layer.clone());
-            let begun = blocking(move || writing.blob(&blob).map_err(|error| chain(&error))).await?;
-            let Transfer::Needed(writer) = begun else {
-                return Ok(());
-            };
-            let offset = writer.offset();
-            let (chunks, mut waiting) = mpsc::channel::<Bytes>(WAITING);
-            let written = tokio::task::spawn_blocking(move || {
-                let mut writer = writer;
-                while let Some(chunk) = waiting.blocking_recv() {
-                    writer.write(&chunk).map_err(|error| chain(&error))?;
+            let mut damaged_before = false;
+            loop {
+                let (writing, blob) = (ingest.clone(), layer.clone());
+                let begun = blocking(move || writing.blob(&blob).map_err(|error| chain(&error))).await?;
+                let Transfer::Needed(writer) = begun else {
+                    return Ok(());
+                };
+                let resumed = writer.offset() > 0;
+                let writer = source.write(&layer.digest, writer).await?;
+                let finishing = ingest.clone();
+                let finished = blocking(move || Ok(finishing.finish(writer))).await?;
+                match finished {
+                    Err(pontoon_image::Error::Corrupt { .. }) if resumed && !damaged_before => {
+                        damaged_before = true;
+                    }
+                    finished => return finished.map_err(|error| chain(&error)),
                 }
-                Ok::<_, String>(writer)
-            });
-            let received = source.receive(&layer.digest, offset, chunks).await;
-            // Its own error comes first: the receiver has stopped because of it.
-            let writer = written
-                .await
-                .unwrap_or_else(|_| Err("the daemon stops".to_owned()))?;
-            received?;
-            blocking(move || ingest.finish(writer).map_err(|error| chain(&error))).await
+            }
         }
+    }
+
+    /// Receives and writes what a blob's writer lacks.
+    async fn write(&self, digest: &Digest, writer: Box<BlobWriter>) -> Result<Box<BlobWriter>, String> {
+        let offset = writer.offset();
+        let (chunks, mut waiting) = mpsc::channel::<Bytes>(WAITING);
+        let written = tokio::task::spawn_blocking(move || {
+            let mut writer = writer;
+            while let Some(chunk) = waiting.blocking_recv() {
+                writer.write(&chunk).map_err(|error| chain(&error))?;
+            }
+            Ok::<_, String>(writer)
+        });
+        let received = self.receive(digest, offset, chunks).await;
+        // The writer's error comes first: the receiver has stopped because of it.
+        let writer = written
+            .await
+            .unwrap_or_else(|_| Err("the daemon stops".to_owned()))?;
+        received.map(|()| writer)
     }
 
     async fn receive(&self, digest: &Digest, offset: u64, sink: mpsc::Sender<Bytes>) -> Result<(), String> {
         let mut chunks = self.open(digest, offset).await?;
+        let (mut since, mut bytes) = (Instant::now(), 0);
         while let Some(chunk) = next(&mut chunks).await? {
+            bytes += chunk.len() as u64;
             self.bytes.fetch_add(chunk.len() as u64, Ordering::Relaxed);
             if sink.send(chunk).await.is_err() {
                 return Err("it could not be written".to_owned());
+            }
+            if since.elapsed() >= WINDOW {
+                if bytes < LEAST {
+                    return Err(format!("it sent {bytes} bytes in {} seconds", WINDOW.as_secs()));
+                }
+                (since, bytes) = (Instant::now(), 0);
             }
         }
         self.blobs.fetch_add(1, Ordering::Relaxed);

@@ -103,6 +103,8 @@ async fn tasks_are_containers() {
     let labels = view.config.unwrap().labels;
     assert_eq!(labels["com.docker.swarm.task.name"], "web.1.h");
     assert_eq!(labels["com.docker.swarm.node.id"], "node");
+    let image = engine.images().get("busybox").unwrap().id;
+    assert_eq!(engine.task_images(), [image].into());
 
     endings(&mut session).await;
     session.send(ToAgent::LogSubscription(LogSubscription {

@@ -46,19 +46,19 @@ pub(crate) fn uses_ingress(spec: &ServiceSpec) -> bool {
 }
 
 /// Whether tasks made of either spec would be the same: the task template, the host ports, and whether they are in the
-/// ingress network. Labels, replicas, update settings, the ports' numbers and the endpoint mode don't touch tasks.
+/// ingress network. Labels, replicas, update settings, the ports' numbers and the endpoint mode don't touch tasks, nor does what
+/// agents log in to a registry with: a task that runs has its image.
 pub(crate) fn same_tasks(a: &ServiceSpec, b: &ServiceSpec) -> bool {
-    let template = |spec: &ServiceSpec| spec.task.clone().unwrap_or_default();
+    let template = |spec: &ServiceSpec| TaskSpec {
+        registry_auth: None,
+        ..spec.task.clone().unwrap_or_default()
+    };
     let host = |spec: &ServiceSpec| -> Vec<PortConfig> {
         ports(spec.endpoint.as_ref(), PublishMode::Host)
             .cloned()
             .collect()
     };
-    let same_template = match (&a.task, &b.task) {
-        (Some(a), Some(b)) => a == b,
-        _ => template(a) == TaskSpec::default() && template(b) == TaskSpec::default(),
-    };
-    same_template && uses_ingress(a) == uses_ingress(b) && host(a) == host(b)
+    template(a) == template(b) && uses_ingress(a) == uses_ingress(b) && host(a) == host(b)
 }
 
 /// Makes `spec` the service's newest. A template that an older version has gets that version's number again, so that

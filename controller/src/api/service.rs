@@ -2,8 +2,8 @@
 
 use pontoon_proto::name;
 use pontoon_proto::v1::{
-    CreateServiceRequest, GetRequest, ListRequest, ListServicesResponse, RemoveResponse, Service,
-    ServiceSpec, ServiceStatus, TaskState, UpdateServiceRequest, service_spec::Mode,
+    CreateServiceRequest, GetRequest, ListRequest, ListServicesResponse, RegistryAuth, RemoveResponse,
+    Service, ServiceSpec, ServiceStatus, TaskState, UpdateServiceRequest, service_spec::Mode,
 };
 use pontoon_reconcile::{edit, spec};
 use pontoon_store::{Snapshot, Tx};
@@ -11,6 +11,7 @@ use tonic::Status;
 
 use super::{filter, invalid, refused, vanished, view};
 use crate::core::Core;
+use crate::images::pin;
 use crate::status;
 use crate::writer::Scope;
 
@@ -52,6 +53,10 @@ pub(super) async fn create(core: &Core, request: CreateServiceRequest) -> Result
         named.name = name::free(rand::random, |_| false);
     }
     let mut wish = checked(Some(wish))?;
+    if request.resolve_image {
+        pin::complete(core, &mut wish, None);
+    }
+    keep_auth(&mut wish, None);
     let create = move |tx: &mut Tx, scope: &Scope| {
         if made_up && let Some(named) = &mut wish.annotations {
             named.name = name::free(rand::random, |name| tx.service_by_name(name).is_some());
@@ -71,9 +76,15 @@ pub(super) async fn update(core: &Core, request: UpdateServiceRequest) -> Result
         version,
         spec: wish,
         rollback,
-        ..
+        resolve_image,
+        unless_same,
     } = request;
-    let wish = if rollback { None } else { Some(checked(wish)?) };
+    let mut wish = if rollback { None } else { Some(checked(wish)?) };
+    if resolve_image && let Some(wish) = &mut wish {
+        let snapshot = core.snapshot();
+        let before = snapshot.find_service(&target).map_err(status::from_store)?;
+        pin::complete(core, wish, before.spec.as_ref());
+    }
     let update = move |tx: &mut Tx, scope: &Scope| {
         let service = tx.find_service(&target).map_err(status::from_store)?.clone();
         let Some(mut wish) = wish else {
@@ -85,6 +96,9 @@ pub(super) async fn update(core: &Core, request: UpdateServiceRequest) -> Result
         }
         resolve_networks(tx, &mut wish)?;
         keep_auth(&mut wish, service.spec.as_ref());
+        if unless_same && service.spec.as_ref() == Some(&wish) {
+            return Ok(service.id.clone());
+        }
         edit::update_service(tx, &service.id, version, wish).map_err(refused)?;
         Ok(service.id.clone())
     };
@@ -92,13 +106,15 @@ pub(super) async fn update(core: &Core, request: UpdateServiceRequest) -> Result
     read_back(core, &id)
 }
 
-/// Nobody is shown it, so nobody can send it again: what comes without it keeps it.
+/// Nobody is shown credentials, so nobody can send them again: what comes without keeps those that there are. Empty ones end that.
 fn keep_auth(wish: &mut ServiceSpec, before: Option<&ServiceSpec>) {
-    let before = before.and_then(|spec| spec.task.as_ref());
-    if let (Some(task), Some(before)) = (&mut wish.task, before)
-        && task.registry_auth.is_none()
-    {
-        task.registry_auth.clone_from(&before.registry_auth);
+    let Some(task) = &mut wish.task else { return };
+    if task.registry_auth.is_none() {
+        let before = before.and_then(|spec| spec.task.as_ref());
+        task.registry_auth = before.and_then(|task| task.registry_auth.clone());
+    }
+    if task.registry_auth == Some(RegistryAuth::default()) {
+        task.registry_auth = None;
     }
 }
 

@@ -101,7 +101,9 @@ impl Dispatcher for DispatcherService {
         if leading.sessions.get(&peer.node_id).is_none() {
             return Err(Status::failed_precondition("images are reported in a session"));
         }
-        leading.sources.report(&peer.node_id, request.into_inner().images);
+        let ReportImagesRequest { images, names } = request.into_inner();
+        let names = names.into_iter().map(|named| (named.name, named.image));
+        leading.sources.report(&peer.node_id, images, names);
         Ok(Response::new(ReportImagesResponse {}))
     }
 
@@ -127,9 +129,18 @@ impl Dispatcher for DispatcherService {
             image,
             ended,
             complete,
+            from_node,
         } = request.into_inner();
+        if !ended && !images::is_assigned(&self.core.snapshot(), &peer.node_id, &image) {
+            return Err(Status::permission_denied(format!(
+                "no task of node {} runs the image {image}",
+                peer.node_id
+            )));
+        }
         let end = ended.then_some(complete);
-        leading.sources.heard(&image, &peer.node_id, end, Instant::now());
+        leading
+            .sources
+            .heard(&image, &peer.node_id, &from_node, end, Instant::now());
         Ok(Response::new(ReportFetchResponse {}))
     }
 

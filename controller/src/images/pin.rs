@@ -1,7 +1,8 @@
 //! A service's image is pinned to a digest by the manager that is asked, before the call goes to the leader and before anything
 //! changes: an image may exist only where the user built it. Wraps the Control service, outside of the forwarding layer.
 //!
-//! What can't be resolved stays as it was typed; the command line warns of it.
+//! What can't be resolved here is left to the leader ([`complete`]): it knows which nodes have an image of that name, and what the
+//! service was pinned to before. What even it can't resolve stays as it was typed; the command line warns of it.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -12,7 +13,7 @@ use std::task::{Context, Poll};
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full, Limited};
-use pontoon_proto::v1::{CreateServiceRequest, ServiceSpec, UpdateServiceRequest};
+use pontoon_proto::v1::{ContainerSpec, CreateServiceRequest, ServiceSpec, UpdateServiceRequest};
 use prost::Message;
 use tonic::Status;
 use tonic::body::Body;
@@ -20,6 +21,7 @@ use tonic::server::NamedService;
 use tower::Service;
 
 use crate::config::ImageResolver;
+use crate::core::Core;
 use crate::forward;
 
 const CREATE: &str = "/pontoon.v1.Control/CreateService";
@@ -85,32 +87,78 @@ async fn pin(resolver: &dyn ImageResolver, request: Request<Body>) -> Result<Req
     let decoding = |error: prost::DecodeError| bad(error.to_string());
     let message = if parts.uri.path() == CREATE {
         let mut request = CreateServiceRequest::decode(message).map_err(decoding)?;
-        if std::mem::take(&mut request.resolve_image) {
-            pin_spec(resolver, request.spec.as_mut()).await;
-        }
+        request.resolve_image = request.resolve_image && !pin_spec(resolver, request.spec.as_mut()).await;
         request.encode_to_vec()
     } else {
         let mut request = UpdateServiceRequest::decode(message).map_err(decoding)?;
-        if std::mem::take(&mut request.resolve_image) {
-            pin_spec(resolver, request.spec.as_mut()).await;
-        }
+        request.resolve_image = request.resolve_image && !pin_spec(resolver, request.spec.as_mut()).await;
         request.encode_to_vec()
     };
     Ok(Request::from_parts(parts, Body::new(Full::new(framed(&message)))))
 }
 
-async fn pin_spec(resolver: &dyn ImageResolver, spec: Option<&mut ServiceSpec>) {
-    let Some(task) = spec.and_then(|spec| spec.task.as_mut()) else {
+fn container_of(spec: &mut ServiceSpec) -> Option<&mut ContainerSpec> {
+    spec.task.as_mut()?.container.as_mut()
+}
+
+/// The name that is to be pinned; none when there is nothing to pin.
+fn name_of(resolver: &dyn ImageResolver, spec: &mut ServiceSpec) -> Option<String> {
+    let container = container_of(spec).filter(|container| !container.image.contains('@'))?;
+    resolver.name(&container.image)
+}
+
+/// Pins a spec's image; false when it could not.
+async fn pin_spec(resolver: &dyn ImageResolver, spec: Option<&mut ServiceSpec>) -> bool {
+    let Some((spec, name)) = spec.and_then(|spec| {
+        let name = name_of(resolver, spec)?;
+        Some((spec, name))
+    }) else {
+        return true;
+    };
+    let auth = spec.task.as_ref().and_then(|task| task.registry_auth.clone());
+    match resolver.resolve(&name, auth.unwrap_or_default()).await {
+        Ok(digest) => set(spec, format!("{name}@{digest}")),
+        Err(reason) => {
+            tracing::info!(image = name, reason, "this manager could not pin an image");
+            return false;
+        }
+    }
+    true
+}
+
+fn set(spec: &mut ServiceSpec, image: String) {
+    if let Some(container) = container_of(spec) {
+        container.image = image;
+    }
+}
+
+/// Pins at the leader what the asked manager could not resolve: as the nodes have it, else as the service had it.
+pub(crate) fn complete(core: &Core, wish: &mut ServiceSpec, before: Option<&ServiceSpec>) {
+    let (Some(resolver), Some(leading)) = (&core.resolver, core.leading()) else {
         return;
     };
-    let auth = task.registry_auth.clone().unwrap_or_default();
-    let container = task.container.as_mut();
-    let Some(container) = container.filter(|container| !container.image.contains('@')) else {
+    let Some(name) = name_of(&**resolver, wish) else {
         return;
     };
-    match resolver.resolve(&container.image, auth).await {
-        Ok(pinned) => container.image = pinned,
-        Err(reason) => tracing::info!(image = container.image, reason, "an image could not be pinned"),
+    let kept = before
+        .and_then(|spec| spec.task.as_ref()?.container.as_ref())
+        .map(|container| container.image.as_str())
+        .filter(|image| image.split_once('@').is_some_and(|(pinned, _)| pinned == name));
+    match leading.sources.named(&name) {
+        Ok(Some(digest)) => set(wish, format!("{name}@{digest}")),
+        Ok(None) => {}
+        Err(meant) => {
+            tracing::warn!(
+                image = name,
+                ?meant,
+                "an image is not pinned: nodes have several of that name"
+            );
+        }
+    }
+    if let Some(kept) = kept
+        && name_of(&**resolver, wish).is_some()
+    {
+        set(wish, kept.to_owned());
     }
 }
 

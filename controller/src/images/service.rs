@@ -7,7 +7,7 @@ use std::time::Duration;
 use pontoon_proto::v1::find_image_response::Answer as Told;
 use pontoon_proto::v1::{
     FetchFromRegistry, FetchLater, FetchNowhere, FindImageRequest, FindImageResponse, ImagePeer, ImagePeers,
-    TaskState,
+    NodeState, TaskState,
 };
 use pontoon_reconcile::image_of;
 use pontoon_store::Snapshot;
@@ -27,15 +27,17 @@ fn pinned(image: &str) -> Option<&str> {
 
 /// Whether a task that the node is to run has the image.
 pub(crate) fn is_assigned(snapshot: &Snapshot, node_id: &str, image: &str) -> bool {
-    snapshot.tasks_by_node(node_id).any(|task| {
-        let state = task
-            .status
-            .as_ref()
-            .map_or(TaskState::New, |status| status.state());
-        task.desired_state() <= TaskState::Running
-            && !state.is_terminal()
-            && image_of(snapshot, task).and_then(pinned) == Some(image)
-    })
+    // A removed node keeps its certificate, and for a while its tasks.
+    snapshot.node(node_id).is_some()
+        && snapshot.tasks_by_node(node_id).any(|task| {
+            let state = task
+                .status
+                .as_ref()
+                .map_or(TaskState::New, |status| status.state());
+            task.desired_state() <= TaskState::Running
+                && !state.is_terminal()
+                && image_of(snapshot, task).and_then(pinned) == Some(image)
+        })
 }
 
 /// Answers an agent that needs an image. Waits a while when others are bringing it.
@@ -62,9 +64,12 @@ pub(crate) async fn find(
     loop {
         changes.mark_unchanged();
         let nodes: BTreeSet<String> = leading.sessions.nodes();
-        let answer = leading.sources.ask(&ask, &nodes, Instant::now());
+        let seen = snapshot();
+        let answer = leading
+            .sources
+            .ask(&ask, &nodes, &expected(&seen), Instant::now());
         if answer != Answer::Later || Instant::now() >= deadline {
-            let answer = Some(told(&snapshot(), answer));
+            let answer = Some(told(&seen, answer));
             return Ok(FindImageResponse { answer });
         }
         tokio::select! {
@@ -73,6 +78,16 @@ pub(crate) async fn find(
             () = tokio::time::sleep_until(deadline) => {}
         }
     }
+}
+
+/// Nodes that should have a session.
+fn expected(snapshot: &Snapshot) -> BTreeSet<String> {
+    let is_up = |state: NodeState| matches!(state, NodeState::Ready | NodeState::Disconnected);
+    snapshot
+        .nodes()
+        .filter(|node| node.status.as_ref().is_some_and(|status| is_up(status.state())))
+        .map(|node| node.id.clone())
+        .collect()
 }
 
 fn told(snapshot: &Snapshot, answer: Answer) -> Told {

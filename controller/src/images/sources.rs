@@ -65,6 +65,8 @@ struct Fetch {
 struct Table {
     /// What each node has.
     held: HashMap<String, BTreeSet<String>>,
+    /// What tags stand for on each node.
+    names: HashMap<String, BTreeMap<String, String>>,
     /// Fetches under way, by image and node.
     fetches: HashMap<String, BTreeMap<String, Fetch>>,
 }
@@ -92,18 +94,43 @@ impl Sources {
         self.changed.subscribe()
     }
 
-    /// A node tells all that it has.
-    pub(crate) fn report(&self, node: &str, images: impl IntoIterator<Item = String>) {
-        self.lock()
-            .held
-            .insert(node.to_owned(), images.into_iter().collect());
+    /// A node tells all that it has: digests, and digests by name.
+    pub(crate) fn report(
+        &self,
+        node: &str,
+        images: impl IntoIterator<Item = String>,
+        names: impl IntoIterator<Item = (String, String)>,
+    ) {
+        let mut table = self.lock();
+        table.held.insert(node.to_owned(), images.into_iter().collect());
+        table.names.insert(node.to_owned(), names.into_iter().collect());
+        drop(table);
         self.tell();
+    }
+
+    /// What a name stands for on the nodes that have it.
+    ///
+    /// # Errors
+    /// They don't agree: the digests, with a node for each.
+    pub(crate) fn named(&self, name: &str) -> Result<Option<String>, BTreeMap<String, String>> {
+        let table = self.lock();
+        let meant: BTreeMap<String, String> = table
+            .names
+            .iter()
+            .filter_map(|(node, names)| Some((names.get(name)?.clone(), node.clone())))
+            .collect();
+        match meant.len() {
+            0 => Ok(None),
+            1 => Ok(meant.into_keys().next()),
+            _ => Err(meant),
+        }
     }
 
     /// A node's session has ended: what it has can't be asked for, what it fetched nobody hears of.
     pub(crate) fn forget(&self, node: &str) {
         let mut table = self.lock();
         table.held.remove(node);
+        table.names.remove(node);
         table.fetches.retain(|_, fetches| {
             fetches.remove(node);
             !fetches.is_empty()
@@ -112,14 +139,22 @@ impl Sources {
         self.tell();
     }
 
-    /// A node is still fetching, or has ended. A fetch that had been given up for silence is not taken up again: another may have
-    /// its place.
-    pub(crate) fn heard(&self, image: &str, node: &str, end: Option<bool>, now: Instant) {
+    /// A node is still fetching (from that node, or from the registry), or has ended. One that is not known was begun under another
+    /// leader, or given up for silence: it counts again, unless another has its place by now.
+    pub(crate) fn heard(&self, image: &str, node: &str, from: &str, end: Option<bool>, now: Instant) {
         let mut table = self.lock();
         match end {
             None => {
-                if let Some(fetch) = table.fetches.get_mut(image).and_then(|of| of.get_mut(node)) {
-                    fetch.heard = now;
+                let fetches = table.fetches.entry(image.to_owned()).or_default();
+                let from = match from {
+                    "" => From::Registry,
+                    from => From::Peer(from.to_owned()),
+                };
+                let is_taken = from == From::Registry && fetches.values().any(|of| of.from == from);
+                match fetches.get_mut(node) {
+                    Some(fetch) => fetch.heard = now,
+                    None if is_taken => {}
+                    None => drop(fetches.insert(node.to_owned(), Fetch { from, heard: now })),
                 }
                 return;
             }
@@ -138,13 +173,21 @@ impl Sources {
         self.tell();
     }
 
-    /// Decides. `nodes` are those with an open session: only they can be asked, and only they are waited for at the beginning.
-    pub(crate) fn ask(&self, ask: &Ask, nodes: &BTreeSet<String>, now: Instant) -> Answer {
+    /// Decides. `nodes` are those with an open session: only they can be asked. `expected` are all that should have one: they are
+    /// waited for at the beginning.
+    pub(crate) fn ask(
+        &self,
+        ask: &Ask,
+        nodes: &BTreeSet<String>,
+        expected: &BTreeSet<String>,
+        now: Instant,
+    ) -> Answer {
         let mut table = self.lock();
         let ended = table.end(&ask.image, &ask.node);
         table.end_silent(&ask.image, now);
         let answer = table.decide(ask, nodes);
-        let settled = now >= self.began + SETTLING || nodes.iter().all(|node| table.held.contains_key(node));
+        let mut awaited = nodes.union(expected);
+        let settled = now >= self.began + SETTLING || awaited.all(|node| table.held.contains_key(node));
         let answer = match answer {
             Answer::Registry | Answer::Nowhere if !settled => Answer::Later,
             answer => answer,

@@ -3,13 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use pontoon_controller::{InitOptions, Manager, ManagerConfig};
+use pontoon_controller::{ImageResolver, InitOptions, Manager, ManagerConfig};
 use pontoon_identity::{
     Connections, DEFAULT_EXPIRY, Identity, JoinRequest, PeerIdentity, RootCa, TlsListener,
     request_certificate, serve,
 };
 use pontoon_proto::v1::control_client::ControlClient;
-use pontoon_proto::v1::{Availability, ClusterSpec, GetJoinTokensRequest, JoinTokens, NodeRole, NodeSpec};
+use pontoon_proto::v1::{
+    Availability, ClusterSpec, GetJoinTokensRequest, JoinTokens, NodeRole, NodeSpec, RegistryAuth,
+};
 use tokio::net::{TcpListener, UnixListener};
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
@@ -33,7 +35,29 @@ pub struct Host {
 fn config(dir: &tempfile::TempDir, identity: &Arc<Identity>, addr: &str) -> ManagerConfig {
     let mut config = ManagerConfig::new(dir.path().join("data"), identity.clone(), addr);
     config.leader_timeout = Duration::from_secs(4);
+    config.resolver = Some(Arc::new(Registry));
     config
+}
+
+/// Resolves `known:<tag>` only, to a digest that is made of the password.
+#[derive(Debug)]
+struct Registry;
+
+#[tonic::async_trait]
+impl ImageResolver for Registry {
+    fn name(&self, image: &str) -> Option<String> {
+        Some(match image.contains(':') {
+            true => image.to_owned(),
+            false => format!("{image}:latest"),
+        })
+    }
+
+    async fn resolve(&self, image: &str, auth: RegistryAuth) -> Result<String, String> {
+        match image.starts_with("known:") {
+            true => Ok(format!("sha256:{:0>64}", auth.password)),
+            false => Err("nobody knows it".to_owned()),
+        }
+    }
 }
 
 impl Host {

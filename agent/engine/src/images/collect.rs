@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use pontoon_image::{ImageId, ListOptions};
@@ -98,22 +98,6 @@ impl Fill {
 }
 
 impl Engine {
-    /// Sets which images assigned tasks use, as their specs name them. They may have no container yet.
-    pub fn set_task_images(&self, images: BTreeSet<String>) {
-        *self.task_images.write().unwrap_or_else(PoisonError::into_inner) = images;
-    }
-
-    /// Images that assigned tasks use, as far as they are here. Reads the store.
-    pub fn task_images(&self) -> BTreeSet<ImageId> {
-        let names = self
-            .task_images
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
-        let known = |name: &String| self.images.get(name).ok().map(|image| image.id);
-        names.iter().filter_map(known).collect()
-    }
-
     /// Looks at the disk again and again, until the engine stops.
     pub(crate) fn watch_disk(self: &Arc<Self>) {
         let Some(gc) = self.config.image_gc.clone() else {

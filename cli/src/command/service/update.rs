@@ -165,6 +165,7 @@ fn request(service: &Service, spec: Option<ServiceSpec>) -> UpdateServiceRequest
         rollback: spec.is_none(),
         spec,
         resolve_image: false,
+        unless_same: false,
     }
 }
 

@@ -170,20 +170,21 @@ fn step(
     ))
 }
 
-/// The counter of forced updates, and the digest that was found for an image that is still the same.
+/// The counter of forced updates, and the image of a service whose file names the same one as before: it has its digest.
 fn keep_what_the_system_chose(spec: &mut ServiceSpec, there: &ServiceSpec) {
-    let image_of = |spec: &ServiceSpec| spec.annotations.as_ref()?.labels.get(IMAGE_LABEL).cloned();
-    let is_same_image = image_of(spec) == image_of(there);
+    let is_same_image = typed_image(spec) == typed_image(there);
     let (Some(task), Some(before)) = (&mut spec.task, &there.task) else {
         return;
     };
     task.force_update = before.force_update;
     if is_same_image && let (Some(container), Some(before)) = (&mut task.container, &before.container) {
-        let pinned = before.image.strip_prefix(container.image.as_str());
-        if pinned.is_some_and(|rest| rest.starts_with('@')) {
-            container.image.clone_from(&before.image);
-        }
+        container.image.clone_from(&before.image);
     }
+}
+
+/// The image as the file has it.
+pub fn typed_image(spec: &ServiceSpec) -> Option<&String> {
+    spec.annotations.as_ref()?.labels.get(IMAGE_LABEL)
 }
 
 /// Puts ids in place of the networks' names.
@@ -292,7 +293,7 @@ networks:
             .as_mut()
             .unwrap();
         task.force_update = 3;
-        task.container.as_mut().unwrap().image = "a@sha256:00".into();
+        task.container.as_mut().unwrap().image = "a:latest@sha256:00".into();
         let change = work_out("demo", plan(FILE), &services, &networks).unwrap();
         assert!(matches!(
             change.services[..],

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 use pontoon_proto::v1::{
-    CreateClusterNetworkRequest, CreateServiceRequest, GetRequest, ListRequest, Network, UpdateServiceRequest,
+    CreateClusterNetworkRequest, CreateServiceRequest, GetRequest, ListRequest, Network, Service,
+    ServiceSpec, UpdateServiceRequest,
 };
 
 use super::change::{self, Change, Step};
@@ -32,12 +33,52 @@ pub struct Arguments {
     /// Suppress progress output
     #[arg(short = 'q', long)]
     quiet: bool,
+    /// Query the registry to resolve image digest and supported platforms ("always", "changed", "never") (default "always")
+    #[arg(long, value_name = "string", default_value = "always")]
+    resolve_image: String,
     /// Send registry authentication details to Swarm agents
     #[arg(long)]
     with_registry_auth: bool,
     /// The stack's name
     #[arg(value_name = "STACK")]
     stack: String,
+}
+
+/// What `--resolve-image` says: whose images are pinned to what their names stand for now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ResolveImage {
+    /// All services', with each deployment.
+    Always,
+    /// Those of new services, and of services whose file names another image than before.
+    Changed,
+    /// None: names stay as they are typed.
+    Never,
+}
+
+/// How services are made and changed.
+#[derive(Clone, Copy)]
+struct Manner {
+    resolve: ResolveImage,
+    with_auth: bool,
+}
+
+impl Manner {
+    fn of(arguments: &Arguments) -> Result<Self, Failure> {
+        let resolve = match arguments.resolve_image.as_str() {
+            "always" => ResolveImage::Always,
+            "changed" => ResolveImage::Changed,
+            "never" => ResolveImage::Never,
+            other => {
+                return Err(Failure::new(format!(
+                    "Invalid option {other} for flag --resolve-image"
+                )));
+            }
+        };
+        Ok(Self {
+            resolve,
+            with_auth: arguments.with_registry_auth,
+        })
+    }
 }
 
 /// Reads the files that `-c` named.
@@ -68,6 +109,7 @@ pub fn load(paths: &[PathBuf], sources: &[Source]) -> Result<Loaded, Failure> {
 /// All mistakes of the files, what stands in the way in the cluster, the daemon's, or that a service did not converge.
 pub async fn run(host: Option<&str>, arguments: Arguments) -> Outcome {
     compose::check_stack_name(&arguments.stack).map_err(Failure::new)?;
+    let manner = Manner::of(&arguments)?;
     let sources = sources(&arguments.compose_file)?;
     let loaded = load(&arguments.compose_file, &sources)?;
     let plan = loaded
@@ -78,13 +120,10 @@ pub async fn run(host: Option<&str>, arguments: Arguments) -> Outcome {
     let services = client.control().list_services(ListRequest::default()).await?;
     let networks = client.control().list_networks(ListRequest::default()).await?;
     let (services, networks) = (services.into_inner().services, networks.into_inner().networks);
-    let mut change = change::work_out(&arguments.stack, plan, &services, &networks)
+    let change = change::work_out(&arguments.stack, plan, &services, &networks)
         .map_err(|problems| Failure::new(problems.join("\n")))?;
-    if arguments.with_registry_auth {
-        change.services = with_auth(change.services)?;
-    }
     let gone = change.gone.clone();
-    let waiting = apply(&client, change).await?;
+    let waiting = apply(&client, change, manner).await?;
     if arguments.prune {
         for service in gone {
             listing::write(&format!("Removing service {}\n", service_name(Some(&service))));
@@ -100,28 +139,6 @@ pub async fn run(host: Option<&str>, arguments: Arguments) -> Outcome {
     progress::wait(&client, &waiting, arguments.quiet).await
 }
 
-/// Every service gets what the user has for its image's registry, also one that is up to date but for that.
-fn with_auth(steps: Vec<Step>) -> Result<Vec<Step>, Failure> {
-    let with_auth = |step| {
-        Ok(match step {
-            Step::Create(mut spec) => {
-                add_auth(&mut spec)?;
-                Step::Create(spec)
-            }
-            Step::Update(service, mut spec) => {
-                add_auth(&mut spec)?;
-                Step::Update(service, spec)
-            }
-            Step::Keep(service, _) => {
-                let mut spec = service.spec.clone().unwrap_or_default();
-                add_auth(&mut spec)?;
-                Step::Update(service, spec)
-            }
-        })
-    };
-    steps.into_iter().map(with_auth).collect()
-}
-
 /// What was made so far, for the case that the rest fails.
 #[derive(Default)]
 struct Made {
@@ -130,9 +147,9 @@ struct Made {
 }
 
 /// Makes the changes; returns the services to wait for.
-async fn apply(client: &Client, change: Change) -> Result<Vec<Waiting>, Failure> {
+async fn apply(client: &Client, change: Change, manner: Manner) -> Result<Vec<Waiting>, Failure> {
     let mut made = Made::default();
-    match advance(client, change, &mut made).await {
+    match advance(client, change, manner, &mut made).await {
         Ok(waiting) => Ok(waiting),
         Err(failure) => Err(Failure {
             message: format!("{}{}", failure.message, undo(client, made).await),
@@ -141,7 +158,12 @@ async fn apply(client: &Client, change: Change) -> Result<Vec<Waiting>, Failure>
     }
 }
 
-async fn advance(client: &Client, mut change: Change, made: &mut Made) -> Result<Vec<Waiting>, Failure> {
+async fn advance(
+    client: &Client,
+    mut change: Change,
+    manner: Manner,
+    made: &mut Made,
+) -> Result<Vec<Waiting>, Failure> {
     for spec in change.networks {
         let name = name_of(spec.annotations.as_ref()).to_owned();
         listing::write(&format!("Creating network {name}\n"));
@@ -157,56 +179,112 @@ async fn advance(client: &Client, mut change: Change, made: &mut Made) -> Result
     for step in change.services {
         match step {
             Step::Create(mut spec) => {
-                let name = spec_name(&spec).to_owned();
                 change::resolve(&mut spec, &change.known);
-                listing::write(&format!("Creating service {name}\n"));
-                let created = client
-                    .control()
-                    .create_service(CreateServiceRequest {
-                        spec: Some(spec),
-                        resolve_image: true,
-                    })
-                    .await;
-                let service = created
-                    .map_err(|status| failed("create service", &name, status))?
-                    .into_inner();
-                warn_unpinned(&service);
+                let service = create(client, spec, manner).await?;
                 made.services.push(service.id.clone());
+                let name = service_name(Some(&service)).to_owned();
                 waiting.push(Waiting::on(&service, name, false));
             }
             Step::Update(service, mut spec) => {
-                let name = spec_name(&spec).to_owned();
                 change::resolve(&mut spec, &change.known);
+                let name = spec_name(&spec).to_owned();
                 listing::write(&format!("Updating service {name} (id: {})\n", service.id));
-                let request = UpdateServiceRequest {
-                    target: service.id.clone(),
-                    version: service.meta.unwrap_or_default().version,
-                    spec: Some(spec),
-                    rollback: false,
-                    // One that is the same as before has its digest already.
-                    resolve_image: true,
-                };
-                let updated = client.control().update_service(request).await;
-                let updated = updated.map_err(|status| failed("update service", &name, status))?;
-                warn_unpinned(updated.get_ref());
-                waiting.push(Waiting::on(updated.get_ref(), name, false));
+                let updated = update(client, &service, spec, manner).await?;
+                waiting.push(Waiting::on(&updated, name, false));
             }
             Step::Keep(service, is_settled) => {
-                let name = service_name(Some(&service)).to_owned();
-                listing::write(&format!("Service {name} is up to date (id: {})\n", service.id));
-                if !is_settled {
-                    // Whatever its last change came to, it is asked for again.
-                    waiting.push(Waiting {
-                        id: service.id,
-                        name,
-                        since: 0,
-                        rollback: true,
-                    });
-                }
+                waiting.extend(keep(client, *service, is_settled, manner).await?)
             }
         }
     }
     Ok(waiting)
+}
+
+async fn create(client: &Client, mut spec: ServiceSpec, manner: Manner) -> Result<Service, Failure> {
+    let name = spec_name(&spec).to_owned();
+    listing::write(&format!("Creating service {name}\n"));
+    if manner.with_auth {
+        add_auth(&mut spec)?;
+    }
+    let resolve_image = manner.resolve != ResolveImage::Never;
+    let request = CreateServiceRequest {
+        spec: Some(spec),
+        resolve_image,
+    };
+    let created = client.control().create_service(request).await;
+    let service = created
+        .map_err(|status| failed("create service", &name, status))?
+        .into_inner();
+    if resolve_image {
+        warn_unpinned(&service);
+    }
+    Ok(service)
+}
+
+/// Gives a service a spec; one that comes out as the service's own changes nothing.
+async fn update(
+    client: &Client,
+    service: &Service,
+    mut spec: ServiceSpec,
+    manner: Manner,
+) -> Result<Service, Failure> {
+    let name = spec_name(&spec).to_owned();
+    let typed = change::typed_image(&spec).cloned();
+    let resolve_image = match manner.resolve {
+        ResolveImage::Always => true,
+        ResolveImage::Changed => typed.as_ref() != service.spec.as_ref().and_then(change::typed_image),
+        ResolveImage::Never => false,
+    };
+    let container = spec.task.as_mut().and_then(|task| task.container.as_mut());
+    if let (true, Some(container), Some(typed)) = (resolve_image, container, typed) {
+        // Without the digest of the last deployment: it is asked for anew.
+        container.image = typed;
+    }
+    if manner.with_auth {
+        add_auth(&mut spec)?;
+    }
+    let request = UpdateServiceRequest {
+        target: service.id.clone(),
+        version: service.meta.unwrap_or_default().version,
+        spec: Some(spec),
+        rollback: false,
+        resolve_image,
+        unless_same: true,
+    };
+    let updated = client.control().update_service(request).await;
+    let updated = updated
+        .map_err(|status| failed("update service", &name, status))?
+        .into_inner();
+    if resolve_image {
+        warn_unpinned(&updated);
+    }
+    Ok(updated)
+}
+
+/// A service that is as the file wants it, but for what its image's name stands for now, and for credentials.
+async fn keep(
+    client: &Client,
+    service: Service,
+    is_settled: bool,
+    manner: Manner,
+) -> Result<Option<Waiting>, Failure> {
+    let name = service_name(Some(&service)).to_owned();
+    if manner.resolve == ResolveImage::Always || manner.with_auth {
+        let spec = service.spec.clone().unwrap_or_default();
+        let updated = update(client, &service, spec, manner).await?;
+        if updated.spec != service.spec {
+            listing::write(&format!("Updating service {name} (id: {})\n", service.id));
+            return Ok(Some(Waiting::on(&updated, name, false)));
+        }
+    }
+    listing::write(&format!("Service {name} is up to date (id: {})\n", service.id));
+    // Whatever its last change came to, it is asked for again.
+    Ok((!is_settled).then_some(Waiting {
+        id: service.id,
+        name,
+        since: 0,
+        rollback: true,
+    }))
 }
 
 fn failed(what: &str, name: &str, status: tonic::Status) -> Failure {

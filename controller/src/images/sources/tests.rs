@@ -24,7 +24,7 @@ fn peers(names: &[&str]) -> Answer {
 fn settled(names: &[&str], now: Instant) -> Sources {
     let sources = Sources::new(now);
     for name in names {
-        sources.report(name, []);
+        sources.report(name, [], []);
     }
     sources
 }
@@ -33,77 +33,80 @@ fn settled(names: &[&str], now: Instant) -> Sources {
 fn one_asks_the_registry_and_the_others_take_it_from_there() {
     let (now, all) = (Instant::now(), nodes(&["a", "b", "c"]));
     let sources = settled(&["a", "b", "c"], now);
-    assert_eq!(sources.ask(&ask("a"), &all, now), Answer::Registry);
-    assert_eq!(sources.ask(&ask("b"), &all, now), Answer::Later);
-    assert_eq!(sources.ask(&ask("c"), &all, now), Answer::Later);
+    assert_eq!(sources.ask(&ask("a"), &all, &all, now), Answer::Registry);
+    assert_eq!(sources.ask(&ask("b"), &all, &all, now), Answer::Later);
+    assert_eq!(sources.ask(&ask("c"), &all, &all, now), Answer::Later);
     // Reports keep the lease, however long it takes.
     let mut later = now;
     for _ in 0..20 {
         later += SILENCE / 2;
-        sources.heard(IMAGE, "a", None, later);
-        assert_eq!(sources.ask(&ask("b"), &all, later), Answer::Later);
+        sources.heard(IMAGE, "a", "", None, later);
+        assert_eq!(sources.ask(&ask("b"), &all, &all, later), Answer::Later);
     }
     let mut woken = sources.changes();
     woken.mark_unchanged();
-    sources.heard(IMAGE, "a", Some(true), later);
+    sources.heard(IMAGE, "a", "", Some(true), later);
     assert!(woken.has_changed().unwrap(), "those who wait are not woken");
-    assert_eq!(sources.ask(&ask("b"), &all, later), peers(&["a"]));
-    sources.heard(IMAGE, "b", Some(true), later);
+    assert_eq!(sources.ask(&ask("b"), &all, &all, later), peers(&["a"]));
+    sources.heard(IMAGE, "b", "", Some(true), later);
     // The one that serves least comes first.
-    assert_eq!(sources.ask(&ask("c"), &all, later), peers(&["a", "b"]));
-    assert_eq!(sources.ask(&ask("d"), &all, later), peers(&["b", "a"]));
+    assert_eq!(sources.ask(&ask("c"), &all, &all, later), peers(&["a", "b"]));
+    assert_eq!(sources.ask(&ask("d"), &all, &all, later), peers(&["b", "a"]));
 }
 
 #[test]
 fn the_lease_ends_with_the_session_by_silence_and_by_asking_again() {
     let (now, all) = (Instant::now(), nodes(&["a", "b"]));
     let sources = settled(&["a", "b"], now);
-    assert_eq!(sources.ask(&ask("a"), &all, now), Answer::Registry);
-    assert_eq!(sources.ask(&ask("b"), &all, now), Answer::Later);
+    assert_eq!(sources.ask(&ask("a"), &all, &all, now), Answer::Registry);
+    assert_eq!(sources.ask(&ask("b"), &all, &all, now), Answer::Later);
     sources.forget("a");
-    assert_eq!(sources.ask(&ask("b"), &nodes(&["b"]), now), Answer::Registry);
+    assert_eq!(
+        sources.ask(&ask("b"), &nodes(&["b"]), &nodes(&["b"]), now),
+        Answer::Registry
+    );
     // Silent: the next one takes over, and the late report of the first does not bring its lease back.
-    assert_eq!(sources.ask(&ask("a"), &all, now), Answer::Later);
+    assert_eq!(sources.ask(&ask("a"), &all, &all, now), Answer::Later);
     let late = now + SILENCE;
-    assert_eq!(sources.ask(&ask("a"), &all, late), Answer::Registry);
-    sources.heard(IMAGE, "b", None, late);
-    assert_eq!(sources.ask(&ask("b"), &all, late), Answer::Later);
+    assert_eq!(sources.ask(&ask("a"), &all, &all, late), Answer::Registry);
+    sources.heard(IMAGE, "b", "", None, late);
+    assert_eq!(sources.ask(&ask("b"), &all, &all, late), Answer::Later);
     // The holder asks again: it is not fetching any more.
     let failed = Ask {
         registry_failed: true,
         ..ask("a")
     };
-    assert_eq!(sources.ask(&failed, &all, late), Answer::Nowhere);
-    assert_eq!(sources.ask(&ask("b"), &all, late), Answer::Registry);
+    assert_eq!(sources.ask(&failed, &all, &all, late), Answer::Nowhere);
+    assert_eq!(sources.ask(&ask("b"), &all, &all, late), Answer::Registry);
     // Another may have more luck: it is waited for.
-    assert_eq!(sources.ask(&failed, &all, late), Answer::Later);
-    sources.heard(IMAGE, "b", Some(true), late);
-    assert_eq!(sources.ask(&failed, &all, late), peers(&["b"]));
+    assert_eq!(sources.ask(&failed, &all, &all, late), Answer::Later);
+    sources.heard(IMAGE, "b", "", Some(true), late);
+    assert_eq!(sources.ask(&failed, &all, &all, late), peers(&["b"]));
 }
 
 #[test]
 fn peers_that_die_or_fail_are_left_out_and_the_registry_is_asked_at_last() {
     let (now, all) = (Instant::now(), nodes(&["a", "b", "c"]));
     let sources = settled(&["a", "b", "c"], now);
-    sources.report("a", [IMAGE.to_owned()]);
-    sources.report("b", [IMAGE.to_owned()]);
-    assert_eq!(sources.ask(&ask("c"), &all, now), peers(&["a", "b"]));
+    sources.report("a", [IMAGE.to_owned()], []);
+    sources.report("b", [IMAGE.to_owned()], []);
+    assert_eq!(sources.ask(&ask("c"), &all, &all, now), peers(&["a", "b"]));
     let without_a = Ask {
         failed: nodes(&["a"]),
         ..ask("c")
     };
-    assert_eq!(sources.ask(&without_a, &all, now), peers(&["b"]));
+    assert_eq!(sources.ask(&without_a, &all, &all, now), peers(&["b"]));
     // b is gone without its session having ended here yet: it has none to be asked by.
     assert_eq!(
-        sources.ask(&without_a, &nodes(&["a", "c"]), now),
+        sources.ask(&without_a, &nodes(&["a", "c"]), &all, now),
         Answer::Registry
     );
     sources.forget("b");
     let all = nodes(&["a", "c"]);
-    assert_eq!(sources.ask(&without_a, &all, now), Answer::Registry);
+    assert_eq!(sources.ask(&without_a, &all, &all, now), Answer::Registry);
     // A report replaces what was known: an image that was removed is not offered.
-    sources.report("a", []);
-    assert_eq!(sources.ask(&ask("d"), &all, now), Answer::Later);
+    sources.report("a", [], []);
+    assert_eq!(sources.ask(&ask("d"), &all, &all, now), Answer::Later);
 }
 
 #[test]
@@ -113,18 +116,18 @@ fn a_source_serves_a_few_at_once() {
     let all: BTreeSet<String> = names.iter().cloned().collect();
     let sources = Sources::new(now);
     for name in &names {
-        sources.report(name, []);
+        sources.report(name, [], []);
     }
-    sources.report("n00", [IMAGE.to_owned()]);
+    sources.report("n00", [IMAGE.to_owned()], []);
     let mut waiting: Vec<&String> = names[1..].iter().collect();
     let mut rounds = 0;
     while !waiting.is_empty() {
         let (taking, later): (Vec<&String>, Vec<&String>) = waiting
             .into_iter()
-            .partition(|name| matches!(sources.ask(&ask(name), &all, now), Answer::Peers(_)));
+            .partition(|name| matches!(sources.ask(&ask(name), &all, &all, now), Answer::Peers(_)));
         assert!(!taking.is_empty(), "nobody is served");
         for name in &taking {
-            sources.heard(IMAGE, name, Some(true), now);
+            sources.heard(IMAGE, name, "", Some(true), now);
         }
         if rounds == 0 {
             assert_eq!(taking.len(), SERVED_AT_ONCE);
@@ -139,19 +142,60 @@ fn a_source_serves_a_few_at_once() {
 fn a_new_leader_waits_for_what_agents_have_to_say() {
     let (now, all) = (Instant::now(), nodes(&["a", "b", "c"]));
     let sources = Sources::new(now);
-    sources.report("a", []);
-    sources.report("b", []);
+    sources.report("a", [], []);
+    sources.report("b", [], []);
     // c may have it.
-    assert_eq!(sources.ask(&ask("a"), &all, now), Answer::Later);
-    sources.report("c", [IMAGE.to_owned()]);
-    assert_eq!(sources.ask(&ask("a"), &all, now), peers(&["c"]));
+    assert_eq!(sources.ask(&ask("a"), &all, &all, now), Answer::Later);
+    sources.report("c", [IMAGE.to_owned()], []);
+    assert_eq!(sources.ask(&ask("a"), &all, &all, now), peers(&["c"]));
     let other = Sources::new(now);
-    other.report("a", []);
+    other.report("a", [], []);
     let failed = Ask {
         registry_failed: true,
         ..ask("a")
     };
-    assert_eq!(other.ask(&failed, &all, now), Answer::Later);
+    assert_eq!(other.ask(&failed, &all, &all, now), Answer::Later);
     // One that never says anything does not hold up the cluster.
-    assert_eq!(other.ask(&ask("a"), &all, now + SETTLING), Answer::Registry);
+    assert_eq!(other.ask(&ask("a"), &all, &all, now + SETTLING), Answer::Registry);
+}
+
+#[test]
+fn what_goes_on_when_the_leader_changes_is_not_begun_again() {
+    let now = Instant::now();
+    let (all, some) = (nodes(&["a", "b", "c"]), nodes(&["b", "c"]));
+    let sources = Sources::new(now);
+    sources.report("b", [], []);
+    sources.report("c", [], []);
+    // a has no session yet, but should have one: it may be at it.
+    assert_eq!(sources.ask(&ask("b"), &some, &all, now), Answer::Later);
+    // It tells of its fetch before it tells what it has.
+    sources.heard(IMAGE, "a", "", None, now);
+    sources.report("a", [], []);
+    assert_eq!(sources.ask(&ask("b"), &all, &all, now), Answer::Later);
+    // Another that had the same lease from somebody does not get a second one.
+    sources.heard(IMAGE, "c", "", None, now);
+    sources.heard(IMAGE, "a", "", Some(true), now);
+    assert_eq!(sources.ask(&ask("b"), &all, &all, now), peers(&["a"]));
+    // A fetch from a node counts as that node's load.
+    for busy in ["d", "e", "f"] {
+        sources.heard(IMAGE, busy, "a", None, now);
+    }
+    assert_eq!(sources.ask(&ask("c"), &all, &all, now), Answer::Later);
+}
+
+#[test]
+fn names_stand_for_what_all_nodes_agree_on() {
+    let sources = Sources::new(Instant::now());
+    let named = |digest: &str| [("app:1".to_owned(), digest.to_owned())];
+    assert_eq!(sources.named("app:1"), Ok(None));
+    sources.report("a", [], []);
+    sources.report("b", [], named("sha256:aa"));
+    sources.report("c", [], named("sha256:aa"));
+    assert_eq!(sources.named("app:1"), Ok(Some("sha256:aa".to_owned())));
+    assert_eq!(sources.named("app:2"), Ok(None));
+    sources.report("a", [], named("sha256:bb"));
+    let meant = sources.named("app:1").unwrap_err();
+    assert_eq!(meant.keys().collect::<Vec<_>>(), ["sha256:aa", "sha256:bb"]);
+    sources.forget("a");
+    assert_eq!(sources.named("app:1"), Ok(Some("sha256:aa".to_owned())));
 }

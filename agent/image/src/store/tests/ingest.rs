@@ -463,3 +463,33 @@ fn stacks_make_images_and_can_be_kept() {
         "{left:?}"
     );
 }
+
+#[test]
+fn peers_see_what_is_here_by_digest() {
+    let (_tmp, store) = open();
+    let remote = two_layers();
+    let index = br#"{"schemaVersion":2,"manifests":[]}"#.to_vec();
+    let (pinned, manifest) = (Digest::of(&index), Digest::of(&remote.manifest));
+    let by_digest = format!("app@{pinned}");
+    let id = remote.pull(&store, Some(index), &["app:1", &by_digest]).unwrap();
+    let mut all = vec![pinned, manifest];
+    all.sort();
+    assert_eq!(store.pinnable(), all);
+    assert_eq!(store.tags(), [("app:1".to_owned(), pinned)].into());
+    // By either digest all of its blobs, and nothing else.
+    let mut blobs: Vec<Digest> = remote.blobs.iter().map(|blob| Digest::of(blob)).collect();
+    blobs.extend([id, manifest]);
+    for by in [pinned, manifest] {
+        let mut expected: std::collections::BTreeSet<Digest> = blobs.iter().copied().collect();
+        expected.insert(by);
+        assert_eq!(store.parts(&by), expected);
+    }
+    assert!(store.parts(&id).is_empty());
+    // Its tag goes on to another image: it is still what it was pinned to.
+    let other = Remote::new(&[layer(&[("other", b"1")])]);
+    let name = format!("app:1@{pinned}");
+    other.pull(&store, None, &["app:1"]).unwrap();
+    assert_eq!(store.pinned(&name), Some(id));
+    assert_eq!(store.pinned("app:1"), Some(Digest::of(&other.config)));
+    assert_eq!(store.pinned("none:1"), None);
+}
