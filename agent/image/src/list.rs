@@ -115,14 +115,9 @@ fn has_label(config: &ImageConfig, filter: &str) -> bool {
 
 /// Docker's `reference` filter: the pattern fits the familiar name with or without the tag.
 fn fits(pattern: &str, reference: &Reference) -> bool {
-    [
-        reference.familiar(),
-        reference.familiar_name(),
-        reference.to_string(),
-        reference.name(),
-    ]
-    .iter()
-    .any(|name| glob(pattern.as_bytes(), name.as_bytes()))
+    [reference.familiar(), reference.familiar_name()]
+        .iter()
+        .any(|name| glob(pattern.as_bytes(), name.as_bytes()))
 }
 
 /// Go's `path.Match`: `*` and `?` do not cross a slash, `[a-z]` and `[^a-z]` are classes, `\` quotes.
