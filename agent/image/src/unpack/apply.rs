@@ -9,6 +9,7 @@ use std::{
     io::{self, Read},
     os::{fd::OwnedFd, unix::ffi::OsStrExt},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use rustix::{
@@ -124,7 +125,10 @@ impl Apply {
             return Ok(());
         }
         let dir = self.parent(&parent, &shown)?;
-        self.make_room(&dir, &path, entry, &shown)?;
+        // A new file is simply made: most names are free.
+        if entry.kind != Kind::File || self.form == Form::Tree {
+            self.make_room(&dir, &path, entry, &shown)?;
+        }
         let attrs = Attrs {
             mode: entry.mode,
             uid: entry.uid,
@@ -143,7 +147,7 @@ impl Apply {
                 self.dir_times.insert(path, entry.mtime);
                 Ok(())
             }
-            Kind::File => self.file(&dir, name, entry, &attrs, data),
+            Kind::File => self.file((&dir, &path), entry, &attrs, data),
             Kind::Hardlink => self.hardlink(&dir, path.clone(), entry, &shown),
             Kind::Symlink => {
                 let link = OsStr::from_bytes(&entry.link);
@@ -228,16 +232,22 @@ impl Apply {
 
     fn file<R: Read>(
         &mut self,
-        dir: &OwnedFd,
-        name: &OsStr,
+        (dir, path): (&OwnedFd, &RelPath),
         entry: &Entry,
         attrs: &Attrs<'_>,
         data: &mut TarReader<'_, R>,
     ) -> Result<()> {
-        let shown = entry.shown();
+        let (shown, name) = (entry.shown(), path.split().1);
         // Holes cost no disk, but whoever reads the file reads them.
         self.count(entry.sparse.as_ref().map_or(entry.size, |s| s.size), &shown)?;
-        let fd = Tree::make_file(dir, name).map_err(|e| self.failed(e, &shown))?;
+        let made = match Tree::make_file(dir, name) {
+            Err(Errno::EXIST) => {
+                self.make_room(dir, path, entry, &shown)?;
+                Tree::make_file(dir, name)
+            }
+            other => other,
+        };
+        let fd = made.map_err(|e| self.failed(e, &shown))?;
         let mut file = File::from(fd);
         sparse::write(entry, data, &mut file, &mut self.buffer).map_err(|e| self.failed(e, &shown))?;
         Tree::set(&file, attrs).map_err(|e| self.failed(e, &shown))
@@ -289,7 +299,7 @@ impl Apply {
     }
 
     /// Opens an entry's directory; missing ones are made.
-    pub(super) fn parent(&mut self, path: &RelPath, shown: &str) -> Result<OwnedFd> {
+    pub(super) fn parent(&mut self, path: &RelPath, shown: &str) -> Result<Arc<OwnedFd>> {
         if self.form == Form::Overlay || self.own.contains(path) {
             match self.tree.dir(path) {
                 Err(Errno::NOENT) => {}
@@ -309,7 +319,7 @@ impl Apply {
         Ok(dir)
     }
 
-    fn enter(&mut self, dir: &OwnedFd, name: &OsStr, path: &RelPath) -> io::Result<OwnedFd> {
+    fn enter(&mut self, dir: &OwnedFd, name: &OsStr, path: &RelPath) -> io::Result<Arc<OwnedFd>> {
         let is_new = self.form == Form::Tree && self.own.insert(path.clone());
         match Tree::stat(dir, name)? {
             None => {}
@@ -328,7 +338,7 @@ impl Apply {
         Tree::set(&new, &PLAIN_DIR)?;
         self.dir_times.insert(path.clone(), (0, 0));
         self.implied.insert(path.clone());
-        Ok(new)
+        Ok(Arc::new(new))
     }
 
     /// This layer has said so far that what lower layers have at `path` is gone.

@@ -9,6 +9,7 @@ use std::{
         unix::ffi::OsStrExt,
     },
     path::Path,
+    sync::Arc,
 };
 
 use rustix::{
@@ -36,7 +37,7 @@ pub(super) struct Attrs<'e> {
 pub(super) struct Tree {
     root: OwnedFd,
     /// The directory that was used last: archives come in directory order.
-    cached: Option<(RelPath, OwnedFd)>,
+    cached: Option<(RelPath, Arc<OwnedFd>)>,
 }
 
 impl Tree {
@@ -49,14 +50,14 @@ impl Tree {
     }
 
     /// Opens a directory of the layer. `ELOOP` means a link on the way, `ENOTDIR` something else.
-    pub(super) fn dir(&mut self, path: &RelPath) -> Result<OwnedFd, Errno> {
+    pub(super) fn dir(&mut self, path: &RelPath) -> Result<Arc<OwnedFd>, Errno> {
         if let Some((cached, fd)) = &self.cached
             && cached == path
         {
-            return fd.try_clone().map_err(|_| Errno::MFILE);
+            return Ok(fd.clone());
         }
-        let fd = self.open_dir(path)?;
-        self.cached = Some((path.clone(), fd.try_clone().map_err(|_| Errno::MFILE)?));
+        let fd = Arc::new(self.open_dir(path)?);
+        self.cached = Some((path.clone(), fd.clone()));
         Ok(fd)
     }
 
