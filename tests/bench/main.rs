@@ -97,7 +97,7 @@ const FIGURES: &[Figure] = &[
     },
     Figure {
         name: "unpack",
-        arguments: "[rounds=10] [megabytes=200]",
+        arguments: "[rounds=10] [megabytes=200] [--disk]",
         about: "a layer of this machine's files unpacked, beside the decompressor alone and tar; gzip and zstd",
         run: unpack::run,
     },

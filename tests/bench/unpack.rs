@@ -1,6 +1,7 @@
 //! One layer of this machine's files unpacked: by Pontoon's unpacker (digest of the plain stream included), beside the decompressor
 //! alone (Pontoon's own and the machine's program, output thrown away) and `tar` with that program. gzip and zstd, all in turn within
-//! one run, each in a process of its own.
+//! one run, each in a process of its own. In memory, unless asked otherwise: what a disk's file system takes to make files is the same
+//! for all, and hides what is compared.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,6 +19,8 @@ use crate::timing::{Contestant, compete};
 pub const UNPACK: &str = "--unpack-layer";
 /// The same for the decompressor alone.
 pub const DECOMPRESS: &str = "--decompress-layer";
+/// Unpack to the temporary folder's file system instead of memory.
+const DISK: &str = "--disk";
 /// Where the layer's files come from.
 const SOURCES: [&str; 3] = ["/usr/lib", "/usr/bin", "/usr/share"];
 
@@ -49,8 +52,14 @@ struct Layer {
 struct Folder(PathBuf);
 
 impl Folder {
-    fn new() -> Result<Self> {
-        let path = std::env::temp_dir().join(format!("pontoon-unpack-{}", std::process::id()));
+    fn new(on_disk: bool) -> Result<Self> {
+        let memory = PathBuf::from("/dev/shm");
+        let parent = if on_disk || !memory.is_dir() {
+            std::env::temp_dir()
+        } else {
+            memory
+        };
+        let path = parent.join(format!("pontoon-unpack-{}", std::process::id()));
         fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
         Ok(Self(path))
     }
@@ -69,11 +78,13 @@ impl Drop for Folder {
 /// # Errors
 /// When a contestant fails.
 pub fn run(arguments: &[String]) -> Result<Report> {
-    crate::check(arguments, 2, &[])?;
+    crate::check(arguments, 2, &[DISK])?;
     let rounds = crate::number(arguments, 0, 10)?;
     let megabytes = crate::number(arguments, 1, 200)?;
     let mut report = Report::start()?;
-    let folder = Folder::new()?;
+    let folder = Folder::new(crate::option(arguments, DISK))?;
+    let kind = pontoon_image::backing_filesystem(&folder.0);
+    report.condition("file_system", json!(kind));
     let (plain, files) = collect(&folder.0, megabytes)?;
     let layers = [
         pack(&plain, "gzip", &["gzip", "-6", "--keep", "--stdout"])?,

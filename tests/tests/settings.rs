@@ -33,10 +33,6 @@ fn the_settings_file_is_read() {
             ("label = [\"zone\"]", "bad attribute format: zone"),
             ("x = ", "TOML parse error"),
             (
-                "image-gc-high-mark = 101",
-                "a percentage from 0 to 100 is expected",
-            ),
-            (
                 "image-gc-low-mark = 60",
                 "means nothing without --image-gc-high-mark",
             ),

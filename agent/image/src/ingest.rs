@@ -341,6 +341,8 @@ impl Ingest {
     /// # Errors
     /// [`Error::Incomplete`] when bytes are missing (what is there stays for the next attempt), [`Error::Corrupt`] when the
     /// digest is another (nothing stays).
+    // As `blob` gave it.
+    #[allow(clippy::boxed_local)]
     pub fn finish(&self, writer: Box<BlobWriter>) -> Result<()> {
         let held = writer.finish()?;
         self.state().blobs.insert(held.digest, Present::Arrived(held));

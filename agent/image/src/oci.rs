@@ -129,7 +129,7 @@ impl Platform {
         };
         let lower = text.to_ascii_lowercase();
         let parts: Vec<&str> = lower.split('/').collect();
-        if !parts.iter().all(|p| plain(&p)) {
+        if !parts.iter().all(plain) {
             return Err(invalid());
         }
         let (os, architecture, variant) = match parts[..] {
@@ -262,6 +262,8 @@ impl Manifest {
 
 /// A manifest as a registry or a layout names it.
 #[derive(Debug, Clone)]
+// One at a time, taken apart at once.
+#[allow(clippy::large_enum_variant)]
 pub enum Document {
     /// One image.
     Manifest(Manifest),

@@ -21,6 +21,9 @@ const BLOCK: usize = 512;
 /// Largest size that ustar's 11 octal digits hold; above it writers put the size into PAX and 0 into the header.
 const OCTAL_MAX: u64 = 0o77_777_777_777;
 
+/// PAX records by their keys.
+type Records = BTreeMap<String, Vec<u8>>;
+
 /// What an entry is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -90,7 +93,7 @@ pub struct TarReader<'a, R> {
 struct Pending {
     long_name: Option<Vec<u8>>,
     long_link: Option<Vec<u8>>,
-    pax: Option<BTreeMap<String, Vec<u8>>>,
+    pax: Option<Records>,
     /// Sparse runs of PAX form 0.0, which repeats its records.
     runs: Vec<(u64, u64)>,
 }
@@ -255,7 +258,7 @@ impl<'a, R: Read> TarReader<'a, R> {
     }
 
     /// Parses PAX records, `<length> <key>=<value>\n` each (POSIX pax, "pax Extended Header").
-    fn pax(&self, mut data: &[u8], runs: &mut Vec<(u64, u64)>) -> Result<BTreeMap<String, Vec<u8>>> {
+    fn pax(&self, mut data: &[u8], runs: &mut Vec<(u64, u64)>) -> Result<Records> {
         let mut records = BTreeMap::new();
         while !data.is_empty() {
             let record = pax_record(data).ok_or_else(|| self.bad("malformed PAX record"))?;
@@ -355,7 +358,7 @@ impl<'a, R: Read> TarReader<'a, R> {
         &mut self,
         header: &Header,
         kind: Kind,
-        (pax, runs): (&BTreeMap<String, Vec<u8>>, &[(u64, u64)]),
+        (pax, runs): (&Records, &[(u64, u64)]),
         size: u64,
     ) -> Result<(u64, Option<Sparse>)> {
         let malformed = "malformed sparse map";
@@ -389,7 +392,7 @@ impl<'a, R: Read> TarReader<'a, R> {
     }
 
     /// The entry's size, on which all readers of this archive must agree.
-    fn size(&self, header: &Header, kind: Kind, pax: &BTreeMap<String, Vec<u8>>) -> Result<u64> {
+    fn size(&self, header: &Header, kind: Kind, pax: &Records) -> Result<u64> {
         let in_header = header.entry_size().map_err(|_| self.bad("malformed size"))?;
         let size = match pax.get("size") {
             None => in_header,
@@ -413,7 +416,7 @@ impl<'a, R: Read> TarReader<'a, R> {
         Ok(size)
     }
 
-    fn id(&self, key: &str, pax: &BTreeMap<String, Vec<u8>>, header: io::Result<u64>) -> Result<u32> {
+    fn id(&self, key: &str, pax: &Records, header: io::Result<u64>) -> Result<u32> {
         let id = match pax.get(key) {
             Some(v) => decimal(v),
             None => header.ok(),
@@ -425,7 +428,7 @@ impl<'a, R: Read> TarReader<'a, R> {
         }
     }
 
-    fn xattrs(&self, pax: &BTreeMap<String, Vec<u8>>) -> Result<Vec<(String, Vec<u8>)>> {
+    fn xattrs(&self, pax: &Records) -> Result<Vec<(String, Vec<u8>)>> {
         let mut xattrs = Vec::new();
         for (key, value) in pax {
             let Some(name) = key.strip_prefix("SCHILY.xattr.") else {

@@ -1,11 +1,13 @@
 //! Walks through what makes and removes images, and what changes a container's files. After each death the image store is whole: no
 //! blob is lost, none is left over, and every layer is held as often as it is needed (`image check`).
 
+use std::any::Any;
 use std::fs;
 
 use anyhow::{Context, Result, ensure};
 use pontoon_tests::Host;
 use pontoon_tests::process::tool;
+use pontoon_tests::registry::{Registry, Settings};
 
 use crate::walk::filled;
 use crate::{CREATED, RM, operation};
@@ -50,6 +52,31 @@ fn loads(host: &Host) -> Result<()> {
     whole(host)?;
     host.line(&filled(host, LOAD))?;
     whole(host)
+}
+
+/// A registry that has the image.
+fn registry(host: &Host) -> Result<Box<dyn Any>> {
+    let registry = Registry::start(host, "registry", &Settings::default())?;
+    archives(host)?;
+    host.line(&filled(host, LOAD))?;
+    host.line("tag seed:1 localhost:5000/seed:1")?;
+    host.line("push --quiet localhost:5000/seed:1")?;
+    host.line("rmi seed:1 localhost:5000/seed:1")?;
+    Ok(Box::new(registry))
+}
+
+#[test]
+fn pull() {
+    operation("pull --quiet localhost:5000/seed:1")
+        .beside(registry)
+        .lasting()
+        .check(|host| {
+            whole(host)?;
+            host.line("pull --quiet localhost:5000/seed:1")?;
+            whole(host)
+        })
+        .clean(&["rmi localhost:5000/seed:1"])
+        .walk();
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! An operation, and the walk through its steps: at each the victim is killed, and what is found afterwards is checked.
 //! The suites beside this file say which operations there are.
 
+use std::any::Any;
+
 use anyhow::{Context, Result, ensure};
 use pontoon_tests::commands::words;
 use pontoon_tests::footprint::Footprint;
@@ -22,6 +24,7 @@ type Lines = &'static [&'static str];
 pub struct Operation {
     victim: Victim,
     needs: fn(&Host) -> Result<bool>,
+    beside: fn(&Host) -> Result<Box<dyn Any>>,
     setup: fn(&Host) -> Result<()>,
     before: Lines,
     act: &'static str,
@@ -37,6 +40,7 @@ pub fn operation(act: &'static str) -> Operation {
     Operation {
         victim: Victim::Daemon,
         needs: |_| Ok(true),
+        beside: |_| Ok(Box::new(())),
         setup: |_| Ok(()),
         before: &[],
         act,
@@ -57,6 +61,11 @@ impl Operation {
     /// Whether the kernel can do it: else there is no walk.
     pub fn needs(self, needs: fn(&Host) -> Result<bool>) -> Self {
         Self { needs, ..self }
+    }
+
+    /// What runs beside the walk, and ends with it.
+    pub fn beside(self, beside: fn(&Host) -> Result<Box<dyn Any>>) -> Self {
+        Self { beside, ..self }
     }
 
     /// What is made once, for the whole walk.
@@ -103,6 +112,7 @@ impl Operation {
             if !(self.needs)(host)? {
                 return Ok(());
             }
+            let _beside = (self.beside)(host)?;
             (self.setup)(host)?;
             let before = host.footprint()?;
             let mut step = 1;

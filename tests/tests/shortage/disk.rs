@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use pontoon_tests::process::tool;
-use pontoon_tests::{Host, SHORT, wait_until, with_fleet};
+use pontoon_tests::{Host, LONG, SHORT, wait_until, with_fleet};
 
 use super::{state, warm};
 
@@ -190,5 +190,37 @@ fn full_disk_when_an_image_is_imported() {
         ensure!(failures >= 10, "{failures}");
         host.line("run --rm --network none made:1 /busybox true")
             .map(drop)
+    });
+}
+
+#[test]
+fn full_disk_takes_build_cache_before_images() {
+    on_small_disk(|host, filler| {
+        host.stop()?;
+        host.start_flagged(&["--image-gc-high-mark", "60%", "--image-gc-low-mark", "10"])?;
+        let context = host.folder().join("context");
+        fs::create_dir_all(&context)?;
+        fs::write(context.join("Dockerfile"), "FROM busybox\nRUN echo one >/one\n")?;
+        host.ok(&[
+            "build",
+            "--quiet",
+            "--tag",
+            "made:1",
+            &context.display().to_string(),
+        ])?;
+        let entries = |count: &str| -> Result<()> {
+            let said = host.ok(&["system", "df", "--format", "{{.Type}}:{{.TotalCount}}"])?;
+            let line = said.lines().find_map(|line| line.strip_prefix("Build Cache:"));
+            ensure!((line == Some("0")) == (count == "none"), "{said}");
+            Ok(())
+        };
+        entries("some")?;
+        fill_but(host, filler, 6 << 10)?;
+        wait_until("the cache goes", LONG, || entries("none"))?;
+        // They were used in the last minute.
+        let images = host.ok(&["images", "--quiet"])?;
+        ensure!(images.lines().count() == 2, "{images}");
+        ensure!(host.ok(&["image", "check"])?.ends_with("0 problems, 0 repaired"));
+        Ok(())
     });
 }

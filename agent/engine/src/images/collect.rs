@@ -1,17 +1,17 @@
 //! Garbage collection by disk pressure: when the file system of the images is fuller than the high mark, what broken-off pulls have
-//! left, and then the images that were not used for the longest time go, until it is no fuller than the low mark. Never what a container or an
+//! left, build cache, and then the images that were not used for the longest time go, until it is no fuller than the low mark. Never what a container or an
 //! assigned task uses. Off unless the daemon is told the marks.
 //!
 //! The agent says which images its tasks are to run ([`Engine::set_task_images`]); what is under way (a pull, a load, a build) holds
 //! its content itself.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use pontoon_image::{ImageId, ListOptions};
-use pontoon_proto::v1::{MountType, PruneResponse};
+use pontoon_proto::v1::{FilterValues, MountType, PruneRequest, PruneResponse};
 
 use super::prune::Unused;
 use crate::engine::blocking;
@@ -161,6 +161,9 @@ impl Engine {
             |freed: u64| -> Result<bool> { Ok(freed >= wanted || Fill::of(&folder)?.above(gc.low) == 0) };
         let (images, age) = (self.images.clone(), gc.min_age);
         collected.freed = blocking(move || images.drop_partial_blobs(age).map_err(Error::Image)).await?;
+        if !is_enough(collected.freed)? {
+            self.collect_cache(wanted, &mut collected).await?;
+        }
         for image in self.idle_images(used, gc.min_age).await? {
             if is_enough(collected.freed)? {
                 return Ok(collected);
@@ -180,6 +183,25 @@ impl Engine {
         }
         collected.still_full = !is_enough(collected.freed)?;
         Ok(collected)
+    }
+
+    /// Build cache, the longest unused first, as far as it is needed. What builds use stays.
+    async fn collect_cache(self: &Arc<Self>, wanted: u64, collected: &mut Collected) -> Result<()> {
+        let records = self.build_cache_records().await?;
+        let total: u64 = records.iter().map(|record| record.size.unsigned_abs()).sum();
+        let filter = |value: String| FilterValues { values: vec![value] };
+        let mut filters = HashMap::from([("all".to_owned(), filter("true".to_owned()))]);
+        let keep = total.saturating_sub(wanted.saturating_sub(collected.freed));
+        if keep > 0 {
+            filters.insert("keep-storage".to_owned(), filter(keep.to_string()));
+        }
+        let pruned = self.prune_build_cache(PruneRequest { filters }).await?;
+        collected.freed += pruned.space_reclaimed;
+        for id in pruned.deleted {
+            tracing::info!("the disk is full: build cache {id} deleted");
+            collected.removed.push(format!("build cache: {id}"));
+        }
+        Ok(())
     }
 
     /// Where the store of the driver in use is.
