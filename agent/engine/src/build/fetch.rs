@@ -224,21 +224,8 @@ impl Build {
     }
 
     async fn git(&self, dir: &Path, arguments: &[&str], begun: &Begun) -> Outcome<String> {
-        let mut command = tokio::process::Command::new("git");
-        command
-            .args([
-                "-c",
-                "advice.detachedHead=false",
-                "-c",
-                "protocol.ext.allow=never",
-            ])
-            .args(arguments)
-            .current_dir(dir)
-            .env("GIT_TERMINAL_PROMPT", "0")
-            .env("GIT_CONFIG_NOSYSTEM", "1")
-            .env("HOME", dir)
-            .stdin(Stdio::null())
-            .kill_on_drop(true);
+        let mut command = git_in(dir);
+        command.args(arguments);
         let output = tokio::select! {
             output = command.output() => output,
             () = self.stop.cancelled() => return Err(Failure::cancelled()),
@@ -261,6 +248,34 @@ impl Build {
             arguments.first().unwrap_or(&"")
         )))
     }
+}
+
+/// git in a folder that a stranger fills: no configuration but the repository's own, which git itself has written, and no way
+/// to a remote but over the network. A `.gitconfig` in the folder, or the host's, would name programs to run as the daemon.
+fn git_in(dir: &Path) -> tokio::process::Command {
+    let mut command = tokio::process::Command::new("git");
+    for setting in [
+        "advice.detachedHead=false",
+        "core.hooksPath=/dev/null",
+        "protocol.allow=never",
+        "protocol.http.allow=always",
+        "protocol.https.allow=always",
+        "protocol.git.allow=always",
+        "protocol.ssh.allow=always",
+    ] {
+        command.args(["-c", setting]);
+    }
+    command
+        .current_dir(dir)
+        .env("GIT_TERMINAL_PROMPT", "0")
+        .env("GIT_CONFIG_NOSYSTEM", "1")
+        .env("GIT_CONFIG_GLOBAL", "/dev/null")
+        // For a git that does not know the line above (before 2.32).
+        .env("HOME", "/nonexistent")
+        .env_remove("XDG_CONFIG_HOME")
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
+    command
 }
 
 /// Trusts what the host trusts.
@@ -388,4 +403,29 @@ fn is_archive(file: &mut (impl Read + std::io::Seek), name: &str) -> Result<bool
         .sum::<u32>()
         + 8 * 32;
     Ok(u32::from_str_radix(&field(148..156), 8).is_ok_and(|said| said == sum))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn git_takes_no_orders_from_what_it_fetched() {
+        let dir = tempfile::tempdir().expect("a folder");
+        std::fs::write(dir.path().join(".gitconfig"), "[core]\n\tfsmonitor = /evil\n").expect("a file");
+        let asked = git_in(dir.path())
+            .args(["config", "--get", "core.fsmonitor"])
+            .output()
+            .await
+            .expect("git runs");
+        assert_eq!(String::from_utf8_lossy(&asked.stdout), "");
+
+        let near = git_in(dir.path())
+            .args(["ls-remote", "file:///"])
+            .output()
+            .await
+            .expect("git runs");
+        let words = String::from_utf8_lossy(&near.stderr).into_owned();
+        assert!(words.contains("transport 'file' not allowed"), "{words}");
+    }
 }
