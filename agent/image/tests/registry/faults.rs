@@ -335,7 +335,13 @@ async fn a_registry_that_dawdles() {
             })
         });
         let blobs = [(blob.clone(), "tar+gzip")];
-        serve_as(&fake, ("app", "1"), &[content.clone()], &blobs, json!({}));
+        serve_as(
+            &fake,
+            ("app", "1"),
+            std::slice::from_ref(&content),
+            &blobs,
+            json!({}),
+        );
         let bed = Bed::new();
         let error = bed.pull(&fake.name("app:1")).await.unwrap_err();
         assert!(

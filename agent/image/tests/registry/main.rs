@@ -6,6 +6,8 @@
 //!
 //! `fake` is the registry, `bed` a store with an impatient client.
 
+#![allow(clippy::unwrap_used)]
+
 mod access;
 mod bed;
 mod fake;

@@ -179,7 +179,7 @@ async fn a_broken_download_goes_on_where_it_stopped() {
         serve_as(
             &fake,
             ("large", "1"),
-            &[content.clone()],
+            std::slice::from_ref(&content),
             &[(blob.clone(), "tar+gzip")],
             json!({}),
         );
@@ -344,7 +344,7 @@ async fn mirrors_come_first_and_get_no_credentials() {
 async fn an_image_takes_the_manifest_that_it_comes_with() {
     let (bed, fake) = (Bed::new(), Fake::new());
     let content = layer(&[("a", b"1")]);
-    let first = serve(&fake, "app", "gzip", &[content.clone()]);
+    let first = serve(&fake, "app", "gzip", std::slice::from_ref(&content));
     let plain = (content.clone(), "tar");
     let second = serve_as(&fake, ("app", "plain"), &[content], &[plain], json!({}));
     assert_eq!(first.config, second.config);

@@ -202,8 +202,8 @@ async fn plain_layers_of_others_stay_plain() {
     let served = serve_as(
         &from,
         ("app", "1"),
-        &[content.clone()],
-        &[(content, "tar")],
+        std::slice::from_ref(&content),
+        &[(content.clone(), "tar")],
         json!({}),
     );
     bed.pull(&from.name("app:1")).await.unwrap();
