@@ -141,6 +141,23 @@ fn all_tags_and_lists() {
         ensure!(verbose["Descriptor"]["platform"]["os"] == "linux", "{verbose}");
         let found = user.ok(&["search", "--format", "{{.Name}}", &registry.name("we")])?;
         ensure!(found == name, "{found}");
+        let table = user.ok(&["search", "--no-trunc", &registry.name("we")])?;
+        let heading: Vec<&str> = table
+            .lines()
+            .next()
+            .unwrap_or_default()
+            .split_whitespace()
+            .collect();
+        ensure!(heading == ["NAME", "DESCRIPTION", "STARS", "OFFICIAL"], "{table}");
+        let starred = [
+            "search",
+            "--filter",
+            "stars=1",
+            "--format",
+            "{{.Name}}",
+            &registry.name("we"),
+        ];
+        ensure!(user.ok(&starred)?.is_empty());
         user.pontoon(&["search", "--limit", "101", "x"])?
             .fails(1, &["limit 101 is outside the range of [1, 100]"])?;
         user.pontoon(&["search", "--filter", "colour=red", &registry.name("x")])?
