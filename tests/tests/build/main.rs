@@ -2,13 +2,14 @@
 //!
 //! # Layout
 //! - [`steps`], [`mounts`]: instructions; [`contexts`]: files; [`cache`]: what is not made again; [`ends`]: results and mistakes
-//! - [`examples`]: Dockerfiles as users write them
+//! - [`registries`]: what is pulled and pushed; [`examples`]: Dockerfiles as users write them
 
 mod cache;
 mod contexts;
 mod ends;
 mod examples;
 mod mounts;
+mod registries;
 mod steps;
 
 use std::fs;

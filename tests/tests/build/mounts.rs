@@ -3,6 +3,7 @@
 use std::fs;
 
 use anyhow::{Result, ensure};
+use pontoon_tests::Host;
 
 use crate::{build, built, context, host, run};
 
@@ -100,27 +101,39 @@ fn an_agent_is_reached_through_the_mount() {
     });
 }
 
+fn trees(host: &Host) -> Result<()> {
+    let dockerfile = "FROM busybox AS one\nRUN mkdir -p /out/sub && echo one >/out/f\nFROM busybox\nRUN mkdir /empty\n\
+        RUN --mount=type=bind,target=/src cat /src/a.txt >/read && ! touch /src/x\n\
+        RUN --mount=type=bind,target=/src,rw echo more >>/src/a.txt && cat /src/a.txt >/written\n\
+        RUN --mount=type=bind,from=one,target=/whole cat /whole/out/f >/whole.txt && ! touch /whole/x\n\
+        RUN --mount=type=bind,from=one,target=/whole,rw echo two >>/whole/out/f && cat /whole/out/f >/both\n\
+        RUN --mount=type=bind,from=one,source=/out/f,target=/deep/in/file cat /deep/in/file >/file\n\
+        RUN --mount=type=cache,target=/empty,from=one,source=/out,uid=33,mode=0750 cat /empty/f >/seeded && stat -c %u:%a /empty >/rights && echo x >/empty/new\n\
+        COPY a.txt /a.txt\n";
+    let dir = context(host, "trees", &[("Dockerfile", dockerfile), ("a.txt", "a\n")])?;
+    built(host, &dir, "trees", &[])?;
+    let look = "cat /read /written /whole.txt /both /file /seeded /a.txt /rights; ls /empty; ls -d /src /whole /deep 2>/dev/null; true";
+    let out = run(host, "trees", look)?;
+    ensure!(out == "a\na\nmore\none\none\ntwo\none\none\na\n33:750", "{out}");
+    ensure!(
+        fs::read_to_string(dir.join("a.txt"))? == "a\n",
+        "the context is not written to"
+    );
+    Ok(())
+}
+
 #[test]
 fn trees_are_mounted_and_written_to_without_a_trace() {
-    host(|host, _| {
-        let dockerfile = "FROM busybox AS one\nRUN mkdir -p /out/sub && echo one >/out/f\nFROM busybox\nRUN mkdir /empty\n\
-            RUN --mount=type=bind,target=/src cat /src/a.txt >/read && ! touch /src/x\n\
-            RUN --mount=type=bind,target=/src,rw echo more >>/src/a.txt && cat /src/a.txt >/written\n\
-            RUN --mount=type=bind,from=one,target=/whole cat /whole/out/f >/whole.txt && ! touch /whole/x\n\
-            RUN --mount=type=bind,from=one,target=/whole,rw echo two >>/whole/out/f && cat /whole/out/f >/both\n\
-            RUN --mount=type=bind,from=one,source=/out/f,target=/deep/in/file cat /deep/in/file >/file\n\
-            RUN --mount=type=cache,target=/empty,from=one,source=/out,uid=33,mode=0750 cat /empty/f >/seeded && stat -c %u:%a /empty >/rights && echo x >/empty/new\n\
-            COPY a.txt /a.txt\n";
-        let dir = context(host, "trees", &[("Dockerfile", dockerfile), ("a.txt", "a\n")])?;
-        built(host, &dir, "trees", &[])?;
-        let look = "cat /read /written /whole.txt /both /file /seeded /a.txt /rights; ls /empty; ls -d /src /whole /deep 2>/dev/null; true";
-        let out = run(host, "trees", look)?;
-        ensure!(out == "a\na\nmore\none\none\ntwo\none\none\na\n33:750", "{out}");
-        ensure!(
-            fs::read_to_string(dir.join("a.txt"))? == "a\n",
-            "the context is not written to"
-        );
-        Ok(())
+    host(|host, _| trees(host));
+}
+
+#[test]
+fn storage_drivers_of_whole_trees_build_the_same() {
+    host(|host, fleet| {
+        host.stop()?;
+        host.start_flagged(&["--storage-driver", "vfs"])?;
+        fleet.load_images()?;
+        trees(host)
     });
 }
 

@@ -137,8 +137,8 @@ fn stage(node: &lines::Node) -> Result<Stage> {
     };
     let lower = name.to_lowercase();
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_.".contains(c);
-    if !name.is_empty() && !(lower.starts_with(|c: char| c.is_ascii_lowercase()) && lower.chars().all(plain))
-    {
+    let begins_well = lower.starts_with(|c: char| c.is_ascii_lowercase());
+    if !name.is_empty() && (!begins_well || !lower.chars().all(plain)) {
         return Err(Error::new(format!(
             "invalid name for build stage: {}, name can't start with a number or contain symbols",
             crate::quote::text(name)

@@ -220,107 +220,110 @@ fn every_instruction_says_what_it_says() {
     assert_eq!(run.line.words, ["echo --x"]);
 }
 
+/// Text, line of the mistake, part of what is said.
+const MISTAKES: &[(&str, usize, &str)] = &[
+    (
+        "FROM a\nRUNN x\n",
+        2,
+        "dockerfile parse error on line 2: unknown instruction: RUNN (did you mean RUN?)",
+    ),
+    ("FROM a\nfoo\n", 2, "unknown instruction: foo"),
+    ("FROM a b\n", 1, "FROM requires either one or three arguments"),
+    ("FROM a AS 1x\n", 1, "invalid name for build stage: \"1x\""),
+    ("RUN x\n", 1, "no build stage in current context"),
+    (
+        "FROM a\nCOPY x\n",
+        2,
+        "COPY requires at least two arguments, but only one was provided. Destination could not be determined",
+    ),
+    ("FROM a\nENV\n", 2, "ENV requires at least one argument"),
+    ("FROM a\nENV A\n", 2, "ENV must have two arguments"),
+    ("FROM a\nENV A=1 B\n", 2, "can't find = in \"B\""),
+    ("FROM a\nENV =1\n", 2, "ENV names can not be blank"),
+    ("FROM a\nCMD [1]\n", 2, "arrays must be comprised of strings only"),
+    (
+        "FROM a\nSHELL x\n",
+        2,
+        "SHELL requires the arguments to be in JSON form",
+    ),
+    (
+        "FROM a\nCOPY --frm=x a b\n",
+        2,
+        "unknown flag: --frm (did you mean from?)",
+    ),
+    ("FROM a\nCOPY --from a b\n", 2, "missing a value on flag: --from"),
+    (
+        "FROM a\nCOPY --link=x a b\n",
+        2,
+        "expecting boolean value for flag --link",
+    ),
+    (
+        "FROM a\nCOPY --chown=1 --chown=2 a b\n",
+        2,
+        "duplicate flag specified: --chown",
+    ),
+    (
+        "FROM a\nONBUILD FROM x\n",
+        2,
+        "FROM isn't allowed as an ONBUILD trigger",
+    ),
+    ("FROM a\nONBUILD ONBUILD RUN x\n", 2, "Chaining ONBUILD"),
+    (
+        "FROM a\nHEALTHCHECK CMD\n",
+        2,
+        "Missing command after HEALTHCHECK CMD",
+    ),
+    (
+        "FROM a\nHEALTHCHECK FOO x\n",
+        2,
+        "Unknown type \"FOO\" in HEALTHCHECK (try CMD)",
+    ),
+    (
+        "FROM a\nHEALTHCHECK --retries=-1 CMD x\n",
+        2,
+        "--retries cannot be negative (-1)",
+    ),
+    (
+        "FROM a\nRUN --mount=type=foo x\n",
+        2,
+        "unsupported mount type \"foo\"",
+    ),
+    (
+        "FROM a\nRUN --mount=type=cache,from=$X,target=/x y\n",
+        2,
+        "'from' doesn't support variable expansion",
+    ),
+    (
+        "FROM a\nRUN --mount=type=bind,uid=1,target=/x y\n",
+        2,
+        "uid not allowed for \"bind\" type mounts",
+    ),
+    (
+        "FROM a\nRUN --mount=type=tmpfs,sharing=locked,target=/x y\n",
+        2,
+        "invalid cache sharing",
+    ),
+    (
+        "FROM a\nRUN --network=foo y\n",
+        2,
+        "network mode \"foo\" is not valid",
+    ),
+    ("FROM a\nRUN --device=x y\n", 2, "CDI devices"),
+    ("# escape=x\nFROM a\n", 1, "invalid escape token 'x'"),
+    ("# syntax=a/b\nFROM a\n", 1, "another frontend"),
+    (
+        "FROM a\nVOLUME [\"\"]\n",
+        2,
+        "VOLUME specified can not be an empty string",
+    ),
+];
+
 #[test]
 fn mistakes_have_their_line_and_words() {
-    for (text, line, part) in [
-        (
-            "FROM a\nRUNN x\n",
-            2,
-            "dockerfile parse error on line 2: unknown instruction: RUNN (did you mean RUN?)",
-        ),
-        ("FROM a\nfoo\n", 2, "unknown instruction: foo"),
-        ("FROM a b\n", 1, "FROM requires either one or three arguments"),
-        ("FROM a AS 1x\n", 1, "invalid name for build stage: \"1x\""),
-        ("RUN x\n", 1, "no build stage in current context"),
-        (
-            "FROM a\nCOPY x\n",
-            2,
-            "COPY requires at least two arguments, but only one was provided. Destination could not be determined",
-        ),
-        ("FROM a\nENV\n", 2, "ENV requires at least one argument"),
-        ("FROM a\nENV A\n", 2, "ENV must have two arguments"),
-        ("FROM a\nENV A=1 B\n", 2, "can't find = in \"B\""),
-        ("FROM a\nENV =1\n", 2, "ENV names can not be blank"),
-        ("FROM a\nCMD [1]\n", 2, "arrays must be comprised of strings only"),
-        (
-            "FROM a\nSHELL x\n",
-            2,
-            "SHELL requires the arguments to be in JSON form",
-        ),
-        (
-            "FROM a\nCOPY --frm=x a b\n",
-            2,
-            "unknown flag: --frm (did you mean from?)",
-        ),
-        ("FROM a\nCOPY --from a b\n", 2, "missing a value on flag: --from"),
-        (
-            "FROM a\nCOPY --link=x a b\n",
-            2,
-            "expecting boolean value for flag --link",
-        ),
-        (
-            "FROM a\nCOPY --chown=1 --chown=2 a b\n",
-            2,
-            "duplicate flag specified: --chown",
-        ),
-        (
-            "FROM a\nONBUILD FROM x\n",
-            2,
-            "FROM isn't allowed as an ONBUILD trigger",
-        ),
-        ("FROM a\nONBUILD ONBUILD RUN x\n", 2, "Chaining ONBUILD"),
-        (
-            "FROM a\nHEALTHCHECK CMD\n",
-            2,
-            "Missing command after HEALTHCHECK CMD",
-        ),
-        (
-            "FROM a\nHEALTHCHECK FOO x\n",
-            2,
-            "Unknown type \"FOO\" in HEALTHCHECK (try CMD)",
-        ),
-        (
-            "FROM a\nHEALTHCHECK --retries=-1 CMD x\n",
-            2,
-            "--retries cannot be negative (-1)",
-        ),
-        (
-            "FROM a\nRUN --mount=type=foo x\n",
-            2,
-            "unsupported mount type \"foo\"",
-        ),
-        (
-            "FROM a\nRUN --mount=type=cache,from=$X,target=/x y\n",
-            2,
-            "'from' doesn't support variable expansion",
-        ),
-        (
-            "FROM a\nRUN --mount=type=bind,uid=1,target=/x y\n",
-            2,
-            "uid not allowed for \"bind\" type mounts",
-        ),
-        (
-            "FROM a\nRUN --mount=type=tmpfs,sharing=locked,target=/x y\n",
-            2,
-            "invalid cache sharing",
-        ),
-        (
-            "FROM a\nRUN --network=foo y\n",
-            2,
-            "network mode \"foo\" is not valid",
-        ),
-        ("FROM a\nRUN --device=x y\n", 2, "CDI devices"),
-        ("# escape=x\nFROM a\n", 1, "invalid escape token 'x'"),
-        ("# syntax=a/b\nFROM a\n", 1, "another frontend"),
-        (
-            "FROM a\nVOLUME [\"\"]\n",
-            2,
-            "VOLUME specified can not be an empty string",
-        ),
-    ] {
+    for (text, line, part) in MISTAKES {
         let error = mistake(text);
         assert!(error.message.contains(part), "{text}: {}", error.message);
-        assert_eq!(error.lines.map(|lines| lines.first), Some(line), "{text}");
+        assert_eq!(error.lines.map(|lines| lines.first), Some(*line), "{text}");
     }
     assert_eq!(mistake("").message, "the Dockerfile cannot be empty");
     assert_eq!(mistake("# only\n").message, "file with no instructions");

@@ -165,34 +165,9 @@ impl Planner<'_> {
         let lexer = self.lexer;
         let expand = |text: &str, state: &State| lexer.word(text, state);
         match &step.instruction {
-            Instruction::Maintainer(author) => {
-                state.config.author = Some(author.clone());
-                state.add_history(format!("MAINTAINER {author}"), None);
-                self.plan.warnings.push((
-                    "MaintainerDeprecated: Maintainer instruction is deprecated in favor of using label"
-                        .into(),
-                    step.lines,
-                ));
-            }
-            Instruction::Env(pairs) => {
-                self.warn_legacy("ENV", pairs, &step);
-                let mut text = "ENV".to_owned();
-                for pair in expand_pairs(pairs, state, &lexer)? {
-                    text.push_str(&format!(" {pair}"));
-                    set_env(&mut state.env, &pair.name, &pair.value);
-                    set_env(&mut state.config.config.env, &pair.name, &pair.value);
-                }
-                state.add_history(text, None);
-            }
-            Instruction::Label(pairs) => {
-                self.warn_legacy("LABEL", pairs, &step);
-                let mut text = "LABEL".to_owned();
-                for pair in expand_pairs(pairs, state, &lexer)? {
-                    text.push_str(&format!(" {pair}"));
-                    state.config.config.labels.insert(pair.name, pair.value);
-                }
-                state.add_history(text, None);
-            }
+            Instruction::Maintainer(author) => self.maintainer(state, author, &step),
+            Instruction::Env(pairs) => self.env(state, pairs, &step)?,
+            Instruction::Label(pairs) => self.label(state, pairs, &step)?,
             Instruction::Arg(arguments) => self.argument(state, arguments)?,
             Instruction::Cmd(line) => {
                 self.warn_shell_form("CMD", line, state, &step);
@@ -211,19 +186,8 @@ impl Planner<'_> {
                     state.config.config.cmd = None;
                 }
             }
-            Instruction::Expose(specs) => {
-                let mut list = Vec::new();
-                for spec in specs {
-                    for word in lexer.words(spec, state)? {
-                        list.extend(ports::parse(&word)?);
-                    }
-                }
-                list.sort();
-                list.dedup();
-                let shown: Vec<String> = list.iter().map(|port| format!("{port}:{{}}")).collect();
-                state.config.config.exposed_ports.extend(list);
-                state.add_history(format!("EXPOSE map[{}]", shown.join(" ")), None);
-            }
+            Instruction::Expose(specs) => expose(state, specs, &lexer)?,
+            Instruction::Volume(paths) => volume(state, paths, &lexer)?,
             Instruction::Healthcheck(check) => healthcheck(state, check),
             Instruction::Onbuild(expression) => state.config.config.on_build.push(expression.clone()),
             Instruction::Shell(words) => {
@@ -241,17 +205,6 @@ impl Planner<'_> {
                 state.add_history(format!("USER {user}"), None);
                 state.config.config.user = user;
             }
-            Instruction::Volume(paths) => {
-                let paths = paths
-                    .iter()
-                    .map(|p| expand(p, state))
-                    .collect::<Result<Vec<_>>>()?;
-                if paths.iter().any(String::is_empty) {
-                    return Err("VOLUME specified can not be an empty string".into());
-                }
-                state.add_history(format!("VOLUME [{}]", paths.join(" ")), None);
-                state.config.config.volumes.extend(paths);
-            }
             Instruction::Workdir(text) => {
                 let path = expand(text, state)?;
                 self.workdir(state, &path, &step);
@@ -259,6 +212,38 @@ impl Planner<'_> {
             Instruction::Run(run) => self.run(number, state, run, &step)?,
             Instruction::Copy(copy) | Instruction::Add(copy) => self.copy(number, state, copy, &step)?,
         }
+        Ok(())
+    }
+
+    fn maintainer(&mut self, state: &mut State, author: &str, step: &Step) {
+        state.config.author = Some(author.to_owned());
+        state.add_history(format!("MAINTAINER {author}"), None);
+        self.plan.warnings.push((
+            "MaintainerDeprecated: Maintainer instruction is deprecated in favor of using label".into(),
+            step.lines,
+        ));
+    }
+
+    fn env(&mut self, state: &mut State, pairs: &[Pair], step: &Step) -> Result<()> {
+        self.warn_legacy("ENV", pairs, step);
+        let mut text = "ENV".to_owned();
+        for pair in expand_pairs(pairs, state, &self.lexer)? {
+            text.push_str(&format!(" {pair}"));
+            set_env(&mut state.env, &pair.name, &pair.value);
+            set_env(&mut state.config.config.env, &pair.name, &pair.value);
+        }
+        state.add_history(text, None);
+        Ok(())
+    }
+
+    fn label(&mut self, state: &mut State, pairs: &[Pair], step: &Step) -> Result<()> {
+        self.warn_legacy("LABEL", pairs, step);
+        let mut text = "LABEL".to_owned();
+        for pair in expand_pairs(pairs, state, &self.lexer)? {
+            text.push_str(&format!(" {pair}"));
+            state.config.config.labels.insert(pair.name, pair.value);
+        }
+        state.add_history(text, None);
         Ok(())
     }
 
@@ -361,6 +346,32 @@ fn expand_pairs(pairs: &[Pair], state: &State, lexer: &Lexer) -> Result<Vec<Pair
         })
     };
     pairs.iter().map(pair).collect()
+}
+
+fn expose(state: &mut State, specs: &[String], lexer: &Lexer) -> Result<()> {
+    let mut list = Vec::new();
+    for spec in specs {
+        for word in lexer.words(spec, &*state)? {
+            list.extend(ports::parse(&word)?);
+        }
+    }
+    list.sort();
+    list.dedup();
+    let shown: Vec<String> = list.iter().map(|port| format!("{port}:{{}}")).collect();
+    state.config.config.exposed_ports.extend(list);
+    state.add_history(format!("EXPOSE map[{}]", shown.join(" ")), None);
+    Ok(())
+}
+
+fn volume(state: &mut State, paths: &[String], lexer: &Lexer) -> Result<()> {
+    let paths = paths.iter().map(|path| lexer.word(path, &*state));
+    let paths = paths.collect::<Result<Vec<_>>>()?;
+    if paths.iter().any(String::is_empty) {
+        return Err("VOLUME specified can not be an empty string".into());
+    }
+    state.add_history(format!("VOLUME [{}]", paths.join(" ")), None);
+    state.config.config.volumes.extend(paths);
+    Ok(())
 }
 
 fn healthcheck(state: &mut State, check: &Check) {

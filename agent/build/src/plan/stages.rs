@@ -209,7 +209,7 @@ impl Planner<'_> {
         let mut state = State::new(shown, platform.clone());
         state.no_cache = self.settings.no_cache || self.settings.no_cache_filter.contains(&stage.name);
         if let Some(context) = named.filter(|_| !stage.name.is_empty()) {
-            self.from_context(&mut state, &stage.name, context, stage.lines)?;
+            self.begin_with_context(&mut state, &stage.name, context, stage.lines)?;
             return Ok((state, Vec::new()));
         }
         let earlier = self.file.stages[..number]
@@ -233,11 +233,11 @@ impl Planner<'_> {
         }
         if let Some(context) = self.settings.contexts.get(&base).cloned() {
             state.total += 1;
-            self.from_context(&mut state, &base, context, stage.lines)?;
+            self.begin_with_context(&mut state, &base, context, stage.lines)?;
             return Ok((state, Vec::new()));
         }
         state.total += 1;
-        let triggers = self.from_image(&mut state, &base, stage)?;
+        let triggers = self.begin_with_image(&mut state, &base, stage)?;
         Ok((state, triggers))
     }
 
@@ -258,7 +258,7 @@ impl Planner<'_> {
         })
     }
 
-    fn from_image(&mut self, state: &mut State, name: &str, stage: &Stage) -> Result<Vec<String>> {
+    fn begin_with_image(&mut self, state: &mut State, name: &str, stage: &Stage) -> Result<Vec<String>> {
         let base = self.images.image(name, &state.platform).map_err(Error::new)?;
         let mut config = base.config;
         config.created = None;
@@ -285,7 +285,7 @@ impl Planner<'_> {
     }
 
     /// A named context as a stage's beginning.
-    fn from_context(
+    fn begin_with_context(
         &mut self,
         state: &mut State,
         name: &str,

@@ -2,6 +2,7 @@
 //! its layers are which step's result ([`CachedStep`]). It is the built image itself (`inline`), or one of its own in a registry or a
 //! folder of the client. Keys are content, so what another host has made is found here by the same Dockerfile and files.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -284,7 +285,7 @@ impl Build {
             .ok()
             .map(|image| image.id.to_string());
         self.cache_image(config, stack, vec![reference]).await?;
-        let pushed = self.push(&[name.clone()], "exporting cache to").await;
+        let pushed = self.push(std::slice::from_ref(&name), "exporting cache to").await;
         let engine = self.engine.clone();
         let restored = blocking(move || {
             let unused = |_: &pontoon_image::ImageId| Vec::<ContainerUse>::new();
@@ -340,12 +341,15 @@ fn gather(
         } else if is_whole {
             let mut layers = Vec::new();
             for layer in stack.layers() {
-                if !places.contains_key(&layer.diff_id) {
-                    let (blob, _) = images.open_blob(&layer.blob.digest).map_err(Error::Image)?;
-                    whole = images.layer_of_archive(blob, &whole).map_err(Error::Image)?;
-                    places.insert(layer.diff_id, whole.layers().len() - 1);
-                }
-                layers.push(places[&layer.diff_id]);
+                let place = match places.entry(layer.diff_id) {
+                    Entry::Occupied(known) => *known.get(),
+                    Entry::Vacant(vacant) => {
+                        let (blob, _) = images.open_blob(&layer.blob.digest).map_err(Error::Image)?;
+                        whole = images.layer_of_archive(blob, &whole).map_err(Error::Image)?;
+                        *vacant.insert(whole.layers().len() - 1)
+                    }
+                };
+                layers.push(place);
             }
             layers
         } else {

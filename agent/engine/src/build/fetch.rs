@@ -268,6 +268,9 @@ fn git_in(dir: &Path) -> tokio::process::Command {
     command
         .current_dir(dir)
         .env("GIT_TERMINAL_PROMPT", "0")
+        // Git looks for a name of its own in the network's otherwise, where that may take long.
+        .env("GIT_COMMITTER_NAME", "pontoon")
+        .env("GIT_COMMITTER_EMAIL", "pontoon@localhost")
         .env("GIT_CONFIG_NOSYSTEM", "1")
         .env("GIT_CONFIG_GLOBAL", "/dev/null")
         // For a git that does not know the line above (before 2.32).

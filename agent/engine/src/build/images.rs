@@ -31,7 +31,6 @@ impl Shelf {
             os: platform.os.clone(),
             architecture: platform.architecture.clone(),
             variant: Some(platform.variant.clone()).filter(|v| !v.is_empty()),
-            ..pontoon_image::Platform::default()
         };
         let engine = &self.build.engine;
         let here = engine.images.get_platform(&full.familiar(), &wanted);

@@ -105,6 +105,9 @@ async fn git(dir: &Path, arguments: &[&str]) -> Result<(), Failure> {
         .args(arguments)
         .current_dir(dir)
         .env("GIT_TERMINAL_PROMPT", "0")
+        // Git looks for a name of its own in the network's otherwise, where that may take long.
+        .env("GIT_COMMITTER_NAME", "pontoon")
+        .env("GIT_COMMITTER_EMAIL", "pontoon@localhost")
         .stdin(std::process::Stdio::null())
         .kill_on_drop(true)
         .output()
