@@ -220,9 +220,8 @@ impl Images {
         flights.insert(digest, Arc::downgrade(&flight));
         let (images, reference, credentials) = (self.clone(), reference.clone(), credentials.clone());
         tokio::spawn(async move {
-            let fetched = stop
-                .run_until_cancelled(fetch::run(&images, &reference, digest, &credentials))
-                .await;
+            let fetching = Box::pin(fetch::run(&images, &reference, digest, &credentials));
+            let fetched = stop.run_until_cancelled(fetching).await;
             fetch::ended(&images, &digest, matches!(fetched, Some(Ok(())))).await;
             sender.send_replace(fetched);
         });

@@ -178,6 +178,16 @@ fn what_can_not_be_resolved_is_told_and_kept_as_it_was_typed() {
             Ok(())
         })?;
 
+        let other = format!("{}:1/none:2", first.address());
+        let output = first.pontoon(&["service", "update", "--detach", "--image", &other, "none"])?;
+        ensure!(
+            output.code == 0
+                && output
+                    .stderr
+                    .contains(&format!("image {other} could not be accessed")),
+            "{output}"
+        );
+
         // As typed: the host without the image is not helped by the others, since nothing says that they mean the same.
         first.ok(&[
             "service",

@@ -168,6 +168,39 @@ fn find_text(folder: &std::path::Path, text: &str) -> Result<String> {
     Ok(process::run(command)?.stdout)
 }
 
+/// A stack on host 2, which does not have the image any more: its deployment brings credentials too.
+fn stack_with_credentials(fleet: &Fleet, user: &User<'_>, name: &str) -> Result<()> {
+    let path = fleet.folder().join("stack.yaml");
+    let constraint = "node.hostname==host2";
+    fs::write(
+        &path,
+        format!(
+            "services:\n  web:\n    image: {name}\n    command: [\"sleep\", \"1000\"]\n    deploy: {{placement: {{constraints: [\"{constraint}\"]}}}}\n"
+        ),
+    )?;
+    wait_until("the image is gone from the worker", LONG, || {
+        fleet.host(2).ok(&["image", "prune", "--all", "--force"])?;
+        let left = fleet.host(2).ok(&["images", "--quiet"])?;
+        ensure!(left.is_empty(), "{left}");
+        Ok(())
+    })?;
+    let path = path.display().to_string();
+    let deployed = user.pontoon(&[
+        "stack",
+        "deploy",
+        "--detach",
+        "--with-registry-auth",
+        "-c",
+        &path,
+        "demo",
+    ])?;
+    ensure!(deployed.code == 0 && deployed.stderr.is_empty(), "{deployed}");
+    wait_until("the stack runs", LONG, || {
+        ensure_running(fleet.host(1), "demo_web", 1)
+    })?;
+    Ok(())
+}
+
 #[test]
 fn credentials_reach_the_agents_and_are_seen_nowhere() {
     with_fleet(2, |fleet| {
@@ -233,34 +266,8 @@ fn credentials_reach_the_agents_and_are_seen_nowhere() {
             ensure!(!text.contains(secret) && !text.contains("RegistryAuth"), "{text}");
         }
 
-        // A stack brings them too.
         first.ok(&["service", "rm", "app"])?;
-        let path = fleet.folder().join("stack.yaml");
-        let constraint = "node.hostname==host2";
-        fs::write(
-            &path,
-            format!(
-                "services:\n  web:\n    image: {name}\n    command: [\"sleep\", \"1000\"]\n    deploy: {{placement: {{constraints: [\"{constraint}\"]}}}}\n"
-            ),
-        )?;
-        wait_until("the image is gone from the worker", LONG, || {
-            fleet.host(2).ok(&["image", "prune", "--all", "--force"])?;
-            let left = fleet.host(2).ok(&["images", "--quiet"])?;
-            ensure!(left.is_empty(), "{left}");
-            Ok(())
-        })?;
-        let path = path.display().to_string();
-        let deployed = user.pontoon(&[
-            "stack",
-            "deploy",
-            "--detach",
-            "--with-registry-auth",
-            "-c",
-            &path,
-            "demo",
-        ])?;
-        ensure!(deployed.code == 0 && deployed.stderr.is_empty(), "{deployed}");
-        wait_until("the stack runs", LONG, || ensure_running(first, "demo_web", 1))?;
+        stack_with_credentials(fleet, &user, &name)?;
 
         let left = find_text(&fleet.host(2).data_dir(), secret)?;
         ensure!(left.is_empty(), "on the worker's disk: {left}");

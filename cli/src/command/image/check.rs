@@ -45,5 +45,5 @@ pub async fn run(host: Option<&str>, arguments: Arguments) -> Outcome {
         report.problems.len(),
         report.problems.iter().filter(|p| !p.repaired.is_empty()).count()
     ));
-    Ok(u8::from(left > 0).into())
+    Ok(u8::from(left > 0))
 }

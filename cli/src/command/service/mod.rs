@@ -103,6 +103,6 @@ pub async fn dispatch(host: Option<&str>, command: Command) -> Outcome {
         Command::Rm(arguments) => list::remove(&client, arguments).await,
         Command::Rollback(arguments) => update::rollback(&client, arguments).await,
         Command::Scale(arguments) => update::scale(&client, arguments).await,
-        Command::Update(arguments) => update::run(&client, *arguments).await,
+        Command::Update(arguments) => Box::pin(update::run(&client, *arguments)).await,
     }
 }

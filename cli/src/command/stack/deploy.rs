@@ -123,7 +123,7 @@ pub async fn run(host: Option<&str>, arguments: Arguments) -> Outcome {
     let change = change::work_out(&arguments.stack, plan, &services, &networks)
         .map_err(|problems| Failure::new(problems.join("\n")))?;
     let gone = change.gone.clone();
-    let waiting = apply(&client, change, manner).await?;
+    let waiting = Box::pin(apply(&client, change, manner)).await?;
     if arguments.prune {
         for service in gone {
             listing::write(&format!("Removing service {}\n", service_name(Some(&service))));
@@ -149,7 +149,7 @@ struct Made {
 /// Makes the changes; returns the services to wait for.
 async fn apply(client: &Client, change: Change, manner: Manner) -> Result<Vec<Waiting>, Failure> {
     let mut made = Made::default();
-    match advance(client, change, manner, &mut made).await {
+    match Box::pin(advance(client, change, manner, &mut made)).await {
         Ok(waiting) => Ok(waiting),
         Err(failure) => Err(Failure {
             message: format!("{}{}", failure.message, undo(client, made).await),
@@ -193,7 +193,7 @@ async fn advance(
                 waiting.push(Waiting::on(&updated, name, false));
             }
             Step::Keep(service, is_settled) => {
-                waiting.extend(keep(client, *service, is_settled, manner).await?)
+                waiting.extend(Box::pin(keep(client, *service, is_settled, manner)).await?)
             }
         }
     }

@@ -47,7 +47,7 @@ pub enum Command {
 pub async fn dispatch(host: Option<&str>, command: Command) -> Outcome {
     match command {
         Command::Config(arguments) => config::run(&arguments),
-        Command::Deploy(arguments) => deploy::run(host, arguments).await,
+        Command::Deploy(arguments) => Box::pin(deploy::run(host, arguments)).await,
         Command::Ls(arguments) => list::run(host, arguments).await,
         Command::Ps(arguments) => list::tasks(host, arguments).await,
         Command::Rm(arguments) => remove::run(host, arguments).await,
