@@ -10,7 +10,7 @@ use pontoon_tests::{Fleet, images};
 use serde_json::json;
 
 use crate::docker;
-use crate::report::{Report, Samples, progress, round};
+use crate::report::{Report, Samples, budget, progress, round};
 use crate::timing::timed;
 
 /// Files of the context.
@@ -67,6 +67,9 @@ pub fn run(arguments: &[String]) -> Result<Report> {
             report.samples(&format!("docker build {what}"), "ms", theirs);
             let ratio = round(theirs.median() / ours.median());
             report.result(&format!("{what}, docker / pontoon"), json!(ratio));
+            if *what == "cached" {
+                report.budget(budget("cached, docker / pontoon", 3.0, ratio, false));
+            }
             words.push_str(&format!(", docker {} ms, {ratio}x", round(theirs.median())));
         }
         progress(&words);
