@@ -66,6 +66,13 @@ fn mistakes_say_where_and_what() {
         ensure!(left.is_empty(), "failures have left {left}");
         let images = host.ok(&["images", "--quiet", "--filter", "dangling=true"])?;
         ensure!(images.is_empty(), "failures have left {images}");
+        Ok(())
+    });
+}
+
+#[test]
+fn flags_that_cannot_be_honoured_are_refused() {
+    host(|host, _| {
         let dir = context(host, "flags", &[("Dockerfile", "FROM busybox\n")])?;
         for (flags, part) in [
             (

@@ -371,7 +371,10 @@ fn platforms_of_one_index_stay_under_one_name() {
     let store = ImageStore::open(&tmp.path().join("image")).unwrap();
     assert_eq!(store.get("multi:1").unwrap().id, native);
     assert_eq!(store.get(&by_digest).unwrap().id, native);
-    assert_eq!(store.get("multi:1").unwrap().repo_digests, [by_digest.clone()]);
+    assert_eq!(
+        store.get("multi:1").unwrap().repo_digests,
+        std::slice::from_ref(&by_digest)
+    );
     assert_eq!(store.read_blob(&digest).unwrap(), index);
     let riscv = Platform::parse("linux/riscv64").unwrap();
     assert_eq!(store.get_platform("multi:1", &riscv).unwrap().id, foreign);
