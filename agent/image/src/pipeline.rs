@@ -84,7 +84,10 @@ impl Pipeline {
     pub(crate) fn start(source: impl Read + Send + 'static, limits: &Limits) -> io::Result<Self> {
         let decoder = Decoder::bounded(source, limits.ratio())?;
         let limit = limits.layer_bytes.saturating_mul(2);
-        let compression = decoder.compression();
+        let compression = decoder.compression().ok_or_else(|| {
+            let text = "the layer is compressed with bzip2 or xz: only gzip and zstd are known to the image specification";
+            io::Error::new(io::ErrorKind::InvalidData, text)
+        })?;
         let (to_reader, chunks) = sync_channel(WAITING);
         let (to_hash, hashed) = sync_channel::<Arc<Chunk>>(WAITING);
         let (back, used) = channel();

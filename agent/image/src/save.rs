@@ -184,7 +184,7 @@ fn plain_copy(
 ) -> Result<Option<crate::spool::Spooled>> {
     let (file, _) = store.blobs.open_blob(blob)?;
     let mut decoder = Decoder::new(file).map_err(read_failed)?;
-    if decoder.compression() != Compression::Zstd {
+    if decoder.compression() != Some(Compression::Zstd) {
         return Ok(None);
     }
     let copy = spool.store(&mut decoder, store.limits.layer_bytes.saturating_mul(2))?;

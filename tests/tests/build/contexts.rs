@@ -210,6 +210,8 @@ fn add_takes_downloads_repositories_and_archives() {
             ("a.tar", "-cf"),
             ("a.tar.gz", "-czf"),
             ("a.tar.zst", "--zstd -cf"),
+            ("b.tar.bz2", "-cjf"),
+            ("b.tar.xz", "-cJf"),
         ] {
             let script = format!("tar {flag} {name} -C in .");
             tool("sh", &["-c", &format!("cd {} && {script}", web.display())])?;
@@ -221,26 +223,26 @@ fn add_takes_downloads_repositories_and_archives() {
         let dockerfile = format!(
             "FROM busybox\nADD --checksum=sha256:{sum} {at}/f.txt /dir/\nADD --chmod=644 --chown=33:50 {at}/f.txt /named\nADD {at}/a.tar.gz /as-is/\n\
              ADD --unpack=true {at}/a.tar.gz /unpacked/\nADD {at}/repo.git#other:sub /git/\n\
-             ADD a.tar a.tar.gz /local/\nADD a.tar.zst /zst/\nADD --unpack=false a.tar /packed/\nADD plain.txt /plain/\nADD --keep-git-dir=true --checksum={commit} {at}/repo.git /whole\n"
+             ADD a.tar a.tar.gz /local/\nADD a.tar.zst /zst/\nADD b.tar.bz2 /bz2/\nADD b.tar.xz /xz/\nADD --unpack=false a.tar /packed/\nADD plain.txt /plain/\nADD --keep-git-dir=true --checksum={commit} {at}/repo.git /whole\n"
         );
         let dir = context(
             host,
             "adds",
             &[("Dockerfile", &dockerfile), ("plain.txt", "plain\n")],
         )?;
-        for name in ["a.tar", "a.tar.gz", "a.tar.zst"] {
+        for name in ["a.tar", "a.tar.gz", "a.tar.zst", "b.tar.bz2", "b.tar.xz"] {
             fs::copy(web.join(name), dir.join(name))?;
         }
         built(host, &dir, "adds", &[])?;
-        let look = "cat /dir/f.txt; stat -c %a:%u:%g /dir/f.txt /named; ls /as-is /packed /git /zst; cat /unpacked/d/y /local/x /zst/d/y /plain/plain.txt /git/f; test -d /whole/.git && echo kept";
+        let look = "cat /dir/f.txt; stat -c %a:%u:%g /dir/f.txt /named; ls /as-is /packed /git /zst; cat /unpacked/d/y /local/x /zst/d/y /bz2/d/y /xz/x /plain/plain.txt /git/f; test -d /whole/.git && echo kept";
         let out = run(host, "adds", look)?;
         ensure!(
-            out == "content\n600:0:0\n644:33:50\n/as-is:\na.tar.gz\n\n/git:\nDockerfile\nf\n\n/packed:\na.tar\n\n/zst:\nd\nx\ny\nx\ny\nplain\nsub\nkept",
+            out == "content\n600:0:0\n644:33:50\n/as-is:\na.tar.gz\n\n/git:\nDockerfile\nf\n\n/packed:\na.tar\n\n/zst:\nd\nx\ny\nx\ny\ny\nx\nplain\nsub\nkept",
             "{out}"
         );
         // What the server has is asked for each time; git's own files are new with each clone.
         let same = built(host, &dir, "adds", &[])?;
-        ensure!(crate::cached(&same) == 9, "{same}");
+        ensure!(crate::cached(&same) == 11, "{same}");
         for (line, parts) in [
             (
                 format!("ADD --checksum=sha256:{} {at}/f.txt /x", "0".repeat(64)),

@@ -369,24 +369,6 @@ pub(super) fn escape(path: &str) -> String {
 /// True for a tar archive, plain or compressed; the file is at its beginning again.
 fn is_archive(file: &mut (impl Read + std::io::Seek), name: &str) -> Result<bool> {
     let failed = || format!("read {name}");
-    let mut magic = [0; 6];
-    let count = file.read(&mut magic).context(failed)?;
-    file.rewind().context(failed)?;
-    let other = match &magic[..count] {
-        [b'B', b'Z', b'h', ..] => Some("bzip2"),
-        [0xfd, b'7', b'z', b'X', b'Z', 0] => Some("xz"),
-        _ => None,
-    };
-    if let Some(format) = other {
-        let lower = name.to_ascii_lowercase();
-        let is_tar = [".tar.", ".tbz", ".txz"].iter().any(|part| lower.contains(part));
-        if is_tar {
-            return Err(Error::Files(format!(
-                "ADD {name}: archives of {format} can't be extracted: compress it with gzip or zstd, or use COPY and tar in a RUN"
-            )));
-        }
-        return Ok(false);
-    }
     let mut block = Vec::new();
     let plain = archive::plain(&mut *file);
     let read = plain.and_then(|plain| plain.take(512).read_to_end(&mut block));

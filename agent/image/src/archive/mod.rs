@@ -35,7 +35,7 @@ pub use crate::tar_stream::{Entry, Kind, TarReader};
 
 use std::io::{self, BufReader, Read};
 
-/// Takes gzip or zstd compression off a stream, in this process; any other stream comes through as it is.
+/// Takes gzip, zstd, bzip2 or xz compression off a stream, in this process; any other stream comes through as it is.
 ///
 /// # Errors
 /// The first bytes can't be read.

@@ -114,6 +114,15 @@ fn bombs_are_refused_by_what_they_do() {
 }
 
 #[test]
+fn layers_are_compressed_as_the_specification_says() {
+    let one = layer(&[("a", b"1")]);
+    for packed in [&b"\xfd7zXZ\0..."[..], b"BZh9..."] {
+        let error = refused(Limits::default(), &image_of(&one, packed));
+        assert!(error.contains("compressed with bzip2 or xz"), "{error}");
+    }
+}
+
+#[test]
 fn an_import_is_bounded_as_well() {
     let tmp = tempfile::tempdir().unwrap();
     let limits = Limits {
