@@ -205,7 +205,7 @@ fn help_is_laid_out_as_dockers() {
     let places: Vec<_> = [
         "Usage:  pontoon [OPTIONS] COMMAND",
         "\nCommon Commands:\n  run ",
-        "\nManagement Commands:\n  container ",
+        "\nManagement Commands:\n  builder ",
         "\nSwarm Commands:\n  node ",
         "\nCommands:\n  attach ",
         "\nGlobal Options:\n",
