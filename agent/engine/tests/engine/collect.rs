@@ -45,7 +45,13 @@ impl Disk {
         (stat.f_blocks - stat.f_bfree) * 100 / stat.f_blocks
     }
 
-    /// Fills it up to a percentage.
+    /// Fills it up to a percentage, for a daemon that does not look by itself.
+    fn fill_to(&self, name: &str, percent: u64) {
+        self.fill(name, percent);
+        assert_eq!(self.used(), percent);
+    }
+
+    /// Writes what is missing to a percentage.
     fn fill(&self, name: &str, percent: u64) {
         let stat = rustix::fs::statvfs(self.temp.path()).unwrap();
         let wanted = stat.f_blocks * percent / 100 + 1;
@@ -55,7 +61,6 @@ impl Disk {
             vec![1; usize::try_from(missing).unwrap()],
         )
         .unwrap();
-        assert_eq!(self.used(), percent);
     }
 }
 
@@ -131,7 +136,7 @@ async fn full_disk_takes_the_longest_unused() {
     assert!(disk.used() < 70, "{}", disk.used());
     assert_eq!(bed.engine.collect_images().await.unwrap(), Collected::default());
 
-    disk.fill("filler", 70);
+    disk.fill_to("filler", 70);
     let first = bed.engine.collect_images().await.unwrap();
     assert!(first.was_full && !first.still_full, "{first:?}");
     // The bed's own image is small and the oldest.
@@ -144,7 +149,7 @@ async fn full_disk_takes_the_longest_unused() {
     assert!(disk.used() <= 62 && first.freed >= 2 * IMAGE as u64);
 
     // Nothing that is left may go but these two, and that is not enough.
-    disk.fill("more", 95);
+    disk.fill_to("more", 95);
     let second = bed.engine.collect_images().await.unwrap();
     assert!(second.was_full && second.still_full, "{second:?}");
     assert!(!has(&bed, "recent:1") && !has(&bed, "other:1"));
@@ -156,7 +161,7 @@ async fn full_disk_takes_the_longest_unused() {
     // A task that is gone holds nothing any more, nor does a container.
     bed.engine.set_task_images([].into());
     bed.engine.remove(&container, true).await.unwrap();
-    disk.fill("again", 95);
+    disk.fill_to("again", 95);
     let third = bed.engine.collect_images().await.unwrap();
     assert!(
         !has(&bed, "assigned:1") && !has(&bed, "used:1") && !has(&bed, "mounted:1"),

@@ -110,7 +110,7 @@ async fn hostile_archives_stay_inside() {
         .sum();
     sparse[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
     let refused = put(&bed, &id, "/tmp", sparse).await.unwrap_err();
-    assert!(refused.contains("sparse entry"), "{refused}");
+    assert!(refused.contains("sparse map"), "{refused}");
     let after = std::fs::metadata(&host).unwrap();
     assert_eq!(std::fs::read_to_string(&host).unwrap(), "the host's");
     assert_eq!(
