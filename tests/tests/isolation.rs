@@ -86,7 +86,6 @@ fn what_is_no_good_is_refused_before_anything_is_made() {
                 125,
                 "does not match the specified platform (linux/s390x)",
             ),
-            (&["--pull", "always"], 125, "does not pull from registries"),
             (&["--pull", "sometimes"], 125, "invalid pull option: 'sometimes'"),
             (
                 &["--device", "/dev/nope"],
