@@ -92,7 +92,7 @@ const CONTAINERS: &[Case<'_>] = &[
     (&["run", "--rm", "--cap-add", "FLYING", "busybox", "true"], 125, &["flying"]),
     (&["run", "--restart", "sometimes", "busybox", "true"], 125, &["sometimes"]),
     (&["run", "BAD/Image", "true"], 125, &["invalid reference format", "lowercase"]),
-    (&["run", "unknown-image:3"], 125, &["unknown-image:3"]),
+    (&["run", "--pull", "never", "unknown-image:3"], 125, &["No such image: unknown-image:3"]),
     (&["network", "create", "--subnet", "10.0.0.0/99", "net"], 1, &["10.0.0.0/99"]),
     (&["load", "--input", "/no/such/archive"], 1, &["/no/such/archive"]),
     (&["kill", "--signal", "SIGNOTHING", "taken"], 1, &["SIGNOTHING"]),
