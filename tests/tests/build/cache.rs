@@ -11,7 +11,7 @@ use crate::{build, built, cached, context, host, run};
 #[test]
 fn the_cache_knows_content_and_survives_the_daemon() {
     host(|host, _| {
-        let dockerfile = "FROM busybox\nARG V=1\nRUN date +%s%N >/first\nCOPY in.txt /in.txt\nRUN cat /in.txt >/second; date +%s%N >>/second\nLABEL x=y\n";
+        let dockerfile = "FROM busybox\nARG V=1\nRUN cat /proc/sys/kernel/random/uuid >/first\nCOPY in.txt /in.txt\nRUN cat /in.txt >/second; cat /proc/sys/kernel/random/uuid >>/second\nLABEL x=y\n";
         let dir = context(
             host,
             "cache",
