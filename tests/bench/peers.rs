@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use pontoon_tests::registry::{Registry, Settings};
-use pontoon_tests::{Fleet, Host, images, process, wire};
+use pontoon_tests::{Fleet, Host, images, process, wait_until, wire};
 use serde_json::json;
 
 use crate::report::{Report, Samples, progress, round};
@@ -15,7 +15,6 @@ use crate::report::{Report, Samples, progress, round};
 const HOSTS: usize = 3;
 const LAYERS: usize = 5;
 const SERVICE: &str = "peers";
-const PERIOD: Duration = Duration::from_millis(50);
 const PATIENCE: Duration = Duration::from_secs(600);
 
 /// What one way of getting the image took.
@@ -211,12 +210,11 @@ impl<'f> Bed<'f> {
     }
 
     fn until(&self, what: &str, condition: impl Fn(&Host) -> Result<bool>) -> Result<()> {
-        let start = Instant::now();
         for host in self.fleet.hosts() {
-            while !condition(host)? {
-                ensure!(start.elapsed() < PATIENCE, "waited {PATIENCE:?} for this: {what}");
-                std::thread::sleep(PERIOD);
-            }
+            wait_until(what, PATIENCE, || {
+                ensure!(condition(host)?, "not yet on host {}", host.number());
+                Ok(())
+            })?;
         }
         Ok(())
     }

@@ -32,7 +32,7 @@ const NAMED: usize = 3;
 /// Where this flight has been.
 #[derive(Default)]
 struct Tried {
-    /// Nodes that are not to be asked again for now.
+    /// Nodes that are not to be asked again before the others were.
     avoided: BTreeSet<String>,
     /// What each node that was asked said last.
     peers: BTreeMap<String, String>,

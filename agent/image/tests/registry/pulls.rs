@@ -274,7 +274,7 @@ async fn three_layers_are_fetched_at_once() {
     let layers: Vec<Vec<u8>> = (0..7).map(|n| layer(&[("f", &noise(1000, n + 1))])).collect();
     let served = serve(&inner, "app", "1", &layers);
     let digests: Vec<String> = served.layers.iter().map(ToString::to_string).collect();
-    // How many are asked for now, and how many at most.
+    // How many are asked for at this moment, and how many at most.
     let asked = Arc::new((Mutex::new((0, 0)), Condvar::new()));
     let counts = asked.clone();
     let fake = Fake::with(move |request, _| {

@@ -44,7 +44,7 @@ pub struct Arguments {
     stack: String,
 }
 
-/// What `--resolve-image` says: whose images are pinned to what their names stand for now.
+/// What `--resolve-image` says: whose images are pinned to what their names stand for at the time of the deployment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ResolveImage {
     /// All services', with each deployment.
@@ -261,7 +261,7 @@ async fn update(
     Ok(updated)
 }
 
-/// A service that is as the file wants it, but for what its image's name stands for now, and for credentials.
+/// A service that is as the file wants it, but for what its image's name stands for by this time, and for credentials.
 async fn keep(
     client: &Client,
     service: Service,
