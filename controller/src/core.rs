@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use pontoon_identity::{Connections, Identity};
-use pontoon_raft::{Leadership, Member, RaftHandle};
+use pontoon_raft::{Leadership, Member};
 use pontoon_store::Snapshot;
 use tonic::Status;
 
 use crate::config::ImageResolver;
 use crate::connector::Channels;
 use crate::leader::Leading;
+use crate::log::ReplicatedLog;
 use crate::replica::Replica;
 use crate::status;
 use crate::writer::Writer;
@@ -20,7 +21,7 @@ use crate::writer::Writer;
 /// Shared by all services of one manager.
 pub(crate) struct Core {
     pub(crate) replica: Arc<Replica>,
-    pub(crate) raft: RaftHandle,
+    pub(crate) log: Arc<dyn ReplicatedLog>,
     pub(crate) identity: Arc<Identity>,
     pub(crate) connections: Connections,
     pub(crate) channels: Arc<Channels>,
@@ -33,13 +34,13 @@ pub(crate) struct Core {
 impl Core {
     pub(crate) fn new(
         replica: Arc<Replica>,
-        raft: RaftHandle,
+        log: Arc<dyn ReplicatedLog>,
         config: &crate::ManagerConfig,
         channels: Arc<Channels>,
     ) -> Arc<Self> {
         Arc::new(Self {
             replica,
-            raft,
+            log,
             identity: config.identity.clone(),
             connections: config.connections.clone(),
             channels,
@@ -56,7 +57,7 @@ impl Core {
 
     /// The state with everything that was committed anywhere before this call.
     pub(crate) async fn read(&self) -> Result<Arc<Snapshot>, Status> {
-        match tokio::time::timeout(self.leader_timeout, self.raft.read_barrier()).await {
+        match tokio::time::timeout(self.leader_timeout, self.log.read_barrier()).await {
             Ok(Ok(())) => Ok(self.snapshot()),
             Ok(Err(error)) => Err(status::from_read(error)),
             Err(_) => Err(status::no_leader()),
@@ -81,7 +82,7 @@ impl Core {
 
     /// Who leads, as this manager sees it.
     pub(crate) fn leadership(&self) -> Leadership {
-        self.raft.leadership().borrow().clone()
+        self.log.leadership().borrow().clone()
     }
 
     /// The leader, if known.

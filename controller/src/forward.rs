@@ -172,7 +172,7 @@ where
     };
     let call = Call { parts, body };
     let deadline = Instant::now() + core.leader_timeout;
-    let mut leadership = core.raft.leadership();
+    let mut leadership = core.log.leadership();
     loop {
         // Seen before the try: a change during it counts as new, an old one does not make this a busy loop.
         leadership.mark_unchanged();
@@ -197,7 +197,7 @@ where
 
 /// The answer of the leader; `None` when there is none that could be reached.
 async fn pass_on(core: &Core, call: &Call) -> Option<Response<Body>> {
-    let leader = core.leader().filter(|leader| leader.id != core.raft.id())?;
+    let leader = core.leader().filter(|leader| leader.id != core.log.id())?;
     let channel = match core.channels.get(&leader.addr) {
         Ok(channel) => channel,
         Err(error) => {

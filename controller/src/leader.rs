@@ -31,7 +31,7 @@ pub(crate) struct Leading {
 
 /// Follows the log's leadership until `stop`.
 pub(crate) async fn run(core: Arc<Core>, stop: CancellationToken) {
-    let mut leadership = core.raft.leadership();
+    let mut leadership = core.log.leadership();
     let mut reign: Option<Reign> = None;
     loop {
         let Leadership { term, is_leader, .. } = leadership.borrow_and_update().clone();

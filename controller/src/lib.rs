@@ -2,7 +2,7 @@
 //!
 //! # Layout
 //! - [`Manager`]: wiring; `leader`: what runs only while this manager leads.
-//! - `writer`: the one place where state changes; `replica`: the store behind the replicated log.
+//! - `writer`: the one place where state changes; `log`: the replicated log; `replica`: the store behind it.
 //! - `api`: Control service; `dispatcher`: agents' sessions; `ca`: certificates; `logs`: the log broker;
 //!   `roles`: promotion and demotion.
 //! - `images`: who has which image and who fetches it; services' images are pinned to digests.
@@ -39,6 +39,7 @@ mod images;
 mod init;
 mod join;
 mod leader;
+mod log;
 mod logs;
 mod manager;
 mod members;

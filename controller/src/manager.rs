@@ -45,6 +45,8 @@ const FIRST_ELECTION: Duration = Duration::from_secs(20);
 /// One manager of a cluster.
 pub struct Manager {
     core: Arc<Core>,
+    /// The embedded log, whose members call each other; an external one needs no such service.
+    raft: Option<RaftHandle>,
     advertise: String,
     stop: CancellationToken,
     tasks: Mutex<JoinSet<()>>,
@@ -115,13 +117,14 @@ impl Manager {
 
     fn start(config: ManagerConfig, replica: Arc<Replica>, handle: RaftHandle) -> Self {
         let channels = Channels::new(config.identity.clone());
-        let core = Core::new(replica, handle, &config, channels);
+        let core = Core::new(replica, Arc::new(handle.clone()), &config, channels);
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
         tasks.spawn(leader::run(core.clone(), stop.clone()));
         tasks.spawn(sever::run(core.clone(), stop.clone()));
         Self {
             core,
+            raft: Some(handle),
             advertise: config.advertise,
             stop,
             tasks: Mutex::new(tasks),
@@ -135,15 +138,15 @@ impl Manager {
     /// [`Error::NotReady`].
     pub async fn wait_ready(&self, timeout: Duration) -> Result<(), Error> {
         let mut versions = self.core.replica.versions();
-        let mut leadership = self.core.raft.leadership();
-        let mut members = self.core.raft.members_watch();
-        let own = self.core.raft.id();
+        let mut leadership = self.core.log.leadership();
+        let mut members = self.core.log.members_watch();
+        let own = self.core.log.id();
         let ready = async {
             loop {
                 versions.borrow_and_update();
                 members.borrow_and_update();
                 let led = leadership.borrow_and_update().leader.is_some();
-                let known = self.core.raft.members();
+                let known = self.core.log.members();
                 let votes = known
                     .iter()
                     .any(|member| member.id == own && member.role == Role::Voter);
@@ -171,14 +174,19 @@ impl Manager {
         let core = &self.core;
         let control = self.control();
         let ca = Forward::new(core, CaServer::new(CaService::new(core)));
-        let raft = RaftService::new(core.raft.clone(), raft_peer).into_server();
-        Routes::new(Guard::new(core, control))
+        let routes = Routes::new(Guard::new(core, control))
             .add_service(Guard::new(core, ca))
             .add_service(Guard::new(
                 core,
                 DispatcherServer::new(DispatcherService::new(core)),
-            ))
-            .add_service(Guard::new(core, raft))
+            ));
+        match &self.raft {
+            Some(raft) => {
+                let raft = RaftService::new(raft.clone(), raft_peer).into_server();
+                routes.add_service(Guard::new(core, raft))
+            }
+            None => routes,
+        }
     }
 
     /// The services of the local socket: Control. Its callers are trusted by the socket's mode.
@@ -194,18 +202,18 @@ impl Manager {
 
     /// Who leads; changes of it.
     pub fn leadership(&self) -> watch::Receiver<Leadership> {
-        self.core.raft.leadership()
+        self.core.log.leadership()
     }
 
     /// The managers.
     pub fn members(&self) -> Vec<Member> {
-        self.core.raft.members()
+        self.core.log.members()
     }
 
     /// Set once when the log has stopped: shut down, removed from the group (demoted by another manager), or its disk
     /// failed. The manager is of no use then; the daemon shuts it down.
     pub fn stopped(&self) -> watch::Receiver<Option<StopReason>> {
-        self.core.raft.stopped()
+        self.core.log.stopped()
     }
 
     /// The state as this manager has it; not necessarily the newest.
@@ -219,8 +227,8 @@ impl Manager {
     /// [`Error::Leave`] when the quorum would be lost or this is the last manager.
     pub async fn leave(&self) -> Result<(), Error> {
         self.core
-            .raft
-            .remove(self.core.raft.id())
+            .log
+            .remove(self.core.log.id())
             .await
             .map_err(Error::Leave)
     }
@@ -228,13 +236,13 @@ impl Manager {
     /// Stops: hands leadership over, ends all tasks, makes the log durable. May be called more than once.
     pub async fn shutdown(&self) {
         self.stop.cancel();
-        self.core.raft.shutdown().await;
+        self.core.log.shutdown().await;
         let mut tasks = self.tasks.lock().await;
         while tasks.join_next().await.is_some() {}
     }
 
     async fn write_first_state(&self, init: InitOptions) -> Result<(), Error> {
-        let mut leadership = self.core.raft.leadership();
+        let mut leadership = self.core.log.leadership();
         let leads = async {
             while self.core.leading().is_none() {
                 // The reign begins a moment after the log says so.

@@ -12,7 +12,7 @@ use crate::leader::Leading;
 
 /// Runs until leadership is lost: compares at each change of members or nodes.
 pub(crate) async fn run(core: Arc<Core>, leading: Arc<Leading>) {
-    let mut members = core.raft.members_watch();
+    let mut members = core.log.members_watch();
     let mut versions = core.replica.versions();
     loop {
         versions.borrow_and_update();

@@ -26,7 +26,7 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// Runs until leadership is lost.
 pub(crate) async fn run(core: Arc<Core>, leading: Arc<Leading>) {
-    let mut members = core.raft.members_watch();
+    let mut members = core.log.members_watch();
     let mut versions = core.replica.versions();
     loop {
         versions.borrow_and_update();
@@ -58,7 +58,7 @@ async fn settle(core: &Core, leading: &Leading) -> bool {
         return false;
     }
     let mut unfinished = false;
-    for member in core.raft.members() {
+    for member in core.log.members() {
         let keeps = snapshot.node(&member.node_id).is_some_and(|node| {
             node.spec
                 .as_ref()
@@ -75,7 +75,7 @@ async fn settle(core: &Core, leading: &Leading) -> bool {
             }
         }
     }
-    let members = core.raft.members();
+    let members = core.log.members();
     let is_member = |node: &Node| members.iter().any(|member| member.node_id == node.id);
     if snapshot.nodes().any(|node| is_due(node) && !is_member(node)) {
         let written = leading
@@ -96,10 +96,10 @@ fn is_member_of(members: &[pontoon_raft::Member], node: &Node) -> bool {
 
 /// Removes a member; a leader that is itself meant hands over first, and its successor finds the same work.
 async fn dismiss(core: &Core, raft_id: u64) -> Result<(), MembershipError> {
-    if raft_id == core.raft.id() {
-        return core.raft.transfer_leadership(None).await;
+    if raft_id == core.log.id() {
+        return core.log.transfer_leadership(None).await;
     }
-    core.raft.remove(raft_id).await
+    core.log.remove(raft_id).await
 }
 
 /// A node whose wish is worker but whose role is still manager.

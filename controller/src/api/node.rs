@@ -47,7 +47,7 @@ pub(super) async fn update(core: &Core, request: UpdateNodeRequest) -> Result<No
     } = request;
     let wish = wish.ok_or_else(|| Status::invalid_argument("the node's spec is missing"))?;
     spec::validate_node(&wish).map_err(|problems| invalid(&problems))?;
-    let members = core.raft.members();
+    let members = core.log.members();
     let update = move |tx: &mut Tx, _: &Scope| {
         let node = tx.find_node(&target).map_err(status::from_store)?.clone();
         if version != 0 && node.meta.as_ref().map_or(0, |meta| meta.version) != version {
@@ -111,7 +111,7 @@ fn may_demote(tx: &Tx, node: &Node, members: &[Member]) -> Result<(), Status> {
 /// Removes a node that is down, or any worker with `force`. Its connections are cut on every manager.
 pub(super) async fn remove(core: &Core, request: RemoveNodeRequest) -> Result<RemoveResponse, Status> {
     let RemoveNodeRequest { target, force } = request;
-    let members = core.raft.members();
+    let members = core.log.members();
     let remove = move |tx: &mut Tx, _: &Scope| {
         let node = tx.find_node(&target).map_err(status::from_store)?.clone();
         let wish = node.spec.as_ref().map_or(NodeRole::Worker, NodeSpec::role);

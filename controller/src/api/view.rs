@@ -49,7 +49,7 @@ pub(super) struct Managers {
 impl Managers {
     pub(super) fn new(core: &Core) -> Self {
         Self {
-            members: core.raft.members(),
+            members: core.log.members(),
             leader: core.leader().map(|leader| leader.id),
         }
     }

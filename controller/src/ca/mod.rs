@@ -222,7 +222,7 @@ impl Ca for CaService {
             certificate: certificate.into(),
             manager_addrs: self
                 .core
-                .raft
+                .log
                 .members()
                 .into_iter()
                 .map(|member| member.addr)

@@ -168,7 +168,7 @@ struct Live {
 impl Live {
     /// Serves until the stream breaks or something ends it; tells the reason.
     async fn serve(&mut self, mut incoming: Streaming<AgentMessage>) -> Status {
-        let mut members = self.core.raft.members_watch();
+        let mut members = self.core.log.members_watch();
         self.leading
             .beats
             .beat(&self.session.node_id, self.period, Instant::now());
@@ -308,7 +308,7 @@ impl Live {
             addr: member.addr,
         };
         ManagerList {
-            managers: self.core.raft.members().into_iter().map(peer).collect(),
+            managers: self.core.log.members().into_iter().map(peer).collect(),
         }
     }
 }

@@ -83,15 +83,12 @@ async fn commit(core: &Core, ready: &mut Ready) -> Result<(), WriteError> {
     let Some(entry) = ready.entry.take() else {
         if ready.needs_confirmation {
             // "No such service" must not be the answer of a leader that was deposed and does not know it yet.
-            core.raft
-                .read_barrier()
-                .await
-                .map_err(|_| WriteError::NotLeader)?;
+            core.log.read_barrier().await.map_err(|_| WriteError::NotLeader)?;
         }
         return Ok(());
     };
     loop {
-        let index = match core.raft.propose(entry.clone()).await {
+        let index = match core.log.propose(entry.clone()).await {
             Ok(index) => index,
             Err(ProposeError::Busy) => {
                 tokio::time::sleep(BUSY_PAUSE).await;

@@ -1,0 +1,79 @@
+//! The replicated log as the controller sees it: an ordered list of opaque entries that every manager applies, who leads, and
+//! who takes part.
+//!
+//! The embedded raft log is one; an external etcd can be another. Everything in this crate works on [`ReplicatedLog`], so both
+//! give the same Control API. Held by [`crate::core::Core`].
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use pontoon_raft::{Leadership, Member, MembershipError, ProposeError, RaftHandle, ReadError, StopReason};
+use tokio::sync::watch;
+
+/// An ordered log that all managers share. Entries are applied by the [`pontoon_raft::StateMachine`] that it was opened with.
+#[tonic::async_trait]
+pub(crate) trait ReplicatedLog: Send + Sync + 'static {
+    /// Appends an entry; answers with its index once the local state machine has applied it. Leader only.
+    async fn propose(&self, data: Bytes) -> Result<u64, ProposeError>;
+    /// Returns when the local state machine has everything that was committed anywhere when this was called.
+    async fn read_barrier(&self) -> Result<(), ReadError>;
+    /// Who leads; changes are seen in order.
+    fn leadership(&self) -> watch::Receiver<Leadership>;
+    /// All members, by id.
+    fn members(&self) -> Vec<Member>;
+    /// Changes of the members.
+    fn members_watch(&self) -> watch::Receiver<Arc<Vec<Member>>>;
+    /// Set once when this member takes part no more.
+    fn stopped(&self) -> watch::Receiver<Option<StopReason>>;
+    /// Own member id.
+    fn id(&self) -> u64;
+    /// Takes a member out for good. Leader only; a leader that removes itself hands over first.
+    async fn remove(&self, id: u64) -> Result<(), MembershipError>;
+    /// Hands leadership to another member. Nothing happens on a member that does not lead.
+    async fn transfer_leadership(&self, to: Option<u64>) -> Result<(), MembershipError>;
+    /// Hands leadership over if this member leads, and ends. May be called more than once.
+    async fn shutdown(&self);
+}
+
+#[tonic::async_trait]
+impl ReplicatedLog for RaftHandle {
+    async fn propose(&self, data: Bytes) -> Result<u64, ProposeError> {
+        RaftHandle::propose(self, data).await
+    }
+
+    async fn read_barrier(&self) -> Result<(), ReadError> {
+        RaftHandle::read_barrier(self).await
+    }
+
+    fn leadership(&self) -> watch::Receiver<Leadership> {
+        RaftHandle::leadership(self)
+    }
+
+    fn members(&self) -> Vec<Member> {
+        RaftHandle::members(self)
+    }
+
+    fn members_watch(&self) -> watch::Receiver<Arc<Vec<Member>>> {
+        RaftHandle::members_watch(self)
+    }
+
+    fn stopped(&self) -> watch::Receiver<Option<StopReason>> {
+        RaftHandle::stopped(self)
+    }
+
+    fn id(&self) -> u64 {
+        RaftHandle::id(self)
+    }
+
+    async fn remove(&self, id: u64) -> Result<(), MembershipError> {
+        RaftHandle::remove(self, id).await
+    }
+
+    async fn transfer_leadership(&self, to: Option<u64>) -> Result<(), MembershipError> {
+        RaftHandle::transfer_leadership(self, to).await
+    }
+
+    async fn shutdown(&self) {
+        RaftHandle::shutdown(self).await;
+    }
+}
