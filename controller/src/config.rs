@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pontoon_identity::{Connections, Identity, RootCa};
+use pontoon_identity::{Connections, Identity, RootCa, UnlockKey};
 use pontoon_proto::v1::{ClusterSpec, NodeDescription, NodeSpec, RegistryAuth};
 
 /// Timers of the replicated log.
@@ -41,6 +41,10 @@ pub struct ManagerConfig {
     pub data_dir: PathBuf,
     /// This node's identity; a manager certificate.
     pub identity: Arc<Identity>,
+    /// What the manager's keys in `data_dir` are sealed with, if they are.
+    pub unlock_key: Option<UnlockKey>,
+    /// Seals log and snapshots with data keys kept in `data_dir`.
+    pub encrypt: bool,
     /// host:port where other managers and agents reach this one.
     pub advertise: String,
     /// The registry that the cluster port's listener fills.
@@ -59,6 +63,8 @@ impl ManagerConfig {
         Self {
             data_dir: data_dir.into(),
             identity,
+            unlock_key: None,
+            encrypt: true,
             advertise: advertise.into(),
             connections: Connections::new(),
             raft: RaftTimers::default(),

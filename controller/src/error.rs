@@ -20,6 +20,25 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// The manager's keys are sealed: it is locked.
+    #[error(
+        "Swarm is encrypted and needs to be unlocked before it can be used. Please use \"pontoon swarm unlock\" to unlock it."
+    )]
+    Locked,
+    /// The unlock key does not fit.
+    #[error("swarm could not be unlocked: invalid key provided")]
+    WrongUnlockKey,
+    /// The key file can't be used.
+    #[error("{} can't be used: {reason}; put the file back from a backup, or remove this manager from the cluster and let it join again", path.display())]
+    BadKeys {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// The TLS key could not be sealed anew.
+    #[error("can't seal this node's TLS key")]
+    Identity(#[source] pontoon_identity::Error),
     /// The member's id is not readable.
     #[error("{} holds no raft id; remove this manager from the cluster and let it join again", path.display())]
     BadMember {
@@ -45,4 +64,9 @@ pub enum Error {
     /// The member could not be taken out of the log's group.
     #[error("this manager can't leave the managers' group")]
     Leave(#[source] pontoon_raft::MembershipError),
+}
+
+/// An error with its causes, for a log line.
+pub(crate) fn describe(error: &(dyn std::error::Error + 'static)) -> String {
+    pontoon_identity::describe(error)
 }

@@ -1,6 +1,6 @@
 //! What a new cluster's store begins with: the cluster and its first node. Called by `Manager::bootstrap`.
 
-use pontoon_identity::{PeerIdentity, generate_secret};
+use pontoon_identity::{PeerIdentity, UnlockKey, generate_secret};
 use pontoon_proto::v1::{
     Annotations, Cluster, JoinTokens, Node, NodeRole, NodeState, NodeStatus, RootCa as StoredRoot,
 };
@@ -28,10 +28,16 @@ pub(crate) fn first_state(
     if annotations.name.is_empty() {
         annotations.name = "default".to_owned();
     }
+    let unlock_key = if spec.autolock_managers {
+        UnlockKey::generate().as_bytes().to_vec().into()
+    } else {
+        Default::default()
+    };
     let token = || root.join_token(generate_secret()).to_string();
     let cluster = Cluster {
         id: me.cluster_id.clone(),
         spec: Some(spec),
+        unlock_key,
         root_ca: Some(StoredRoot {
             certificate: root.certificate_pem().to_owned().into(),
             key: root.key_pem().to_owned().into(),

@@ -6,6 +6,7 @@
 //! - `api`: Control service; `dispatcher`: agents' sessions; `ca`: certificates; `logs`: the log broker;
 //!   `roles`: promotion and demotion.
 //! - `images`: who has which image and who fetches it; services' images are pinned to digests.
+//! - [`keys`]: what this manager's disk is sealed with, and the unlock key.
 //! - `access`: who may call what on the cluster port; `forward`: followers pass writes on to the leader.
 //!
 //! # Main path
@@ -38,6 +39,7 @@ mod forward;
 mod images;
 mod init;
 mod join;
+pub mod keys;
 mod leader;
 mod log;
 mod logs;

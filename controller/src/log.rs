@@ -31,6 +31,8 @@ pub(crate) trait ReplicatedLog: Send + Sync + 'static {
     async fn remove(&self, id: u64) -> Result<(), MembershipError>;
     /// Hands leadership to another member. Nothing happens on a member that does not lead.
     async fn transfer_leadership(&self, to: Option<u64>) -> Result<(), MembershipError>;
+    /// The data key that seals its files on this disk is another. Nothing happens where it has none.
+    fn key_changed(&self) {}
     /// Hands leadership over if this member leads, and ends. May be called more than once.
     async fn shutdown(&self);
 }
@@ -71,6 +73,10 @@ impl ReplicatedLog for RaftHandle {
 
     async fn transfer_leadership(&self, to: Option<u64>) -> Result<(), MembershipError> {
         RaftHandle::transfer_leadership(self, to).await
+    }
+
+    fn key_changed(&self) {
+        RaftHandle::key_changed(self);
     }
 
     async fn shutdown(&self) {

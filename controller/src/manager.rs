@@ -33,6 +33,7 @@ use crate::forward::Forward;
 use crate::images::pin::Pin;
 use crate::init::first_state;
 use crate::join::ask_to_join;
+use crate::keys::{self, Keys};
 use crate::replica::{Machine, Replica};
 use crate::{leader, sever, status};
 
@@ -63,14 +64,15 @@ impl Manager {
     /// # Errors
     /// [`Error::Raft`] when the data folder already holds a log, or the disk fails; [`Error::Init`].
     pub async fn bootstrap(config: ManagerConfig, init: InitOptions) -> Result<Self, Error> {
-        let raft = raft_config(&config, Member::random_id());
+        let mut raft = raft_config(&config, Member::random_id());
         write_member(&config.data_dir, raft.id)?;
+        let keys = open_keys(&config, &mut raft)?;
         let replica = Replica::new();
         let connector = Arc::new(PeerConnector(config.identity.clone()));
         let handle = Raft::bootstrap(raft, Machine(replica.clone()), connector)
             .await
             .map_err(Error::Raft)?;
-        let manager = Self::start(config, replica, handle);
+        let manager = Self::start(config, keys, replica, handle);
         manager.write_first_state(init).await?;
         Ok(manager)
     }
@@ -80,13 +82,14 @@ impl Manager {
     /// # Errors
     /// [`Error::Raft`] when the log is missing or damaged, [`Error::BadMember`].
     pub async fn open(config: ManagerConfig) -> Result<Self, Error> {
-        let raft = raft_config(&config, read_member(&config.data_dir)?);
+        let mut raft = raft_config(&config, read_member(&config.data_dir)?);
+        let keys = open_keys(&config, &mut raft)?;
         let replica = Replica::new();
         let connector = Arc::new(PeerConnector(config.identity.clone()));
         let handle = Raft::open(raft, Machine(replica.clone()), connector)
             .await
             .map_err(Error::Raft)?;
-        Ok(Self::start(config, replica, handle))
+        Ok(Self::start(config, keys, replica, handle))
     }
 
     /// Joins the managers of an existing cluster. Returns before the state is here: serve the cluster routes, then
@@ -105,23 +108,27 @@ impl Manager {
             ..Member::new(member.raft_id, member.node_id, member.addr)
         });
         write_member(&config.data_dir, answer.raft_id)?;
-        let raft = raft_config(&config, answer.raft_id);
+        let mut raft = raft_config(&config, answer.raft_id);
+        let keys = open_keys(&config, &mut raft)?;
         let replica = Replica::new();
         let connector = Arc::new(PeerConnector(config.identity.clone()));
         let machine = Machine(replica.clone());
         let handle = Raft::join(raft, members.collect(), machine, connector)
             .await
             .map_err(Error::Raft)?;
-        Ok(Self::start(config, replica, handle))
+        Ok(Self::start(config, keys, replica, handle))
     }
 
-    fn start(config: ManagerConfig, replica: Arc<Replica>, handle: RaftHandle) -> Self {
+    fn start(config: ManagerConfig, keys: Option<Keys>, replica: Arc<Replica>, handle: RaftHandle) -> Self {
         let channels = Channels::new(config.identity.clone());
         let core = Core::new(replica, Arc::new(handle.clone()), &config, channels);
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
         tasks.spawn(leader::run(core.clone(), stop.clone()));
         tasks.spawn(sever::run(core.clone(), stop.clone()));
+        if let Some(keys) = keys {
+            tasks.spawn(keys::run(core.clone(), keys, stop.clone()));
+        }
         Self {
             core,
             raft: Some(handle),
@@ -266,6 +273,16 @@ impl Drop for Manager {
     fn drop(&mut self) {
         self.stop.cancel();
     }
+}
+
+/// Takes the manager's keys out, or makes them, and gives them to the log.
+fn open_keys(config: &ManagerConfig, raft: &mut Config) -> Result<Option<Keys>, Error> {
+    if !config.encrypt {
+        return Ok(None);
+    }
+    let keys = Keys::open(&config.data_dir, config.unlock_key.as_ref())?;
+    raft.keys = Some(keys.ring().clone());
+    Ok(Some(keys))
 }
 
 fn raft_config(config: &ManagerConfig, id: u64) -> Config {

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use pontoon_proto::v1::Changeset;
 use pontoon_raft::{SnapshotWriter, StateMachine};
-use pontoon_store::{ApplyOutcome, Event, Kind, Snapshot, Store, codec};
+use pontoon_store::{ApplyOutcome, Event, FORMAT, Kind, Snapshot, Store, codec};
 use prost::Message;
 use tokio::sync::watch;
 use tracing::error;
@@ -92,12 +92,25 @@ impl Replica {
     }
 }
 
+/// A changeset's format without all the rest, which is only skipped.
+#[derive(Clone, PartialEq, prost::Message)]
+struct FormatOf {
+    #[prost(uint32, tag = "4")]
+    format: u32,
+}
+
 /// The log's side of a [`Replica`].
 pub(crate) struct Machine(pub(crate) Arc<Replica>);
 
 impl StateMachine for Machine {
     fn apply(&mut self, index: u64, data: &[u8]) {
         self.0.apply(index, data);
+    }
+
+    fn refuses(&self, data: &[u8]) -> Option<String> {
+        // What does not decode at all is skipped by every manager alike, see `apply`.
+        let format = FormatOf::decode(data).ok()?.format;
+        (format > FORMAT).then(|| pontoon_store::Error::Newer { format }.to_string())
     }
 
     fn snapshot(&self) -> Box<dyn SnapshotWriter + Send> {
@@ -117,5 +130,30 @@ struct Pinned(Arc<Snapshot>);
 impl SnapshotWriter for Pinned {
     fn write(self: Box<Self>, writer: &mut dyn Write) -> io::Result<()> {
         codec::encode(&self.0, writer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_changeset_of_a_newer_format_is_refused_and_others_are_not() {
+        let machine = Machine(Replica::new());
+        let entry = |format| {
+            Changeset {
+                base_version: 3,
+                at: 7,
+                format,
+                ..Changeset::default()
+            }
+            .encode_to_vec()
+        };
+        assert_eq!(machine.refuses(&entry(0)), None);
+        assert_eq!(machine.refuses(&entry(FORMAT)), None);
+        let reason = machine.refuses(&entry(FORMAT + 1)).expect("refused");
+        assert!(reason.contains("upgrade this manager"), "{reason}");
+        // Skipped by all alike.
+        assert_eq!(machine.refuses(b"no changeset"), None);
     }
 }

@@ -31,6 +31,8 @@ const MESSAGE_LIMIT: usize = 16 << 20;
 pub struct ControlSlot {
     routes: Arc<Mutex<Option<Routes>>>,
     is_worker: Arc<std::sync::atomic::AtomicBool>,
+    /// Why the controller of a manager does not run.
+    trouble: Arc<Mutex<Option<String>>>,
 }
 
 impl ControlSlot {
@@ -45,7 +47,23 @@ impl ControlSlot {
             .store(is_worker, std::sync::atomic::Ordering::Relaxed);
     }
 
+    /// Says why this manager's controller does not run: all calls are answered with that until the controller is set.
+    pub fn set_trouble(&self, reason: Option<String>) {
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = reason;
+    }
+
+    /// Why the controller does not run.
+    pub fn trouble(&self) -> Option<String> {
+        self.trouble
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
     fn refusal(&self) -> tonic::Status {
+        if let Some(reason) = self.trouble() {
+            return tonic::Status::unavailable(reason);
+        }
         tonic::Status::failed_precondition(if self.is_worker.load(std::sync::atomic::Ordering::Relaxed) {
             "This node is not a swarm manager. Worker nodes can't be used to view or modify cluster state. \
              Please run this command on a manager node or promote the current node to a manager."

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! INACTIVE ──init, join──▶ PENDING ──▶ ACTIVE ──leave──▶ INACTIVE
+//! LOCKED (a manager with autolock was restarted) ──unlock──▶ ACTIVE
 //!                             │            (restart: PENDING again until the parts run)
 //!                             └──▶ ERROR (what failed is kept; leave --force clears it)
 //! ```
@@ -9,17 +10,17 @@
 //! node leaves, so that a crash in between is finished or undone at the next start.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 
 use pontoon_identity::{
-    DEFAULT_EXPIRY, Identity, JoinRequest, JoinToken, PeerIdentity, RootCa, request_certificate,
+    DEFAULT_EXPIRY, Identity, JoinRequest, JoinToken, PeerIdentity, RootCa, UnlockKey, request_certificate,
 };
 use pontoon_proto::id;
 use pontoon_proto::v1::{
     ClusterSpec, LocalNodeState, NodeRole, NodeSpec, SwarmInitRequest, SwarmInitResponse, SwarmJoinRequest,
     SwarmJoinResponse, SwarmLeaveRequest, SwarmLeaveResponse, SwarmStatus, SwarmStatusRequest,
-    swarm_server::Swarm,
+    SwarmUnlockRequest, SwarmUnlockResponse, swarm_server::Swarm,
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
@@ -29,7 +30,7 @@ use super::address::{self, InterfaceAddress};
 use super::config::Config;
 use super::local::ControlSlot;
 use super::node::{InitState, Node, NodeConfig, Start};
-use super::{SharedEngine, describe};
+use super::{SharedEngine, describe, unlock};
 
 const STATE_FILE: &str = "membership.json";
 
@@ -92,20 +93,35 @@ impl Membership {
         if !self.dir.join(STATE_FILE).exists() {
             return;
         }
+        if self.is_locked() {
+            tracing::info!("this node's manager is locked: `pontoon swarm unlock` lets it start");
+            self.set_state(LocalNodeState::Locked, "");
+            self.control.set_trouble(Some(unlock::LOCKED.to_owned()));
+            return;
+        }
+        // Kept for `status`.
+        let _ = self.start_again(None).await;
+    }
+
+    /// Starts the cluster part from the disk, with the unlock key if that is needed. A failure is also kept for `status`.
+    pub(super) async fn start_again(&self, lock: Option<UnlockKey>) -> Result<(), String> {
         let mut node = self.node.lock().await;
-        match self.restart().await {
+        self.control.set_trouble(None);
+        match self.restart(lock).await {
             Ok(started) => {
                 *node = Some(started);
                 self.set_state(LocalNodeState::Active, "");
+                Ok(())
             }
             Err(reason) => {
                 tracing::error!(%reason, "this node's part in its cluster can't start");
                 self.set_state(LocalNodeState::Error, &reason);
+                Err(reason)
             }
         }
     }
 
-    async fn restart(&self) -> Result<Node, String> {
+    async fn restart(&self, lock: Option<UnlockKey>) -> Result<Node, String> {
         let path = self.dir.join(STATE_FILE);
         let text = std::fs::read(&path).map_err(|error| format!("read {}: {error}", path.display()))?;
         let settings: Settings = serde_json::from_slice(&text).map_err(|error| {
@@ -114,8 +130,10 @@ impl Membership {
                 path.display()
             )
         })?;
-        let identity = Identity::open(&self.identity_dir()).map_err(|error| describe(&error))?;
-        Node::start(self.node_config(settings, identity), Start::Again).await
+        let identity = self.open_identity(lock.as_ref())?;
+        let mut config = self.node_config(settings, identity);
+        config.unlock_key = lock;
+        Node::start(config, Start::Again).await
     }
 
     /// Ends the cluster part with the daemon; tasks go on.
@@ -125,7 +143,17 @@ impl Membership {
         }
     }
 
-    fn identity_dir(&self) -> PathBuf {
+    /// Held while the membership changes.
+    pub(super) async fn one_change(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.changes.lock().await
+    }
+
+    /// Folder of all that belongs to the membership.
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    pub(super) fn identity_dir(&self) -> PathBuf {
         self.dir.join("identity")
     }
 
@@ -136,6 +164,7 @@ impl Membership {
             control: self.control.clone(),
             settings,
             identity,
+            unlock_key: None,
         }
     }
 
@@ -143,7 +172,7 @@ impl Membership {
         *self.state.lock().unwrap_or_else(PoisonError::into_inner) = (state, reason.to_owned());
     }
 
-    fn state(&self) -> (LocalNodeState, String) {
+    pub(super) fn state(&self) -> (LocalNodeState, String) {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -155,6 +184,7 @@ impl Membership {
                 state.0 = LocalNodeState::Pending;
                 Ok(())
             }
+            (LocalNodeState::Locked, _) => Err(Status::failed_precondition(unlock::LOCKED)),
             (LocalNodeState::Error, reason) => Err(Status::failed_precondition(format!(
                 "This node is part of a swarm that it can't start in ({reason}). Use \"pontoon swarm leave --force\" first."
             ))),
@@ -201,6 +231,7 @@ impl Membership {
         }
         self.control.set(None);
         self.control.set_worker(false);
+        self.control.set_trouble(None);
         if failures.is_empty() {
             self.set_state(LocalNodeState::Inactive, "");
             Ok(())
@@ -311,6 +342,9 @@ impl Membership {
         if self.state().0 == LocalNodeState::Inactive {
             return Err(Status::failed_precondition("This node is not part of a swarm"));
         }
+        if !force && self.state().0 == LocalNodeState::Locked {
+            return Err(Status::failed_precondition(unlock::LOCKED));
+        }
         if !force && let Some(reason) = slot.as_ref().and_then(Node::refuses_to_leave) {
             return Err(Status::failed_precondition(reason));
         }
@@ -384,6 +418,7 @@ fn cluster_spec(request: SwarmInitRequest) -> Result<ClusterSpec, Status> {
         default_address_pool: request.default_addr_pool,
         subnet_size: request.default_addr_pool_mask_length,
         data_path_port: request.data_path_port,
+        autolock_managers: request.autolock,
         ..Default::default()
     })
 }
@@ -424,6 +459,18 @@ impl Swarm for SwarmService {
         Self::whole(async move {
             membership.leave_cluster(force).await?;
             Ok(SwarmLeaveResponse {})
+        })
+        .await
+    }
+
+    async fn unlock(
+        &self,
+        request: Request<SwarmUnlockRequest>,
+    ) -> Result<Response<SwarmUnlockResponse>, Status> {
+        let (membership, request) = (self.0.clone(), request.into_inner());
+        Self::whole(async move {
+            membership.unlock(request).await?;
+            Ok(SwarmUnlockResponse {})
         })
         .await
     }

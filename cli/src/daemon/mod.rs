@@ -4,7 +4,8 @@
 //! - [`config`]: flags to settings, [`file`]: the settings file to flags; [`local`]: the services of the local socket; [`address`]: which address to advertise
 //! - [`membership`]: this node's place in a cluster: init, join, leave, what is kept of it on disk
 //! - [`port`]: the cluster port; [`images`]: what services' images are pinned to
-//! - [`node`]: what runs while the node is in a cluster: agent, and on managers the controller
+//! - [`node`]: what runs while the node is in a cluster: agent, and on managers the controller; [`supervise`]: brings that back after a full
+//!   disk; [`unlock`]: autolock
 //!
 //! # Start order
 //! folders and lock → engine (finds running containers again) → local socket → cluster part, if the node is in one. Stopping is the
@@ -19,6 +20,8 @@ mod membership;
 mod node;
 mod port;
 mod reload;
+mod supervise;
+mod unlock;
 
 use std::fs::File;
 use std::path::Path;

@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use pontoon_agent::exec::{self, EngineExecutor, ExecutorOptions};
 use pontoon_agent::{Agent, AgentConfig, IdentityConnector, Images};
-use pontoon_controller::{InitOptions, Manager, ManagerConfig};
-use pontoon_identity::{Identity, RootCa, renew, renew_forever};
-use pontoon_proto::v1::{ClusterSpec, ManagerPeer, NodeRole, NodeSpec, SwarmStatus};
+use pontoon_controller::{InitOptions, Manager, ManagerConfig, keys};
+use pontoon_identity::{Identity, RootCa, UnlockKey, renew, renew_forever};
+use pontoon_proto::v1::{ClusterSpec, LocalNodeState, ManagerPeer, NodeRole, NodeSpec, SwarmStatus};
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -21,6 +21,7 @@ use super::images::Resolver;
 use super::local::ControlSlot;
 use super::membership::Settings;
 use super::port::ClusterPort;
+use super::supervise::Supervisor;
 use super::{SharedEngine, describe};
 
 /// So long a joining or restarted manager may take to have the cluster's state.
@@ -61,6 +62,8 @@ pub struct NodeConfig {
     pub settings: Settings,
     /// Certificate and key.
     pub identity: Arc<Identity>,
+    /// What the manager was unlocked with.
+    pub unlock_key: Option<UnlockKey>,
 }
 
 /// A node in a cluster.
@@ -75,10 +78,10 @@ pub struct Node {
     tasks: JoinSet<()>,
 }
 
-type ManagerSlot = Mutex<Option<RunningManager>>;
+pub(super) type ManagerSlot = Mutex<Option<RunningManager>>;
 
-struct RunningManager {
-    manager: Arc<Manager>,
+pub(super) struct RunningManager {
+    pub(super) manager: Arc<Manager>,
 }
 
 impl std::fmt::Debug for RunningManager {
@@ -102,7 +105,15 @@ impl Node {
         // Bound first: a port that is taken is found before the cluster knows of this node.
         let port = Arc::new(ClusterPort::open(addr, identity, &images, patient).await?);
         if is_manager {
-            *manager.lock().await = Some(start_manager(&config, &port, start).await?);
+            let again = matches!(start, Start::Again);
+            match start_manager(&config, &port, start).await {
+                Ok(running) => *manager.lock().await = Some(running),
+                // The node does without, and the supervisor tries again when there is space.
+                Err(failure) if again && failure.disk_full => {
+                    config.control.set_trouble(Some(failure.text));
+                }
+                Err(failure) => return Err(failure.text),
+            }
         } else {
             config.control.set_worker(true);
         }
@@ -121,6 +132,12 @@ impl Node {
             manager: manager.clone(),
             agent: agent.clone(),
         };
+        let supervisor = Supervisor {
+            config: config.clone(),
+            port: port.clone(),
+            manager: manager.clone(),
+        };
+        tasks.spawn(supervisor.run(stop.clone()));
         tasks.spawn(roles.follow(stop.clone()));
         tasks.spawn(run_agent(agent.clone(), stop.clone()));
         Ok(Self {
@@ -166,6 +183,10 @@ impl Node {
         status.set_role(identity.role());
         status.node_addr = self.config.settings.advertise_addr.ip().to_string();
         status.remote_managers = manager_addrs(&self.config, &self.agent)();
+        if let Some(reason) = self.config.control.trouble() {
+            status.set_state(LocalNodeState::Error);
+            status.error = reason;
+        }
         if let Ok(slot) = self.manager.try_lock()
             && let Some(running) = slot.as_ref()
         {
@@ -269,11 +290,52 @@ fn manager_addrs(config: &NodeConfig, agent: &Arc<Agent>) -> impl Fn() -> Vec<St
     }
 }
 
-async fn start_manager(
+/// Why a manager did not start.
+pub(super) struct StartFailure {
+    pub(super) text: String,
+    /// There is no space left for its files.
+    pub(super) disk_full: bool,
+}
+
+impl StartFailure {
+    fn new(error: &(dyn std::error::Error + 'static)) -> Self {
+        let mut causes = std::iter::successors(Some(error), |error| error.source());
+        let disk_full = causes.any(|cause| {
+            let kind = cause.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+            use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+            matches!(kind, Some(StorageFull | QuotaExceeded))
+        });
+        Self {
+            text: describe(error),
+            disk_full,
+        }
+    }
+}
+
+impl From<String> for StartFailure {
+    fn from(text: String) -> Self {
+        Self {
+            text,
+            disk_full: false,
+        }
+    }
+}
+
+/// What the manager's keys are sealed with: the key it was unlocked with, or the one that the cluster has made since.
+fn current_lock(config: &NodeConfig) -> Option<UnlockKey> {
+    let known = [config.unlock_key.clone(), config.identity.lock()];
+    known
+        .into_iter()
+        .flatten()
+        .find(|key| keys::try_unlock(&config.dir, key).is_ok())
+}
+
+/// Starts the controller and shows its services.
+pub(super) async fn start_manager(
     config: &NodeConfig,
     port: &ClusterPort,
     start: Start,
-) -> Result<RunningManager, String> {
+) -> Result<RunningManager, StartFailure> {
     port.ready()?;
     let mut manager_config = ManagerConfig::new(
         &config.dir,
@@ -281,6 +343,7 @@ async fn start_manager(
         config.settings.advertise_addr.to_string(),
     );
     manager_config.connections = port.connections();
+    manager_config.unlock_key = current_lock(config);
     manager_config.resolver = Some(Arc::new(Resolver(config.engine.clone())));
     let joining = matches!(start, Start::Joining);
     let manager = match start {
@@ -298,7 +361,7 @@ async fn start_manager(
             Manager::join(manager_config, &config.settings.remote_managers).await
         }
     };
-    let manager = Arc::new(manager.map_err(|error| describe(&error))?);
+    let manager = Arc::new(manager.map_err(|error| StartFailure::new(&error))?);
     port.set_manager(Some(manager.cluster_routes()));
     config.control.set(Some(manager.local_routes()));
     let running = RunningManager { manager };
@@ -309,7 +372,7 @@ async fn start_manager(
                 tracing::warn!(error = %describe(&error), "the other managers still count this one");
             }
             stop_manager(config, port, running).await;
-            return Err(reason);
+            return Err(reason.into());
         }
         // A manager that restarts alone has no quorum yet, and must be up for the others to form one: not ready is no failure.
         tracing::warn!(error = %reason, "waiting for the other managers");
@@ -317,7 +380,7 @@ async fn start_manager(
     Ok(running)
 }
 
-async fn stop_manager(config: &NodeConfig, port: &ClusterPort, running: RunningManager) {
+pub(super) async fn stop_manager(config: &NodeConfig, port: &ClusterPort, running: RunningManager) {
     config.control.set(None);
     running.manager.shutdown().await;
     port.set_manager(None);
@@ -377,7 +440,8 @@ impl Roles {
         joining.settings.remote_managers = manager_addrs(config, &self.agent)();
         let own = joining.settings.advertise_addr.to_string();
         joining.settings.remote_managers.retain(|addr| *addr != own);
-        *slot = Some(start_manager(&joining, &self.port, Start::Joining).await?);
+        let started = start_manager(&joining, &self.port, Start::Joining).await;
+        *slot = Some(started.map_err(|failure| failure.text)?);
         config.control.set_worker(false);
         tracing::info!("this node is a manager now");
         Ok(())
@@ -391,6 +455,9 @@ impl Roles {
             stop_manager(config, &self.port, running).await;
         }
         remove_log(&config.dir).map_err(|error| format!("remove the raft log: {error}"))?;
+        // Autolock is for managers.
+        config.identity.set_lock(None).map_err(|error| describe(&error))?;
+        config.control.set_trouble(None);
         renew_role(config, &self.agent).await?;
         tracing::info!("this node is a worker now");
         Ok(())
@@ -410,7 +477,7 @@ async fn renew_role(config: &NodeConfig, agent: &Arc<Agent>) -> Result<(), Strin
 }
 
 fn remove_log(dir: &Path) -> std::io::Result<()> {
-    for name in ["raft", "raft.id"] {
+    for name in ["raft", "raft.id", "raft.keys", "raft.keys.tmp"] {
         let path = dir.join(name);
         let removed = if path.is_dir() {
             std::fs::remove_dir_all(&path)

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::error::Error;
+use crate::seal::Keyring;
 
 /// Settings of one member of the raft group.
 #[derive(Debug, Clone)]
@@ -14,6 +15,8 @@ pub struct Config {
     pub cluster_id: String,
     /// Folder of the log and the snapshots, created if missing; one process at a time.
     pub dir: PathBuf,
+    /// Data keys that log and snapshots are sealed with; none: they are written in clear.
+    pub keys: Option<Keyring>,
     /// host:port where the others reach this member.
     pub advertise: String,
     /// Node id of this manager.
@@ -50,6 +53,7 @@ impl Config {
             id,
             cluster_id: cluster_id.into(),
             dir: dir.into(),
+            keys: None,
             advertise: String::new(),
             node_id: node_id.into(),
             tick: Duration::from_millis(50),

@@ -6,6 +6,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::member::Member;
+use crate::seal::KeyId;
 
 /// Why a member could not be opened, or stopped.
 #[derive(Debug, thiserror::Error)]
@@ -73,6 +74,14 @@ pub enum Error {
         /// What does not fit.
         reason: String,
     },
+    /// A file is sealed with a key that the member does not have.
+    #[error("{path} is sealed with data key {key}, which this manager does not have; put its key file back, or {CORRUPT_ADVICE}", path = path.display())]
+    NoKey {
+        /// The file.
+        path: PathBuf,
+        /// Name of the key.
+        key: KeyId,
+    },
     /// The state machine refused a snapshot.
     #[error("restore the state from snapshot {path}", path = path.display())]
     Restore {
@@ -97,8 +106,9 @@ pub enum Error {
 }
 
 /// What an operator does about damaged files: the other members hold the data.
-const CORRUPT_ADVICE: &str = "remove this manager from the cluster, empty its raft folder and let it join again; \
-     if it is the only manager, restore the folder from a backup";
+const CORRUPT_ADVICE: &str = "the other managers hold the data: `pontoon swarm leave --force` here, `pontoon node demote NODE` and \
+     `pontoon node rm NODE` on another manager, then `pontoon swarm join` here with `pontoon swarm join-token manager`; \
+     if this is the only manager, restore the folder from a backup";
 
 /// Why a proposal was not answered with an index.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -17,6 +17,7 @@ use crate::connector::Connector;
 use crate::error::{MembershipError, ProposeError, ReadError};
 use crate::member::{Leadership, Member, Role, Status};
 use crate::node::{Event, MemberChange};
+use crate::service::Transfers;
 use crate::snapshot::SnapshotStore;
 
 /// Why a member takes part no more.
@@ -28,6 +29,8 @@ pub enum StopReason {
     Removed,
     /// The disk failed, with what failed.
     Storage(String),
+    /// The cluster's state needs a newer program than this one, with why.
+    TooOld(String),
 }
 
 /// What handle, service and transport share.
@@ -50,6 +53,8 @@ pub(crate) struct Shared {
     pub(crate) stopped: watch::Receiver<Option<StopReason>>,
     pub(crate) connector: Arc<dyn Connector>,
     pub(crate) snapshots: Arc<SnapshotStore>,
+    /// Snapshots that others send to this member.
+    pub(crate) transfers: Transfers,
     /// Number of the newest stream of each peer; older ones are ignored.
     pub(crate) streams: Mutex<HashMap<u64, u64>>,
     /// Closed when the node loop and all its threads are gone.
@@ -102,6 +107,12 @@ impl RaftHandle {
             .send(Event::Read { reply })
             .map_err(|_| self.read_stop_error())?;
         answer.await.unwrap_or_else(|_| Err(self.read_stop_error()))
+    }
+
+    /// The keyring has a new current key: puts it to use for the next segment and a snapshot, which starts now.
+    pub fn key_changed(&self) {
+        // A member that has stopped uses the key from its next start on.
+        let _ = self.shared.events.send(Event::KeyChanged);
     }
 
     /// The way to other members.

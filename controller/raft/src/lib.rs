@@ -4,7 +4,7 @@
 //! - [`Raft`]: makes, opens or joins a member; [`RaftHandle`]: propose, read, membership, leadership.
 //! - [`StateMachine`], [`Connector`]: what the controller supplies; [`RaftService`]: the gRPC service it serves.
 //! - `core`: raft without I/O: values in, values out. `log`: its view of the entries in memory.
-//! - `wal`: segments on disk; `snapshot`: snapshot files; `vfs`: the files beneath both.
+//! - `wal`: segments on disk; `snapshot`: snapshot files; `vfs`: the files beneath both; `seal`: their encryption.
 //! - `node`: the raft thread and the apply thread; `transport`: streams to the peers.
 //!
 //! # Main path
@@ -21,6 +21,7 @@ mod log;
 mod member;
 mod members;
 mod node;
+mod seal;
 mod service;
 #[cfg(test)]
 mod sim;
@@ -38,6 +39,7 @@ pub use error::{Error, MembershipError, ProposeError, ReadError};
 pub use handle::{RaftHandle, StopReason};
 pub use member::{Leadership, Member, PeerProgress, Role, Status};
 pub use node::MemberChange;
+pub use seal::{DataKey, KeyId, Keyring};
 pub use service::{PeerIdentity, RaftService};
 pub use start::Raft;
 pub use state_machine::{SnapshotWriter, StateMachine};

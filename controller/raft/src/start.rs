@@ -40,7 +40,8 @@ impl Raft {
     ///
     /// # Errors
     /// [`Error::Empty`] when there is nothing to open, [`Error::CorruptLog`] and [`Error::CorruptSnapshot`] when files
-    /// are damaged, [`Error::Foreign`] when they are another member's.
+    /// are damaged, [`Error::Foreign`] when they are another member's, [`Error::NoKey`] when their
+    /// data key is not in `config.keys`.
     pub async fn open<S: StateMachine>(
         config: Config,
         state: S,
@@ -121,7 +122,7 @@ fn owner(config: &Config) -> Owner {
 
 fn folder(config: &Config) -> (Dir, SnapshotStore) {
     let vfs: Arc<dyn Vfs> = Arc::new(RealVfs);
-    let dir = Dir::new(vfs, &config.dir);
+    let dir = Dir::new(vfs, &config.dir).with_keys(config.keys.clone());
     let snapshots = SnapshotStore::new(dir.clone(), &config.cluster_id);
     snapshots.remove_leftovers();
     (dir, snapshots)

@@ -12,6 +12,12 @@ pub trait StateMachine: Send + 'static {
     /// its own in between).
     fn apply(&mut self, index: u64, data: &[u8]);
 
+    /// Why this program must not apply the entry: a newer one wrote it and means something by it that this one would
+    /// lose. The member then stops before the entry, rather than to have another state than the others.
+    fn refuses(&self, _data: &[u8]) -> Option<String> {
+        None
+    }
+
     /// Pins the present state in constant time; the returned writer serialises it on another thread while `apply`
     /// goes on.
     fn snapshot(&self) -> Box<dyn SnapshotWriter + Send>;

@@ -1,9 +1,12 @@
-//! The cluster object and its join tokens.
+//! The cluster object, its join tokens and its unlock key.
 
 use std::sync::Arc;
 
-use pontoon_identity::{RootCa, generate_secret};
-use pontoon_proto::v1::{Cluster, JoinTokens, NodeRole, RotateJoinTokenRequest};
+use pontoon_identity::{RootCa, UnlockKey, generate_secret};
+use pontoon_proto::v1::{
+    Cluster, ClusterSpec, JoinTokens, NodeRole, RotateJoinTokenRequest, UnlockKeyResponse,
+    UpdateClusterRequest,
+};
 use pontoon_store::Snapshot;
 use tonic::Status;
 
@@ -49,6 +52,78 @@ pub(super) async fn rotate(core: &Core, request: RotateJoinTokenRequest) -> Resu
         let tokens = tokens.clone();
         tx.put_cluster(cluster).map_err(status::from_store)?;
         Ok(tokens)
+    };
+    core.writer()?.write(rotate).await
+}
+
+/// Replaces the spec. Turning autolock on makes an unlock key, turning it off drops it.
+pub(super) async fn update(core: &Core, request: UpdateClusterRequest) -> Result<Cluster, Status> {
+    let spec = request
+        .spec
+        .ok_or_else(|| Status::invalid_argument("the request has no cluster spec"))?;
+    let update = move |tx: &mut pontoon_store::Tx, _: &crate::writer::Scope| {
+        let mut cluster = Cluster::clone(cluster_of(tx)?);
+        let version = cluster.meta.map_or(0, |meta| meta.version);
+        if request.version != 0 && request.version != version {
+            return Err(status::out_of_sequence());
+        }
+        let before = cluster.spec.take().unwrap_or_default();
+        keeps_what_is_fixed(&before, &spec)?;
+        if !spec.autolock_managers {
+            cluster.unlock_key.clear();
+        } else if cluster.unlock_key.is_empty() {
+            cluster.unlock_key = UnlockKey::generate().as_bytes().to_vec().into();
+        }
+        cluster.spec = Some(spec);
+        tx.put_cluster(cluster).map_err(status::from_store)
+    };
+    core.writer()?.write(update).await?;
+    get(core).await
+}
+
+/// Subnets and tunnels that exist were made with these.
+fn keeps_what_is_fixed(before: &ClusterSpec, after: &ClusterSpec) -> Result<(), Status> {
+    let fixed = |spec: &ClusterSpec| {
+        (
+            spec.default_address_pool.clone(),
+            spec.subnet_size,
+            spec.data_path_port,
+        )
+    };
+    if fixed(before) == fixed(after) {
+        return Ok(());
+    }
+    Err(Status::invalid_argument(
+        "the address pools and the data path's port are fixed when a swarm is made and can't be changed",
+    ))
+}
+
+/// The unlock key's text; empty without autolock.
+fn unlock_key_of(cluster: &Cluster) -> UnlockKeyResponse {
+    let key = UnlockKey::from_bytes(&cluster.unlock_key);
+    UnlockKeyResponse {
+        key: key.map_or_else(String::new, |key| key.reveal().to_string()),
+    }
+}
+
+pub(super) async fn unlock_key(core: &Core) -> Result<UnlockKeyResponse, Status> {
+    let snapshot = core.read().await?;
+    cluster_of(&snapshot).map(|cluster| unlock_key_of(cluster))
+}
+
+/// Makes a new unlock key; all managers seal their keys by it once they have this entry.
+pub(super) async fn rotate_unlock_key(core: &Core) -> Result<UnlockKeyResponse, Status> {
+    let rotate = |tx: &mut pontoon_store::Tx, _: &crate::writer::Scope| {
+        let mut cluster = Cluster::clone(cluster_of(tx)?);
+        if cluster.unlock_key.is_empty() {
+            return Err(Status::failed_precondition(
+                "cannot rotate because autolock is not turned on",
+            ));
+        }
+        cluster.unlock_key = UnlockKey::generate().as_bytes().to_vec().into();
+        let response = unlock_key_of(&cluster);
+        tx.put_cluster(cluster).map_err(status::from_store)?;
+        Ok(response)
     };
     core.writer()?.write(rotate).await
 }

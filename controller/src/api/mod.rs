@@ -19,10 +19,11 @@ use std::sync::Arc;
 use pontoon_proto::v1::control_server::Control;
 use pontoon_proto::v1::{
     Cluster, CreateClusterNetworkRequest, CreateServiceRequest, GetClusterRequest, GetJoinTokensRequest,
-    GetRequest, JoinTokens, ListClusterNetworksResponse, ListNodesResponse, ListRequest,
+    GetRequest, GetUnlockKeyRequest, JoinTokens, ListClusterNetworksResponse, ListNodesResponse, ListRequest,
     ListServicesResponse, ListTasksRequest, ListTasksResponse, Network, Node, RemoveNodeRequest,
-    RemoveResponse, RotateJoinTokenRequest, Service, ServiceLogEntry, ServiceLogsRequest, Task,
-    UpdateNodeRequest, UpdateServiceRequest, WatchRequest, WatchResponse,
+    RemoveResponse, RotateJoinTokenRequest, RotateUnlockKeyRequest, Service, ServiceLogEntry,
+    ServiceLogsRequest, Task, UnlockKeyResponse, UpdateClusterRequest, UpdateNodeRequest,
+    UpdateServiceRequest, WatchRequest, WatchResponse,
 };
 use pontoon_reconcile::{edit, spec};
 use tokio_stream::wrappers::ReceiverStream;
@@ -72,6 +73,29 @@ impl Control for ControlService {
 
     async fn get_cluster(&self, _: Request<GetClusterRequest>) -> Result<Response<Cluster>, Status> {
         cluster::get(&self.core).await.map(Response::new)
+    }
+
+    async fn update_cluster(
+        &self,
+        request: Request<UpdateClusterRequest>,
+    ) -> Result<Response<Cluster>, Status> {
+        cluster::update(&self.core, request.into_inner())
+            .await
+            .map(Response::new)
+    }
+
+    async fn get_unlock_key(
+        &self,
+        _: Request<GetUnlockKeyRequest>,
+    ) -> Result<Response<UnlockKeyResponse>, Status> {
+        cluster::unlock_key(&self.core).await.map(Response::new)
+    }
+
+    async fn rotate_unlock_key(
+        &self,
+        _: Request<RotateUnlockKeyRequest>,
+    ) -> Result<Response<UnlockKeyResponse>, Status> {
+        cluster::rotate_unlock_key(&self.core).await.map(Response::new)
     }
 
     async fn get_join_tokens(

@@ -8,7 +8,7 @@ use pontoon_store::{Event, Object};
 
 use crate::core::Core;
 
-/// A cluster without its secrets.
+/// A cluster without its secrets: the root's key, the tokens, the unlock key.
 pub(super) fn cluster(cluster: &Cluster) -> Cluster {
     let public = |root: &RootCa| RootCa {
         certificate: root.certificate.clone(),
@@ -19,6 +19,7 @@ pub(super) fn cluster(cluster: &Cluster) -> Cluster {
         meta: cluster.meta,
         spec: cluster.spec.clone(),
         root_ca: cluster.root_ca.as_ref().map(public),
+        ..Cluster::default()
     }
 }
 

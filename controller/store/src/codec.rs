@@ -15,7 +15,7 @@ use prost::Message;
 use prost::encoding::encode_varint;
 use std::sync::Arc;
 
-use crate::{Error, Object, Result, Snapshot};
+use crate::{Error, FORMAT, Object, Result, Snapshot};
 
 const MAGIC: &[u8; 8] = b"PONTOON1";
 /// Longest record that is read; a spec is limited to far less by the API.
@@ -40,6 +40,7 @@ pub fn encode(snapshot: &Snapshot, w: &mut dyn Write) -> io::Result<()> {
         base_version: snapshot.version(),
         changes: Vec::new(),
         at: 1,
+        format: 0,
     };
     write_record(w, &header, &mut buffer)?;
     let mut count: u64 = 0;
@@ -116,6 +117,11 @@ pub fn decode(r: &mut dyn Read) -> Result<Snapshot> {
         return Err(Error::Corrupt("it has no header".to_owned()));
     }
     let header = Changeset::decode(buffer.as_slice()).map_err(corrupt)?;
+    if header.format > FORMAT {
+        return Err(Error::Newer {
+            format: header.format,
+        });
+    }
     let mut snapshot = Snapshot {
         version: header.base_version,
         ..Snapshot::default()

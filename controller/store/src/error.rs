@@ -54,6 +54,12 @@ pub enum Error {
     /// The snapshot stream can't be read.
     #[error("snapshot stream can't be read")]
     Read(#[source] std::io::Error),
+    /// A newer program wrote it.
+    #[error("it was written in format {format} by a newer version, this one reads up to {known}: upgrade this manager", known = crate::FORMAT)]
+    Newer {
+        /// The format that it needs.
+        format: u32,
+    },
     /// The snapshot stream is not one of ours, or is damaged.
     #[error("snapshot stream is corrupt: {0}; restore from another snapshot or another manager")]
     Corrupt(String),

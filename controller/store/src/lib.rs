@@ -10,6 +10,10 @@
 //! The way of data: `Snapshot` → `Tx` → `Changeset` → (log) → `Store::apply` → `Snapshot`. Called by the reconciler and
 //! the controller. Pure: no clock, no randomness, no files, no threads; the same changesets give the same snapshot.
 
+/// What this program knows of changesets and snapshots: those of a higher format are refused, not half understood. Raised by a
+/// release whose new fields an older one must not lose; see `proto/README.md`.
+pub const FORMAT: u32 = 1;
+
 pub mod codec;
 mod error;
 mod find;

@@ -181,6 +181,8 @@ impl Tx {
             base_version: base.version,
             changes,
             at,
+            // Nothing in it needs more than the first format.
+            format: 0,
         }
     }
 }

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use rustls::{AlertDescription, CertificateError};
 
 use crate::token::TokenError;
+use crate::unlock::UnlockError;
 
 /// Why a certificate is not accepted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -73,6 +74,12 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// The key on disk is sealed: this manager is locked.
+    #[error("this node's TLS key is locked; use \"pontoon swarm unlock\" to unlock it")]
+    Locked,
+    /// The unlock key is not the right one.
+    #[error(transparent)]
+    Unlock(UnlockError),
     /// A certificate, key or request is not what it should be.
     #[error("the {what} can't be used: {reason}")]
     Invalid {

@@ -20,6 +20,7 @@ use crate::files;
 use crate::peer::{self, PeerIdentity, role_name};
 use crate::root::digest_of;
 use crate::tls;
+use crate::unlock::UnlockKey;
 
 /// A node certificate with its key and root, all PEM.
 #[derive(Clone)]
@@ -61,8 +62,8 @@ pub struct Identity {
     dir: PathBuf,
     state: ArcSwap<State>,
     changed: watch::Sender<u64>,
-    /// One replacement at a time, so that folder and memory agree.
-    replacing: Mutex<()>,
+    /// One replacement at a time, so that folder and memory agree; holds what the key on disk is sealed with.
+    replacing: Mutex<Option<UnlockKey>>,
 }
 
 /// What follows from one set of credentials.
@@ -83,15 +84,51 @@ impl Identity {
     }
 
     /// Reads the identity in `dir`. An expired certificate is no error here: the peers will say so.
+    /// Of a locked manager it is [`Error::Locked`].
     pub fn open(dir: &Path) -> Result<Arc<Self>, Error> {
-        let credentials = files::read(dir, |credentials| State::build(credentials).is_ok())?;
-        Self::in_memory(dir, &credentials)
+        Self::unlock(dir, None)
+    }
+
+    /// Reads the identity in `dir`, whose key may be sealed by `lock`; it stays so.
+    pub fn unlock(dir: &Path, lock: Option<&UnlockKey>) -> Result<Arc<Self>, Error> {
+        let credentials = files::read(dir, lock, |credentials| State::build(credentials).is_ok())?;
+        let identity = Self::in_memory(dir, &credentials)?;
+        let lock = lock.filter(|_| files::is_locked(dir)).cloned();
+        *identity.replacing.lock().unwrap_or_else(PoisonError::into_inner) = lock;
+        Ok(identity)
+    }
+
+    /// True when the key in `dir` can only be read with the unlock key.
+    pub fn is_locked(dir: &Path) -> bool {
+        files::is_locked(dir)
+    }
+
+    /// What the key on disk is sealed with.
+    pub fn lock(&self) -> Option<UnlockKey> {
+        self.replacing
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Seals the key on disk by another unlock key, or keeps it in clear; renewed ones too.
+    pub fn set_lock(&self, lock: Option<&UnlockKey>) -> Result<(), Error> {
+        let mut current = self.replacing.lock().unwrap_or_else(PoisonError::into_inner);
+        if current.as_ref() == lock && files::is_locked(&self.dir) == lock.is_some() {
+            return Ok(());
+        }
+        let credentials = files::read(&self.dir, current.as_ref(), |credentials| {
+            State::build(credentials).is_ok()
+        })?;
+        files::write(&self.dir, &credentials, lock)?;
+        *current = lock.cloned();
+        Ok(())
     }
 
     /// Writes credentials to `dir` (0700; files 0600) and opens them.
     pub fn install(dir: &Path, credentials: &Credentials) -> Result<Arc<Self>, Error> {
         let identity = Self::in_memory(dir, credentials)?;
-        files::write(dir, credentials)?;
+        files::write(dir, credentials, None)?;
         Ok(identity)
     }
 
@@ -105,13 +142,13 @@ impl Identity {
             dir: dir.to_owned(),
             state: ArcSwap::from_pointee(State::build(credentials)?),
             changed: watch::channel(0).0,
-            replacing: Mutex::new(()),
+            replacing: Mutex::new(None),
         }))
     }
 
     /// Takes new credentials of the same node and cluster, on disk and for all connections made from now on.
     pub fn replace(&self, credentials: &Credentials) -> Result<(), Error> {
-        let _one_at_a_time = self.replacing.lock().unwrap_or_else(PoisonError::into_inner);
+        let lock = self.replacing.lock().unwrap_or_else(PoisonError::into_inner);
         let state = State::build(credentials)?;
         let current = self.state.load();
         if state.peer.cluster_id != current.peer.cluster_id {
@@ -132,7 +169,7 @@ impl Identity {
                 reason,
             });
         }
-        files::write(&self.dir, credentials)?;
+        files::write(&self.dir, credentials, lock.as_ref())?;
         self.state.store(Arc::new(state));
         self.changed.send_modify(|count| *count += 1);
         Ok(())

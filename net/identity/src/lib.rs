@@ -5,6 +5,7 @@
 //! - [`Identity`]: this node's certificate and key on disk, with live reload; gives the TLS configurations.
 //! - [`TlsListener`], [`serve`]: the accept loop of the cluster port; [`PeerIdentity`] of each request,
 //!   [`Connections`] to cut those of a removed node.
+//! - [`UnlockKey`]: what seals a manager's keys on disk when the cluster has autolock.
 //! - [`connect`]: a gRPC channel to another node; [`request_certificate`], [`fetch_root_pinned`]: joining;
 //!   [`renew`], [`renew_forever`]: renewal.
 //!
@@ -28,6 +29,7 @@ mod root;
 mod stream;
 mod tls;
 mod token;
+mod unlock;
 
 pub use connect::{Endpoint, connect, connect_lazy, never_connected, probe};
 pub use connections::Connections;
@@ -40,3 +42,4 @@ pub use request::{CertificateRequest, Issued, JoinRequest, fetch_root_pinned, re
 pub use root::{DEFAULT_EXPIRY, RootCa};
 pub use stream::{ConnectionInfo, TlsStream};
 pub use token::{JoinToken, TokenError, generate_secret};
+pub use unlock::{UnlockError, UnlockKey};

@@ -44,6 +44,7 @@ fn swarm_state(swarm: &SwarmStatus) -> &'static str {
         LocalNodeState::Pending => "pending",
         LocalNodeState::Active => "active",
         LocalNodeState::Error => "error",
+        LocalNodeState::Locked => "locked",
     }
 }
 
@@ -167,7 +168,7 @@ fn engine_lines(page: &mut Page, info: &InfoResponse) {
 
 fn swarm_lines(page: &mut Page, swarm: &SwarmStatus) {
     page.line(1, "Swarm", swarm_state(swarm));
-    if swarm.state() == LocalNodeState::Inactive {
+    if matches!(swarm.state(), LocalNodeState::Inactive | LocalNodeState::Locked) {
         return;
     }
     page.line(2, "NodeID", &swarm.node_id);

@@ -155,6 +155,18 @@ impl TestNode {
     }
 }
 
+/// Where a member that is to join listens.
+pub(super) struct Place {
+    listener: TcpListener,
+    config: Config,
+}
+
+impl Place {
+    pub(super) fn addr(&self) -> String {
+        self.config.advertise.clone()
+    }
+}
+
 /// A cluster by node number.
 pub(super) struct Cluster {
     root: tempfile::TempDir,
@@ -229,9 +241,22 @@ impl Cluster {
 
     /// Lets a new member join through the leader's service and waits until it votes.
     pub(super) async fn join(&mut self, node: u64) -> u64 {
+        let place = self.prepare(node).await;
+        let addr = place.addr();
+        self.join_at(node, place, &addr).await
+    }
+
+    /// A port for a new member.
+    pub(super) async fn prepare(&self, node: u64) -> Place {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
-        let mut config = self.config(node, 1, &listener);
-        let answer = self.ask_to_join(node, &config.advertise).await.expect("join");
+        let config = self.config(node, 1, &listener);
+        Place { listener, config }
+    }
+
+    /// As `join`, where the others reach the member at `addr`.
+    pub(super) async fn join_at(&mut self, node: u64, place: Place, addr: &str) -> u64 {
+        let Place { listener, mut config } = place;
+        let answer = self.ask_to_join(node, addr).await.expect("join");
         config.id = answer.raft_id;
         let members = answer
             .members

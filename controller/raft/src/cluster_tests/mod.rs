@@ -6,8 +6,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+mod cut;
 mod disk;
 mod harness;
+mod keys;
 
 use harness::{Cluster, connector, eventually};
 

@@ -101,6 +101,8 @@ pub(crate) struct Core {
     /// make healthy peers look dead for a moment.
     heard: HashMap<u64, u64>,
     election_ticks: u64,
+    /// The next snapshot from this index on leaves no entries behind it, whose segments have an old key.
+    shorten_at: Option<u64>,
 }
 
 impl Core {
@@ -147,6 +149,7 @@ impl Core {
             ticks: 0,
             heard: HashMap::new(),
             election_ticks: config.election_ticks as u64,
+            shorten_at: None,
         })
     }
 
@@ -260,10 +263,9 @@ impl Core {
             .map(|(_, p)| p.pending_snapshot)
             .filter(|&index| index > 0)
             .min();
-        let wanted = meta
-            .index
-            .saturating_sub(self.keep_entries)
-            .min(loading.unwrap_or(u64::MAX));
+        let shorten = self.shorten_at.take_if(|at| meta.index >= *at).is_some();
+        let keep = if shorten { 0 } else { self.keep_entries };
+        let wanted = meta.index.saturating_sub(keep).min(loading.unwrap_or(u64::MAX));
         let to = log.bounded_tail(wanted.max(log.first() - 1), meta.index, self.keep_bytes);
         let mut snapshot = Snapshot {
             data: meta.members.clone(),
@@ -293,6 +295,15 @@ impl Core {
             messages: Vec::new(),
             obsolete,
         });
+    }
+
+    /// New segments have another key: begins one, and returns the index from which on a snapshot makes the old ones
+    /// unnecessary.
+    pub(crate) fn key_changed(&mut self) -> u64 {
+        self.submit(Vec::new(), true);
+        let last = self.node.store().last();
+        self.shorten_at = Some(last);
+        last
     }
 
     /// A message to this peer was lost.

@@ -84,7 +84,12 @@ impl<S: StateMachine> Applier<S> {
     pub(super) fn run(mut self, jobs: &Receiver<ApplyJob>) {
         while let Ok(job) = jobs.recv() {
             match job {
-                ApplyJob::Entries(entries) => self.apply(entries),
+                ApplyJob::Entries(entries) => {
+                    if let Err(reason) = self.apply(entries) {
+                        let _ = self.events.send(Event::TooOld { reason });
+                        return;
+                    }
+                }
                 ApplyJob::Restore(meta) => {
                     if let Err(error) = self.restore(meta) {
                         let reason = describe(&error);
@@ -108,9 +113,13 @@ impl<S: StateMachine> Applier<S> {
         }
     }
 
-    fn apply(&mut self, entries: Vec<(Committed, Option<Waiter>)>) {
+    /// Applies entries; an error says why this program can't.
+    fn apply(&mut self, entries: Vec<(Committed, Option<Waiter>)>) -> Result<(), String> {
         for (entry, waiter) in entries {
             if !entry.data.is_empty() {
+                if let Some(reason) = self.state.refuses(&entry.data) {
+                    return Err(format!("entry {}: {reason}", entry.index));
+                }
                 self.state.apply(entry.index, &entry.data);
             }
             self.bytes += entry.data.len() as u64;
@@ -133,6 +142,7 @@ impl<S: StateMachine> Applier<S> {
             }
         }
         self.report();
+        Ok(())
     }
 
     fn restore(&mut self, meta: SnapshotMeta) -> Result<(), Error> {

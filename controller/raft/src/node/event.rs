@@ -49,6 +49,10 @@ pub(crate) enum Event {
     Persisted { number: u64 },
     /// The disk failed.
     DiskFailed { reason: String },
+    /// The state machine can't read what is in the log.
+    TooOld { reason: String },
+    /// New files are to be sealed with another key.
+    KeyChanged,
     /// The state machine is at this index, whose entry has this term.
     Applied { index: u64, term: u64 },
     /// A local snapshot was written, or could not be.

@@ -16,6 +16,7 @@ use crate::core::Core;
 use crate::error::Error;
 use crate::handle::{RaftHandle, Shared, StopReason};
 use crate::member::{Leadership, Member};
+use crate::service::Transfers;
 use crate::snapshot::{SnapshotMeta, SnapshotStore};
 use crate::state_machine::StateMachine;
 use crate::transport::{PeerContext, Transport};
@@ -211,6 +212,7 @@ pub(crate) fn start<S: StateMachine>(
         stopped: watches.stopped,
         connector,
         snapshots,
+        transfers: Transfers::default(),
         streams: Mutex::new(HashMap::new()),
         done,
     };

@@ -70,6 +70,8 @@ pub(super) struct Progress {
     /// Term in which this member leads.
     leading: Option<u64>,
     stop: Option<StopReason>,
+    /// A snapshot is wanted once this index is applied.
+    snapshot_at: Option<u64>,
     /// Shutdown was asked for; the loop ends at this tick at the latest.
     shutdown_by: Option<u64>,
 }
@@ -86,6 +88,7 @@ impl Progress {
             counter: 0,
             leading: None,
             stop: None,
+            snapshot_at: None,
             shutdown_by: None,
         }
     }
@@ -170,7 +173,18 @@ impl Node {
                 );
                 self.progress.stop = Some(StopReason::Storage(reason));
             }
-            Event::Applied { index, term } => self.progress.applied = (index, term),
+            Event::TooOld { reason } => {
+                tracing::error!(reason, "this member can't go on and stops");
+                self.progress.stop = Some(StopReason::TooOld(reason));
+            }
+            Event::KeyChanged => {
+                self.progress.snapshot_at = Some(self.core.key_changed());
+                self.snapshot_when_due();
+            }
+            Event::Applied { index, term } => {
+                self.progress.applied = (index, term);
+                self.snapshot_when_due();
+            }
             Event::SnapshotTaken(meta) => {
                 if let Some(meta) = meta {
                     self.core.snapshot_saved(meta);
@@ -217,6 +231,14 @@ impl Node {
             }
         }
         self.publish(members_changed);
+    }
+
+    /// Asks for the snapshot that a new key wants, once the state is far enough.
+    fn snapshot_when_due(&mut self) {
+        let applied = self.progress.applied.0;
+        if self.progress.snapshot_at.take_if(|at| *at <= applied).is_some() {
+            self.to_apply(ApplyJob::Snapshot);
+        }
     }
 
     fn to_apply(&self, job: ApplyJob) {

@@ -18,6 +18,8 @@ use crate::validate;
 mod install;
 mod membership;
 
+pub(crate) use install::Transfers;
+
 /// Who calls, as its certificate says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PeerIdentity {
@@ -189,7 +191,21 @@ impl v1::raft_server::Raft for RaftService {
         request: Request<Streaming<v1::SnapshotChunk>>,
     ) -> Result<Response<v1::SnapshotAck>, Status> {
         let caller = (self.identify)(request.extensions())?;
-        self.receive_snapshot(&caller, request.into_inner())
+        let (service, chunks) = (self.clone(), request.into_inner());
+        // A task of its own: when the connection breaks, this call is dropped, but what has come must be kept.
+        let received = tokio::spawn(async move { service.receive_snapshot(&caller, chunks).await });
+        let answer = received.await;
+        answer
+            .map_err(|_| Status::unavailable("this manager is stopping"))?
+            .map(Response::new)
+    }
+
+    async fn snapshot_progress(
+        &self,
+        request: Request<v1::SnapshotProgressRequest>,
+    ) -> Result<Response<v1::SnapshotProgressResponse>, Status> {
+        let caller = (self.identify)(request.extensions())?;
+        self.progress(&caller, &request.into_inner())
             .await
             .map(Response::new)
     }

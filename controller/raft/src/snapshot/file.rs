@@ -1,4 +1,4 @@
-//! Format of a snapshot file.
+//! Format of a snapshot file in clear; what lies on the disk may be sealed (`sealed`). It is also what crosses the network.
 //!
 //! ```text
 //! "PONTSNP1" | u32 length of meta | meta | u32 crc32 of all before | zstd stream | u64 its length | u32 its crc32 | "SEND"
@@ -11,7 +11,7 @@ use std::ops::Range;
 use prost_raft::Message as _;
 use raft::eraftpb::ConfState;
 
-use super::{BufWriter, Reader, VfsFile, Writer};
+use super::{Reader, VfsFile};
 
 const MAGIC: &[u8; 8] = b"PONTSNP1";
 const END: &[u8; 4] = b"SEND";
@@ -118,35 +118,42 @@ impl<W: Write> Write for Summing<W> {
     }
 }
 
-/// Writes a whole file; the caller syncs it.
+/// Writes a whole file; the caller ends and syncs it.
 pub(super) fn write(
-    file: &dyn VfsFile,
+    out: &mut dyn Write,
     cluster_id: &str,
     meta: &SnapshotMeta,
     fill: impl FnOnce(&mut dyn Write) -> io::Result<()>,
 ) -> io::Result<()> {
-    let header = encode_header(cluster_id, meta);
-    file.write_at(&header, 0)?;
-    let out = BufWriter::with_capacity(1 << 20, Writer::new(file, header.len() as u64));
+    out.write_all(&encode_header(cluster_id, meta))?;
     let summing = Summing {
-        inner: out,
+        inner: &mut *out,
         crc: crc32fast::Hasher::new(),
         len: 0,
     };
     let mut encoder = zstd::stream::write::Encoder::new(summing, LEVEL)?;
     fill(&mut encoder)?;
-    let mut summing = encoder.finish()?;
-    summing.flush()?;
+    let summing = encoder.finish()?;
     let trailer = Trailer {
         len: summing.len,
         crc: summing.crc.finalize(),
     };
-    let end = summing.inner.get_ref().offset();
-    file.write_at(&trailer.encode(), end)
+    out.write_all(&trailer.encode())
 }
 
-/// Reads and checks a whole file: its metadata and where the compressed state lies.
-pub(super) fn verify(file: &dyn VfsFile, cluster_id: &str) -> Result<(SnapshotMeta, Range<u64>), String> {
+/// A file that was read and found whole.
+pub(super) struct Verified {
+    pub(super) meta: SnapshotMeta,
+    /// Where the compressed state lies.
+    pub(super) data: Range<u64>,
+    /// Bytes of the file in clear.
+    pub(super) total: u64,
+    /// Checksum of the compressed state: with `total` it tells this file from others of the same entry.
+    pub(super) crc: u32,
+}
+
+/// Reads and checks a whole file.
+pub(super) fn verify(file: &dyn VfsFile, cluster_id: &str) -> Result<Verified, String> {
     let io = |error: io::Error| format!("it can't be read: {error}");
     let total = file.len().map_err(io)?;
     let mut reader = Reader::new(file, 0);
@@ -189,5 +196,10 @@ pub(super) fn verify(file: &dyn VfsFile, cluster_id: &str) -> Result<(SnapshotMe
     if trailer != expected.encode() {
         return Err("the checksum of its data does not match, or it ends early".into());
     }
-    Ok((meta, data))
+    Ok(Verified {
+        meta,
+        data,
+        total,
+        crc: expected.crc,
+    })
 }

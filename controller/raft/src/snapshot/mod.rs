@@ -1,18 +1,24 @@
 //! Snapshot files: written from the state machine, sent to and received from other members, restored at start.
 //!
 //! A file is made under a temporary name, synced and renamed; then a marker in the log says that it counts. Files whose
-//! index is lower than the marker's are removed later.
+//! index is lower than the marker's are removed later. On the disk they are sealed when the folder has keys; what is sent is
+//! in clear, since every member has keys of its own (and the connection is encrypted).
 
-use std::io::{BufReader, BufWriter, Read, Write};
+use std::collections::BTreeSet;
+use std::io::{BufReader, Read, Write};
 
 use crate::error::Error;
-use crate::vfs::{Dir, Reader, VfsFile, Writer};
+use crate::vfs::{Dir, Reader, VfsFile};
 
 mod file;
+mod sealed;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use file::SnapshotMeta;
+
+use file::Verified;
+use sealed::{Output, Refusal};
 
 /// Bytes of a snapshot that go into one message.
 pub(crate) const CHUNK: usize = 1 << 20;
@@ -28,14 +34,23 @@ pub(crate) struct SnapshotStore {
 pub(crate) struct SnapshotFile {
     file: Box<dyn VfsFile>,
     path: std::path::PathBuf,
-    /// Where the compressed state lies.
-    data: std::ops::Range<u64>,
+    verified: Verified,
+}
+
+/// Tells a snapshot file from others of the same entry: another member's, or another program's, may have other bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct FileId {
+    /// Bytes of the file in clear.
+    pub(crate) total: u64,
+    /// Checksum of the compressed state.
+    pub(crate) crc: u32,
 }
 
 /// A snapshot that is being received.
 pub(crate) struct Incoming {
     store: SnapshotStore,
-    file: Box<dyn VfsFile>,
+    /// Taken by `finish`.
+    output: Option<Output>,
     temporary: String,
     offset: u64,
 }
@@ -70,8 +85,11 @@ impl SnapshotStore {
         let temporary = self.temporary();
         let path = self.dir.file(&temporary);
         let file = self.dir.create(&temporary)?;
-        let written = file::write(file.as_ref(), &self.cluster_id, meta, fill)
-            .and_then(|()| file.sync())
+        let written = Output::new(file, self.dir.keys())
+            .and_then(|mut output| {
+                file::write(&mut output, &self.cluster_id, meta, fill)?;
+                output.finish()?.sync()
+            })
             .map_err(|source| Error::Io {
                 op: "write",
                 path,
@@ -81,6 +99,7 @@ impl SnapshotStore {
         if result.is_err() {
             self.discard(&temporary);
         }
+        self.report_keys();
         result
     }
 
@@ -98,23 +117,60 @@ impl SnapshotStore {
             }
             other => other?,
         };
-        let (meta, data) = file::verify(file.as_ref(), &self.cluster_id).map_err(corrupt)?;
+        let (file, verified) = self.verify(file, name)?;
+        let meta = &verified.meta;
         if (meta.index, meta.term) != (index, term) {
             return Err(corrupt(format!(
                 "it is at {} of term {}, other than its name says",
                 meta.index, meta.term
             )));
         }
-        Ok(SnapshotFile { file, path, data })
+        self.report_keys();
+        Ok(SnapshotFile { file, path, verified })
+    }
+
+    /// The file in clear, all of it checked.
+    fn verify(&self, file: Box<dyn VfsFile>, name: &str) -> Result<(Box<dyn VfsFile>, Verified), Error> {
+        let path = self.dir.file(name);
+        let file = sealed::open(file, self.dir.keys()).map_err(|refusal| match refusal {
+            Refusal::NoKey(key) => Error::NoKey {
+                path: path.clone(),
+                key,
+            },
+            Refusal::Unusable(reason) => Error::CorruptSnapshot {
+                path: path.clone(),
+                reason,
+            },
+        })?;
+        let verified = file::verify(file.as_ref(), &self.cluster_id)
+            .map_err(|reason| Error::CorruptSnapshot { path, reason })?;
+        Ok((file, verified))
+    }
+
+    /// Tells the keyring which keys the snapshots need.
+    fn report_keys(&self) {
+        let Some(keys) = self.dir.keys() else {
+            return;
+        };
+        let names = self.dir.list().unwrap_or_default();
+        // Also those that are being written: they come to their name with the key that they have.
+        let files = names.iter().filter(|name| name.starts_with("snap-"));
+        let used = files.filter_map(|name| sealed::key_of(self.dir.open(name).ok()?.as_ref()));
+        keys.snapshots_use(used.collect::<BTreeSet<_>>());
     }
 
     /// Begins to receive a snapshot file from another member.
     pub(crate) fn receive(&self) -> Result<Incoming, Error> {
         let temporary = self.temporary();
         let file = self.dir.create(&temporary)?;
+        let output = Output::new(file, self.dir.keys()).map_err(|source| Error::Io {
+            op: "write",
+            path: self.dir.file(&temporary),
+            source,
+        })?;
         Ok(Incoming {
             store: self.clone(),
-            file,
+            output: Some(output),
             temporary,
             offset: 0,
         })
@@ -127,6 +183,7 @@ impl SnapshotStore {
                 self.discard(&name);
             }
         }
+        self.report_keys();
     }
 
     /// Removes what a crash left half written. Only before anything is received or written.
@@ -152,12 +209,20 @@ impl SnapshotStore {
 impl SnapshotFile {
     /// The decompressed state.
     pub(crate) fn reader(&self) -> std::io::Result<impl Read + '_> {
-        let compressed =
-            Reader::new(self.file.as_ref(), self.data.start).take(self.data.end - self.data.start);
+        let data = &self.verified.data;
+        let compressed = Reader::new(self.file.as_ref(), data.start).take(data.end - data.start);
         zstd::stream::read::Decoder::with_buffer(BufReader::with_capacity(256 << 10, compressed))
     }
 
-    /// The next bytes of the file itself, for sending; empty at its end.
+    /// Which file it is.
+    pub(crate) fn id(&self) -> FileId {
+        FileId {
+            total: self.verified.total,
+            crc: self.verified.crc,
+        }
+    }
+
+    /// The next bytes of the file in clear, for sending; empty at its end.
     pub(crate) fn chunk(&self, offset: u64) -> Result<Vec<u8>, Error> {
         let io = |source| Error::Io {
             op: "read",
@@ -179,8 +244,12 @@ impl Incoming {
     /// Appends received bytes.
     pub(crate) fn write(&mut self, data: &[u8]) -> Result<(), Error> {
         let path = self.store.dir.file(&self.temporary);
-        self.file
-            .write_at(data, self.offset)
+        let output = self
+            .output
+            .as_mut()
+            .ok_or(std::io::ErrorKind::NotConnected.into());
+        output
+            .and_then(|output: &mut Output| output.write_all(data))
             .map_err(|source| Error::Io {
                 op: "write",
                 path,
@@ -190,26 +259,36 @@ impl Incoming {
         Ok(())
     }
 
+    /// Bytes received so far.
+    pub(crate) fn offset(&self) -> u64 {
+        self.offset
+    }
+
     /// Checks the whole, makes it durable and gives it its name.
-    pub(crate) fn finish(self, index: u64, term: u64) -> Result<(), Error> {
+    pub(crate) fn finish(mut self, index: u64, term: u64) -> Result<(), Error> {
         let path = self.store.dir.file(&self.temporary);
         let corrupt = |reason| Error::CorruptSnapshot {
             path: path.clone(),
             reason,
         };
-        let (meta, _) = file::verify(self.file.as_ref(), &self.store.cluster_id).map_err(corrupt)?;
+        let io = |op| {
+            let path = path.clone();
+            move |source| Error::Io { op, path, source }
+        };
+        let output = self.output.take().ok_or(std::io::ErrorKind::NotConnected.into());
+        let file = output.and_then(Output::finish).map_err(io("write"))?;
+        let (file, verified) = self.store.verify(file, &self.temporary)?;
+        let meta = &verified.meta;
         if (meta.index, meta.term) != (index, term) {
             return Err(corrupt(format!(
                 "it is at {} of term {}, not at {index} of term {term}",
                 meta.index, meta.term
             )));
         }
-        self.file.sync().map_err(|source| Error::Io {
-            op: "sync",
-            path,
-            source,
-        })?;
-        self.store.dir.rename(&self.temporary, &name(index, term))
+        file.sync().map_err(io("sync"))?;
+        let renamed = self.store.dir.rename(&self.temporary, &name(index, term));
+        self.store.report_keys();
+        renamed
     }
 }
 

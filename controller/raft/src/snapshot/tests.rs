@@ -6,6 +6,7 @@ use std::sync::Arc;
 use raft::eraftpb::ConfState;
 
 use super::*;
+use crate::seal::{DataKey, Keyring};
 use crate::vfs::sim::{Fault, SimDisk};
 
 fn store(disk: &SimDisk) -> SnapshotStore {
@@ -127,4 +128,105 @@ fn a_crash_leaves_the_old_snapshot_or_the_new_one() {
             }
         }
     }
+}
+
+fn sealed(disk: &SimDisk, keys: &Keyring) -> SnapshotStore {
+    let dir = Dir::new(Arc::new(disk.clone()), "/raft").with_keys(Some(keys.clone()));
+    SnapshotStore::new(dir, "cluster")
+}
+
+fn path(index: u64) -> std::path::PathBuf {
+    std::path::Path::new("/raft").join(name(index, 2))
+}
+
+#[test]
+fn a_sealed_snapshot_is_read_with_its_key_only() {
+    let disk = SimDisk::new(1);
+    let keys = Keyring::new(DataKey::random(), []);
+    let mut expected = Vec::new();
+    fill(&mut expected).expect("a vector takes everything");
+    store(&disk).write(&meta(4), fill).expect("write in clear");
+    let with = sealed(&disk, &keys);
+    with.write(&meta(5), fill).expect("write");
+    assert_eq!(content(&with, 4), expected, "what is in clear is still read");
+    assert_eq!(content(&with, 5), expected);
+    let bytes = disk.content(&path(5)).expect("it is there");
+    assert!(
+        !bytes.windows(7).any(|window| window == b"cluster"),
+        "the metadata is sealed too"
+    );
+    assert_eq!(*keys.used().borrow(), [keys.current().id()].into());
+    assert!(matches!(store(&disk).open(5, 2), Err(Error::NoKey { .. })));
+    let wrong = DataKey::new(keys.current().id(), DataKey::random().secret().to_owned().into());
+    let refused = sealed(&disk, &Keyring::new(wrong, []))
+        .open(5, 2)
+        .err()
+        .expect("refused")
+        .to_string();
+    assert!(refused.contains("the key file is another one"), "{refused}");
+}
+
+#[test]
+fn a_sealed_snapshot_can_be_neither_changed_nor_cut() {
+    let disk = SimDisk::new(1);
+    let keys = Keyring::new(DataKey::random(), []);
+    let store = sealed(&disk, &keys);
+    // Several frames, the state being too random to be compressed.
+    let noise = |writer: &mut dyn Write| {
+        (0..200_000u64).try_for_each(|i| {
+            writer.write_all(
+                &i.wrapping_mul(0x9E37_79B9_7F4A_7C15)
+                    .rotate_left(29)
+                    .wrapping_mul(i | 1)
+                    .to_le_bytes(),
+            )
+        })
+    };
+    store.write(&meta(5), noise).expect("write");
+    let whole = disk.content(&path(5)).expect("it is there");
+    assert!(whole.len() > 600_000, "{}", whole.len());
+    for byte in (0..whole.len() as u64).step_by(whole.len() / 100) {
+        assert!(disk.flip(&path(5), byte, 5));
+        assert!(store.open(5, 2).is_err(), "byte {byte}");
+        assert!(disk.flip(&path(5), byte, 5));
+    }
+    store.open(5, 2).expect("all bits are back");
+    // At a frame's end too, where what is left has whole frames only.
+    let frame = (256 << 10) + 20;
+    for len in [0, 7, 8, 68, 68 + frame, 68 + 2 * frame, whole.len() as u64 - 1] {
+        let file = store.dir.open(&name(5, 2)).expect("open");
+        file.set_len(len).expect("cut");
+        assert!(store.open(5, 2).is_err(), "cut to {len}");
+        file.set_len(0).expect("cut");
+        file.write_at(&whole, 0).expect("write");
+    }
+    store.open(5, 2).expect("the bytes are back");
+}
+
+#[test]
+fn a_member_sends_in_clear_and_the_receiver_seals_with_its_own_key() {
+    let (here, there) = (SimDisk::new(1), SimDisk::new(2));
+    let (ours, theirs) = (
+        Keyring::new(DataKey::random(), []),
+        Keyring::new(DataKey::random(), []),
+    );
+    let (from, to) = (sealed(&here, &ours), sealed(&there, &theirs));
+    from.write(&meta(5), fill).expect("write");
+    let file = from.open(5, 2).expect("open");
+    let mut incoming = to.receive().expect("receive");
+    let mut offset = 0;
+    while let chunk = file.chunk(offset).expect("read")
+        && !chunk.is_empty()
+    {
+        // In pieces as odd as a network's.
+        chunk
+            .chunks(70_001)
+            .for_each(|piece| incoming.write(piece).expect("write"));
+        offset += chunk.len() as u64;
+    }
+    assert_eq!(offset, file.id().total);
+    incoming.finish(5, 2).expect("it is whole");
+    assert_eq!(content(&to, 5), content(&from, 5));
+    assert_eq!(to.open(5, 2).expect("open").id(), file.id());
+    assert_eq!(*theirs.used().borrow(), [theirs.current().id()].into());
 }

@@ -11,11 +11,13 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::Code;
+use tonic::transport::Channel;
 
 use super::PeerContext;
 use crate::member::Member;
 use crate::node::{Event, describe};
-use crate::snapshot::SnapshotFile;
+use crate::snapshot::{FileId, SnapshotFile};
 
 /// Time for one chunk, and for the peer to check and sync the whole.
 const CHUNK: Duration = Duration::from_secs(10);
@@ -63,16 +65,28 @@ async fn try_send(context: &PeerContext, member: &Member, message: Message) -> R
         .map_err(|error| error.to_string())?;
     let (chunks, outgoing) = mpsc::channel(2);
     let mut client = RaftClient::new(channel);
+    let start = progress(&mut client, context, (index, term), file.id()).await?;
+    if start > 0 {
+        tracing::info!(
+            peer = member.id,
+            index,
+            start,
+            "going on with a snapshot that broke off"
+        );
+    }
     let call = client.install_snapshot(ReceiverStream::new(outgoing));
     let header = v1::SnapshotChunk {
         message: message.encode_to_vec().into(),
         from: context.id,
         cluster_id: context.cluster_id.clone(),
+        offset: start,
+        total: file.id().total,
+        checksum: file.id().crc,
         ..v1::SnapshotChunk::default()
     };
     let feed = async {
         let mut next = header;
-        let mut offset = 0;
+        let mut offset = start;
         // A peer that ends the call drops its end; its answer says why.
         while let Ok(Ok(())) = timeout(CHUNK, chunks.send(next)).await {
             let data = read(file.clone(), offset).await?;
@@ -100,6 +114,29 @@ async fn try_send(context: &PeerContext, member: &Member, message: Message) -> R
         }
     };
     answer.map(drop).map_err(|status| status.to_string())
+}
+
+/// How much of the file the peer has from an earlier try; a peer of an older version has nothing.
+async fn progress(
+    client: &mut RaftClient<Channel>,
+    context: &PeerContext,
+    (index, term): (u64, u64),
+    id: FileId,
+) -> Result<u64, String> {
+    let request = v1::SnapshotProgressRequest {
+        from: context.id,
+        cluster_id: context.cluster_id.clone(),
+        index,
+        term,
+        total: id.total,
+        checksum: id.crc,
+    };
+    match timeout(CHUNK, client.snapshot_progress(request)).await {
+        Ok(Ok(answer)) => Ok(answer.into_inner().offset.min(id.total)),
+        Ok(Err(status)) if status.code() == Code::Unimplemented => Ok(0),
+        Ok(Err(status)) => Err(status.to_string()),
+        Err(_) => Err("the peer does not answer".to_owned()),
+    }
 }
 
 async fn read(file: Arc<SnapshotFile>, offset: u64) -> Result<Vec<u8>, String> {

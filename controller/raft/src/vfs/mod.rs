@@ -14,6 +14,7 @@ pub(crate) mod sim;
 pub(crate) use real::RealVfs;
 
 use crate::error::Error;
+use crate::seal::Keyring;
 
 /// An open file. Positions are explicit, so there is no cursor to lose.
 pub(crate) trait VfsFile: Send + Sync {
@@ -45,11 +46,13 @@ pub(crate) trait Vfs: Send + Sync + 'static {
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
 }
 
-/// A folder on a [`Vfs`]: names instead of paths, and errors that say what was done to which file.
+/// A folder on a [`Vfs`]: names instead of paths, errors that say what was done to which file, and the keys of what is in it.
 #[derive(Clone)]
 pub(crate) struct Dir {
     vfs: Arc<dyn Vfs>,
     path: PathBuf,
+    /// What the files in it are sealed with; none: they are written in clear.
+    keys: Option<Keyring>,
 }
 
 impl Dir {
@@ -57,7 +60,17 @@ impl Dir {
         Self {
             vfs,
             path: path.into(),
+            keys: None,
         }
+    }
+
+    /// The same folder, whose new files are sealed.
+    pub(crate) fn with_keys(self, keys: Option<Keyring>) -> Self {
+        Self { keys, ..self }
+    }
+
+    pub(crate) fn keys(&self) -> Option<&Keyring> {
+        self.keys.as_ref()
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -140,33 +153,5 @@ impl io::Read for Reader<'_> {
         let read = self.file.read_at(buf, self.offset)?;
         self.offset += read as u64;
         Ok(read)
-    }
-}
-
-/// Appends to a file through [`io::Write`].
-pub(crate) struct Writer<'a> {
-    file: &'a dyn VfsFile,
-    offset: u64,
-}
-
-impl<'a> Writer<'a> {
-    pub(crate) fn new(file: &'a dyn VfsFile, offset: u64) -> Self {
-        Self { file, offset }
-    }
-
-    pub(crate) fn offset(&self) -> u64 {
-        self.offset
-    }
-}
-
-impl io::Write for Writer<'_> {
-    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        self.file.write_at(buf, self.offset)?;
-        self.offset += buf.len() as u64;
-        Ok(buf.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }

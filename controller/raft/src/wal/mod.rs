@@ -4,9 +4,10 @@
 //! any write or sync error the log refuses everything: what the file holds is then unknown (a second `fsync` may succeed
 //! although pages were dropped), only a fresh start with a scan may judge it.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use crate::error::Error;
+use crate::seal::{KeyId, Seal, Sealer};
 use crate::vfs::{Dir, VfsFile};
 
 mod committer;
@@ -32,12 +33,15 @@ struct Sealed {
     seq: u64,
     /// Highest entry index in it.
     last_index: u64,
+    /// What it is sealed with.
+    key: Option<KeyId>,
 }
 
 /// The segment that is written to.
 struct Current {
     file: Box<dyn VfsFile>,
     header: Header,
+    sealer: Option<Sealer>,
     /// Offset behind the last record.
     end: u64,
     /// Length of the file.
@@ -91,9 +95,10 @@ impl Wal {
             first_index: 1,
             salt: rand::random(),
             prev: 0,
+            seal: new_seal(&dir),
         };
         let current = create_segment(&dir, header, 1, &records)?;
-        Ok(Self {
+        let wal = Self {
             dir,
             owner,
             segment_bytes,
@@ -101,7 +106,9 @@ impl Wal {
             current,
             head,
             failed: false,
-        })
+        };
+        wal.report_keys();
+        Ok(wal)
     }
 
     /// Reads the log, cuts a torn tail, and goes on in a new segment.
@@ -124,13 +131,14 @@ impl Wal {
         for &seq in &seqs {
             let name = segment::name(seq);
             let (file, path) = (dir.open(&name)?, dir.file(&name));
-            let scan = segment::scan(file.as_ref(), &path, seq == newest, &mut image)?;
+            let scan = segment::scan(file.as_ref(), &path, seq == newest, dir.keys(), &mut image)?;
             check_header(&scan.header, seq, &owner, prev, &path)?;
             prev = Some((seq, scan.crc));
             batch = scan.batch;
             sealed.push_back(Sealed {
                 seq,
                 last_index: scan.last_index,
+                key: scan.header.seal.as_ref().map(|seal| seal.key),
             });
             if seq == newest {
                 // Also where nothing was torn: the records of a process that died may be in the page cache only, and
@@ -162,6 +170,7 @@ impl Wal {
             first_index: image.last_index() + 1,
             salt: rand::random(),
             prev: prev.map_or(0, |(_, crc)| crc),
+            seal: new_seal(&dir),
         };
         let current = create_segment(&dir, header, batch + 1, &head_records(&head))?;
         let mut wal = Self {
@@ -174,6 +183,7 @@ impl Wal {
             failed: false,
         };
         wal.remove_compacted();
+        wal.report_keys();
         Ok((wal, image))
     }
 
@@ -212,11 +222,13 @@ impl Wal {
             }
         }
         if sync {
-            if self.current.end >= self.segment_bytes {
+            if self.current.end >= self.segment_bytes || self.key_changed() {
                 self.rotate()?;
+                self.report_keys();
             }
             if compacted {
                 self.remove_compacted();
+                self.report_keys();
             }
         }
         Ok(())
@@ -228,6 +240,7 @@ impl Wal {
         let mut bytes = Vec::new();
         for (i, record) in records.iter().enumerate() {
             let place = record::Place {
+                sealer: current.sealer.as_ref(),
                 salt: current.header.salt,
                 offset: current.end + bytes.len() as u64,
                 prev: current.crc,
@@ -278,14 +291,31 @@ impl Wal {
             first_index: current.last_index + 1,
             salt: rand::random(),
             prev: current.crc,
+            seal: new_seal(&self.dir),
         };
         let next = create_segment(&self.dir, header, current.batch, &head_records(&self.head))?;
         let old = std::mem::replace(&mut self.current, next);
         self.sealed.push_back(Sealed {
             seq: old.header.seq,
             last_index: old.last_index,
+            key: old.header.seal.as_ref().map(|seal| seal.key),
         });
         Ok(())
+    }
+
+    /// Whether new records are to be sealed with another key than this segment's.
+    fn key_changed(&self) -> bool {
+        let key = self.current.header.seal.as_ref().map(|seal| seal.key);
+        self.dir.keys().is_some_and(|keys| Some(keys.current_id()) != key)
+    }
+
+    /// Tells the keyring which keys the segments need.
+    fn report_keys(&self) {
+        if let Some(keys) = self.dir.keys() {
+            let current = self.current.header.seal.as_ref().map(|seal| seal.key);
+            let used = self.sealed.iter().filter_map(|sealed| sealed.key).chain(current);
+            keys.segments_use(used.collect::<BTreeSet<_>>());
+        }
     }
 
     /// Removes the oldest segments as long as all their entries are compacted. A failure costs space only, and the next
@@ -310,6 +340,11 @@ impl Wal {
     fn path(&self) -> std::path::PathBuf {
         self.dir.file(&segment::name(self.current.header.seq))
     }
+}
+
+/// How a new segment is sealed.
+fn new_seal(dir: &Dir) -> Option<Seal> {
+    dir.keys().map(|keys| Seal::new(keys.current_id()))
 }
 
 /// What every segment starts with, so that it does not need the ones before it.
@@ -338,11 +373,16 @@ fn create_segment(dir: &Dir, header: Header, batch: u64, records: &[Record]) -> 
     let name = segment::name(header.seq);
     let temporary = format!("{name}.tmp");
     let file = dir.create(&temporary)?;
-    let mut bytes = header.encode().to_vec();
-    let mut crc = crc32fast::hash(&bytes[..segment::HEADER - 4]);
+    let sealer = header.sealer(dir.keys()).map_err(|key| Error::NoKey {
+        path: dir.file(&name),
+        key,
+    })?;
+    let mut bytes = header.encode();
+    let mut crc = header.checksum();
     let mut last_index = 0;
     for (i, record) in records.iter().enumerate() {
         let place = record::Place {
+            sealer: sealer.as_ref(),
             salt: header.salt,
             offset: bytes.len() as u64,
             prev: crc,
@@ -366,6 +406,7 @@ fn create_segment(dir: &Dir, header: Header, batch: u64, records: &[Record]) -> 
     Ok(Current {
         file,
         header,
+        sealer,
         end,
         allocated,
         crc,

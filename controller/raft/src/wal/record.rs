@@ -4,6 +4,9 @@
 //! 0        4        8        12     13      14    16       24
 //! | length | crc32  | prev   | kind | flags | 0   | batch  | payload, padded to 8 |
 //! ```
+//! In a sealed segment the payload is encrypted (its tag included in the length), bound to its offset and to the header
+//! fields around it; the checksum is over what lies on the disk, so that damage is told from a wrong key.
+//!
 //! The checksum covers the segment's random salt, the record's offset, every other header field and the payload, so a
 //! record is valid in one place of one segment only: what lies in a preallocated or reused area never passes for new.
 //! `prev` is the checksum of the record before: a chain without gaps. `batch` counts group commits, and the last record
@@ -12,8 +15,12 @@
 use prost_raft::Message as _;
 use raft::eraftpb::{ConfState, Entry, HardState};
 
+use crate::seal::{Position, Sealer, TAG};
+
 /// Bytes before the payload.
 pub(super) const HEADER: usize = 24;
+/// Highest kind of record that this program writes.
+const KINDS: u8 = 5;
 /// Flag of the last record of a batch: it is followed by a sync.
 pub(super) const END: u8 = 1;
 /// No record is larger: proposals have at most 8 MiB, members and configuration far less.
@@ -117,8 +124,10 @@ pub(super) fn read_u64(bytes: &[u8], at: usize) -> Option<u64> {
 }
 
 /// Position and links of a record that is being written.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Place {
+#[derive(Clone, Copy)]
+pub(super) struct Place<'a> {
+    /// Seals the segment's records.
+    pub(super) sealer: Option<&'a Sealer>,
     /// Salt of the segment.
     pub(super) salt: u64,
     /// Offset of the record in the segment.
@@ -139,19 +148,36 @@ fn checksum(salt: u64, offset: u64, header: &[u8], payload: &[u8]) -> u32 {
     hasher.finalize()
 }
 
+/// The header without the checksum, which covers what is sealed.
+fn about(header: &[u8]) -> [u8; HEADER - 4] {
+    let mut about = [0; HEADER - 4];
+    about[..4].copy_from_slice(&header[..4]);
+    about[4..].copy_from_slice(&header[8..HEADER]);
+    about
+}
+
 /// Appends the record's bytes to `out`; returns its checksum.
-pub(super) fn encode(record: &Record, place: Place, end: bool, out: &mut Vec<u8>) -> u32 {
+pub(super) fn encode(record: &Record, place: Place<'_>, end: bool, out: &mut Vec<u8>) -> u32 {
     let start = out.len();
     out.resize(start + HEADER, 0);
     record.encode_payload(out);
-    let len = out.len() - start - HEADER;
-    out.resize(start + (HEADER + len).next_multiple_of(8), 0);
+    let len = out.len() - start - HEADER + place.sealer.map_or(0, |_| TAG);
     let bytes = &mut out[start..];
     bytes[0..4].copy_from_slice(&(len as u32).to_le_bytes());
     bytes[8..12].copy_from_slice(&place.prev.to_le_bytes());
     bytes[12] = record.kind();
     bytes[13] = if end { END } else { 0 };
     bytes[16..24].copy_from_slice(&place.batch.to_le_bytes());
+    if let Some(sealer) = place.sealer {
+        let about = about(&bytes[..HEADER]);
+        let position = Position {
+            at: place.offset,
+            last: false,
+        };
+        sealer.seal(position, &about, out, start + HEADER);
+    }
+    out.resize(start + (HEADER + len).next_multiple_of(8), 0);
+    let bytes = &mut out[start..];
     let crc = checksum(
         place.salt,
         place.offset,
@@ -162,22 +188,53 @@ pub(super) fn encode(record: &Record, place: Place, end: bool, out: &mut Vec<u8>
     crc
 }
 
+/// Gives the changed bytes of one record their checksum.
+#[cfg(test)]
+pub(super) fn sign(salt: u64, offset: u64, bytes: &mut [u8]) {
+    let len = read_u32(bytes, 0).expect("a record") as usize;
+    let crc = checksum(salt, offset, &bytes[..HEADER], &bytes[HEADER..HEADER + len]);
+    bytes[4..8].copy_from_slice(&crc.to_le_bytes());
+}
+
 /// A record found in a segment, its payload still encoded.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Found<'a> {
     pub(super) crc: u32,
     pub(super) prev: u32,
-    pub(super) kind: u8,
+    kind: u8,
     pub(super) end: bool,
     pub(super) batch: u64,
-    pub(super) payload: &'a [u8],
+    offset: usize,
+    header: &'a [u8],
+    payload: &'a [u8],
     /// Offset of what follows.
     pub(super) next: usize,
 }
 
 impl Found<'_> {
-    pub(super) fn record(&self) -> Option<Record> {
-        Record::decode(self.kind, self.payload)
+    /// What the record says; an error says why a valid one can't be read.
+    pub(super) fn record(&self, sealer: Option<&Sealer>) -> Result<Record, String> {
+        let opened;
+        let payload = match sealer {
+            Some(sealer) => {
+                let position = Position {
+                    at: self.offset as u64,
+                    last: false,
+                };
+                opened = sealer.open(position, &about(self.header), self.payload).ok_or(
+                    "its checksum matches, but it does not open with the segment's key: it was changed on purpose, or the key file is another one",
+                )?;
+                opened.as_slice()
+            }
+            None => self.payload,
+        };
+        if !(1..=KINDS).contains(&self.kind) {
+            return Err(format!(
+                "a record of kind {} was written by a newer program: start that one, or a newer one",
+                self.kind
+            ));
+        }
+        Record::decode(self.kind, payload).ok_or_else(|| "the record does not decode".to_owned())
     }
 }
 
@@ -186,7 +243,8 @@ pub(super) fn find(segment: &[u8], offset: usize, salt: u64) -> Option<Found<'_>
     let header = segment.get(offset..offset.checked_add(HEADER)?)?;
     let (kind, flags) = (header[12], header[13]);
     // Cheap refusals first: the search for records behind a damaged one asks at every eighth byte.
-    if !(1..=5).contains(&kind) || flags > END || header[14..16] != [0, 0] {
+    // Unknown kinds are valid here: a newer program's record must not pass for a torn tail.
+    if kind == 0 || flags > END || header[14..16] != [0, 0] {
         return None;
     }
     let len = read_u32(header, 0)? as usize;
@@ -209,6 +267,8 @@ pub(super) fn find(segment: &[u8], offset: usize, salt: u64) -> Option<Found<'_>
         kind,
         end: flags == END,
         batch,
+        offset,
+        header,
         payload,
         next,
     })

@@ -7,12 +7,26 @@ use proptest::prelude::*;
 use raft::eraftpb::{ConfState, Entry, HardState};
 
 use super::*;
+use crate::seal::{DataKey, Keyring};
 use crate::vfs::sim::{Fault, SimDisk};
 
 const FOLDER: &str = "/raft";
 
+thread_local! {
+    /// What this test's logs are sealed with.
+    static KEYS: std::cell::RefCell<Option<Keyring>> = const { std::cell::RefCell::new(None) };
+}
+
 fn dir(disk: &SimDisk) -> Dir {
-    Dir::new(Arc::new(disk.clone()), FOLDER)
+    Dir::new(Arc::new(disk.clone()), FOLDER).with_keys(KEYS.with_borrow(Clone::clone))
+}
+
+/// From here on this test's logs are sealed with a new key; the ring keeps the old ones.
+fn seal() -> Keyring {
+    KEYS.with_borrow_mut(|keys| {
+        let older = keys.as_ref().map(Keyring::all).unwrap_or_default();
+        keys.insert(Keyring::new(DataKey::random(), older)).clone()
+    })
 }
 
 fn owner() -> Owner {
@@ -183,6 +197,188 @@ fn a_log_is_read_back_after_rotation_and_compaction() {
 }
 
 #[test]
+fn every_write_position_survives_a_crash_when_sealed() {
+    seal();
+    every_write_position_survives_a_crash();
+}
+
+#[test]
+fn a_flipped_bit_is_named_or_only_costs_the_last_batch_when_sealed() {
+    seal();
+    a_flipped_bit_is_named_or_only_costs_the_last_batch();
+}
+
+/// All bytes of all segments.
+fn on_disk(disk: &SimDisk) -> Vec<u8> {
+    let names = dir(disk).list().expect("list");
+    let segments = names.iter().filter(|name| name.starts_with("wal-"));
+    segments
+        .flat_map(|name| disk.content(&Path::new(FOLDER).join(name)).expect("it is listed"))
+        .collect()
+}
+
+fn holds(haystack: &[u8], needle: &[u8]) -> bool {
+    haystack.windows(needle.len()).any(|window| window == needle)
+}
+
+#[test]
+fn a_log_in_clear_goes_over_to_its_key_at_the_next_start() {
+    let disk = SimDisk::new(1);
+    let secret = |index| {
+        Record::Entry(Entry {
+            index,
+            term: 1,
+            data: b"the root's private key".to_vec(),
+            ..Entry::default()
+        })
+    };
+    let mut wal = Wal::create(dir(&disk), owner(), SEGMENT, vec![hard(0, 0)]).expect("create");
+    wal.append(&[secret(1)], true).expect("append");
+    assert!(holds(&on_disk(&disk), b"private key"));
+    drop(wal);
+    let keys = seal();
+    let (mut wal, image) = Wal::open(dir(&disk), owner(), SEGMENT).expect("a log in clear is read");
+    assert_eq!(image.last_index(), 1);
+    let marked = [
+        hard(1, 1),
+        snapshot(1, 1, false),
+        Record::Compact { index: 1, term: 1 },
+    ];
+    wal.append(&marked, true).expect("append");
+    wal.append(&[secret(2)], true).expect("append");
+    assert!(
+        !holds(&on_disk(&disk), b"private key"),
+        "nothing in clear is left"
+    );
+    assert_eq!(*keys.used().borrow(), [keys.current().id()].into());
+    drop(wal);
+    let (_, image) = Wal::open(dir(&disk), owner(), SEGMENT).expect("open");
+    assert_eq!(
+        image.entries.last().map(|entry| entry.data.as_slice()),
+        Some(b"the root's private key".as_slice())
+    );
+}
+
+#[test]
+fn an_old_key_is_needed_until_its_segments_are_gone() {
+    let disk = SimDisk::new(1);
+    let first = seal();
+    let mut wal = Wal::create(dir(&disk), owner(), 1 << 20, vec![hard(0, 0)]).expect("create");
+    wal.append(&[entry(1, 1, 10)], true).expect("append");
+    let (old, new) = (first.current(), DataKey::random());
+    first.rotate(new.clone());
+    // What the log thread is given when the key changed.
+    wal.append(&[], true).expect("append");
+    assert_eq!(*first.used().borrow(), [old.id(), new.id()].into());
+    wal.append(&[entry(2, 1, 10)], true).expect("append");
+    let without_old = dir(&disk).with_keys(Some(Keyring::new(new.clone(), [])));
+    let refused = Wal::open(without_old.clone(), owner(), SEGMENT)
+        .err()
+        .expect("the old segment is sealed");
+    assert!(
+        matches!(&refused, Error::NoKey { key, .. } if *key == old.id()),
+        "{refused}"
+    );
+    wal.append(
+        &[snapshot(1, 1, false), Record::Compact { index: 1, term: 1 }],
+        true,
+    )
+    .expect("append");
+    assert_eq!(*first.used().borrow(), [new.id()].into());
+    drop(wal);
+    let (_, image) = Wal::open(without_old, owner(), SEGMENT).expect("the old key is not needed any more");
+    assert_eq!(image.last_index(), 2);
+}
+
+#[test]
+fn a_wrong_key_is_told_from_damage() {
+    let disk = SimDisk::new(1);
+    let keys = seal();
+    let mut wal = Wal::create(dir(&disk), owner(), SEGMENT, vec![hard(0, 0)]).expect("create");
+    wal.append(&[entry(1, 1, 10)], true).expect("append");
+    drop(wal);
+    // The same name, another key: what a mixed-up key file looks like.
+    let other = DataKey::new(keys.current().id(), DataKey::random().secret().to_owned().into());
+    let wrong = dir(&disk).with_keys(Some(Keyring::new(other, [])));
+    let refused = Wal::open(wrong, owner(), SEGMENT)
+        .err()
+        .expect("refused")
+        .to_string();
+    assert!(
+        refused.contains("does not open with the segment's key"),
+        "{refused}"
+    );
+    let none = dir(&disk).with_keys(None);
+    assert!(matches!(
+        Wal::open(none, owner(), SEGMENT),
+        Err(Error::NoKey { .. })
+    ));
+    // Nothing was cut off or written by the refused starts.
+    let (_, image) = Wal::open(dir(&disk), owner(), SEGMENT).expect("open");
+    assert_eq!(image.last_index(), 1);
+}
+
+#[test]
+fn damage_is_named_with_offset_and_what_to_do() {
+    let disk = SimDisk::new(1);
+    let mut wal = Wal::create(dir(&disk), owner(), 1 << 20, vec![hard(0, 0)]).expect("create");
+    for index in 1..10 {
+        wal.append(&[entry(index, 1, 100)], true).expect("append");
+    }
+    drop(wal);
+    let path = Path::new(FOLDER).join(segment::name(1));
+    assert!(disk.flip(&path, 400, 3));
+    let refused = Wal::open(dir(&disk), owner(), SEGMENT).err().expect("refused");
+    assert!(matches!(&refused, Error::CorruptLog { offset, .. } if (128..=400).contains(offset)));
+    let text = refused.to_string();
+    for part in [
+        "/raft/wal-",
+        "offset",
+        "checksum",
+        "pontoon swarm leave --force",
+        "pontoon swarm join",
+    ] {
+        assert!(text.contains(part), "{text}");
+    }
+}
+
+#[test]
+fn a_record_of_a_newer_program_is_refused_by_name() {
+    let disk = SimDisk::new(1);
+    let mut wal = Wal::create(dir(&disk), owner(), 1 << 20, vec![hard(0, 0)]).expect("create");
+    wal.append(&[entry(1, 1, 8)], true).expect("append");
+    let (start, end, crc) = (wal.current.end, wal.current.allocated, wal.current.crc);
+    wal.append(&[Record::Compact { index: 0, term: 0 }], true)
+        .expect("append");
+    let (salt, batch) = (wal.current.header.salt, wal.current.batch - 1);
+    drop(wal);
+    // The same record under a kind that is not known here, with its checksum.
+    let mut bytes = Vec::new();
+    let place = record::Place {
+        sealer: None,
+        salt,
+        offset: start,
+        prev: crc,
+        batch,
+    };
+    record::encode(&Record::Compact { index: 0, term: 0 }, place, true, &mut bytes);
+    bytes[12] = 77;
+    record::sign(salt, start, &mut bytes);
+    let file = dir(&disk).open(&segment::name(1)).expect("open");
+    assert!(start + (bytes.len() as u64) < end);
+    file.write_at(&bytes, start).expect("write");
+    file.sync().expect("sync");
+    let refused = Wal::open(dir(&disk), owner(), SEGMENT)
+        .err()
+        .expect("refused")
+        .to_string();
+    assert!(
+        refused.contains("kind 77 was written by a newer program"),
+        "{refused}"
+    );
+}
+
+#[test]
 fn every_write_position_survives_a_crash() {
     let groups = script();
     let total = {
@@ -325,7 +521,7 @@ fn foreign_and_missing_segments_are_named() {
     let error = Wal::open(dir(&disk), owner(), SEGMENT)
         .err()
         .expect("a hole must be found");
-    assert!(error.to_string().contains("join again"), "{error}");
+    assert!(error.to_string().contains("pontoon swarm join"), "{error}");
     assert!(matches!(
         Wal::create(dir(&disk), owner(), SEGMENT, vec![]),
         Err(Error::NotEmpty { .. })

@@ -1,4 +1,7 @@
-//! `pontoon swarm …`: making, joining and leaving a cluster.
+//! `pontoon swarm …`: making, joining and leaving a cluster; [`update`] its settings, [`unlock`] its managers.
+
+mod unlock;
+mod update;
 
 use clap::{Args, Subcommand, ValueEnum};
 use pontoon_proto::v1::{
@@ -21,6 +24,12 @@ pub enum Command {
     Leave(LeaveArguments),
     /// Manage join tokens
     JoinToken(JoinTokenArguments),
+    /// Unlock swarm
+    Unlock,
+    /// Manage the unlock key
+    UnlockKey(unlock::KeyArguments),
+    /// Update the swarm
+    Update(update::UpdateArguments),
 }
 
 /// A node's availability, as flags name it.
@@ -51,6 +60,9 @@ pub struct InitArguments {
     /// Advertised address (format: "<ip|interface>[:port]")
     #[arg(long, value_name = "string", default_value = "", hide_default_value = true)]
     advertise_addr: String,
+    /// Enable manager autolocking (requiring an unlock key to start a stopped manager)
+    #[arg(long)]
+    autolock: bool,
     /// Availability of the node ("active", "pause", "drain")
     #[arg(long, value_name = "string", value_enum, default_value_t)]
     availability: AvailabilityFlag,
@@ -143,6 +155,9 @@ pub async fn dispatch(host: Option<&str>, command: Command) -> Outcome {
             Ok(0)
         }
         Command::JoinToken(arguments) => join_token(&client, &arguments).await,
+        Command::Unlock => unlock::unlock(&client).await,
+        Command::UnlockKey(arguments) => unlock::key(&client, &arguments).await,
+        Command::Update(arguments) => update::run(&client, &arguments).await,
     }
 }
 
@@ -156,6 +171,7 @@ async fn init(client: &Client, arguments: InitArguments) -> Outcome {
         default_addr_pool_mask_length: arguments.default_addr_pool_mask_length,
         data_path_port: 0,
         task_history_limit: Some(arguments.task_history_limit),
+        autolock: arguments.autolock,
     };
     let made = client.swarm().init(request).await?.into_inner();
     listing::write(&format!(
@@ -165,6 +181,9 @@ async fn init(client: &Client, arguments: InitArguments) -> Outcome {
          To add a manager to this swarm, run 'pontoon swarm join-token manager' and follow the instructions.\n\n",
         made.node_id, made.worker_token, made.addr
     ));
+    if arguments.autolock {
+        unlock::explain(&unlock::fetch(client).await?);
+    }
     Ok(0)
 }
 

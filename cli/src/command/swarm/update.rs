@@ -1,0 +1,51 @@
+//! `swarm update`: changes the cluster's settings.
+
+use clap::Args;
+use pontoon_proto::v1::{GetClusterRequest, UpdateClusterRequest};
+
+use super::unlock;
+use crate::cli;
+use crate::client::Client;
+use crate::error::Outcome;
+use crate::output::listing;
+
+/// `swarm update [OPTIONS]`
+#[derive(Args, Debug)]
+pub struct UpdateArguments {
+    /// Change manager autolocking setting (true|false)
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(action = clap::ArgAction::Set, hide_possible_values = true)]
+    autolock: Option<bool>,
+    /// Task history retention limit
+    #[arg(long, value_name = "int")]
+    task_history_limit: Option<u32>,
+}
+
+/// Runs `swarm update`.
+pub(super) async fn run(client: &Client, arguments: &UpdateArguments) -> Outcome {
+    if arguments.autolock.is_none() && arguments.task_history_limit.is_none() {
+        // Prints the help, as Docker does when nothing is to be changed.
+        cli::parse_from(["pontoon", "swarm", "update", "--help"].map(Into::into))?;
+        return Ok(0);
+    }
+    let cluster = client
+        .control()
+        .get_cluster(GetClusterRequest {})
+        .await?
+        .into_inner();
+    let mut spec = cluster.spec.unwrap_or_default();
+    let was_locked = spec.autolock_managers;
+    spec.autolock_managers = arguments.autolock.unwrap_or(was_locked);
+    spec.task_history_limit = arguments.task_history_limit.or(spec.task_history_limit);
+    let is_locked = spec.autolock_managers;
+    let request = UpdateClusterRequest {
+        version: cluster.meta.unwrap_or_default().version,
+        spec: Some(spec),
+    };
+    client.control().update_cluster(request).await?;
+    listing::write("Swarm updated.\n");
+    if is_locked && !was_locked {
+        unlock::explain(&unlock::fetch(client).await?);
+    }
+    Ok(0)
+}
