@@ -16,7 +16,7 @@ for purpose; do
         # Registries, and what others make images, archives and contexts with.
         add docker-registry apache2-utils skopeo buildah umoci bzip2 git xz-utils zstd
         ;;
-    bench) add iproute2 util-linux busybox-static iperf3 runc docker-registry ;;
+    bench) add iproute2 util-linux busybox-static iperf3 runc docker-registry etcd-server ;;
     *)
         echo "install-deps.sh: unknown purpose $purpose" >&2
         exit 2

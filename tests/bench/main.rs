@@ -5,6 +5,7 @@
 //! - [`run_latency`], [`engine`], [`memory`], [`scale`], [`failover`], [`overlay`], [`attach`], [`build`],
 //!   [`unpack`], [`peers`]: one figure each
 //! - [`pull`], [`push`]: images from and to a registry, set up by [`registries`]
+//! - [`writes`]: the log beside etcd ([`kv`]: the calls, [`load`]: the clients, [`member`]: the processes); [`state`]: 1,000,000 tasks
 //! - [`report`]: samples, ratios, conditions and the printed result
 //! - [`timing`]: commands timed without polling, contestants run in turn
 //! - [`docker`]: private Docker engines beside the fleet, the peer; [`floor`]: runc and crun, what is below any engine
@@ -25,6 +26,9 @@ mod engine;
 mod failover;
 mod floor;
 mod iperf;
+mod kv;
+mod load;
+mod member;
 mod memory;
 mod overlay;
 mod peers;
@@ -35,8 +39,10 @@ mod registries;
 mod report;
 mod run_latency;
 mod scale;
+mod state;
 mod timing;
 mod unpack;
+mod writes;
 
 /// A figure that can be asked for.
 struct Figure {
@@ -114,6 +120,18 @@ const FIGURES: &[Figure] = &[
         run: push::run,
     },
     Figure {
+        name: "writes",
+        arguments: "[rounds=5] [seconds=3]",
+        about: "committed 256-byte writes by 1, 64 and 1,000 writers and linearizable reads, 1 and 3 members, beside etcd",
+        run: writes::run,
+    },
+    Figure {
+        name: "state",
+        arguments: "[tasks=1000000] [rounds=3]",
+        about: "so many tasks: memory a task, snapshot under writes, restore (time and memory)",
+        run: state::run,
+    },
+    Figure {
         name: "peers",
         arguments: "[MiB=500] [rounds=3]",
         about: "3 hosts want one image of a registry: as a service (read once), beside three pulls and curl",
@@ -138,6 +156,12 @@ fn figure(arguments: &[String]) -> Result<()> {
     };
     if name == "help" || name == "--help" {
         return help();
+    }
+    if name == member::MEMBER {
+        return member::run(arguments);
+    }
+    if name == state::PROCESS {
+        return state::process(arguments);
     }
     if name == unpack::UNPACK || name == unpack::DECOMPRESS {
         return unpack::step(arguments);
