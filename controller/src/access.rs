@@ -6,16 +6,18 @@
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response};
 use pontoon_identity::{ConnectionInfo, PeerIdentity};
 use pontoon_proto::v1::NodeRole;
-use tonic::Status;
+use tokio::time::Instant;
 use tonic::body::Body;
 use tonic::server::NamedService;
+use tonic::{Code, Status};
 use tower::Service;
 
 use crate::core::Core;
@@ -65,15 +67,25 @@ fn check(core: &Core, path: &str, peer: Option<&PeerIdentity>) -> Result<(), Sta
             "its certificate is a worker's; this call is for managers only",
         ));
     }
+    let snapshot = core.snapshot();
+    let removed = || {
+        Status::not_found(format!(
+            "node {} is not part of the swarm: it was removed; let it leave and join again",
+            peer.node_id
+        ))
+    };
+    // Ids are never given twice, so what this manager knows to be removed stays so, however far behind it is.
+    if snapshot
+        .cluster()
+        .is_some_and(|cluster| cluster.removed_nodes.contains_key(&peer.node_id))
+    {
+        return Err(removed());
+    }
     if !looked_up(path) || core.leading().is_none() {
         return Ok(());
     }
-    let snapshot = core.snapshot();
     match snapshot.node(&peer.node_id) {
-        None => Err(Status::not_found(format!(
-            "node {} is not part of the swarm: it was removed; let it leave and join again",
-            peer.node_id
-        ))),
+        None => Err(removed()),
         Some(node) if right == Right::Manager && node.role() != NodeRole::Manager => {
             Err(refused("it is no longer a manager"))
         }
@@ -93,6 +105,21 @@ fn may_speak_for_others(core: &Core, peer: &PeerIdentity) -> bool {
             .snapshot()
             .node(&peer.node_id)
             .is_some_and(|node| node.role() == NodeRole::Manager)
+}
+
+/// From where a certificate is asked for, unless a manager passes the call on: it has looked already.
+fn joining_from(request: &Request<Body>, peer: Option<&PeerIdentity>) -> Option<IpAddr> {
+    let info = request.extensions().get::<ConnectionInfo>()?;
+    let by_manager = peer.is_some_and(|peer| peer.role == NodeRole::Manager);
+    (request.uri().path() == "/pontoon.v1.Ca/IssueCertificate" && !by_manager).then(|| info.remote_addr.ip())
+}
+
+/// True for an answer that says that the request was bad, not that there is no leader.
+fn is_refusal(headers: &HeaderMap) -> bool {
+    matches!(
+        Status::from_header_map(headers).map(|status| status.code()),
+        Some(Code::InvalidArgument | Code::PermissionDenied | Code::Unauthenticated | Code::OutOfRange)
+    )
 }
 
 /// A service behind the table.
@@ -143,11 +170,23 @@ where
         {
             forward::strip(request.headers_mut());
         }
+        let joins = joining_from(&request, peer.as_ref());
+        if let Some(addr) = joins
+            && let Err(status) = self.core.attempts.check(addr, Instant::now())
+        {
+            return Box::pin(std::future::ready(Ok(status.into_http())));
+        }
         if let Some(peer) = peer {
             request.extensions_mut().insert(peer);
         }
-        let mut inner = self.inner.clone();
-        Box::pin(async move { inner.call(request).await })
+        let (mut inner, core) = (self.inner.clone(), self.core.clone());
+        Box::pin(async move {
+            let response = inner.call(request).await?;
+            if let Some(addr) = joins.filter(|_| is_refusal(response.headers())) {
+                core.attempts.failed(addr, Instant::now());
+            }
+            Ok(response)
+        })
     }
 }
 

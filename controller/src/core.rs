@@ -10,6 +10,7 @@ use pontoon_raft::{Leadership, Member};
 use pontoon_store::Snapshot;
 use tonic::Status;
 
+use crate::ca::limit::Attempts;
 use crate::config::ImageResolver;
 use crate::connector::Channels;
 use crate::leader::Leading;
@@ -28,6 +29,8 @@ pub(crate) struct Core {
     /// How long to wait for a leader.
     pub(crate) leader_timeout: Duration,
     pub(crate) resolver: Option<Arc<dyn ImageResolver>>,
+    /// Failed attempts to join.
+    pub(crate) attempts: Attempts,
     leading: ArcSwapOption<Leading>,
 }
 
@@ -46,6 +49,7 @@ impl Core {
             channels,
             leader_timeout: config.leader_timeout,
             resolver: config.resolver.clone(),
+            attempts: Attempts::default(),
             leading: ArcSwapOption::empty(),
         })
     }

@@ -61,6 +61,9 @@ pub enum Error {
         /// The address that the others dial.
         advertise: String,
     },
+    /// A manager could not give itself a certificate.
+    #[error("can't issue a certificate from this manager's own log: {0}")]
+    Reissue(String),
     /// The member could not be taken out of the log's group.
     #[error("this manager can't leave the managers' group")]
     Leave(#[source] pontoon_raft::MembershipError),

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use pontoon_identity::PeerIdentity;
 use pontoon_proto::v1::NodeRole;
 use tokio::time::Instant;
@@ -23,6 +23,7 @@ use tonic::server::NamedService;
 use tower::{Service, ServiceExt};
 use tracing::debug;
 
+use crate::ca;
 use crate::core::Core;
 use crate::status;
 
@@ -36,6 +37,7 @@ const RETRY_PAUSE: Duration = Duration::from_millis(50);
 fn needs_leader(path: &str) -> bool {
     const CALLS: &[&str] = &[
         "/pontoon.v1.Control/RotateJoinToken",
+        "/pontoon.v1.Control/RotateRoot",
         // Only the leader hears from every manager, so only it knows which are reachable.
         "/pontoon.v1.Control/ListNodes",
         "/pontoon.v1.Control/GetNode",
@@ -164,8 +166,20 @@ where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
 {
     let (parts, body) = request.into_parts();
-    let body = match Limited::new(body, MAX_REQUEST).collect().await {
+    let most = match parts.uri.path().starts_with("/pontoon.v1.Ca/") {
+        // Anybody may call it.
+        true => ca::MAX_MESSAGE,
+        false => MAX_REQUEST,
+    };
+    let body = match Limited::new(body, most).collect().await {
         Ok(body) => body.to_bytes(),
+        Err(error) if error.is::<LengthLimitError>() => {
+            let text = format!(
+                "the request is too large: {} takes at most {most} bytes",
+                parts.uri.path()
+            );
+            return Status::out_of_range(text).into_http();
+        }
         Err(error) => {
             return Status::invalid_argument(format!("can't read the request: {error}")).into_http();
         }

@@ -1,12 +1,11 @@
 //! What a new cluster's store begins with: the cluster and its first node. Called by `Manager::bootstrap`.
 
-use pontoon_identity::{PeerIdentity, UnlockKey, generate_secret};
-use pontoon_proto::v1::{
-    Annotations, Cluster, JoinTokens, Node, NodeRole, NodeState, NodeStatus, RootCa as StoredRoot,
-};
+use pontoon_identity::{PeerIdentity, UnlockKey};
+use pontoon_proto::v1::{Annotations, Cluster, Node, NodeRole, NodeState, NodeStatus, RootCa as StoredRoot};
 use pontoon_store::Tx;
 use tonic::Status;
 
+use crate::ca;
 use crate::config::InitOptions;
 use crate::status;
 use crate::writer::Scope;
@@ -33,7 +32,6 @@ pub(crate) fn first_state(
     } else {
         Default::default()
     };
-    let token = || root.join_token(generate_secret()).to_string();
     let cluster = Cluster {
         id: me.cluster_id.clone(),
         spec: Some(spec),
@@ -41,10 +39,8 @@ pub(crate) fn first_state(
         root_ca: Some(StoredRoot {
             certificate: root.certificate_pem().to_owned().into(),
             key: root.key_pem().to_owned().into(),
-            join_tokens: Some(JoinTokens {
-                worker: token(),
-                manager: token(),
-            }),
+            join_tokens: Some(ca::root::tokens(&root)),
+            ..StoredRoot::default()
         }),
         ..Cluster::default()
     };

@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
+use crate::ca::rotation::{self, Orders};
 use crate::core::Core;
 use crate::dispatcher::{Assigner, Beats, Sessions, run_beats, run_fanout};
 use crate::images::Sources;
@@ -25,6 +26,8 @@ pub(crate) struct Leading {
     pub(crate) assignments: Assigner,
     pub(crate) broker: Arc<Broker>,
     pub(crate) sources: Sources,
+    /// Which nodes are to renew their certificates.
+    pub(crate) orders: Orders,
     /// Fires when leadership is lost.
     pub(crate) stop: CancellationToken,
 }
@@ -74,6 +77,7 @@ impl Reign {
             assignments: Assigner::default(),
             broker,
             sources: Sources::new(tokio::time::Instant::now()),
+            orders: Orders::default(),
             stop: stop.clone(),
         });
         let mut tasks = JoinSet::new();
@@ -82,6 +86,7 @@ impl Reign {
         tasks.spawn(run_beats(leading.clone()));
         tasks.spawn(members::run(core.clone(), leading.clone()));
         tasks.spawn(roles::run(core.clone(), leading.clone()));
+        tasks.spawn(rotation::run(core.clone(), leading.clone()));
         core.set_leading(Some(leading.clone()));
         Self { term, leading, tasks }
     }

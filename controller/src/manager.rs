@@ -23,7 +23,7 @@ use tonic::service::Routes;
 
 use crate::access::Guard;
 use crate::api::ControlService;
-use crate::ca::CaService;
+use crate::ca::{CaService, MAX_MESSAGE};
 use crate::config::{InitOptions, ManagerConfig};
 use crate::connector::{Channels, PeerConnector};
 use crate::core::Core;
@@ -138,6 +138,21 @@ impl Manager {
         }
     }
 
+    /// Gives this manager a certificate by the root in its own log, asking nobody: one that was down until its certificate had expired, or
+    /// until the root had been replaced, is let in by no other any more. All managers may have been down. Waits so long for the root to be
+    /// read from the log.
+    ///
+    /// # Errors
+    /// [`Error::Reissue`]: the log does not say that this node is a manager, or there is no root in it.
+    pub async fn reissue(&self, patience: Duration) -> Result<(), Error> {
+        let mut versions = self.core.replica.versions();
+        let read =
+            async { while self.core.snapshot().cluster().is_none() && versions.changed().await.is_ok() {} };
+        // Judged by what is here then.
+        let _ = tokio::time::timeout(patience, read).await;
+        crate::ca::reissue(&self.core).map_err(|status| Error::Reissue(status.message().to_owned()))
+    }
+
     /// Waits until the cluster's state is here, somebody leads, and this manager votes: a cluster that loses another
     /// manager from then on can count on it.
     ///
@@ -180,7 +195,8 @@ impl Manager {
     pub fn cluster_routes(&self) -> Routes {
         let core = &self.core;
         let control = self.control();
-        let ca = Forward::new(core, CaServer::new(CaService::new(core)));
+        let ca = CaServer::new(CaService::new(core)).max_decoding_message_size(MAX_MESSAGE);
+        let ca = Forward::new(core, ca);
         let routes = Routes::new(Guard::new(core, control))
             .add_service(Guard::new(core, ca))
             .add_service(Guard::new(

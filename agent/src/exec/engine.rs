@@ -101,6 +101,7 @@ impl Executor for EngineExecutor {
             }),
             data_path_addr: self.options.data_path_addr.to_string(),
             peer_addr: self.options.peer_addr.clone(),
+            tls_info: None,
         }
     }
 

@@ -13,6 +13,11 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 pub trait Connector: Send + Sync + 'static {
     /// A connected channel to the manager at `addr` (host:port).
     async fn connect(&self, addr: &str) -> Result<Channel, BoxError>;
+
+    /// The identity that it connects with, which follows what the cluster says of its root; none for connections without.
+    fn identity(&self) -> Option<Arc<Identity>> {
+        None
+    }
 }
 
 /// Connects with this node's certificate.
@@ -32,5 +37,9 @@ impl IdentityConnector {
 impl Connector for IdentityConnector {
     async fn connect(&self, addr: &str) -> Result<Channel, BoxError> {
         Ok(pontoon_identity::connect(&self.identity, &Endpoint::manager(addr)).await?)
+    }
+
+    fn identity(&self) -> Option<Arc<Identity>> {
+        Some(self.identity.clone())
     }
 }

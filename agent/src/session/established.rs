@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use pontoon_proto::v1::agent_message::Message as ToManager;
 use pontoon_proto::v1::manager_message::Message as FromManager;
-use pontoon_proto::v1::{AgentMessage, Heartbeat, ManagerMessage, Registered};
-use tokio::sync::mpsc;
+use pontoon_proto::v1::{AgentMessage, Heartbeat, ManagerMessage, Registered, Trust};
+use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 use tonic::Streaming;
 use tonic::transport::Channel;
@@ -27,6 +27,8 @@ pub(super) struct Session {
     outbox: mpsc::Sender<AgentMessage>,
     logs: Subscriptions,
     addr: String,
+    /// Wakes when the certificate, or the root that it is good under, has been replaced.
+    certificate: Option<watch::Receiver<u64>>,
 }
 
 impl Session {
@@ -42,7 +44,14 @@ impl Session {
             outbox,
             logs,
             addr: addr.to_owned(),
+            certificate: None,
         }
+    }
+
+    /// Reports the certificate whenever this says that there is another.
+    pub(super) fn renewed_by(mut self, certificate: Option<watch::Receiver<u64>>) -> Self {
+        self.certificate = certificate;
+        self
     }
 
     /// Runs the session to its end, which is always an error.
@@ -80,10 +89,14 @@ impl Session {
         // Kept over the turns of the loop: begun anew at each, it would never be due while messages come in.
         let due = reporter.wait();
         tokio::pin!(due);
+        let mut certificate = self.certificate.take();
         loop {
             tokio::select! {
                 error = &mut read => return Err(error),
                 Some(message) = incoming.recv() => self.handle(message, managers).await?,
+                () = renewed(&mut certificate) => {
+                    self.send(ToManager::Description(self.parts.describe().await)).await?;
+                }
                 _ = beat.tick() => self.send(ToManager::Heartbeat(Heartbeat {})).await?,
                 () = &mut due => {
                     due.set(reporter.wait());
@@ -126,9 +139,39 @@ impl Session {
                 }
             }
             Some(FromManager::LogSubscription(subscription)) => self.logs.handle(subscription),
+            Some(FromManager::Trust(trust)) => self.trust(&trust),
             // A second answer says nothing new; an unknown message is from a newer manager.
             Some(FromManager::Registered(_)) | None => {}
         }
         Ok(())
     }
+
+    /// Follows the cluster to another root: trusts it, and lets the renewal know whose certificate is wanted.
+    fn trust(&self, trust: &Trust) {
+        let Some(identity) = &self.parts.identity else {
+            return;
+        };
+        let trusted = std::str::from_utf8(&trust.root)
+            .map_err(|error| error.to_string())
+            .and_then(|root| {
+                identity
+                    .trust(root)
+                    .map_err(|error| pontoon_identity::describe(&error))
+            });
+        match trusted {
+            Ok(true) => tracing::info!("this node trusts the cluster's new root from now on"),
+            Ok(false) => {}
+            Err(error) => tracing::warn!(error, "could not take the cluster's root"),
+        }
+        identity.order(&trust.issuer_public_key);
+    }
+}
+
+async fn renewed(changes: &mut Option<watch::Receiver<u64>>) {
+    if let Some(changes) = changes
+        && changes.changed().await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
 }

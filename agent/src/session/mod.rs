@@ -12,10 +12,11 @@ mod managers;
 use std::sync::Arc;
 use std::time::Duration;
 
+use pontoon_identity::Identity;
 use pontoon_proto::v1::agent_message::Message as ToManager;
 use pontoon_proto::v1::dispatcher_client::DispatcherClient;
 use pontoon_proto::v1::manager_message::Message as FromManager;
-use pontoon_proto::v1::{AgentMessage, ManagerList, ManagerMessage, Node, Register};
+use pontoon_proto::v1::{AgentMessage, ManagerList, ManagerMessage, Node, NodeDescription, Register};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -65,8 +66,19 @@ pub(crate) struct Parts {
     pub worker: mpsc::Sender<Command>,
     pub tasks: Tasks,
     pub images: Option<Arc<Images>>,
+    pub identity: Option<Arc<Identity>>,
     pub node: watch::Sender<Option<Node>>,
     pub state: watch::Sender<SessionState>,
+}
+
+impl Parts {
+    /// What managers are told of this node.
+    async fn describe(&self) -> NodeDescription {
+        NodeDescription {
+            tls_info: self.identity.as_ref().map(|identity| identity.tls_info()),
+            ..self.executor.describe().await
+        }
+    }
 }
 
 /// Makes one session after the other.
@@ -110,6 +122,7 @@ impl Runner {
             worker,
             tasks,
             images: config.images,
+            identity: config.connector.identity(),
             node: watch::Sender::new(None),
             state: watch::Sender::new(SessionState::Connecting),
         };
@@ -170,6 +183,8 @@ impl Runner {
                 addr: addr.to_owned(),
                 source,
             })?;
+        // From before the registration, which says which certificate this node has.
+        let certificate = self.parts.identity.as_ref().map(|identity| identity.changes());
         let (outbox, inbox, registered) =
             tokio::time::timeout(ANSWER, register(&self.parts, channel.clone(), addr))
                 .await
@@ -186,7 +201,7 @@ impl Runner {
             .images
             .as_ref()
             .map(|images| images.link(channel.clone()));
-        let session = established::Session::new(&self.parts, channel, outbox, addr);
+        let session = established::Session::new(&self.parts, channel, outbox, addr).renewed_by(certificate);
         session.run(inbox, &registered, &mut self.managers).await
     }
 }
@@ -203,7 +218,7 @@ async fn register(parts: &Parts, channel: Channel, addr: &str) -> Result<Opened>
         .max_encoding_message_size(MAX_MESSAGE);
     let (outbox, messages) = mpsc::channel(OUTBOX);
     let register = Register {
-        description: Some(parts.executor.describe().await),
+        description: Some(parts.describe().await),
         tasks: parts.tasks.statuses(),
         assigned_version: parts.tasks.version(),
     };

@@ -22,7 +22,9 @@ use crate::error::{Failure, Outcome};
 use crate::output::listing;
 use crate::output::template::Template;
 
-pub use cluster::{availability_name, node_json, reachability_name, service_json, update_state_name};
+pub use cluster::{
+    availability_name, node_json, reachability_name, service_json, tls_json, update_state_name,
+};
 pub use mounts::type_name;
 
 /// Docker's exit status for a template that can't be read.

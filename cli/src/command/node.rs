@@ -1,9 +1,11 @@
 //! `pontoon node …`.
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD as STANDARD;
 use clap::{Args, Subcommand, ValueEnum};
 use pontoon_proto::v1::{
-    GetRequest, ListRequest, ListTasksRequest, Node, NodeRole, RemoveNodeRequest, SwarmStatusRequest,
-    UpdateNodeRequest,
+    GetClusterRequest, GetRequest, ListRequest, ListTasksRequest, Node, NodeRole, RemoveNodeRequest,
+    SwarmStatusRequest, TlsInfo, UpdateNodeRequest,
 };
 use serde_json::{Value, json};
 
@@ -241,10 +243,11 @@ async fn update(client: &Client, arguments: UpdateArguments) -> Outcome {
     Ok(0)
 }
 
-async fn list(client: &Client, arguments: ListArguments) -> Outcome {
+/// What `--filter` asks the managers for, and the labels of engines, which are looked at here.
+fn filtered(filters: &[String]) -> Result<(ListRequest, Vec<String>), Failure> {
     let mut request = ListRequest::default();
     let mut node_labels = Vec::new();
-    for filter in &arguments.filter {
+    for filter in filters {
         let (key, value) = filter
             .split_once('=')
             .ok_or_else(|| Failure::new(format!("bad format of filter {filter:?} (expected name=value)")))?;
@@ -270,6 +273,11 @@ async fn list(client: &Client, arguments: ListArguments) -> Outcome {
             }
         }
     }
+    Ok((request, node_labels))
+}
+
+async fn list(client: &Client, arguments: ListArguments) -> Outcome {
+    let (request, node_labels) = filtered(&arguments.filter)?;
     let own = client
         .swarm()
         .status(SwarmStatusRequest {})
@@ -277,6 +285,18 @@ async fn list(client: &Client, arguments: ListArguments) -> Outcome {
         .into_inner()
         .node_id;
     let nodes = client.control().list_nodes(request).await?.into_inner().nodes;
+    let wanted = match arguments.format.as_deref() {
+        // Asked for only where it shows.
+        Some(format) if format.contains("TLSStatus") || format == "json" => {
+            client
+                .control()
+                .get_cluster(GetClusterRequest {})
+                .await?
+                .into_inner()
+                .tls_info
+        }
+        _ => None,
+    };
     let has_engine_labels = |node: &Node| {
         let labels = node
             .description
@@ -293,7 +313,7 @@ async fn list(client: &Client, arguments: ListArguments) -> Outcome {
     let mut rows: Vec<Value> = nodes
         .iter()
         .filter(|node| has_engine_labels(node))
-        .map(|node| row(node, &own))
+        .map(|node| row(node, &own, wanted.as_ref()))
         .collect();
     rows.sort_by(|a, b| a["Hostname"].as_str().cmp(&b["Hostname"].as_str()));
     let columns: &[Column] = &[
@@ -334,7 +354,16 @@ fn capitalized(word: &str) -> String {
         .unwrap_or_default()
 }
 
-fn row(node: &Node, own: &str) -> Value {
+/// Whether the node's certificate and root are as the cluster's are to be.
+fn tls_status(info: Option<&TlsInfo>, wanted: Option<&TlsInfo>) -> &'static str {
+    match (info, wanted) {
+        (Some(info), Some(wanted)) if info == wanted => "Ready",
+        (Some(_), Some(_)) => "Needs Rotation",
+        _ => "Unknown",
+    }
+}
+
+fn row(node: &Node, own: &str, wanted: Option<&TlsInfo>) -> Value {
     let description = node.description.clone().unwrap_or_default();
     let marked = if node.id == own {
         format!("{} *", node.id)
@@ -347,7 +376,7 @@ fn row(node: &Node, own: &str) -> Value {
         "Status": capitalized(node.status.clone().unwrap_or_default().state().name()),
         "Availability": capitalized(availability_name(node.spec.clone().unwrap_or_default().availability())),
         "ManagerStatus": manager_status(node),
-        "TLSStatus": "Ready",
+        "TLSStatus": tls_status(description.tls_info.as_ref(), wanted),
         "EngineVersion": description.engine.unwrap_or_default().engine_version,
     })
 }
@@ -439,8 +468,16 @@ async fn pretty(client: &Client, names: &[String]) -> Outcome {
             "Resources:\n CPUs:\t\t\t{}\n Memory:\t\t{memory}\n",
             resources.nano_cpus / 1_000_000_000
         ));
-        let version = description.engine.unwrap_or_default().engine_version;
+        let version = description.engine.clone().unwrap_or_default().engine_version;
         text.push_str(&format!("Engine Version:\t\t{version}\n"));
+        if let Some(info) = &description.tls_info {
+            text.push_str(&format!(
+                "TLS Info:\n TrustRoot:\n{}\n Issuer Subject:\t{}\n Issuer Public Key:\t{}\n",
+                String::from_utf8_lossy(&info.trust_root).trim(),
+                STANDARD.encode(&info.issuer_subject),
+                STANDARD.encode(&info.issuer_public_key),
+            ));
+        }
         listing::write(&text);
     }
     Ok(0)

@@ -12,9 +12,11 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
+use std::time::Duration;
 
 use pontoon_identity::{
-    DEFAULT_EXPIRY, Identity, JoinRequest, JoinToken, PeerIdentity, RootCa, UnlockKey, request_certificate,
+    DEFAULT_EXPIRY, Identity, JoinRequest, JoinToken, LEAST_EXPIRY, PeerIdentity, RootCa, UnlockKey,
+    request_certificate,
 };
 use pontoon_proto::id;
 use pontoon_proto::v1::{
@@ -260,9 +262,11 @@ impl Membership {
             role: NodeRole::Manager,
             cluster_id: cluster_id.clone(),
         };
-        let credentials = root
-            .issue_credentials(&subject, DEFAULT_EXPIRY)
-            .map_err(internal)?;
+        let expiry = match u64::try_from(spec.node_cert_expiry) {
+            Ok(0) | Err(_) => DEFAULT_EXPIRY,
+            Ok(nanoseconds) => Duration::from_nanos(nanoseconds),
+        };
+        let credentials = root.issue_credentials(&subject, expiry).map_err(internal)?;
         let identity = Identity::install(&self.identity_dir(), &credentials).map_err(internal)?;
         let addr = settings.advertise_addr.to_string();
         let node = NodeSpec {
@@ -402,6 +406,12 @@ fn cluster_spec(request: SwarmInitRequest) -> Result<ClusterSpec, Status> {
             request.data_path_port
         )));
     }
+    let least = i64::try_from(LEAST_EXPIRY.as_nanos()).unwrap_or(i64::MAX);
+    if request.node_cert_expiry != 0 && request.node_cert_expiry < least {
+        return Err(Status::invalid_argument(
+            "minimum certificate expiry time is: 1h0m0s",
+        ));
+    }
     for pool in &request.default_addr_pool {
         let network = pontoon_net::host::parse_pool(pool).map_err(Status::invalid_argument)?;
         if u32::from(network) > request.default_addr_pool_mask_length
@@ -419,6 +429,7 @@ fn cluster_spec(request: SwarmInitRequest) -> Result<ClusterSpec, Status> {
         subnet_size: request.default_addr_pool_mask_length,
         data_path_port: request.data_path_port,
         autolock_managers: request.autolock,
+        node_cert_expiry: request.node_cert_expiry,
         ..Default::default()
     })
 }

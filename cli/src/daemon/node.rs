@@ -6,7 +6,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use pontoon_agent::exec::{self, EngineExecutor, ExecutorOptions};
 use pontoon_agent::{Agent, AgentConfig, IdentityConnector, Images};
@@ -186,6 +186,13 @@ impl Node {
         if let Some(reason) = self.config.control.trouble() {
             status.set_state(LocalNodeState::Error);
             status.error = reason;
+        } else if let Some(problem) = identity.problem() {
+            status.set_state(LocalNodeState::Error);
+            let way_out = match identity.role() {
+                NodeRole::Manager => "restart the daemon: a manager gives itself a new one at its start",
+                NodeRole::Worker => "`pontoon swarm leave` and `pontoon swarm join` get a new certificate",
+            };
+            status.error = format!("{problem}; {way_out}");
         }
         if let Ok(slot) = self.manager.try_lock()
             && let Some(running) = slot.as_ref()
@@ -346,6 +353,7 @@ pub(super) async fn start_manager(
     manager_config.unlock_key = current_lock(config);
     manager_config.resolver = Some(Arc::new(Resolver(config.engine.clone())));
     let joining = matches!(start, Start::Joining);
+    let expired = matches!(start, Start::Again) && config.identity.validity().1 < SystemTime::now();
     let manager = match start {
         Start::NewCluster(init) => {
             let init = InitOptions {
@@ -365,6 +373,9 @@ pub(super) async fn start_manager(
     port.set_manager(Some(manager.cluster_routes()));
     config.control.set(Some(manager.local_routes()));
     let running = RunningManager { manager };
+    if expired && let Err(error) = running.manager.reissue(READY_TIMEOUT).await {
+        tracing::warn!(error = %describe(&error), "this node's certificate has expired");
+    }
     if let Err(error) = running.manager.wait_ready(READY_TIMEOUT).await {
         let reason = describe(&error);
         if joining {

@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use pontoon_identity::{RootCa, UnlockKey, generate_secret};
 use pontoon_proto::v1::{
-    Cluster, ClusterSpec, JoinTokens, NodeRole, RotateJoinTokenRequest, UnlockKeyResponse,
+    Cluster, ClusterSpec, JoinTokens, NodeRole, RotateJoinTokenRequest, RotateRootRequest, UnlockKeyResponse,
     UpdateClusterRequest,
 };
 use pontoon_store::Snapshot;
 use tonic::Status;
 
 use super::view;
+use crate::ca;
 use crate::core::Core;
 use crate::status;
 
@@ -69,6 +70,7 @@ pub(super) async fn update(core: &Core, request: UpdateClusterRequest) -> Result
         }
         let before = cluster.spec.take().unwrap_or_default();
         keeps_what_is_fixed(&before, &spec)?;
+        ca::root::check_expiry(spec.node_cert_expiry)?;
         if !spec.autolock_managers {
             cluster.unlock_key.clear();
         } else if cluster.unlock_key.is_empty() {
@@ -126,4 +128,18 @@ pub(super) async fn rotate_unlock_key(core: &Core) -> Result<UnlockKeyResponse, 
         Ok(response)
     };
     core.writer()?.write(rotate).await
+}
+
+/// Begins to replace the root; the nodes follow by themselves.
+pub(super) async fn rotate_root(core: &Core, request: RotateRootRequest) -> Result<Cluster, Status> {
+    let begin = move |tx: &mut pontoon_store::Tx, _: &crate::writer::Scope| {
+        let mut cluster = Cluster::clone(cluster_of(tx)?);
+        if request.version != 0 && cluster.meta.as_ref().map_or(0, |meta| meta.version) != request.version {
+            return Err(status::out_of_sequence());
+        }
+        ca::root::begin(&mut cluster, &request)?;
+        tx.put_cluster(cluster).map_err(status::from_store)
+    };
+    core.writer()?.write(begin).await?;
+    cluster_of(&core.snapshot()).map(|cluster| view::cluster(cluster))
 }

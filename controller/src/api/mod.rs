@@ -21,8 +21,8 @@ use pontoon_proto::v1::{
     Cluster, CreateClusterNetworkRequest, CreateServiceRequest, GetClusterRequest, GetJoinTokensRequest,
     GetRequest, GetUnlockKeyRequest, JoinTokens, ListClusterNetworksResponse, ListNodesResponse, ListRequest,
     ListServicesResponse, ListTasksRequest, ListTasksResponse, Network, Node, RemoveNodeRequest,
-    RemoveResponse, RotateJoinTokenRequest, RotateUnlockKeyRequest, Service, ServiceLogEntry,
-    ServiceLogsRequest, Task, UnlockKeyResponse, UpdateClusterRequest, UpdateNodeRequest,
+    RemoveResponse, RotateJoinTokenRequest, RotateRootRequest, RotateUnlockKeyRequest, Service,
+    ServiceLogEntry, ServiceLogsRequest, Task, UnlockKeyResponse, UpdateClusterRequest, UpdateNodeRequest,
     UpdateServiceRequest, WatchRequest, WatchResponse,
 };
 use pontoon_reconcile::{edit, spec};
@@ -110,6 +110,12 @@ impl Control for ControlService {
         request: Request<RotateJoinTokenRequest>,
     ) -> Result<Response<JoinTokens>, Status> {
         cluster::rotate(&self.core, request.into_inner())
+            .await
+            .map(Response::new)
+    }
+
+    async fn rotate_root(&self, request: Request<RotateRootRequest>) -> Result<Response<Cluster>, Status> {
+        cluster::rotate_root(&self.core, request.into_inner())
             .await
             .map(Response::new)
     }

@@ -1,8 +1,9 @@
 //! Nodes: availability, labels, promotion and demotion, removal.
 
+use pontoon_identity::DEFAULT_EXPIRY;
 use pontoon_proto::v1::{
-    GetRequest, ListNodesResponse, ListRequest, Node, NodeRole, NodeSpec, NodeState, RemoveNodeRequest,
-    RemoveResponse, UpdateNodeRequest,
+    Cluster, GetRequest, ListNodesResponse, ListRequest, Node, NodeRole, NodeSpec, NodeState,
+    RemoveNodeRequest, RemoveResponse, UpdateNodeRequest,
 };
 use pontoon_raft::{Member, Role};
 use pontoon_reconcile::{edit, spec};
@@ -10,6 +11,7 @@ use pontoon_store::Tx;
 use tonic::Status;
 
 use super::{filter, invalid, refused, vanished, view};
+use crate::ca;
 use crate::core::Core;
 use crate::status;
 use crate::writer::Scope;
@@ -112,7 +114,7 @@ fn may_demote(tx: &Tx, node: &Node, members: &[Member]) -> Result<(), Status> {
 pub(super) async fn remove(core: &Core, request: RemoveNodeRequest) -> Result<RemoveResponse, Status> {
     let RemoveNodeRequest { target, force } = request;
     let members = core.log.members();
-    let remove = move |tx: &mut Tx, _: &Scope| {
+    let remove = move |tx: &mut Tx, scope: &Scope| {
         let node = tx.find_node(&target).map_err(status::from_store)?.clone();
         let wish = node.spec.as_ref().map_or(NodeRole::Worker, NodeSpec::role);
         let is_member = members.iter().any(|member| member.node_id == node.id);
@@ -136,7 +138,21 @@ pub(super) async fn remove(core: &Core, request: RemoveNodeRequest) -> Result<Re
             )));
         }
         edit::remove_node(tx, &node.id).map_err(refused)?;
+        outlaw(tx, &node.id, scope.now)?;
         Ok(RemoveResponse { id: node.id.clone() })
     };
     core.writer()?.write(remove).await
+}
+
+/// Remembers a removed node as long as its certificate may be valid, for every manager: those that can't ask the leader too.
+fn outlaw(tx: &mut Tx, node_id: &str, now: i64) -> Result<(), Status> {
+    let Some(mut cluster) = tx.cluster().map(|cluster| Cluster::clone(cluster)) else {
+        return Ok(());
+    };
+    let longest = i64::try_from(ca::expiry_of(&cluster).max(DEFAULT_EXPIRY).as_nanos()).unwrap_or(i64::MAX);
+    cluster.removed_nodes.retain(|_, until| *until > now);
+    cluster
+        .removed_nodes
+        .insert(node_id.to_owned(), now.saturating_add(longest));
+    tx.put_cluster(cluster).map_err(status::from_store)
 }

@@ -2,16 +2,22 @@
 
 use std::sync::Arc;
 
-use pontoon_proto::v1::{Change, Cluster, Node, Reachability, RootCa, Service, change};
+use pontoon_proto::v1::{Change, Cluster, Node, Reachability, RootCa, RootRotation, Service, change};
 use pontoon_raft::Member;
 use pontoon_store::{Event, Object};
 
+use crate::ca;
 use crate::core::Core;
 
-/// A cluster without its secrets: the root's key, the tokens, the unlock key.
+/// A cluster without its secrets (the root's key, the tokens, the unlock key), with what its nodes' certificates are to be like.
 pub(super) fn cluster(cluster: &Cluster) -> Cluster {
     let public = |root: &RootCa| RootCa {
         certificate: root.certificate.clone(),
+        rotation: root.rotation.as_ref().map(|next| RootRotation {
+            certificate: next.certificate.clone(),
+            ..RootRotation::default()
+        }),
+        cross_signed: root.cross_signed.clone(),
         ..RootCa::default()
     };
     Cluster {
@@ -19,6 +25,11 @@ pub(super) fn cluster(cluster: &Cluster) -> Cluster {
         meta: cluster.meta,
         spec: cluster.spec.clone(),
         root_ca: cluster.root_ca.as_ref().map(public),
+        removed_nodes: cluster.removed_nodes.clone(),
+        tls_info: cluster
+            .root_ca
+            .as_ref()
+            .and_then(|root| ca::root::wanted(root).ok()),
         ..Cluster::default()
     }
 }

@@ -2,12 +2,17 @@
 //!
 //! Owned here: that a certificate and what the store says of its node never contradict each other. A new node's object
 //! is in the log before its certificate is handed out; a renewal carries the role that the node has *now*. Served by
-//! every manager, also without a client certificate; issuing goes to the leader.
+//! every manager, also without a client certificate; issuing goes to the leader. `root`: the root and its replacement;
+//! `rotation`: takes the nodes over to another; `limit`: failed attempts to join.
+
+pub(crate) mod limit;
+pub(crate) mod root;
+pub(crate) mod rotation;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use pontoon_identity::{ConnectionInfo, DEFAULT_EXPIRY, JoinToken, PeerIdentity, RootCa};
+use pontoon_identity::{ConnectionInfo, Credentials, DEFAULT_EXPIRY, JoinToken, PeerIdentity};
 use pontoon_proto::v1::ca_server::Ca;
 use pontoon_proto::v1::{
     Annotations, Cluster, GetRootRequest, GetRootResponse, IssueCertificateRequest, IssueCertificateResponse,
@@ -20,6 +25,9 @@ use tracing::info;
 use crate::core::Core;
 use crate::writer::Scope;
 use crate::{forward, status};
+
+/// A request for a certificate is some 500 bytes.
+pub(crate) const MAX_MESSAGE: usize = 64 << 10;
 
 /// The service.
 #[derive(Clone)]
@@ -88,7 +96,10 @@ fn role_of_token(cluster: &Cluster, text: &str) -> Result<NodeRole, Status> {
             return Ok(role);
         }
         if own.root_digest != token.root_digest {
-            return Err(Status::permission_denied("the join token is of another cluster"));
+            return Err(Status::permission_denied(
+                "the join token is of another cluster, or of this one before its root was replaced: \
+                 `pontoon swarm join-token` on a manager shows the one that holds now",
+            ));
         }
     }
     Err(Status::permission_denied(
@@ -102,15 +113,8 @@ fn cluster_of(snapshot: &Snapshot) -> Result<&Arc<Cluster>, Status> {
         .ok_or_else(|| Status::unavailable("this manager has not received the cluster's state yet"))
 }
 
-fn root_of(cluster: &Cluster) -> Result<RootCa, Status> {
-    let root = cluster
-        .root_ca
-        .as_ref()
-        .ok_or_else(|| Status::internal("the cluster has no root"))?;
-    RootCa::from_pem(&root.certificate, &root.key).map_err(|error| Status::internal(error.to_string()))
-}
-
-fn expiry_of(cluster: &Cluster) -> Duration {
+/// Lifetime of the certificates that are issued now.
+pub(crate) fn expiry_of(cluster: &Cluster) -> Duration {
     let wished = cluster
         .spec
         .as_ref()
@@ -176,6 +180,34 @@ fn renew(tx: &mut Tx, peer: &PeerIdentity) -> Result<Node, Status> {
     Ok(node)
 }
 
+/// Gives this manager a certificate by the root that it holds itself.
+pub(crate) fn reissue(core: &Core) -> Result<(), Status> {
+    let snapshot = core.snapshot();
+    let cluster = cluster_of(&snapshot)?;
+    let me = core.identity.peer();
+    let is_manager = snapshot
+        .node(&me.node_id)
+        .is_some_and(|node| node.role() == NodeRole::Manager);
+    if !is_manager {
+        return Err(Status::permission_denied(format!(
+            "node {} is no manager of the swarm, as far as its log goes",
+            me.node_id
+        )));
+    }
+    let stored = root::of(cluster)?;
+    let invalid = |error: pontoon_identity::Error| Status::internal(pontoon_identity::describe(&error));
+    let issued = root::issuer(stored)?
+        .issue_credentials(&me, expiry_of(cluster))
+        .map_err(invalid)?;
+    let credentials = Credentials {
+        root: String::from_utf8_lossy(&stored.certificate).into_owned(),
+        ..issued
+    };
+    core.identity.replace(&credentials).map_err(invalid)?;
+    info!("this manager has given itself a certificate: its own was no longer valid");
+    Ok(())
+}
+
 #[tonic::async_trait]
 impl Ca for CaService {
     async fn get_root(&self, _: Request<GetRootRequest>) -> Result<Response<GetRootResponse>, Status> {
@@ -192,9 +224,8 @@ impl Ca for CaService {
         let writer = self.core.writer()?;
         let snapshot = self.core.snapshot();
         let cluster = cluster_of(&snapshot)?.clone();
-        let root = root_of(&cluster)?;
+        let root = root::issuer(root::of(&cluster)?)?;
         let csr = message.csr.clone();
-        // A request that can't be signed must not leave a node behind.
         let sign = |node_id: &str, role| {
             let subject = PeerIdentity {
                 node_id: node_id.to_owned(),
@@ -204,8 +235,10 @@ impl Ca for CaService {
             root.issue(&csr, &subject, expiry_of(&cluster), SystemTime::now())
                 .map_err(|error| Status::invalid_argument(error.to_string()))
         };
+        let applicant = self.applicant(caller, message, &cluster)?;
+        // A request that can't be signed must not leave a node behind.
         sign("probe", NodeRole::Worker)?;
-        let node = match self.applicant(caller, message, &cluster)? {
+        let node = match applicant {
             Applicant::New(role, message) => {
                 writer
                     .write(move |tx, scope| join(tx, scope, role, &message))

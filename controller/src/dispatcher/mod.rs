@@ -4,6 +4,7 @@
 //! `fanout`: which sessions a change of the state concerns.
 
 mod beats;
+mod bounds;
 mod fanout;
 mod service;
 mod session;

@@ -14,7 +14,7 @@ use std::time::Duration;
 use pontoon_proto::v1::manager_message::Message as Outgoing;
 use pontoon_proto::v1::{
     AgentMessage, Assignments, ManagerList, ManagerPeer, Node, NodeDescription, Register, Registered,
-    StatusAck, StatusReport, agent_message::Message as Incoming,
+    StatusAck, StatusReport, Trust, agent_message::Message as Incoming,
 };
 use pontoon_reconcile::{assignments, observe};
 use pontoon_store::{Snapshot, Tx};
@@ -24,6 +24,7 @@ use tonic::{Status, Streaming};
 use tracing::{debug, info};
 
 use super::beats::period;
+use super::bounds;
 use super::sessions::{Outbound, Session};
 use crate::core::Core;
 use crate::leader::Leading;
@@ -72,6 +73,7 @@ impl Start {
             acks: JoinSet::new(),
             sent: None,
             node: None,
+            trust: None,
             last_push: None,
         };
         let reason = tokio::select! {
@@ -104,9 +106,13 @@ impl Start {
             ));
         };
         let Register {
-            description, tasks, ..
+            description,
+            mut tasks,
+            ..
         } = register;
         let mut description = description.unwrap_or_default();
+        bounds::check(&description)?;
+        bounds::cut(&mut tasks);
         if description.data_path_addr.is_empty() {
             description.data_path_addr.clone_from(&self.addr);
         }
@@ -162,6 +168,7 @@ struct Live {
     /// What the agent has been told.
     sent: Option<Assignments>,
     node: Option<Arc<Node>>,
+    trust: Option<Trust>,
     last_push: Option<Instant>,
 }
 
@@ -209,7 +216,10 @@ impl Live {
         match message.message {
             Some(Incoming::Heartbeat(_)) | None => {}
             Some(Incoming::Status(report)) => self.report(report).await,
-            Some(Incoming::Description(description)) => self.describe(description).await,
+            Some(Incoming::Description(description)) => {
+                bounds::check(&description)?;
+                self.describe(description).await;
+            }
             Some(Incoming::Register(_)) => {
                 return Err(Status::invalid_argument("a session registers once"));
             }
@@ -219,7 +229,11 @@ impl Live {
 
     /// Queues a report in the order it came; it is acknowledged when committed.
     async fn report(&mut self, report: StatusReport) {
-        let StatusReport { sequence, updates } = report;
+        let StatusReport {
+            sequence,
+            mut updates,
+        } = report;
+        bounds::cut(&mut updates);
         let node_id = self.session.node_id.clone();
         let edit = move |tx: &mut Tx, scope: &crate::writer::Scope| {
             observe::task_status(tx, &node_id, &updates, scope.now);
@@ -286,6 +300,13 @@ impl Live {
                 return Ok(false);
             }
             self.node = Some(node);
+        }
+        let trust = self.leading.orders.of(&snapshot, node_id);
+        if let Some(trust) = trust.filter(|trust| self.trust.as_ref() != Some(trust)) {
+            if !self.session.send(Outgoing::Trust(trust.clone())).await {
+                return Ok(false);
+            }
+            self.trust = Some(trust);
         }
         let message = match &self.sent {
             None => Some(Assignments {

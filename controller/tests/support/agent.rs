@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use pontoon_identity::{Endpoint, Identity, JoinRequest, connect, request_certificate};
+use pontoon_identity::{Endpoint, Identity, JoinRequest, connect, renew_forever, request_certificate};
 use pontoon_proto::v1::dispatcher_client::DispatcherClient;
 use pontoon_proto::v1::{
     AgentMessage, Assignments, Availability, Heartbeat, LogSubscription, ManagerMessage, Node,
@@ -15,6 +15,7 @@ use pontoon_proto::v1::{
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
 use super::Host;
@@ -38,6 +39,7 @@ pub struct FakeAgent {
     pub beats: Arc<AtomicBool>,
     pub dir: Arc<tempfile::TempDir>,
     task: tokio::task::JoinHandle<()>,
+    renewal: tokio::task::JoinHandle<()>,
 }
 
 struct Worker {
@@ -90,12 +92,16 @@ impl FakeAgent {
             name: name.to_owned(),
         };
         let task = tokio::spawn(worker.run());
+        let (renewed, managers) = (identity.clone(), known.clone());
+        let managers = move || managers.lock().unwrap().managers.clone();
+        let renewal = tokio::spawn(renew_forever(renewed, managers, CancellationToken::new()));
         Self {
             identity,
             known,
             beats,
             dir,
             task,
+            renewal,
         }
     }
 
@@ -116,12 +122,21 @@ impl FakeAgent {
     /// The agent and its connections die without a word.
     pub fn kill(&self) {
         self.task.abort();
+        self.renewal.abort();
+    }
+
+    /// The same agent once more after its death.
+    pub fn revive(self, name: &str) -> Self {
+        self.kill();
+        let managers = self.known.lock().unwrap().managers.clone();
+        let identity = Identity::open(&self.dir.path().join("identity")).unwrap();
+        Self::start(identity, self.dir.clone(), managers, name)
     }
 }
 
 impl Drop for FakeAgent {
     fn drop(&mut self) {
-        self.task.abort();
+        self.kill();
     }
 }
 
@@ -157,6 +172,7 @@ impl Worker {
         send(&out, Outgoing::Register(self.register())).await;
         let mut incoming = client.session(ReceiverStream::new(outgoing)).await?.into_inner();
         let mut beat = tokio::time::interval(Duration::from_millis(150));
+        let mut certificate = self.identity.changes();
         let mut sequence = 0;
         loop {
             tokio::select! {
@@ -166,6 +182,9 @@ impl Worker {
                     }
                     _ => return Ok(()),
                 },
+                Ok(()) = certificate.changed() => {
+                    send(&out, Outgoing::Description(self.register().description.unwrap())).await;
+                }
                 _ = beat.tick() => if self.beats.load(Ordering::Relaxed) {
                     send(&out, Outgoing::Heartbeat(Heartbeat {})).await;
                 },
@@ -185,6 +204,7 @@ impl Worker {
                 memory_bytes: 1 << 34,
                 pids: 0,
             }),
+            tls_info: Some(self.identity.tls_info()),
             ..NodeDescription::default()
         };
         let known = self.known.lock().unwrap();
@@ -226,6 +246,11 @@ impl Worker {
                 if !addrs.is_empty() {
                     self.known.lock().unwrap().managers = addrs;
                 }
+            }
+            Incoming::Trust(trust) => {
+                let root = String::from_utf8(trust.root.to_vec()).unwrap();
+                self.identity.trust(&root).unwrap();
+                self.identity.order(&trust.issuer_public_key);
             }
             Incoming::LogSubscription(subscription) => {
                 tokio::spawn(publish(subscription, channel.clone(), self.name.clone()));

@@ -71,8 +71,12 @@ impl Endpoint {
 /// A channel to `endpoint` with this node's identity. It connects at once and tells why if it can't; later it
 /// reconnects by itself, each time with the identity's current certificate.
 pub async fn connect(identity: &Arc<Identity>, endpoint: &Endpoint) -> Result<Channel, Error> {
-    let identity = identity.clone();
-    dial(endpoint, move || identity.client_config()).await
+    let current = identity.clone();
+    let outcome = dial(endpoint, move || current.client_config()).await;
+    if endpoint.name == role_name(NodeRole::Manager) {
+        identity.dialled(&outcome);
+    }
+    outcome
 }
 
 /// Like [`connect`], but the first connection is made by the first call; see [`crate::describe`] for its errors.

@@ -16,7 +16,7 @@ use crate::unlock::UnlockError;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// It chains to another root than this cluster's.
-    #[error("it was issued by the root of another cluster")]
+    #[error("it was issued by the root of another cluster, or by one of this cluster that was replaced")]
     ForeignRoot,
     /// Its subject names another cluster.
     #[error("it belongs to cluster {found}, not to cluster {expected}")]
@@ -27,7 +27,7 @@ pub enum Refusal {
         found: String,
     },
     /// Past its end, or (a peer's alert does not tell these apart) before its beginning.
-    #[error("it has expired or is not yet valid: check both clocks, then let the node join again")]
+    #[error("it has expired or is not yet valid: check both clocks")]
     Expired,
     /// Before its beginning.
     #[error("it is not yet valid: check both clocks")]

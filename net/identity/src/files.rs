@@ -101,6 +101,12 @@ pub(crate) fn write(dir: &Path, credentials: &Credentials, lock: Option<&UnlockK
     sync_dir(dir)
 }
 
+/// Replaces the root alone, durably.
+pub(crate) fn write_root(dir: &Path, root: &str) -> Result<(), Error> {
+    replace(&dir.join(ROOT), root.as_bytes())?;
+    sync_dir(dir)
+}
+
 /// Removes the identity's files (leaving the cluster). Files that are not there are fine.
 pub(crate) fn remove(dir: &Path) -> Result<(), Error> {
     for name in [KEY, NEW_KEY, CERTIFICATE, ROOT] {

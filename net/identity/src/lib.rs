@@ -1,7 +1,7 @@
 //! Who a node is: the cluster's root, node certificates, join tokens, and TLS on both sides of the cluster port.
 //!
 //! # Layout
-//! - [`RootCa`]: makes and holds the root, issues node certificates. [`JoinToken`]: pins the root, carries a secret.
+//! - [`RootCa`]: makes and holds the root, issues node certificates, signs the root that replaces it. [`JoinToken`]: pins the root, carries a secret.
 //! - [`Identity`]: this node's certificate and key on disk, with live reload; gives the TLS configurations.
 //! - [`TlsListener`], [`serve`]: the accept loop of the cluster port; [`PeerIdentity`] of each request,
 //!   [`Connections`] to cut those of a removed node.
@@ -17,6 +17,7 @@
 
 mod connect;
 mod connections;
+mod cross;
 mod error;
 mod files;
 mod identity;
@@ -39,7 +40,7 @@ pub use listener::{TlsListener, serve};
 pub use peer::{PeerIdentity, role_name};
 pub use renewal::{renew_forever, renewal_time};
 pub use request::{CertificateRequest, Issued, JoinRequest, fetch_root_pinned, renew, request_certificate};
-pub use root::{DEFAULT_EXPIRY, RootCa};
+pub use root::{DEFAULT_EXPIRY, LEAST_EXPIRY, RootCa};
 pub use stream::{ConnectionInfo, TlsStream};
 pub use token::{JoinToken, TokenError, generate_secret};
 pub use unlock::{UnlockError, UnlockKey};

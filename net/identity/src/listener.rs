@@ -160,7 +160,11 @@ impl Handshake {
             peer,
             remote_addr: remote,
         };
-        Some(TlsStream::new(stream, info, &self.connections))
+        let accepted = TlsStream::new(stream, info, &self.connections);
+        if accepted.is_none() {
+            warn!(%remote, "connection refused: there are too many of this node, or without a certificate");
+        }
+        accepted
     }
 }
 

@@ -77,6 +77,6 @@ pub(crate) fn parse(certificate: &CertificateDer<'_>) -> Result<Parsed, Error> {
     })
 }
 
-fn from_unix(seconds: i64) -> SystemTime {
+pub(crate) fn from_unix(seconds: i64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
 }

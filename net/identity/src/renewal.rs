@@ -1,5 +1,5 @@
 //! Renewal of this node's certificate at 50 to 80 % of its life, at a random moment so that a cluster that was made at
-//! once does not renew at once.
+//! once does not renew at once; or at once when the cluster wants certificates of another root.
 //!
 //! Called by the daemon as one task per node.
 
@@ -35,19 +35,31 @@ pub async fn renew_forever(
     stop: CancellationToken,
 ) {
     let mut changes = identity.changes();
+    let mut orders = identity.orders();
+    let mut obeyed = false;
     loop {
         changes.mark_unchanged();
+        orders.mark_unchanged();
         let (not_before, not_after) = identity.validity();
+        let ordered = identity.is_due();
         let due = renewal_time(not_before, not_after, rand::random());
         let work = async {
-            wait_until(due).await;
+            match ordered {
+                // Renewed and still another issuer's: the root was replaced once more meanwhile.
+                true if obeyed => tokio::time::sleep(RETRY_MIN).await,
+                true => {}
+                false => wait_until(due).await,
+            }
             renew_with_retries(&identity, &managers).await;
         };
         tokio::select! {
+            biased;
             () = stop.cancelled() => return,
+            // Before the change that it makes itself.
+            () = work => obeyed = ordered,
             // Replaced by someone else (a role change): the new certificate has its own time.
-            Ok(()) = changes.changed() => {}
-            () = work => {}
+            Ok(()) = changes.changed() => obeyed = false,
+            Ok(()) = orders.changed() => obeyed = false,
         }
     }
 }

@@ -5,18 +5,16 @@
 
 use std::sync::Arc;
 
-use base64::Engine;
-use base64::prelude::BASE64_STANDARD as STANDARD;
 use pontoon_proto::v1::ca_client::CaClient;
 use pontoon_proto::v1::{Availability, IssueCertificateRequest, IssueCertificateResponse, NodeRole};
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA256};
-use rustls::pki_types::CertificateDer;
 use tonic::transport::Channel;
 use zeroize::Zeroizing;
 
 use crate::connect::{Endpoint, connect, dial};
 use crate::error::Error;
 use crate::identity::{Credentials, Identity};
+use crate::root::pem_of;
 use crate::tls;
 use crate::token::JoinToken;
 
@@ -104,7 +102,7 @@ pub async fn renew(identity: &Arc<Identity>, addr: &str) -> Result<Issued, Error
     };
     let answer = issue(addr, channel, message).await?;
     let issued = accept(addr, answer, request, identity.root_pem())?;
-    identity.replace(&issued.credentials)?;
+    identity.renewed(&issued.credentials)?;
     Ok(issued)
 }
 
@@ -114,7 +112,7 @@ async fn pinned_channel(addr: &str, token: &JoinToken) -> Result<(Channel, Strin
     let root = pin.found().ok_or_else(|| Error::WrongDigest {
         addr: addr.to_owned(),
     })?;
-    Ok((channel, to_pem(&root)))
+    Ok((channel, pem_of(&root)))
 }
 
 async fn issue(
@@ -163,18 +161,4 @@ fn accept(
         credentials,
         manager_addrs: answer.manager_addrs,
     })
-}
-
-/// PEM of a certificate (RFC 7468).
-fn to_pem(certificate: &CertificateDer<'_>) -> String {
-    let encoded = STANDARD.encode(certificate);
-    let mut pem = String::from("-----BEGIN CERTIFICATE-----\n");
-    for (position, character) in encoded.chars().enumerate() {
-        if position > 0 && position % 64 == 0 {
-            pem.push('\n');
-        }
-        pem.push(character);
-    }
-    pem.push_str("\n-----END CERTIFICATE-----\n");
-    pem
 }

@@ -5,6 +5,9 @@
 
 use std::time::{Duration, SystemTime};
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD as STANDARD;
+use pontoon_proto::v1::TlsInfo;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose,
     IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SerialNumber,
@@ -12,6 +15,7 @@ use rcgen::{
 use ring::digest::{SHA256, digest};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+use x509_parser::prelude::{FromDer, X509Certificate};
 use zeroize::Zeroizing;
 
 use crate::error::Error;
@@ -19,6 +23,9 @@ use crate::identity::Credentials;
 use crate::peer::{PeerIdentity, role_name};
 use crate::request::CertificateRequest;
 use crate::token::JoinToken;
+
+/// The shortest lifetime of a node certificate that a cluster may wish for.
+pub const LEAST_EXPIRY: Duration = Duration::from_secs(3600);
 
 /// Lifetime of a node certificate when the cluster does not say otherwise: 90 days.
 pub const DEFAULT_EXPIRY: Duration = Duration::from_secs(90 * 24 * 3600);
@@ -35,6 +42,8 @@ pub struct RootCa {
     der: CertificateDer<'static>,
     key: Zeroizing<String>,
     issuer: Issuer<'static, KeyPair>,
+    /// PEM of what stands between what is issued and the root that nodes trust.
+    chain: String,
 }
 
 impl RootCa {
@@ -57,7 +66,13 @@ impl RootCa {
         params
             .distinguished_name
             .push(DnType::OrganizationName, cluster_id);
-        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        // And this makes the roots of one cluster differ, of which there are two during a rotation.
+        let unit = u64::from_be_bytes(rand::random());
+        params
+            .distinguished_name
+            .push(DnType::OrganizationalUnitName, format!("root-{unit:016x}"));
+        // One that is signed by this root may stand in between, during a rotation.
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(2));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let certificate = params.self_signed(&key).map_err(failed)?;
         let pem = certificate.pem();
@@ -77,7 +92,38 @@ impl RootCa {
             der,
             key,
             issuer,
+            chain: String::new(),
         })
+    }
+
+    /// Puts certificates (PEM) between what it issues from now on and its own: those that let nodes accept it which trust another root.
+    #[must_use]
+    pub fn with_chain(mut self, chain: &[u8]) -> Self {
+        // What is not text is no PEM either.
+        self.chain = String::from_utf8_lossy(chain).into_owned();
+        self
+    }
+
+    pub(crate) fn der(&self) -> &CertificateDer<'static> {
+        &self.der
+    }
+
+    pub(crate) fn issuer(&self) -> &Issuer<'static, KeyPair> {
+        &self.issuer
+    }
+
+    /// What nodes with a certificate of this root say of it, and of trusting `trusted` (PEM).
+    pub fn tls_info(&self, trusted: &[u8]) -> TlsInfo {
+        // Parsed when it was made.
+        let parsed = X509Certificate::from_der(&self.der).ok();
+        let of = |part: fn(&X509Certificate<'_>) -> Vec<u8>| {
+            parsed.as_ref().map(|(_, root)| part(root)).unwrap_or_default()
+        };
+        TlsInfo {
+            trust_root: trusted.to_vec().into(),
+            issuer_subject: of(|root| root.subject().as_raw().to_vec()).into(),
+            issuer_public_key: of(|root| root.public_key().raw.to_vec()).into(),
+        }
     }
 
     /// The certificate, PEM.
@@ -100,7 +146,7 @@ impl RootCa {
         JoinToken::new(self.digest(), secret)
     }
 
-    /// Issues a certificate for the key of a request (PEM): leaf, then root, PEM. `now` is the caller's clock.
+    /// Issues a certificate for the key of a request (PEM): leaf, then the chain, then root, PEM. `now` is the caller's clock.
     /// Fails when the request is damaged, not signed by its own key, or its key is not P-256.
     pub fn issue(
         &self,
@@ -150,7 +196,7 @@ impl RootCa {
         let leaf = params
             .signed_by(&request.public_key, &self.issuer)
             .map_err(failed)?;
-        Ok(format!("{}{}", leaf.pem(), self.certificate))
+        Ok(format!("{}{}{}", leaf.pem(), self.chain, self.certificate))
     }
 
     /// A new key and its certificate in one step: for the cluster's first manager, which has the root at hand.
@@ -180,8 +226,27 @@ pub(crate) fn digest_of(certificate: &[u8]) -> [u8; 32] {
     bytes
 }
 
+/// PEM of a certificate.
+pub(crate) fn pem_of(certificate: &CertificateDer<'_>) -> String {
+    pem("CERTIFICATE", certificate)
+}
+
+/// PEM (RFC 7468).
+pub(crate) fn pem(label: &str, content: &[u8]) -> String {
+    let encoded = STANDARD.encode(content);
+    let mut pem = format!("-----BEGIN {label}-----\n");
+    for (position, character) in encoded.chars().enumerate() {
+        if position > 0 && position % 64 == 0 {
+            pem.push('\n');
+        }
+        pem.push(character);
+    }
+    pem.push_str(&format!("\n-----END {label}-----\n"));
+    pem
+}
+
 /// 16 random bytes, positive (RFC 5280 4.1.2.2).
-fn serial() -> SerialNumber {
+pub(crate) fn serial() -> SerialNumber {
     let mut bytes: [u8; 16] = rand::random();
     bytes[0] = bytes[0] & 0x7f | 0x01;
     SerialNumber::from_slice(&bytes)

@@ -7,14 +7,19 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::Sleep;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
 
 use crate::connections::{Connections, Registration};
 use crate::peer::PeerIdentity;
+
+/// How long a connection without a certificate may last.
+const STRANGERS_TIME: Duration = Duration::from_secs(60);
 
 /// Who is at the other end of a connection; in the extensions of every request of the cluster port.
 #[derive(Debug, Clone)]
@@ -30,7 +35,9 @@ pub struct TlsStream {
     inner: tokio_rustls::server::TlsStream<TcpStream>,
     info: ConnectionInfo,
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
-    _registration: Option<Registration>,
+    /// When one without a certificate ends: nobody joins for so long.
+    end: Option<Pin<Box<Sleep>>>,
+    _registration: Registration,
 }
 
 impl TlsStream {
@@ -38,18 +45,21 @@ impl TlsStream {
         inner: tokio_rustls::server::TlsStream<TcpStream>,
         info: ConnectionInfo,
         connections: &Connections,
-    ) -> Self {
+    ) -> Option<Self> {
         let token = CancellationToken::new();
-        let registration = info
+        let node_id = info.peer.as_ref().map(|peer| peer.node_id.as_str());
+        let registration = connections.register(node_id, token.clone())?;
+        let end = info
             .peer
-            .as_ref()
-            .map(|peer| connections.register(&peer.node_id, token.clone()));
-        Self {
+            .is_none()
+            .then(|| Box::pin(tokio::time::sleep(STRANGERS_TIME)));
+        Some(Self {
             inner,
             info,
             cut: Box::pin(token.cancelled_owned()),
+            end,
             _registration: registration,
-        }
+        })
     }
 
     /// Who is at the other end.
@@ -58,6 +68,14 @@ impl TlsStream {
     }
 
     fn check(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        if let Some(end) = &mut self.end
+            && end.as_mut().poll(cx).is_ready()
+        {
+            return Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                "a connection without a certificate is for joining only, and that has taken too long",
+            ));
+        }
         match self.cut.as_mut().poll(cx) {
             Poll::Ready(()) => Err(io::Error::new(
                 io::ErrorKind::ConnectionAborted,

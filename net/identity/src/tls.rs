@@ -29,15 +29,18 @@ fn alpn() -> Vec<Vec<u8>> {
     vec![b"h2".to_vec()]
 }
 
-pub(crate) fn roots(certificate: &CertificateDer<'static>) -> Result<Arc<RootCertStore>, Error> {
+pub(crate) fn roots(certificates: &[CertificateDer<'static>]) -> Result<Arc<RootCertStore>, Error> {
     let mut roots = RootCertStore::empty();
-    roots.add(certificate.clone()).map_err(Error::Tls)?;
+    for certificate in certificates {
+        roots.add(certificate.clone()).map_err(Error::Tls)?;
+    }
     Ok(Arc::new(roots))
 }
 
-/// Checks a node certificate against the root, for its role, at this moment.
+/// Checks a node certificate and those above it against the root, for its role, at this moment.
 pub(crate) fn verify(
     leaf: &CertificateDer<'_>,
+    above: &[CertificateDer<'_>],
     roots: Arc<RootCertStore>,
     role: &'static str,
 ) -> Result<(), Error> {
@@ -48,7 +51,7 @@ pub(crate) fn verify(
             what: "root certificate",
             reason: e.to_string(),
         })?;
-    match verifier.verify_server_cert(leaf, &[], &name, &[], UnixTime::now()) {
+    match verifier.verify_server_cert(leaf, above, &name, &[], UnixTime::now()) {
         Ok(_) => Ok(()),
         Err(rustls::Error::InvalidCertificate(reason)) => {
             let reason = Refusal::from_certificate(&reason, role).to_string();
@@ -163,7 +166,7 @@ impl ServerCertVerifier for PinnedRoot {
         let webpki = WebPkiServerVerifier::builder_with_provider(Arc::new(store), self.provider.clone())
             .build()
             .map_err(|e| rustls::Error::General(e.to_string()))?;
-        let verified = webpki.verify_server_cert(leaf, &[], server_name, ocsp, now)?;
+        let verified = webpki.verify_server_cert(leaf, intermediates, server_name, ocsp, now)?;
         *self.found.lock().unwrap_or_else(PoisonError::into_inner) = Some(root);
         Ok(verified)
     }

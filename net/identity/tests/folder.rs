@@ -157,3 +157,39 @@ fn renewal_falls_between_half_and_four_fifths_of_life() {
     assert_eq!(renewal_time(from, to, 7.0), made + Duration::from_secs(800));
     assert_eq!(renewal_time(to, from, 0.5), from);
 }
+
+/// What this version writes, for the versions to come: a fixture stays as it is, a new form gets another.
+const FIXTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/v1");
+
+#[test]
+#[ignore = "writes a fixture; run by hand when the form has changed"]
+fn write_the_fixture() {
+    let old = RootCa::generate(CLUSTER).unwrap();
+    let new = RootCa::generate(CLUSTER).unwrap();
+    let chained = RootCa::from_pem(new.certificate_pem().as_bytes(), new.key_pem().as_bytes())
+        .unwrap()
+        .with_chain(old.cross_sign(&new).unwrap().as_bytes());
+    let years = Duration::from_secs(20 * 365 * 24 * 3600);
+    let mut credentials = credentials(
+        &chained,
+        &peer("node7", NodeRole::Worker),
+        SystemTime::now(),
+        years,
+    );
+    // In the middle of a rotation: issued by the next root, trusting the one in force.
+    credentials.root = old.certificate_pem().to_owned();
+    Identity::install(std::path::Path::new(FIXTURE), &credentials).unwrap();
+}
+
+#[test]
+fn a_folder_of_an_earlier_version_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["cert.pem", "key.pem", "root.pem"] {
+        std::fs::copy(format!("{FIXTURE}/{name}"), dir.path().join(name)).unwrap();
+    }
+    let identity = Identity::open(dir.path()).unwrap();
+    assert_eq!(identity.peer(), peer("node7", NodeRole::Worker));
+    assert_eq!(identity.problem(), None);
+    let info = identity.tls_info();
+    assert!(!info.issuer_public_key.is_empty() && info.trust_root == identity.root_pem());
+}

@@ -1,9 +1,11 @@
 //! Docker's JSON of the cluster's objects: nodes, services, tasks, networks.
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD as STANDARD;
 use pontoon_proto::v1::{
     Availability, EndpointMode, IpamConfig, Meta, Network, Node, NodeRole, PortConfig, PortProtocol,
-    PublishMode, Reachability, Resources, RestartCondition, Service, ServiceSpec, Task, UpdateConfig,
-    UpdateFailureAction, UpdateOrder, UpdateState, service_spec::Mode,
+    PublishMode, Reachability, Resources, RestartCondition, Service, ServiceSpec, Task, TlsInfo,
+    UpdateConfig, UpdateFailureAction, UpdateOrder, UpdateState, service_spec::Mode,
 };
 use serde_json::{Value, json};
 
@@ -55,6 +57,7 @@ pub fn node_json(node: &Node) -> Value {
             "Platform": { "Architecture": platform.architecture, "OS": platform.os },
             "Resources": { "NanoCPUs": resources.nano_cpus, "MemoryBytes": resources.memory_bytes },
             "Engine": { "EngineVersion": engine.engine_version, "Labels": engine.labels },
+            "TLSInfo": tls_json(description.tls_info.as_ref()),
         },
         "Status": { "State": status.state().name(), "Message": status.message, "Addr": status.addr },
     });
@@ -65,6 +68,18 @@ pub fn node_json(node: &Node) -> Value {
         });
     }
     value
+}
+
+/// Docker's `TLSInfo`.
+pub fn tls_json(info: Option<&TlsInfo>) -> Value {
+    match info {
+        None => json!({}),
+        Some(info) => json!({
+            "TrustRoot": String::from_utf8_lossy(&info.trust_root),
+            "CertIssuerSubject": STANDARD.encode(&info.issuer_subject),
+            "CertIssuerPublicKey": STANDARD.encode(&info.issuer_public_key),
+        }),
+    }
 }
 
 /// "reachable", "unreachable" or "unknown".

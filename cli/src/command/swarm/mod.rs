@@ -3,6 +3,8 @@
 mod unlock;
 mod update;
 
+pub mod ca;
+
 use clap::{Args, Subcommand, ValueEnum};
 use pontoon_proto::v1::{
     Availability, GetJoinTokensRequest, NodeRole, RotateJoinTokenRequest, SwarmInitRequest, SwarmJoinRequest,
@@ -11,11 +13,13 @@ use pontoon_proto::v1::{
 
 use crate::client::Client;
 use crate::error::{Failure, Outcome};
-use crate::output::listing;
+use crate::output::{human, listing};
 
 /// `pontoon swarm …`
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Display and rotate the root CA
+    Ca(ca::Arguments),
     /// Initialize a swarm
     Init(InitArguments),
     /// Join a swarm as a node and/or manager
@@ -66,6 +70,9 @@ pub struct InitArguments {
     /// Availability of the node ("active", "pause", "drain")
     #[arg(long, value_name = "string", value_enum, default_value_t)]
     availability: AvailabilityFlag,
+    /// Validity period for node certificates (ns|us|ms|s|m|h) (default 2160h0m0s)
+    #[arg(long, value_name = "duration", value_parser = human::parse_duration)]
+    cert_expiry: Option<i64>,
     /// Address or interface to use for data path traffic (format: "<ip|interface>")
     #[arg(long, value_name = "string", default_value = "", hide_default_value = true)]
     data_path_addr: String,
@@ -75,6 +82,9 @@ pub struct InitArguments {
     /// Default address pool subnet mask length
     #[arg(long, value_name = "uint32", default_value_t = 24)]
     default_addr_pool_mask_length: u32,
+    /// Specifications of one or more certificate signing endpoints
+    #[arg(long, value_name = "external-ca")]
+    external_ca: Vec<String>,
     /// Listen address (format: "<ip|interface>[:port]")
     #[arg(long, value_name = "node-addr", default_value = "0.0.0.0:2377")]
     listen_addr: String,
@@ -142,6 +152,7 @@ pub struct JoinTokenArguments {
 pub async fn dispatch(host: Option<&str>, command: Command) -> Outcome {
     let client = Client::connect(host).await?;
     match command {
+        Command::Ca(arguments) => ca::run(&client, arguments).await,
         Command::Init(arguments) => init(&client, arguments).await,
         Command::Join(arguments) => join(&client, arguments).await,
         Command::Leave(arguments) => {
@@ -162,6 +173,9 @@ pub async fn dispatch(host: Option<&str>, command: Command) -> Outcome {
 }
 
 async fn init(client: &Client, arguments: InitArguments) -> Outcome {
+    if !arguments.external_ca.is_empty() {
+        return Err(Failure::new(ca::NO_EXTERNAL_CA));
+    }
     let request = SwarmInitRequest {
         advertise_addr: arguments.advertise_addr,
         listen_addr: arguments.listen_addr,
@@ -172,6 +186,7 @@ async fn init(client: &Client, arguments: InitArguments) -> Outcome {
         data_path_port: 0,
         task_history_limit: Some(arguments.task_history_limit),
         autolock: arguments.autolock,
+        node_cert_expiry: arguments.cert_expiry.unwrap_or_default(),
     };
     let made = client.swarm().init(request).await?.into_inner();
     listing::write(&format!(

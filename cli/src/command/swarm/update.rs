@@ -3,11 +3,11 @@
 use clap::Args;
 use pontoon_proto::v1::{GetClusterRequest, UpdateClusterRequest};
 
-use super::unlock;
+use super::{ca, unlock};
 use crate::cli;
 use crate::client::Client;
-use crate::error::Outcome;
-use crate::output::listing;
+use crate::error::{Failure, Outcome};
+use crate::output::{human, listing};
 
 /// `swarm update [OPTIONS]`
 #[derive(Args, Debug)]
@@ -16,6 +16,12 @@ pub struct UpdateArguments {
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     #[arg(action = clap::ArgAction::Set, hide_possible_values = true)]
     autolock: Option<bool>,
+    /// Validity period for node certificates (ns|us|ms|s|m|h) (default 2160h0m0s)
+    #[arg(long, value_name = "duration", value_parser = human::parse_duration)]
+    cert_expiry: Option<i64>,
+    /// Specifications of one or more certificate signing endpoints
+    #[arg(long, value_name = "external-ca")]
+    external_ca: Vec<String>,
     /// Task history retention limit
     #[arg(long, value_name = "int")]
     task_history_limit: Option<u32>,
@@ -23,7 +29,15 @@ pub struct UpdateArguments {
 
 /// Runs `swarm update`.
 pub(super) async fn run(client: &Client, arguments: &UpdateArguments) -> Outcome {
-    if arguments.autolock.is_none() && arguments.task_history_limit.is_none() {
+    if !arguments.external_ca.is_empty() {
+        return Err(Failure::new(ca::NO_EXTERNAL_CA));
+    }
+    let given = [
+        arguments.autolock.is_some(),
+        arguments.cert_expiry.is_some(),
+        arguments.task_history_limit.is_some(),
+    ];
+    if !given.contains(&true) {
         // Prints the help, as Docker does when nothing is to be changed.
         cli::parse_from(["pontoon", "swarm", "update", "--help"].map(Into::into))?;
         return Ok(0);
@@ -36,6 +50,7 @@ pub(super) async fn run(client: &Client, arguments: &UpdateArguments) -> Outcome
     let mut spec = cluster.spec.unwrap_or_default();
     let was_locked = spec.autolock_managers;
     spec.autolock_managers = arguments.autolock.unwrap_or(was_locked);
+    spec.node_cert_expiry = arguments.cert_expiry.unwrap_or(spec.node_cert_expiry);
     spec.task_history_limit = arguments.task_history_limit.or(spec.task_history_limit);
     let is_locked = spec.autolock_managers;
     let request = UpdateClusterRequest {

@@ -2,12 +2,14 @@
 
 use clap::Args;
 use pontoon_proto::v1::{
-    InfoRequest, InfoResponse, LocalNodeState, NodeRole, SwarmStatus, SwarmStatusRequest,
+    Cluster, GetClusterRequest, InfoRequest, InfoResponse, LocalNodeState, NodeRole, SwarmStatus,
+    SwarmStatusRequest,
 };
 use serde_json::{Value, json};
 
 use super::print_formatted;
 use crate::client::Client;
+use crate::command::inspect::tls_json;
 use crate::error::Outcome;
 use crate::output::{human, listing};
 
@@ -27,11 +29,21 @@ pub async fn run(host: Option<&str>, arguments: Arguments) -> Outcome {
     let client = Client::connect(host).await?;
     let info = client.engine().info(InfoRequest {}).await?.into_inner();
     let swarm = client.swarm().status(SwarmStatusRequest {}).await?.into_inner();
+    // A manager that can't ask the leader shows the rest all the same.
+    let cluster = match is_manager(&swarm) {
+        true => client.control().get_cluster(GetClusterRequest {}).await.ok(),
+        false => None,
+    };
+    let cluster = cluster.map(tonic::Response::into_inner);
     if let Some(format) = &arguments.format {
-        print_formatted(format, &info_json(&info, &swarm))?;
+        let mut value = info_json(&info, &swarm);
+        if let Some(cluster) = &cluster {
+            value["Swarm"]["Cluster"] = cluster_json(cluster);
+        }
+        print_formatted(format, &value)?;
         return Ok(0);
     }
-    listing::write(&info_text(&info, &swarm));
+    listing::write(&info_text(&info, &swarm, cluster.as_ref()));
     for warning in &info.warnings {
         eprintln!("WARNING: {warning}");
     }
@@ -103,6 +115,39 @@ fn info_json(info: &InfoResponse, swarm: &SwarmStatus) -> Value {
     Value::Object(all)
 }
 
+/// Docker's `Swarm.Cluster`, as far as there is of it.
+fn cluster_json(cluster: &Cluster) -> Value {
+    let spec = cluster.spec.clone().unwrap_or_default();
+    let annotations = spec.annotations.unwrap_or_default();
+    let meta = cluster.meta.unwrap_or_default();
+    json!({
+        "ID": cluster.id,
+        "Version": { "Index": meta.version },
+        "CreatedAt": human::rfc3339(meta.created_at), "UpdatedAt": human::rfc3339(meta.updated_at),
+        "Spec": {
+            "Name": annotations.name, "Labels": annotations.labels,
+            "Orchestration": { "TaskHistoryRetentionLimit": spec.task_history_limit.unwrap_or(5) },
+            "CAConfig": { "NodeCertExpiry": node_cert_expiry(cluster) },
+        },
+        "TLSInfo": tls_json(cluster.tls_info.as_ref()),
+        "RootRotationInProgress": in_rotation(cluster),
+    })
+}
+
+fn in_rotation(cluster: &Cluster) -> bool {
+    cluster
+        .root_ca
+        .as_ref()
+        .is_some_and(|root| root.rotation.is_some())
+}
+
+/// Lifetime of node certificates in nanoseconds.
+fn node_cert_expiry(cluster: &Cluster) -> i64 {
+    const DEFAULT: i64 = 90 * 24 * 3600 * 1_000_000_000;
+    let wish = cluster.spec.as_ref().map_or(0, |spec| spec.node_cert_expiry);
+    if wish > 0 { wish } else { DEFAULT }
+}
+
 /// Docker's `RegistryConfig`.
 fn registries(info: &InfoResponse) -> Value {
     let is_net = |entry: &&String| entry.contains('/');
@@ -121,13 +166,13 @@ fn registries(info: &InfoResponse) -> Value {
 }
 
 /// Docker's page. Each part adds its lines.
-fn info_text(info: &InfoResponse, swarm: &SwarmStatus) -> String {
+fn info_text(info: &InfoResponse, swarm: &SwarmStatus, cluster: Option<&Cluster>) -> String {
     let mut page = Page(format!(
         "Client: Pontoon\n Version:    {}\n\nServer:\n",
         env!("CARGO_PKG_VERSION")
     ));
     engine_lines(&mut page, info);
-    swarm_lines(&mut page, swarm);
+    swarm_lines(&mut page, swarm, cluster);
     host_lines(&mut page, info);
     page.0
 }
@@ -166,7 +211,7 @@ fn engine_lines(page: &mut Page, info: &InfoResponse) {
     page.line(2, "Log", info.log_drivers.join(" "));
 }
 
-fn swarm_lines(page: &mut Page, swarm: &SwarmStatus) {
+fn swarm_lines(page: &mut Page, swarm: &SwarmStatus, cluster: Option<&Cluster>) {
     page.line(1, "Swarm", swarm_state(swarm));
     if matches!(swarm.state(), LocalNodeState::Inactive | LocalNodeState::Locked) {
         return;
@@ -180,6 +225,11 @@ fn swarm_lines(page: &mut Page, swarm: &SwarmStatus) {
         page.line(2, "ClusterID", &swarm.cluster_id);
         page.line(2, "Managers", swarm.managers);
         page.line(2, "Nodes", swarm.nodes);
+    }
+    if let Some(cluster) = cluster {
+        page.heading(2, "CA Configuration:");
+        page.line(3, "Expiry Duration", human::duration(node_cert_expiry(cluster)));
+        page.line(2, "Root Rotation In Progress", in_rotation(cluster));
     }
     page.line(2, "Node Address", &swarm.node_addr);
     if !swarm.remote_managers.is_empty() {
