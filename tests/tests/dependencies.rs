@@ -10,6 +10,7 @@ use serde_json::Value;
 const EDGES: &[(&str, &[&str])] = &[
     ("pontoon-proto", &[]),
     ("pontoon-ipam", &[]),
+    ("pontoon-fuzz", &[]),
     ("pontoon-identity", &["proto"]),
     ("pontoon-store", &["proto"]),
     ("pontoon-reconcile", &["proto", "store", "ipam"]),

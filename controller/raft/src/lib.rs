@@ -16,6 +16,8 @@ mod config;
 mod connector;
 mod core;
 mod error;
+#[cfg(test)]
+mod fuzz;
 mod handle;
 mod log;
 mod member;
