@@ -14,6 +14,8 @@ fn main() -> std::io::Result<()> {
         .build_client(grpc)
         .build_server(grpc)
         .bytes(".")
+        // Written by hand, without what is secret: it must not get into a log by way of a message that has it.
+        .skip_debug([".pontoon.v1.RegistryAuth"])
         .file_descriptor_set_path(Path::new(&out).join("pontoon.bin"))
         .compile_protos(&files, &[PathBuf::from("api/v1")])
 }

@@ -4,7 +4,7 @@
 
 mod manager;
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::{Arc, Mutex};
 
 use manager::{Manager, Running, soon, task};
@@ -23,6 +23,8 @@ struct Fake {
     done: Arc<Mutex<Vec<String>>>,
     running: Arc<watch::Sender<HashSet<String>>>,
     created: Arc<Mutex<HashSet<String>>>,
+    /// Images that tasks name.
+    images: Arc<watch::Sender<BTreeSet<String>>>,
 }
 
 impl Fake {
@@ -31,7 +33,15 @@ impl Fake {
             done: Arc::default(),
             running: Arc::new(watch::Sender::new(HashSet::new())),
             created: Arc::default(),
+            images: Arc::new(watch::Sender::new(BTreeSet::new())),
         }
+    }
+
+    async fn until_images(&self, images: &[&str]) {
+        let wanted: BTreeSet<String> = images.iter().map(|image| (*image).to_owned()).collect();
+        let mut told = self.images.subscribe();
+        let told = told.wait_for(|images| *images == wanted);
+        soon(&format!("images {images:?}"), told).await.unwrap();
     }
 
     fn note(&self, what: String) {
@@ -166,6 +176,10 @@ impl Executor for Fake {
         Ok(())
     }
 
+    fn set_images(&self, images: BTreeSet<String>) {
+        self.images.send_replace(images);
+    }
+
     async fn tasks(&self) -> Vec<String> {
         self.created.lock().unwrap().iter().cloned().collect()
     }
@@ -240,6 +254,33 @@ async fn a_task_walks_as_the_manager_wants() {
     fake.until("no network net").await;
     assert_eq!(std::fs::read_dir(dir.path().join("task")).unwrap().count(), 0);
     assert_eq!(fake.done().iter().filter(|done| *done == "start t").count(), 1);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn images_of_assigned_tasks_are_told_also_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let (fake, mut manager) = (Fake::new(), Manager::start().await);
+    let running = Running::start(dir.path(), Arc::new(fake.clone()), vec![manager.peer()]).await;
+    let mut session = manager.session().await;
+    session.assign(
+        true,
+        vec![
+            task("a", "run", TaskState::Running),
+            task("b", "missing", TaskState::Running),
+        ],
+    );
+    fake.until_images(&["missing", "run"]).await;
+    session.until("a", TaskState::Running).await;
+    running.stop().await;
+    drop(session);
+    // Without any manager: what is assigned is known from the disk.
+    fake.images.send_replace(BTreeSet::new());
+    let running = Running::start(dir.path(), Arc::new(fake.clone()), vec![manager.peer()]).await;
+    fake.until_images(&["missing", "run"]).await;
+    let session = manager.session().await;
+    session.assign(true, vec![]);
+    fake.until_images(&[]).await;
     running.stop().await;
 }
 

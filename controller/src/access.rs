@@ -4,24 +4,19 @@
 //! keeps its certificate). A stale follower must not decide by its store: it could lock the leader out. Metadata that
 //! only managers may set is taken off other requests. Called for every request of the cluster port.
 
-use std::convert::Infallible;
-use std::future::Future;
 use std::net::IpAddr;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
 use http::{HeaderMap, Request, Response};
 use pontoon_identity::{ConnectionInfo, PeerIdentity};
 use pontoon_proto::v1::NodeRole;
 use tokio::time::Instant;
 use tonic::body::Body;
-use tonic::server::NamedService;
 use tonic::{Code, Status};
-use tower::Service;
 
 use crate::core::Core;
 use crate::forward;
+use crate::layer::{self, Around, Calls, Layered};
 
 /// Who may call a service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,46 +118,28 @@ fn is_refusal(headers: &HeaderMap) -> bool {
 }
 
 /// A service behind the table.
+pub(crate) type Guard<S> = Layered<Table, S>;
+
+/// Lets through what the table allows.
 #[derive(Clone)]
-pub(crate) struct Guard<S> {
-    inner: S,
+pub(crate) struct Table {
     core: Arc<Core>,
 }
 
 impl<S> Guard<S> {
     pub(crate) fn new(core: &Arc<Core>, inner: S) -> Self {
-        Self {
-            inner,
-            core: core.clone(),
-        }
+        Self::with(Table { core: core.clone() }, inner)
     }
 }
 
-impl<S: NamedService> NamedService for Guard<S> {
-    const NAME: &'static str = S::NAME;
-}
-
-impl<S> Service<Request<Body>> for Guard<S>
-where
-    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
-    S::Future: Send,
-{
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
-
-    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        // tonic's services are always ready, and a clone is called.
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+impl Around for Table {
+    async fn answer<S: Calls>(self, inner: S, mut request: Request<Body>) -> Response<Body> {
         let peer = request
             .extensions()
             .get::<ConnectionInfo>()
             .and_then(|info| info.peer.clone());
         if let Err(status) = check(&self.core, request.uri().path(), peer.as_ref()) {
-            return Box::pin(std::future::ready(Ok(status.into_http())));
+            return status.into_http();
         }
         if !peer
             .as_ref()
@@ -174,19 +151,16 @@ where
         if let Some(addr) = joins
             && let Err(status) = self.core.attempts.check(addr, Instant::now())
         {
-            return Box::pin(std::future::ready(Ok(status.into_http())));
+            return status.into_http();
         }
         if let Some(peer) = peer {
             request.extensions_mut().insert(peer);
         }
-        let (mut inner, core) = (self.inner.clone(), self.core.clone());
-        Box::pin(async move {
-            let response = inner.call(request).await?;
-            if let Some(addr) = joins.filter(|_| is_refusal(response.headers())) {
-                core.attempts.failed(addr, Instant::now());
-            }
-            Ok(response)
-        })
+        let response = layer::call(inner, request).await;
+        if let Some(addr) = joins.filter(|_| is_refusal(response.headers())) {
+            self.core.attempts.failed(addr, Instant::now());
+        }
+        response
     }
 }
 

@@ -4,33 +4,27 @@
 //! was passed on once is not passed on again), and that a call which reached nobody is tried again while one whose
 //! outcome is unknown is not. Wraps the Control and Ca services, on the cluster port and on the local socket.
 
-use std::convert::Infallible;
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use http_body_util::Full;
 use pontoon_identity::PeerIdentity;
 use pontoon_proto::v1::NodeRole;
 use tokio::time::Instant;
 use tonic::Status;
 use tonic::body::Body;
-use tonic::server::NamedService;
-use tower::{Service, ServiceExt};
+use tower::ServiceExt;
 use tracing::debug;
 
 use crate::ca;
 use crate::core::Core;
+use crate::layer::{self, Around, Calls, Layered};
 use crate::status;
 
 /// On calls that a manager passed on: who made them, as `role:node id`, or `nobody` (the local socket, or no certificate).
 const CALLER: HeaderName = HeaderName::from_static("pontoon-caller");
-/// Requests of the API are small; none needs more.
-const MAX_REQUEST: usize = 4 << 20;
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
 
 /// Calls that only the leader can answer.
@@ -91,45 +85,26 @@ fn caller_text(peer: Option<&PeerIdentity>) -> HeaderValue {
 }
 
 /// A service whose writes go to the leader.
+pub(crate) type Forward<S> = Layered<ToLeader, S>;
+
+/// Brings calls to the leader.
 #[derive(Clone)]
-pub(crate) struct Forward<S> {
-    inner: S,
+pub(crate) struct ToLeader {
     core: Arc<Core>,
 }
 
 impl<S> Forward<S> {
     pub(crate) fn new(core: &Arc<Core>, inner: S) -> Self {
-        Self {
-            inner,
-            core: core.clone(),
-        }
+        Self::with(ToLeader { core: core.clone() }, inner)
     }
 }
 
-impl<S: NamedService> NamedService for Forward<S> {
-    const NAME: &'static str = S::NAME;
-}
-
-impl<S> Service<Request<Body>> for Forward<S>
-where
-    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
-    S::Future: Send,
-{
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
-
-    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let mut inner = self.inner.clone();
+impl Around for ToLeader {
+    async fn answer<S: Calls>(self, inner: S, request: Request<Body>) -> Response<Body> {
         if !needs_leader(request.uri().path()) || request.headers().contains_key(CALLER) {
-            return Box::pin(async move { inner.call(request).await });
+            return layer::call(inner, request).await;
         }
-        let core = self.core.clone();
-        Box::pin(async move { Ok(route(&core, inner, request).await) })
+        route(&self.core, inner, request).await
     }
 }
 
@@ -161,28 +136,16 @@ impl Call {
 }
 
 /// Brings a call to whoever leads, trying again as long as nobody has looked at it.
-async fn route<S>(core: &Core, mut inner: S, request: Request<Body>) -> Response<Body>
-where
-    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
-{
+async fn route<S: Calls>(core: &Core, inner: S, request: Request<Body>) -> Response<Body> {
     let (parts, body) = request.into_parts();
     let most = match parts.uri.path().starts_with("/pontoon.v1.Ca/") {
         // Anybody may call it.
         true => ca::MAX_MESSAGE,
-        false => MAX_REQUEST,
+        false => layer::MAX_REQUEST,
     };
-    let body = match Limited::new(body, most).collect().await {
-        Ok(body) => body.to_bytes(),
-        Err(error) if error.is::<LengthLimitError>() => {
-            let text = format!(
-                "the request is too large: {} takes at most {most} bytes",
-                parts.uri.path()
-            );
-            return Status::out_of_range(text).into_http();
-        }
-        Err(error) => {
-            return Status::invalid_argument(format!("can't read the request: {error}")).into_http();
-        }
+    let body = match layer::whole(body, parts.uri.path(), most).await {
+        Ok(body) => body,
+        Err(status) => return status.into_http(),
     };
     let call = Call { parts, body };
     let deadline = Instant::now() + core.leader_timeout;
@@ -191,8 +154,7 @@ where
         // Seen before the try: a change during it counts as new, an old one does not make this a busy loop.
         leadership.mark_unchanged();
         let response = if core.leading().is_some() {
-            let Ok(response) = inner.call(call.request()).await;
-            Some(response)
+            Some(layer::call(inner.clone(), call.request()).await)
         } else {
             pass_on(core, &call).await
         };

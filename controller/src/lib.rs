@@ -40,6 +40,7 @@ mod images;
 mod init;
 mod join;
 pub mod keys;
+mod layer;
 mod leader;
 mod log;
 mod logs;

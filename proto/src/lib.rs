@@ -3,12 +3,14 @@
 //! # Layout
 //! - [`v1`]: everything generated; with the feature `grpc` also the clients and servers.
 //! - [`id`]: id newtypes; [`name`]: made-up names; [`state`]: what follows from a state alone.
+//! - `secret`: what is not shown of messages in logs.
 //! - [`FILE_DESCRIPTOR_SET`]: the descriptors, for server reflection.
 //!
 //! Called by every other crate. It holds no logic.
 
 pub mod id;
 pub mod name;
+mod secret;
 pub mod state;
 
 /// Version 1 of the API.

@@ -133,8 +133,8 @@ const FIGURES: &[Figure] = &[
     },
     Figure {
         name: "peers",
-        arguments: "[MiB=500] [rounds=3]",
-        about: "3 hosts want one image of a registry: as a service (read once), beside three pulls and curl",
+        arguments: "[MiB=500] [rounds=3] [Mbit/s of a link]",
+        about: "3 hosts want one image of a registry: as a service (read once), beside one pull, three pulls and curl",
         run: peers::run,
     },
 ];

@@ -1,5 +1,6 @@
 //! One image that no host has, wanted by three hosts at once: as a service, which reads it from its registry once and hands it on from
-//! node to node, beside three pulls at once; and the floor: curl, which reads the same blobs once and then twice at the same time.
+//! node to node while it arrives, beside one pull, and three pulls at once; and the floor: curl, which reads the same blobs once and then
+//! twice at the same time. Links of a bounded rate show what the network costs, unbounded ones what three hosts on one machine do.
 
 use std::fs;
 use std::process::Command;
@@ -14,6 +15,10 @@ use crate::report::{Report, Samples, progress, round};
 
 const HOSTS: usize = 3;
 const LAYERS: usize = 5;
+/// Megabits a second of a link that is not bounded.
+const UNBOUNDED: usize = usize::MAX;
+/// What a service on all hosts may take, measured by one pull.
+const BUDGET: f64 = 1.3;
 const SERVICE: &str = "peers";
 const PATIENCE: Duration = Duration::from_secs(600);
 
@@ -27,7 +32,7 @@ struct Taken {
     reads: Samples,
 }
 
-/// A cluster with a registry in its first host's network.
+/// A cluster with a registry on a host that wants nothing itself: its link carries nothing else.
 struct Bed<'f> {
     fleet: &'f Fleet,
     registry: Registry,
@@ -39,18 +44,26 @@ struct Bed<'f> {
 /// # Errors
 /// When docker-registry or curl is missing, or a host does not get the image.
 pub fn run(arguments: &[String]) -> Result<Report> {
-    crate::check(arguments, 2, &[])?;
+    crate::check(arguments, 3, &[])?;
     let mebibytes = crate::number(arguments, 0, 500)?;
     let rounds = crate::number(arguments, 1, 3)?;
+    let mbits = crate::number(arguments, 2, UNBOUNDED)?;
     let mut report = Report::start()?;
     report.condition("image_mib", json!(mebibytes));
     report.condition("layers", json!(LAYERS));
     report.condition("hosts", json!(HOSTS));
-    let fleet = Fleet::new(HOSTS)?;
+    let fleet = Fleet::new(HOSTS + 1)?;
+    if mbits != UNBOUNDED {
+        report.condition("link_mbits", json!(mbits));
+        for host in fleet.hosts() {
+            host.throttle(&format!("{mbits}mbit"))?;
+        }
+    }
     let bed = Bed::new(&fleet, mebibytes)?;
     let blobs = bed.blobs()?;
-    let mut all: [(&str, Taken); 3] = [
+    let mut all: [(&str, Taken); 4] = [
         ("service on 3 hosts", Taken::default()),
+        ("1 pull", Taken::default()),
         ("3 pulls at once", Taken::default()),
         ("floor: curl, one and then two at once", Taken::default()),
     ];
@@ -60,7 +73,8 @@ pub fn run(arguments: &[String]) -> Result<Report> {
             let (bytes, reads) = bed.given()?;
             let time = match which {
                 0 => bed.serve()?,
-                1 => bed.pull()?,
+                1 => bed.pull(&fleet.hosts()[1..2])?,
+                2 => bed.pull(bed.takers())?,
                 _ => bed.floor(&blobs)?,
             };
             let taken = &mut all[which].1;
@@ -78,16 +92,16 @@ pub fn run(arguments: &[String]) -> Result<Report> {
     Ok(report)
 }
 
-fn judge(report: &mut Report, all: &[(&str, Taken); 3], blobs: usize) {
+fn judge(report: &mut Report, all: &[(&str, Taken); 4], blobs: usize) {
     report.result("blobs of the image", json!(blobs));
     for (name, taken) in all {
         report.samples(name, "s", &taken.seconds);
         report.samples(&format!("{name}, bytes of the registry"), "MiB", &taken.bytes);
         report.samples(&format!("{name}, blobs of the registry"), "", &taken.reads);
     }
-    let [(_, service), (_, pulls), (_, floor)] = all;
+    let [(_, service), (_, pull), (_, pulls), (_, floor)] = all;
     let median = |taken: &Taken| taken.seconds.median();
-    for (beside, of) in [("3 pulls", pulls), ("floor", floor)] {
+    for (beside, of) in [("1 pull", pull), ("3 pulls", pulls), ("floor", floor)] {
         if median(of) > 0.0 {
             report.result(
                 &format!("service / {beside}"),
@@ -101,10 +115,17 @@ fn judge(report: &mut Report, all: &[(&str, Taken); 3], blobs: usize) {
         service.reads.max() / blobs as f64,
         true,
     ));
+    report.budget(crate::report::budget(
+        "a service on three hosts, in the time of one pull",
+        BUDGET,
+        median(service) / median(pull),
+        true,
+    ));
     report.summary(format!(
-        "three hosts have the image after {} s, {} MiB of it from the registry; three pulls {} s, {} MiB; floor {} s",
+        "three hosts have the image after {} s, {} MiB of it from the registry; one pull {} s; three pulls {} s, {} MiB; floor {} s",
         round(median(service)),
         round(service.bytes.median()),
+        round(median(pull)),
         round(median(pulls)),
         round(pulls.bytes.median()),
         round(median(floor)),
@@ -113,14 +134,14 @@ fn judge(report: &mut Report, all: &[(&str, Taken); 3], blobs: usize) {
 
 impl<'f> Bed<'f> {
     fn new(fleet: &'f Fleet, mebibytes: usize) -> Result<Self> {
-        let first = fleet.host(1);
-        let address = format!("{}:5000", first.address());
-        fleet.trust_registry(&first.address())?;
+        let (first, last) = (fleet.host(1), fleet.host(HOSTS + 1));
+        let address = format!("{}:5000", last.address());
+        fleet.trust_registry(&last.address())?;
         let settings = Settings {
             address,
             ..Settings::default()
         };
-        let registry = Registry::start(first, "registry", &settings)?;
+        let registry = Registry::start(last, "registry", &settings)?;
         let image = registry.name("bench:1");
         progress("making and pushing the image");
         let archive = images::write_busybox(fleet.folder())?.display().to_string();
@@ -170,7 +191,7 @@ impl<'f> Bed<'f> {
 
     /// Path and bytes of every read of a blob, by the registry's access log.
     fn log(&self) -> Result<Vec<(String, u64)>> {
-        let log = self.fleet.host(1).folder().join("registry/log");
+        let log = self.fleet.host(HOSTS + 1).folder().join("registry/log");
         let log = fs::read(log).context("no log of the registry")?;
         let log = String::from_utf8_lossy(&log);
         let read = |line: &str| {
@@ -194,8 +215,10 @@ impl<'f> Bed<'f> {
         let first = self.fleet.host(1);
         let start = Instant::now();
         let replicas = HOSTS.to_string();
+        let constraint = format!("node.hostname!={}", self.fleet.host(HOSTS + 1).name());
         let mut arguments = vec!["service", "create", "--detach", "--quiet", "--name", SERVICE];
         arguments.extend(["--replicas", &replicas, "--replicas-max-per-node", "1"]);
+        arguments.extend(["--constraint", &constraint]);
         arguments.extend(["--stop-grace-period", "100ms", &self.image, "sleep", "100000"]);
         first.ok(&arguments)?;
         self.until("all tasks run", |host| {
@@ -209,8 +232,12 @@ impl<'f> Bed<'f> {
         Ok(time)
     }
 
+    fn takers(&self) -> &[Host] {
+        &self.fleet.hosts()[..HOSTS]
+    }
+
     fn until(&self, what: &str, condition: impl Fn(&Host) -> Result<bool>) -> Result<()> {
-        for host in self.fleet.hosts() {
+        for host in self.takers() {
             wait_until(what, PATIENCE, || {
                 ensure!(condition(host)?, "not yet on host {}", host.number());
                 Ok(())
@@ -219,9 +246,9 @@ impl<'f> Bed<'f> {
         Ok(())
     }
 
-    fn pull(&self) -> Result<Duration> {
+    fn pull(&self, hosts: &[Host]) -> Result<Duration> {
         let start = Instant::now();
-        let pulls = self.fleet.hosts().iter();
+        let pulls = hosts.iter();
         at_once(pulls.map(|host| host.command(&["pull", "--quiet", &self.image])))?;
         Ok(start.elapsed())
     }
@@ -242,7 +269,7 @@ impl<'f> Bed<'f> {
         at_once([read(2)].into_iter())?;
         at_once([read(1), read(3)].into_iter())?;
         let time = start.elapsed();
-        for host in self.fleet.hosts() {
+        for host in self.takers() {
             for index in 0..blobs.len() {
                 fs::remove_file(host.folder().join(format!("floor{index}")))?;
             }

@@ -34,6 +34,8 @@ struct State {
     passed: u64,
     /// Somebody waits.
     held: bool,
+    /// The server counts as gone.
+    cut: bool,
 }
 
 impl Shared {
@@ -41,14 +43,17 @@ impl Shared {
         self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// Waits until some of `wanted` bytes may pass, and says how many.
+    /// Waits until some of `wanted` bytes may pass, and says how many; none when the server is cut off.
     fn pass(&self, wanted: usize) -> usize {
         let closed = |state: &mut State| {
             state.held |= state.left == Some(0);
-            state.left == Some(0)
+            state.left == Some(0) && !state.cut
         };
         let waited = self.changed.wait_while(self.state(), closed);
         let mut state = waited.unwrap_or_else(|poisoned| poisoned.into_inner());
+        if state.cut {
+            return 0;
+        }
         let count = state.left.map_or(wanted, |left| {
             wanted.min(usize::try_from(left).unwrap_or(usize::MAX))
         });
@@ -64,19 +69,32 @@ impl Gate {
     /// # Errors
     /// When the port is taken.
     pub fn new(host: &Host, port: u16, server: &str) -> Result<Self> {
+        let gate = Self::at(host, &format!("127.0.0.1:{port}"), server)?;
+        let address = format!("localhost:{port}");
+        Ok(Self { address, ..gate })
+    }
+
+    /// As [`Gate::new`], at an address of the host that others reach too.
+    ///
+    /// # Errors
+    /// When the port is taken.
+    pub fn at(host: &Host, address: &str, server: &str) -> Result<Self> {
         let listener = wire::within(&host.netns(), || {
-            TcpListener::bind(("127.0.0.1", port)).context("cannot listen")
+            TcpListener::bind(address).context("cannot listen")
         })?;
         let shared = Arc::new(Shared::default());
         let (namespace, server, gate) = (host.netns(), server.to_owned(), shared.clone());
         std::thread::spawn(move || {
             for client in listener.incoming().flatten() {
+                if gate.state().cut {
+                    continue;
+                }
                 // A server that is gone is the client's to notice: its connection closes.
                 let _ = join(&namespace, &server, client, gate.clone());
             }
         });
         Ok(Self {
-            address: format!("localhost:{port}"),
+            address: address.to_owned(),
             shared,
         })
     }
@@ -94,10 +112,16 @@ impl Gate {
         self.shared.changed.notify_all();
     }
 
+    /// Closes all connections, and each new one, until it is opened.
+    pub fn cut(&self) {
+        self.shared.state().cut = true;
+        self.shared.changed.notify_all();
+    }
+
     /// Lets everything through, what was held too.
     pub fn open(&self) {
         let mut state = self.shared.state();
-        (state.left, state.held) = (None, false);
+        (state.left, state.held, state.cut) = (None, false, false);
         drop(state);
         self.shared.changed.notify_all();
     }
@@ -135,6 +159,7 @@ fn join(namespace: &Path, server: &str, client: TcpStream, shared: Arc<Shared>) 
         let (mut server, mut client) = (server, client);
         let _ = answers(&mut server, &mut client, &shared);
         let _ = client.shutdown(Shutdown::Both);
+        let _ = server.shutdown(Shutdown::Both);
     });
     Ok(())
 }
@@ -149,6 +174,9 @@ fn answers(server: &mut TcpStream, client: &mut TcpStream, shared: &Shared) -> R
         let mut at = 0;
         while at < count {
             let passed = shared.pass(count - at);
+            if passed == 0 {
+                return Ok(());
+            }
             client.write_all(&bytes[at..at + passed])?;
             at += passed;
         }

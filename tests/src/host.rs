@@ -289,6 +289,17 @@ impl Host {
         self.wire.plug(self.number, true)
     }
 
+    /// Lets only so much out of it (`tc`'s words, as `40mbit`), so that a transfer lasts.
+    ///
+    /// # Errors
+    /// When `tc` fails.
+    pub fn throttle(&self, rate: &str) -> Result<()> {
+        let netns = format!("--net={}", self.netns().display());
+        let mut args = vec![&netns, "--", "tc", "qdisc", "replace", "dev", "eth0", "root"];
+        args.extend(["tbf", "rate", rate, "burst", "256kb", "latency", "200ms"]);
+        process::tool("nsenter", &args).map(drop)
+    }
+
     /// The daemon's process, while it runs.
     pub fn daemon_pid(&self) -> Option<u32> {
         self.daemon().as_ref().map(Child::id)

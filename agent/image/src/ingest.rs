@@ -21,7 +21,7 @@
 //! Layers are unpacked while they arrive. All of this blocks: async callers use a blocking thread.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard},
     thread::JoinHandle,
 };
@@ -37,6 +37,7 @@ use crate::{
     spool::Spool,
     stack::{chains, layer_reader, unpack_file},
     store::{Candidate, ImageStore},
+    tail::{Offer, Offered},
     tar_stream::read_failed,
     transfer::{Begun, BlobWriter, Held, Progress},
     unpack::{self, Apply, Form},
@@ -58,6 +59,8 @@ struct State {
     unpacking: HashMap<Digest, Unpacking>,
     /// Blobs and the diff ids that they were found to have.
     verified: HashSet<(Digest, Digest)>,
+    /// What peers may read meanwhile.
+    offered: Vec<Offered>,
 }
 
 /// A thread that unpacks a layer.
@@ -198,6 +201,7 @@ impl Ingest {
                 wanted: HashMap::new(),
                 unpacking: HashMap::new(),
                 verified: HashSet::new(),
+                offered: Vec::new(),
             }),
         })
     }
@@ -268,6 +272,23 @@ impl Ingest {
             config_text: configuration.to_vec(),
             manifest_text: manifest.to_vec(),
         })
+    }
+
+    /// Lets peers read the image's blobs while they arrive, until this ingest ends: see [`crate::Tail`]. `pinned` is the digest that nodes know
+    /// it by: its index's, if it was picked from one, or its manifest's.
+    pub fn offer(&self, pinned: &Digest, image: &IncomingImage, index: Option<&[u8]>) {
+        let mut documents = BTreeMap::from([
+            (image.id, image.config_text.clone()),
+            (image.manifest, image.manifest_text.clone()),
+        ]);
+        documents.extend(index.map(|text| (*pinned, text.to_vec())));
+        let offer = Offer {
+            pinned: *pinned,
+            documents,
+            layers: image.layers.iter().map(|layer| layer.blob.digest).collect(),
+        };
+        let offered = Offered::new(&self.store, offer);
+        self.state().offered.push(offered);
     }
 
     /// Bytes of a blob that an earlier transfer has left.

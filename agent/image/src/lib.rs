@@ -49,6 +49,7 @@ mod snapshot;
 mod spool;
 mod stack;
 mod store;
+mod tail;
 mod tar_stream;
 mod transfer;
 mod types;
@@ -69,6 +70,7 @@ pub use reference::Reference;
 pub use snapshot::{DRIVERS, StorageOptions, SubvolumeCalls, backing_filesystem, folder_of};
 pub use stack::{Stack, StackLayer};
 pub use store::ImageStore;
+pub use tail::{More, Tail};
 pub use transfer::BlobWriter;
 pub use types::{
     CommitOptions, ContainerUse, History, Image, ImageId, ImageSummary, ImportOptions, LayerOptions,

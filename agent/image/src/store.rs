@@ -39,6 +39,7 @@ use crate::{
     snapshot::StorageOptions,
     spool::Spooled,
     stack::chains,
+    tail::Offers,
     transfer::Transfers,
     user,
 };
@@ -50,6 +51,7 @@ pub struct ImageStore {
     pub(crate) blobs: Arc<Blobs>,
     pub(crate) layers: Arc<Layers>,
     pub(crate) transfers: Arc<Transfers>,
+    pub(crate) offers: Offers,
     catalog: RwLock<Catalog>,
     /// Held by whoever changes the catalog, across the write to disk; readers go on with the old one meanwhile.
     writing: Mutex<()>,
@@ -129,6 +131,7 @@ impl ImageStore {
             blobs,
             layers,
             transfers,
+            offers: Offers::default(),
             catalog,
             writing,
             watcher: OnceLock::new(),

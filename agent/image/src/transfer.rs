@@ -15,7 +15,7 @@ use std::{
 
 use sha2::{Digest as _, Sha256};
 
-use crate::{Digest, Error, Result, error::At};
+use crate::{Digest, Error, Result, error::At, tail::Bell};
 
 /// Partial blobs that nobody has asked for again in this time go.
 const KEPT: Duration = Duration::from_secs(24 * 3600);
@@ -25,11 +25,15 @@ pub(crate) struct Transfers {
     dir: PathBuf,
     table: Mutex<HashMap<Digest, Slot>>,
     changed: Condvar,
+    /// Rings when a blob begins to arrive, begins anew, or has ended.
+    pub(crate) bell: Bell,
 }
 
 struct Slot {
     /// `None` while it is being written.
     holders: Option<usize>,
+    /// How far it is.
+    progress: Arc<Progress>,
     /// It is a blob now: its name here goes with the last holder.
     committed: bool,
 }
@@ -42,10 +46,17 @@ pub(crate) struct Progress {
 }
 
 #[derive(Default, Clone, Copy)]
-struct Written {
-    bytes: u64,
+pub(crate) struct Written {
+    pub(crate) bytes: u64,
     ended: bool,
-    broken: bool,
+    pub(crate) broken: bool,
+}
+
+impl Written {
+    /// Whether who has read so much has to wait.
+    fn is_nothing_new(&self, read: u64) -> bool {
+        self.bytes <= read && !self.ended && !self.broken
+    }
 }
 
 impl Progress {
@@ -62,11 +73,20 @@ impl Progress {
     /// Waits until there is more than `read` bytes, or no more to come.
     fn wait(&self, read: u64) -> Written {
         let state = self.state.lock().unwrap_or_else(|e| e.into_inner());
-        let more = |w: &mut Written| w.bytes <= read && !w.ended && !w.broken;
         *self
             .changed
-            .wait_while(state, more)
+            .wait_while(state, |written| written.is_nothing_new(read))
             .unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// As `wait`, at most so long; `None` when nothing has come.
+    pub(crate) fn wait_for(&self, read: u64, patience: Duration) -> Option<Written> {
+        let state = self.state.lock().unwrap_or_else(|e| e.into_inner());
+        let (state, waited) = self
+            .changed
+            .wait_timeout_while(state, patience, |written| written.is_nothing_new(read))
+            .unwrap_or_else(|e| e.into_inner());
+        (!waited.timed_out()).then_some(*state)
     }
 }
 
@@ -103,6 +123,7 @@ impl Transfers {
             dir,
             table: Mutex::default(),
             changed: Condvar::new(),
+            bell: Bell::default(),
         };
         transfers.sweep(KEPT, needed)?;
         Ok(Arc::new(transfers))
@@ -159,10 +180,12 @@ impl Transfers {
                 Some(_) => table = self.changed.wait(table).unwrap_or_else(|e| e.into_inner()),
             }
         }
+        let progress = Arc::<Progress>::default();
         table.insert(
             *digest,
             Slot {
                 holders: None,
+                progress: progress.clone(),
                 committed: false,
             },
         );
@@ -186,10 +209,26 @@ impl Transfers {
             size,
             hash: Sha256::new(),
             written: 0,
-            progress: Arc::default(),
+            progress,
         };
         writer.take_up()?;
+        self.bell.ring();
         Ok(Begun::Writer(Box::new(writer)))
+    }
+
+    /// A blob that is arriving or has arrived and waits for its image: its file, and how far it is.
+    pub(crate) fn follow(&self, digest: &Digest) -> Result<Option<(File, Arc<Progress>)>> {
+        let table = self.table();
+        let Some(slot) = table.get(digest) else {
+            return Ok(None);
+        };
+        let path = self.path(digest);
+        match File::open(&path) {
+            Ok(file) => Ok(Some((file, slot.progress.clone()))),
+            // It begins at this moment, or is given up.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).at("cannot read", &path),
+        }
     }
 
     fn held(self: &Arc<Self>, digest: &Digest) -> Held {
@@ -257,6 +296,7 @@ impl Drop for Writing {
         }
         drop(table);
         self.transfers.changed.notify_all();
+        self.transfers.bell.ring();
     }
 }
 
@@ -314,6 +354,10 @@ impl BlobWriter {
         // A reader that has seen the old bytes must not go on with new ones.
         self.progress.tell(|w| w.broken = true);
         self.progress = Arc::default();
+        if let Some(slot) = self.slot.transfers.table().get_mut(&self.slot.digest) {
+            slot.progress = self.progress.clone();
+        }
+        self.slot.transfers.bell.ring();
         self.file.set_len(0).at("cannot write", &self.path)?;
         self.hash = Sha256::new();
         self.written = 0;
@@ -375,11 +419,13 @@ impl BlobWriter {
             digest,
             Slot {
                 holders: Some(1),
+                progress: self.progress.clone(),
                 committed: false,
             },
         );
         self.progress.tell(|w| w.ended = true);
         transfers.changed.notify_all();
+        transfers.bell.ring();
         Ok(transfers.held(&digest))
     }
 

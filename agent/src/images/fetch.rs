@@ -1,7 +1,7 @@
 //! One flight: an image that is pinned to a digest, from wherever the leader says, until it is here or there is nowhere left to ask.
 //!
 //! ```text
-//! ask the leader ─► PEERS: each in turn ──────┐ here: done
+//! ask the leader ─► PEERS: each in turn ──────┐ here: done (meanwhile given on, as far as it has come)
 //!       ▲        ─► REGISTRY: this node's turn ┤
 //!       │        ─► LATER: others bring it     │ not here
 //!       └──────────────────────────────────────┘    NOWHERE, several times: an error
@@ -17,15 +17,20 @@ use pontoon_proto::v1::{FetchFromRegistry, FetchNowhere, FindImageRequest, Repor
 use tonic::Code;
 use tonic::transport::Channel;
 
-use super::{ANSWER, Images, transfer};
+use super::transfer::{self, Failure};
+use super::{ANSWER, Images};
 use crate::exec::Credentials;
 
 /// How often the leader hears that a fetch goes on; it gives one up after five times that.
 const BEAT: Duration = Duration::from_secs(2);
+/// Pause after a source broke off.
+const SOON: Duration = Duration::from_millis(50);
 /// Pause after an answer that helps nobody.
 const PAUSE: Duration = Duration::from_millis(500);
 /// So often "nowhere" is not believed: a node that has it may be about to come back, or to say so.
 const HOPES: u32 = 5;
+/// So often in a row it is no fault of a node that what it gives breaks off.
+const EXCUSES: u32 = 20;
 /// Nodes whose reasons a task's error has.
 const NAMED: usize = 3;
 
@@ -34,6 +39,8 @@ const NAMED: usize = 3;
 struct Tried {
     /// Nodes that are not to be asked again before the others were.
     avoided: BTreeSet<String>,
+    /// How often in a row a node's own source broke off.
+    excused: BTreeMap<String, u32>,
     /// What each node that was asked said last.
     peers: BTreeMap<String, String>,
     registry: Option<String>,
@@ -71,10 +78,18 @@ pub(super) async fn run(
             Answer::Peers(list) if list.peers.is_empty() => tokio::time::sleep(PAUSE).await,
             Answer::Peers(list) => {
                 for peer in list.peers {
+                    tracing::info!(image = %digest, node = peer.node_id, "fetches an image from a node");
                     let from = transfer::from_peer(images, &peer, reference, &digest);
                     match beating(images, &digest, &peer.node_id, from).await {
                         Ok(()) => return Ok(()),
-                        Err(reason) => {
+                        Err(failure) if tried.excuses(&peer.node_id, &failure) => {
+                            let reason = failure.reason;
+                            tracing::info!(image = %digest, node = peer.node_id, reason, "a node no longer gets an image itself");
+                            // The leader may have another by now.
+                            tokio::time::sleep(SOON).await;
+                            break;
+                        }
+                        Err(Failure { reason, .. }) => {
                             tracing::warn!(image = %digest, node = peer.node_id, reason, "a node could not give an image");
                             tried.avoided.insert(peer.node_id.clone());
                             tried.peers.insert(peer.node_id, reason);
@@ -83,7 +98,8 @@ pub(super) async fn run(
                 }
             }
             Answer::Registry(_) => {
-                let pull = async { images.pull(reference, credentials.get().await).await };
+                tracing::info!(image = %digest, "fetches an image from its registry, for all nodes");
+                let pull = Box::pin(async { images.pull(reference, credentials.get().await).await });
                 match beating(images, &digest, "", pull).await {
                     Ok(()) => return Ok(()),
                     Err(reason) => {
@@ -107,6 +123,16 @@ pub(super) async fn run(
 }
 
 impl Tried {
+    /// Whether it was none of the node's own fault.
+    fn excuses(&mut self, node: &str, failure: &Failure) -> bool {
+        if !failure.is_passing {
+            return false;
+        }
+        let excused = self.excused.entry(node.to_owned()).or_default();
+        *excused = if failure.any { 1 } else { *excused + 1 };
+        *excused <= EXCUSES
+    }
+
     fn error(self, reference: &Reference) -> String {
         let nothing = format!("No such image: {}", reference.familiar());
         let registry = self.registry.map(|reason| {
@@ -156,8 +182,7 @@ async fn ask(channel: Channel, digest: &Digest, tried: &Tried) -> Result<Answer,
 
 /// Tells the leader that the fetch goes on, as long as it does.
 async fn beating<T>(images: &Images, digest: &Digest, from: &str, work: impl Future<Output = T>) -> T {
-    images.under_way().insert(*digest, from.to_owned());
-    let _ends = UnderWay(images, *digest);
+    let _ends = UnderWay(images, *digest, images.try_from(*digest, from));
     let beats = async {
         loop {
             tokio::time::sleep(BEAT).await;
@@ -171,11 +196,17 @@ async fn beating<T>(images: &Images, digest: &Digest, from: &str, work: impl Fut
 }
 
 /// The entry of what is being fetched; there is one flight an image.
-struct UnderWay<'a>(&'a Images, Digest);
+struct UnderWay<'a>(&'a Images, Digest, u64);
 
 impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
-        self.0.under_way().remove(&self.1);
+        let mut under_way = self.0.under_way();
+        if under_way
+            .get(&self.1)
+            .is_some_and(|attempt| attempt.number == self.2)
+        {
+            under_way.remove(&self.1);
+        }
     }
 }
 

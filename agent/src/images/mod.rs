@@ -2,7 +2,7 @@
 //!
 //! - here: what is shared, one flight for each image however many tasks wait for it, and what the leader is told;
 //! - `fetch`: one flight: asks the leader, tries peers in turn, the registry where the leader says so;
-//! - `transfer`: an image from one peer; `serve`: the service that gives blobs to peers.
+//! - `transfer`: an image from one peer; `serve`: the service that gives blobs to peers, also of an image that is still arriving.
 //!
 //! Made by the daemon; called by the tasks' controllers, the session (which lends its channel to the leader) and the cluster port.
 
@@ -11,6 +11,7 @@ mod serve;
 mod transfer;
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -40,8 +41,9 @@ pub struct Images {
     identity: Arc<Identity>,
     leader: watch::Sender<Option<Channel>>,
     flights: Mutex<HashMap<Digest, Weak<Flight>>>,
-    /// What is being fetched at this moment, and from which node; from the registry if that is empty.
-    under_way: Mutex<BTreeMap<Digest, String>>,
+    /// What is being fetched at this moment.
+    under_way: Mutex<BTreeMap<Digest, Attempt>>,
+    attempts: AtomicU64,
     /// Nodes that were allowed an image, and when.
     allowed: Mutex<HashMap<(String, Digest), Instant>>,
 }
@@ -59,6 +61,14 @@ struct Flight {
     reference: Reference,
     credentials: Credentials,
     _stop: DropGuard,
+}
+
+/// One source of an image, while it is tried.
+#[derive(Debug, Clone)]
+struct Attempt {
+    number: u64,
+    /// The node; the registry if it is empty.
+    from: String,
 }
 
 /// The session's channel to the leader, lent until this is dropped.
@@ -79,6 +89,7 @@ impl Images {
             leader: watch::Sender::new(None),
             flights: Mutex::default(),
             under_way: Mutex::default(),
+            attempts: AtomicU64::new(0),
             allowed: Mutex::default(),
         })
     }
@@ -124,8 +135,8 @@ impl Images {
     /// Tells first what is being fetched: a new leader waits for the reports before it sends anybody to a registry.
     async fn report(&self, channel: Channel) -> Result<(), String> {
         let under_way = self.under_way().clone();
-        for (image, from) in under_way {
-            fetch::goes_on(self, &image, &from).await;
+        for (image, attempt) in under_way {
+            fetch::goes_on(self, &image, &attempt.from).await;
         }
         let (images, tags) = self.store(|store| Ok((store.pinnable(), store.tags()))).await?;
         let names = tags.into_iter().map(|(name, image)| ImageName {
@@ -228,8 +239,30 @@ impl Images {
         (flight, true)
     }
 
-    fn under_way(&self) -> MutexGuard<'_, BTreeMap<Digest, String>> {
+    fn under_way(&self) -> MutexGuard<'_, BTreeMap<Digest, Attempt>> {
         self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that a source of an image is tried now.
+    fn try_from(&self, image: Digest, from: &str) -> u64 {
+        let number = self.attempts.fetch_add(1, Ordering::Relaxed);
+        let from = from.to_owned();
+        self.under_way().insert(image, Attempt { number, from });
+        number
+    }
+
+    /// The number of what is tried now to get an image.
+    fn attempt(&self, image: &Digest) -> Option<u64> {
+        self.under_way().get(image).map(|attempt| attempt.number)
+    }
+
+    /// Whether tasks wait for the image here.
+    fn is_wanted(&self, image: &Digest) -> bool {
+        let flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
+        flights
+            .get(image)
+            .and_then(Weak::upgrade)
+            .is_some_and(|flight| flight.outcome.borrow().is_none())
     }
 
     /// From the registry, for a name without a digest: every node for itself, since only a digest says that two nodes mean the same.

@@ -1,13 +1,13 @@
-//! The service Peers: gives blobs of an image to a node that has a task which runs it. Whether it has is asked of the leader: the
-//! assignment decides, not the one who asks and not this node. Called over the cluster port by other nodes' agents.
+//! The service Peers: gives blobs of an image to a node that has a task which runs it, also of an image that is still arriving here.
+//! Whether the node has such a task is asked of the leader: the assignment decides, not the one who asks and not this node. Called over
+//! the cluster port by other nodes' agents.
 
-use std::io::{Read, Seek, SeekFrom};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use pontoon_identity::ConnectionInfo;
-use pontoon_image::Digest;
+use pontoon_image::{Digest, More, Tail};
 use pontoon_proto::v1::dispatcher_client::DispatcherClient;
 use pontoon_proto::v1::peers_server::Peers;
 use pontoon_proto::v1::{BlobChunk, CheckImageRequest, FetchBlobRequest};
@@ -17,11 +17,16 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::{ANSWER, Images};
+use crate::error::chain;
 
 /// Bytes of a chunk.
 const CHUNK: usize = 256 << 10;
 /// Chunks that wait for a peer.
 const WAITING: usize = 4;
+/// A peer that waits for what is arriving hears so often that it is.
+const BREATH: Duration = Duration::from_millis(500);
+/// So many breaths long an image may be wanted here before it begins to arrive.
+const BEGINNING: u32 = 20;
 /// The leader's permission holds so long: the blobs of one image come in calls of their own.
 const ALLOWED_FOR: Duration = Duration::from_secs(10);
 
@@ -58,65 +63,102 @@ impl Peers for PeersService {
         let FetchBlobRequest { image, blob, offset } = request.into_inner();
         let (image, blob) = (digest(&image)?, digest(&blob)?);
         self.images.check(&node, &image).await?;
-        let open = move |store: &Arc<pontoon_image::ImageStore>| {
-            if !store.parts(&image).contains(&blob) {
-                return Ok(None);
-            }
-            store.open_blob(&blob).map(Some)
+        let mut giving = Giving {
+            images: self.images.clone(),
+            image,
+            attempt: None,
+            breaths: 0,
         };
-        let opened = self.images.store(open).await.map_err(Status::internal)?;
-        let Some((mut file, size)) = opened else {
+        let arrives = giving.arrives();
+        let store = self.images.engine.images().clone();
+        // Whether there is anything to give: known before the first chunk.
+        let looked = super::blocking(move || {
+            let mut tail = store.tail(&image, &blob, offset);
+            let seen = tail
+                .read(&mut [], Duration::ZERO)
+                .map_err(|error| chain(&error))?;
+            Ok((tail, seen))
+        });
+        let (tail, seen) = looked.await.map_err(Status::internal)?;
+        if seen == More::Foreign || (seen == More::Absent && !arrives) {
             return Err(Status::not_found(format!(
                 "this node has no blob {blob} of the image {image}"
             )));
-        };
-        if offset > size {
-            return Err(Status::out_of_range(format!("{blob} has {size} bytes")));
         }
         let (chunks, stream) = mpsc::channel(WAITING);
-        tokio::task::spawn_blocking(move || {
-            let sent = file
-                .seek(SeekFrom::Start(offset))
-                .and_then(|_| send(&mut file, &chunks));
-            match sent {
-                Ok(Some(bytes)) => tracing::info!(node, %image, %blob, bytes, "gave a blob to a node"),
-                Ok(None) => tracing::info!(node, %image, %blob, "a node broke off the transfer of a blob"),
-                Err(error) => {
-                    tracing::warn!(%blob, %error, "a blob can't be read");
-                    // The peer sees the stream break in any case.
-                    let _ = chunks.blocking_send(Err(Status::data_loss(format!("read {blob}: {error}"))));
-                }
+        tokio::task::spawn_blocking(move || match giving.send(tail, &chunks) {
+            Ok(Some(bytes)) => tracing::info!(node, %image, %blob, bytes, "gave a blob to a node"),
+            Ok(None) => tracing::info!(node, %image, %blob, "a node broke off the transfer of a blob"),
+            Err(status) => {
+                tracing::info!(node, %image, %blob, reason = status.message(), "a blob could not be given to its end");
+                // The peer sees the stream break in any case.
+                let _ = chunks.blocking_send(Err(status));
             }
         });
         Ok(Response::new(ReceiverStream::new(stream)))
     }
 }
 
-/// Sends what is left of a file; `None` when the peer has gone.
-fn send(
-    file: &mut std::fs::File,
-    chunks: &mpsc::Sender<Result<BlobChunk, Status>>,
-) -> std::io::Result<Option<u64>> {
-    let mut bytes = 0;
-    loop {
-        let mut data = vec![0; CHUNK];
-        let mut filled = 0;
-        while filled < CHUNK {
-            match file.read(&mut data[filled..])? {
-                0 => break,
-                count => filled += count,
+/// One blob on its way out.
+struct Giving {
+    images: Arc<Images>,
+    image: Digest,
+    /// By which attempt of this node the image arrives. When that has ended, so has the giving: the next one may come from the very node that
+    /// is being given to.
+    attempt: Option<u64>,
+    breaths: u32,
+}
+
+impl Giving {
+    /// Whether the image still arrives, or is about to.
+    fn arrives(&mut self) -> bool {
+        match (self.attempt, self.images.attempt(&self.image)) {
+            (Some(before), now) => now == Some(before),
+            (None, Some(now)) => {
+                self.attempt = Some(now);
+                true
+            }
+            (None, None) => {
+                self.breaths += 1;
+                self.breaths <= BEGINNING && self.images.is_wanted(&self.image)
             }
         }
-        if filled == 0 {
-            return Ok(Some(bytes));
-        }
-        data.truncate(filled);
-        bytes += filled as u64;
-        let chunk = BlobChunk {
-            data: Bytes::from(data),
-        };
-        if chunks.blocking_send(Ok(chunk)).is_err() {
-            return Ok(None);
+    }
+
+    /// Sends what is left of a blob, as it comes; `None` when the peer has gone.
+    fn send(
+        &mut self,
+        mut tail: Tail,
+        chunks: &mpsc::Sender<Result<BlobChunk, Status>>,
+    ) -> Result<Option<u64>, Status> {
+        let (mut bytes, mut arrives) = (0, true);
+        loop {
+            let mut data = vec![0; CHUNK];
+            let more = tail.read(&mut data, BREATH).map_err(|error| {
+                tracing::warn!(image = %self.image, error = chain(&error), "a blob can't be read");
+                Status::data_loss(chain(&error))
+            })?;
+            match more {
+                More::Bytes(count) => {
+                    data.truncate(count);
+                    bytes += count as u64;
+                    arrives = true;
+                }
+                More::End => return Ok(Some(bytes)),
+                More::Foreign => return Err(Status::not_found("it is no part of the image")),
+                // It may have become complete in this moment: one more look then.
+                More::Waiting | More::Absent if !arrives => {
+                    return Err(Status::aborted("the image no longer arrives there"));
+                }
+                More::Waiting | More::Absent => {
+                    data.clear();
+                    arrives = self.arrives();
+                }
+            }
+            let data = Bytes::from(data);
+            if chunks.blocking_send(Ok(BlobChunk { data })).is_err() {
+                return Ok(None);
+            }
         }
     }
 }

@@ -4,85 +4,60 @@
 //! What can't be resolved here is left to the leader ([`complete`]): it knows which nodes have an image of that name, and what the
 //! service was pinned to before. What even it can't resolve stays as it was typed; the command line warns of it.
 
-use std::convert::Infallible;
-use std::future::Future;
-use std::pin::Pin as Pinned;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{Request, Response};
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::Full;
 use pontoon_proto::v1::{ContainerSpec, CreateServiceRequest, ServiceSpec, UpdateServiceRequest};
 use prost::Message;
 use tonic::Status;
 use tonic::body::Body;
-use tonic::server::NamedService;
-use tower::Service;
 
 use crate::config::ImageResolver;
 use crate::core::Core;
 use crate::forward;
+use crate::layer::{self, Around, Calls, Layered};
 
 const CREATE: &str = "/pontoon.v1.Control/CreateService";
 const UPDATE: &str = "/pontoon.v1.Control/UpdateService";
-/// As the forwarding layer's.
-const MAX_REQUEST: usize = 4 << 20;
 /// A gRPC message's prefix: whether it is compressed, and its length.
 const PREFIX: usize = 5;
 
-/// The layer.
+/// A service whose specs come with their images pinned.
+pub(crate) type Pin<S> = Layered<Pinning, S>;
+
+/// Pins what is created and updated.
 #[derive(Clone)]
-pub(crate) struct Pin<S> {
-    inner: S,
+pub(crate) struct Pinning {
     resolver: Option<Arc<dyn ImageResolver>>,
 }
 
 impl<S> Pin<S> {
     pub(crate) fn new(inner: S, resolver: Option<Arc<dyn ImageResolver>>) -> Self {
-        Self { inner, resolver }
+        Self::with(Pinning { resolver }, inner)
     }
 }
 
-impl<S: NamedService> NamedService for Pin<S> {
-    const NAME: &'static str = S::NAME;
-}
-
-impl<S> Service<Request<Body>> for Pin<S>
-where
-    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
-    S::Future: Send,
-{
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = Pinned<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
-
-    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let mut inner = self.inner.clone();
+impl Around for Pinning {
+    async fn answer<S: Calls>(self, inner: S, request: Request<Body>) -> Response<Body> {
         let concerned = matches!(request.uri().path(), CREATE | UPDATE)
             // The manager that passed it on has done this.
             && forward::original_caller(request.headers()).is_none();
-        let Some(resolver) = self.resolver.clone().filter(|_| concerned) else {
-            return Box::pin(async move { inner.call(request).await });
+        let Some(resolver) = self.resolver.filter(|_| concerned) else {
+            return layer::call(inner, request).await;
         };
-        Box::pin(async move {
-            match pin(&*resolver, request).await {
-                Ok(request) => inner.call(request).await,
-                Err(status) => Ok(status.into_http()),
-            }
-        })
+        match pin(&*resolver, request).await {
+            Ok(request) => layer::call(inner, request).await,
+            Err(status) => status.into_http(),
+        }
     }
 }
 
 async fn pin(resolver: &dyn ImageResolver, request: Request<Body>) -> Result<Request<Body>, Status> {
     let (parts, body) = request.into_parts();
     let bad = |what: String| Status::invalid_argument(format!("can't read the request: {what}"));
-    let body = Limited::new(body, MAX_REQUEST).collect().await;
-    let body = body.map_err(|error| bad(error.to_string()))?.to_bytes();
+    let body = layer::whole(body, parts.uri.path(), layer::MAX_REQUEST).await?;
     let message = unframed(&body).map_err(|what| bad(what.to_owned()))?;
     let decoding = |error: prost::DecodeError| bad(error.to_string());
     let message = if parts.uri.path() == CREATE {

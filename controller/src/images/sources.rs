@@ -1,11 +1,14 @@
 //! The table: who has which image, who fetches it from where. Decides whom an asking node goes to.
 //!
 //! ```text
-//! asks ─► nodes have it ─► PEERS (the least busy first; each serves a few at once, the others wait: what one node has
-//!    │                            brought doubles the sources)
-//!    └─► nobody has it ──► somebody fetches it ─► LATER
-//!                     └──► REGISTRY: a lease; it ends with the fetch, the session, or by silence
+//! asks ─► nodes have it, or get it ─► PEERS: the least busy first. Blobs go on from hop to hop while they arrive:
+//!    │         registry ─► a ─► b ─► c …   each gives to one other, deep chains branch near their beginning
+//!    ├─► all of these serve enough others ─► LATER
+//!    └─► nobody ─► REGISTRY: a lease; it ends with the fetch, the session, or by silence
 //! ```
+//! A node that fetches counts as a source only as long as its own source does, back to one that has the image or to the lease: so no two
+//! nodes ever wait for each other, and what hangs on a lease that has ended finds a new beginning.
+//!
 //! Time comes in as an argument. Every answer but PEERS and REGISTRY ends what the node did before: a node that asks is not fetching.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -19,6 +22,9 @@ use tokio::time::Instant;
 pub(crate) const SILENCE: Duration = Duration::from_secs(10);
 /// Nodes that one node serves an image to at the same time.
 const SERVED_AT_ONCE: usize = 4;
+/// Hops from the registry, or from a node that has the image, to one that gets it while it arrives: each adds some delay and one more
+/// that may fail.
+const DEEPEST: usize = 8;
 /// So long a new leader waits for agents to say what they have before it sends one to the registry.
 const SETTLING: Duration = Duration::from_secs(5);
 
@@ -38,7 +44,7 @@ pub(crate) struct Ask {
 /// What it is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Answer {
-    /// Ids of nodes, the one to ask first before the others.
+    /// Ids of nodes: the one to ask first, which may be getting it itself, then all others that have it.
     Peers(Vec<String>),
     /// It is the one that asks the registry.
     Registry,
@@ -152,11 +158,12 @@ impl Sources {
                 };
                 let is_taken = from == From::Registry && fetches.values().any(|of| of.from == from);
                 match fetches.get_mut(node) {
+                    // It has gone on to the next of those that it was told.
+                    Some(fetch) if fetch.from == from || !is_taken => *fetch = Fetch { from, heard: now },
                     Some(fetch) => fetch.heard = now,
-                    None if is_taken => {}
+                    None if is_taken => return,
                     None => drop(fetches.insert(node.to_owned(), Fetch { from, heard: now })),
                 }
-                return;
             }
             Some(complete) => {
                 table.end(image, node);
@@ -201,11 +208,12 @@ impl Sources {
             let fetch = Fetch { from, heard: now };
             let fetches = table.fetches.entry(ask.image.clone()).or_default();
             fetches.insert(ask.node.clone(), fetch);
-        } else if ended {
-            // Its place is free for those who wait.
-            drop(table);
-            self.tell();
+        } else if !ended {
+            return answer;
         }
+        // Those who wait: there is one more source, or a place has become free.
+        drop(table);
+        self.tell();
         answer
     }
 
@@ -240,28 +248,57 @@ impl Table {
         }
     }
 
+    fn has(&self, image: &str, node: &str) -> bool {
+        self.held.get(node).is_some_and(|held| held.contains(image))
+    }
+
+    /// Hops from a node that has the image, or from the registry, to this one; `None` when it does not get it, or from one that does not.
+    fn depth(&self, image: &str, node: &str) -> Option<usize> {
+        let (fetches, mut node) = (self.fetches.get(image), node);
+        // Chains that agents tell of may be anything, also circles.
+        for depth in 0..=fetches.map_or(0, BTreeMap::len) {
+            if self.has(image, node) {
+                return Some(depth);
+            }
+            match &fetches?.get(node)?.from {
+                From::Registry => return Some(depth + 1),
+                From::Peer(next) => node = next,
+            }
+        }
+        None
+    }
+
     fn decide(&self, ask: &Ask, nodes: &BTreeSet<String>) -> Answer {
-        let fetches = self.fetches.get(&ask.image);
+        let image = ask.image.as_str();
+        let fetches = self.fetches.get(image);
         let load = |node: &str| {
             let from = From::Peer(node.to_owned());
             fetches.map_or(0, |of| of.values().filter(|fetch| fetch.from == from).count())
         };
-        let has = |node: &&String| self.held.get(*node).is_some_and(|held| held.contains(&ask.image));
-        let mut peers: Vec<(usize, String)> = nodes
-            .iter()
-            .filter(has)
-            .filter(|node| **node != ask.node && !ask.failed.contains(*node))
-            .map(|node| (load(node), node.clone()))
+        let others = nodes.iter().filter(|node| **node != ask.node);
+        let sources: Vec<(usize, usize, &String)> = others
+            .filter_map(|node| Some((load(node), self.depth(image, node)?, node)))
             .collect();
-        peers.sort();
-        match peers.first() {
-            Some((load, _)) if *load < SERVED_AT_ONCE => {
-                Answer::Peers(peers.into_iter().map(|(_, node)| node).collect())
-            }
-            Some(_) => Answer::Later,
-            None if fetches.is_some() => Answer::Later,
-            None if ask.registry_failed => Answer::Nowhere,
-            None => Answer::Registry,
+        let free = |(load, depth, node): &&(usize, usize, &String)| {
+            *load < SERVED_AT_ONCE && *depth < DEEPEST && !ask.failed.contains(*node)
+        };
+        if let Some((_, _, first)) = sources.iter().filter(free).min() {
+            // Only such as wait for nobody: between these and whoever asks there can't be a circle by the time that they are asked.
+            let mut whole: Vec<_> = sources
+                .iter()
+                .filter(|(_, depth, node)| *depth == 0 && node != first && !ask.failed.contains(*node))
+                .collect();
+            whole.sort();
+            let rest = whole.into_iter().map(|(_, _, node)| *node);
+            return Answer::Peers([*first].into_iter().chain(rest).cloned().collect());
+        }
+        let arrives = |(_, depth, node): &(usize, usize, &String)| *depth > 0 || !ask.failed.contains(*node);
+        // One whose source has failed is about to ask, and gets the lease.
+        let waits = ask.registry_failed && fetches.is_some();
+        match () {
+            () if waits || sources.iter().any(arrives) => Answer::Later,
+            () if ask.registry_failed => Answer::Nowhere,
+            () => Answer::Registry,
         }
     }
 }

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use pontoon_tests::view::{self, ensure_running};
 use pontoon_tests::{Fleet, Host, LONG, wait_until, with_fleet};
 
-use super::{create_app, fetched, image_of, lines_with, load_busybox, make_app, number, partial, throttle};
+use super::{create_app, fetched, image_of, lines_with, load_busybox, make_app, number, partial};
 
 /// A service whose image two workers have, hosts 2 and 3, and which runs nowhere yet. The manager has it only as long as it pins the
 /// service to it: it must not be the one that dies.
@@ -38,7 +38,7 @@ fn another_node_takes_over_from_one_that_dies_in_the_middle() {
         let (first, second, third, last) = (fleet.host(1), fleet.host(2), fleet.host(3), fleet.host(4));
         two_sources(fleet, 24)?;
         for host in [second, third] {
-            throttle(host, "40mbit")?;
+            host.throttle("40mbit")?;
         }
         start_on(first, last)?;
         wait_until("half of it is there", LONG, || {
@@ -70,7 +70,7 @@ fn a_daemon_that_is_killed_while_it_fetches_goes_on_where_it_was() {
         load_busybox(fleet, first)?;
         make_app(first, 24)?;
         fleet.form_cluster(1)?;
-        throttle(first, "40mbit")?;
+        first.throttle("40mbit")?;
         create_app(first, &["--constraint", "node.hostname==host2"])?;
         wait_until("half of it is there", LONG, || {
             ensure!(partial(second) > 8 << 20, "{} bytes", partial(second));
@@ -156,7 +156,7 @@ fn a_fetch_goes_on_when_the_leader_dies() {
         fleet.form_cluster(3)?;
         create_app(first, &["--constraint", "node.labels.ready==yes"])?;
         for host in &fleet.hosts()[..3] {
-            throttle(host, "40mbit")?;
+            host.throttle("40mbit")?;
         }
         start_on(first, last)?;
         wait_until("half of it is there", LONG, || {

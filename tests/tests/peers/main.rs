@@ -2,9 +2,11 @@
 //! and a node gets nothing that is not assigned to it.
 //!
 //! - here: helpers, and images of one host that run on all; `stack`: the same by a Compose file
-//! - `rights`: who may have what; `faults`: sources that die, lie or hang; `registry`: images of a registry, credentials
+//! - `changes`: nodes that join, images that go; `rights`: who may have what; `faults`: sources that die, lie or hang; `pipeline`: blobs that go on while they arrive; `registry`: images of a registry, credentials
 
+mod changes;
 mod faults;
+mod pipeline;
 mod registry;
 mod rights;
 mod stack;
@@ -70,17 +72,6 @@ pub(crate) fn image_of(host: &Host) -> Result<String> {
         "{{.Spec.TaskTemplate.ContainerSpec.Image}}",
         "app",
     ])
-}
-
-/// Lets only so much out of a host, so that a transfer lasts.
-pub(crate) fn throttle(host: &Host, rate: &str) -> Result<()> {
-    let netns = format!("--net={}", host.netns().display());
-    let link = "eth0";
-    let mut args = vec![
-        "nsenter", &netns, "--", "tc", "qdisc", "replace", "dev", link, "root",
-    ];
-    args.extend(["tbf", "rate", rate, "burst", "256kb", "latency", "200ms"]);
-    pontoon_tests::process::tool(args[0], &args[1..]).map(drop)
 }
 
 /// Bytes of blobs that are on their way to a host.

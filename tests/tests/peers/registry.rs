@@ -9,10 +9,10 @@ use pontoon_tests::registry::{Registry, Settings, User};
 use pontoon_tests::view::{self, ensure_running};
 use pontoon_tests::{Fleet, Host, LONG, process, wait_until, with_fleet};
 
-use super::{image_of, lines_with, load_busybox, make_app, partial, throttle};
+use super::{image_of, lines_with, load_busybox, make_app, partial};
 
 /// A registry on host 1's address that all hosts may talk to in plain HTTP.
-fn start_registry(fleet: &Fleet, auth: &str) -> Result<Registry> {
+pub(crate) fn start_registry(fleet: &Fleet, auth: &str) -> Result<Registry> {
     let first = fleet.host(1);
     fleet.trust_registry(&first.address())?;
     let settings = Settings {
@@ -24,7 +24,12 @@ fn start_registry(fleet: &Fleet, auth: &str) -> Result<Registry> {
 }
 
 /// Pushes `app:1` with a random file of so many MiB and leaves nothing of it on the host. Returns its name.
-fn push_app(fleet: &Fleet, user: &User<'_>, registry: &Registry, mebibytes: u32) -> Result<String> {
+pub(crate) fn push_app(
+    fleet: &Fleet,
+    user: &User<'_>,
+    registry: &Registry,
+    mebibytes: u32,
+) -> Result<String> {
     let first = fleet.host(1);
     load_busybox(fleet, first)?;
     make_app(first, mebibytes)?;
@@ -38,7 +43,7 @@ fn push_app(fleet: &Fleet, user: &User<'_>, registry: &Registry, mebibytes: u32)
 }
 
 /// How often the registry was asked for each path below `app/` that begins so, by its access log.
-fn reads(fleet: &Fleet, kind: &str) -> Result<BTreeMap<String, usize>> {
+pub(crate) fn reads(fleet: &Fleet, kind: &str) -> Result<BTreeMap<String, usize>> {
     let log = fs::read(fleet.host(1).folder().join("registry/log")).context("no log of the registry")?;
     let log = String::from_utf8_lossy(&log);
     let start = format!("\"GET /v2/app/{kind}/");
@@ -54,7 +59,7 @@ fn reads(fleet: &Fleet, kind: &str) -> Result<BTreeMap<String, usize>> {
     Ok(reads)
 }
 
-fn create(host: &Host, image: &str, options: &[&str]) -> Result<()> {
+pub(crate) fn create(host: &Host, image: &str, options: &[&str]) -> Result<()> {
     let mut args = vec!["service", "create", "--name", "app", "--detach"];
     args.extend(options);
     args.extend([image, "sleep", "1000"]);
@@ -98,7 +103,7 @@ fn it_leaves_the_registry_once_also_when_the_leader_dies_meanwhile() {
         let registry = start_registry(fleet, "")?;
         let name = push_app(fleet, &User::new(first)?, &registry, 24)?;
         fleet.form_cluster(3)?;
-        throttle(first, "40mbit")?;
+        first.throttle("40mbit")?;
         let constraint = "node.hostname!=host1";
         create(first, &name, &["--mode", "global", "--constraint", constraint])?;
         wait_until("half of it is on some host", LONG, || {
@@ -178,12 +183,7 @@ fn stack_with_credentials(fleet: &Fleet, user: &User<'_>, name: &str) -> Result<
             "services:\n  web:\n    image: {name}\n    command: [\"sleep\", \"1000\"]\n    deploy: {{placement: {{constraints: [\"{constraint}\"]}}}}\n"
         ),
     )?;
-    wait_until("the image is gone from the worker", LONG, || {
-        fleet.host(2).ok(&["image", "prune", "--all", "--force"])?;
-        let left = fleet.host(2).ok(&["images", "--quiet"])?;
-        ensure!(left.is_empty(), "{left}");
-        Ok(())
-    })?;
+    forget_images(fleet)?;
     let path = path.display().to_string();
     let deployed = user.pontoon(&[
         "stack",
@@ -201,27 +201,33 @@ fn stack_with_credentials(fleet: &Fleet, user: &User<'_>, name: &str) -> Result<
     Ok(())
 }
 
+/// A registry that asks for a password, daemons that log all they have to say, and a user who is logged in.
+fn registry_with_password<'f>(fleet: &'f Fleet, secret: &str) -> Result<(Registry, User<'f>)> {
+    let first = fleet.host(1);
+    let passwords = fleet.folder().join("htpasswd");
+    fs::write(&passwords, process::tool("htpasswd", &["-Bbn", "me", secret])?)?;
+    let auth = format!(
+        "auth:\n  htpasswd:\n    realm: x\n    path: {}\n",
+        passwords.display()
+    );
+    let registry = start_registry(fleet, &auth)?;
+    for host in fleet.hosts() {
+        let trusted = format!("insecure-registry = [\"{}/32\"]", first.address());
+        host.configure(&format!("{trusted}\nlog-level = \"debug\""))?;
+        host.signal(rustix::process::Signal::HUP)?;
+    }
+    let user = User::new(first)?;
+    let address = &registry.address;
+    user.ok(&["login", "--username", "me", "--password", secret, address])?;
+    Ok((registry, user))
+}
+
 #[test]
 fn credentials_reach_the_agents_and_are_seen_nowhere() {
     with_fleet(2, |fleet| {
         let first = fleet.host(1);
-        let passwords = fleet.folder().join("htpasswd");
         let secret = "a-password-that-is-nowhere";
-        fs::write(&passwords, process::tool("htpasswd", &["-Bbn", "me", secret])?)?;
-        let auth = format!(
-            "auth:\n  htpasswd:\n    realm: x\n    path: {}\n",
-            passwords.display()
-        );
-        let registry = start_registry(fleet, &auth)?;
-        let user = User::new(first)?;
-        user.ok(&[
-            "login",
-            "--username",
-            "me",
-            "--password",
-            secret,
-            &registry.address,
-        ])?;
+        let (registry, user) = registry_with_password(fleet, secret)?;
         let name = push_app(fleet, &user, &registry, 1)?;
         fleet.form_cluster(1)?;
         let worker = ["--constraint", "node.hostname==host2"];
@@ -260,21 +266,75 @@ fn credentials_reach_the_agents_and_are_seen_nowhere() {
         ensure!(pinned.starts_with(&format!("{name}@sha256:")), "{pinned}");
         // A later update that says nothing of them keeps them, and shows none.
         first.ok(&["service", "update", "--detach", "--label-add", "a=b", "app"])?;
-        let shown = first.ok(&["service", "inspect", "app"])?;
-        let tasks = first.ok(&["service", "ps", "--format", "json", "app"])?;
-        for text in [shown, tasks] {
-            ensure!(!text.contains(secret) && !text.contains("RegistryAuth"), "{text}");
-        }
-
+        shows_no_credentials(first, secret)?;
         first.ok(&["service", "rm", "app"])?;
         stack_with_credentials(fleet, &user, &name)?;
+        // And at once when it is created; refused ones are not told either.
+        first.ok(&["stack", "rm", "demo"])?;
+        forget_images(fleet)?;
+        let mut create = vec![
+            "service",
+            "create",
+            "--name",
+            "app",
+            "--detach",
+            "--with-registry-auth",
+        ];
+        create.extend(worker);
+        create.extend([name.as_str(), "sleep", "1000"]);
+        let created = user.pontoon(&create)?;
+        ensure!(created.code == 0 && created.stderr.is_empty(), "{created}");
+        wait_until("the task runs", LONG, || ensure_running(first, "app", 1))?;
+        ensure!(image_of(first)? == pinned, "{}", image_of(first)?);
+        shows_no_credentials(first, secret)?;
 
-        let left = find_text(&fleet.host(2).data_dir(), secret)?;
-        ensure!(left.is_empty(), "on the worker's disk: {left}");
-        for host in fleet.hosts() {
-            let logged = find_text(&host.log(), secret)?;
-            ensure!(logged.is_empty(), "in the log of {}", host.name());
+        for text in forms(secret) {
+            let left = find_text(&fleet.host(2).data_dir(), &text)?;
+            ensure!(left.is_empty(), "on the worker's disk: {left}");
+            for host in fleet.hosts() {
+                let logged = find_text(&host.log(), &text)?;
+                ensure!(logged.is_empty(), "in the log of {}", host.name());
+            }
         }
         Ok(())
     });
+}
+
+/// The password itself, and as the basic scheme has it.
+fn forms(secret: &str) -> [String; 2] {
+    use base64::Engine;
+    let encoded = base64::engine::general_purpose::STANDARD.encode(format!("me:{secret}"));
+    [secret.to_owned(), encoded.trim_end_matches('=').to_owned()]
+}
+
+/// Whatever a user can look at.
+fn shows_no_credentials(host: &Host, secret: &str) -> Result<()> {
+    for args in [
+        &["service", "inspect", "app"][..],
+        &["service", "inspect", "--pretty", "app"],
+        &["service", "inspect", "--format", "{{json .}}", "app"],
+        &["service", "ps", "--no-trunc", "--format", "json", "app"],
+        &["events", "--since", "1h", "--until", "0s", "--format", "json"],
+        &["system", "info", "--format", "json"],
+    ] {
+        let text = host.ok(args)?;
+        ensure!(!text.is_empty(), "{args:?} shows nothing");
+        for form in forms(secret) {
+            ensure!(
+                !text.contains(&form) && !text.contains("RegistryAuth"),
+                "{args:?}: {text}"
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Lets the worker forget all images.
+fn forget_images(fleet: &Fleet) -> Result<()> {
+    wait_until("the image is gone from the worker", LONG, || {
+        fleet.host(2).ok(&["image", "prune", "--all", "--force"])?;
+        let left = fleet.host(2).ok(&["images", "--quiet"])?;
+        ensure!(left.is_empty(), "{left}");
+        Ok(())
+    })
 }

@@ -120,9 +120,11 @@ impl Pull {
         let config = small_blob(&self.session, config_of, limit).await?;
         let (ingest, image) = {
             let (store, manifest) = (self.store.clone(), resolved.bytes.clone());
+            let (top, index) = (resolved.top, resolved.index.clone());
             on_thread(move || {
                 let ingest = Ingest::begin(&store)?;
                 let image = ingest.image(&manifest, &config)?;
+                ingest.offer(&top, &image, index.as_deref());
                 Ok((Joint::new(ingest), image))
             })
             .await?

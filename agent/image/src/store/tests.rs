@@ -4,6 +4,7 @@ mod archives;
 mod bounds;
 mod check;
 mod ingest;
+mod tails;
 
 use std::{
     fs,

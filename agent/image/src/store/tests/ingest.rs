@@ -11,10 +11,10 @@ use crate::{
 };
 
 /// An image as a registry has it.
-struct Remote {
-    config: Vec<u8>,
-    manifest: Vec<u8>,
-    blobs: Vec<Vec<u8>>,
+pub(super) struct Remote {
+    pub(super) config: Vec<u8>,
+    pub(super) manifest: Vec<u8>,
+    pub(super) blobs: Vec<Vec<u8>>,
 }
 
 impl Remote {
@@ -72,12 +72,12 @@ impl Remote {
     }
 }
 
-fn open() -> (tempfile::TempDir, Arc<ImageStore>) {
+pub(super) fn open() -> (tempfile::TempDir, Arc<ImageStore>) {
     let (tmp, store) = super::archives::open();
     (tmp, Arc::new(store))
 }
 
-fn two_layers() -> Remote {
+pub(super) fn two_layers() -> Remote {
     Remote::new(&[
         layer(&[("etc/passwd", b"root:x:0:0::/root:/bin/sh\n"), ("a", &[7; 3000])]),
         layer(&[(".wh.a", b""), ("b", b"2")]),
