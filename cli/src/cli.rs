@@ -5,8 +5,10 @@
 
 use std::ffi::OsString;
 
+mod table;
+
 use clap::error::ErrorKind;
-use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{ArgAction, ArgMatches, Args, FromArgMatches};
 
 use crate::command::{
     self, build, container, image, network, node, registry, service, stack, swarm, system, volume,
@@ -15,26 +17,27 @@ use crate::error::{Failure, Outcome};
 use crate::output::listing;
 use crate::usage::{self, help, walk};
 use crate::{context, daemon};
+pub use table::{Command, Wanted};
 
-/// A container engine and orchestrator in one binary. `alias docker=pontoon`
-#[derive(Debug, Parser)]
-#[command(
-    name = "pontoon",
-    version,
-    disable_help_flag = true,
-    disable_version_flag = true,
-    disable_help_subcommand = true
-)]
-#[command(
-    subcommand_required = true,
-    arg_required_else_help = true,
-    infer_long_args = false
-)]
+/// A command line that is understood.
+#[derive(Debug)]
 pub struct Cli {
-    #[command(flatten)]
     global: Global,
-    #[command(subcommand)]
     command: Command,
+}
+
+/// The command line's description.
+pub fn grammar(wanted: Wanted<'_>) -> clap::Command {
+    let root = clap::Command::new("pontoon")
+        .about("A container engine and orchestrator in one binary. `alias docker=pontoon`")
+        .version(env!("CARGO_PKG_VERSION"))
+        .disable_help_flag(true)
+        .disable_version_flag(true)
+        .disable_help_subcommand(true)
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .args_override_self(true);
+    usage::take_any_value(Command::describe(Global::augment_args(root), wanted))
 }
 
 /// Options before the command.
@@ -61,135 +64,6 @@ pub struct Global {
     version: Option<bool>,
 }
 
-#[derive(Debug, Subcommand)]
-enum Command {
-    /// Run the engine (and the node's part in a cluster) on this host
-    Daemon(Box<daemon::Arguments>),
-
-    /// Create and run a new container from an image
-    Run(Box<container::run::Arguments>),
-    /// Create a new container
-    Create(Box<container::run::CreateArguments>),
-    /// Start one or more stopped containers
-    Start(container::start::Arguments),
-    /// Stop one or more running containers
-    Stop(container::signal::StopArguments),
-    /// Restart one or more containers
-    Restart(container::signal::StopArguments),
-    /// Kill one or more running containers
-    Kill(container::signal::KillArguments),
-    /// Pause all processes within one or more containers
-    Pause(container::signal::Targets),
-    /// Unpause all processes within one or more containers
-    Unpause(container::signal::Targets),
-    /// Remove one or more containers
-    Rm(container::remove::Arguments),
-    /// Rename a container
-    Rename(container::remove::RenameArguments),
-    /// Copy files/folders between a container and the local filesystem
-    Cp(container::copy::Arguments),
-    /// Export a container's filesystem as a tar archive
-    Export(container::export::Arguments),
-    /// Inspect changes to files or directories on a container's filesystem
-    Diff(container::diff::Arguments),
-    /// Create a new image from a container's changes
-    Commit(container::commit::Arguments),
-    /// Block until one or more containers stop, then print their exit codes
-    Wait(container::signal::Targets),
-    /// List containers
-    Ps(container::list::Arguments),
-    /// Fetch the logs of a container
-    Logs(container::logs::Arguments),
-    /// Execute a command in a running container
-    Exec(container::exec::Arguments),
-    /// Attach local standard input, output, and error streams to a running container
-    Attach(container::exec::AttachArguments),
-    /// List port mappings or a specific mapping for the container
-    Port(container::ports::Arguments),
-    /// Display a live stream of container(s) resource usage statistics
-    Stats(container::stats::Arguments),
-    /// Display the running processes of a container
-    Top(container::top::Arguments),
-    /// Update configuration of one or more containers
-    Update(container::update::Arguments),
-    /// Return low-level information on Pontoon objects
-    Inspect(command::inspect::Arguments),
-
-    /// Build an image from a Dockerfile
-    Build(Box<build::Arguments>),
-    /// Download an image from a registry
-    Pull(registry::pull::Arguments),
-    /// Upload an image to a registry
-    Push(registry::push::Arguments),
-    /// Search Docker Hub for images
-    Search(registry::search::Arguments),
-    /// Authenticate to a registry
-    Login(registry::login::LoginArguments),
-    /// Log out from a registry
-    Logout(registry::login::LogoutArguments),
-    /// List images
-    Images(image::list::ListArguments),
-    /// Load an image from a tar archive or STDIN
-    Load(image::archives::LoadArguments),
-    /// Import the contents from a tarball to create a filesystem image
-    Import(image::archives::ImportArguments),
-    /// Save one or more images to a tar archive (streamed to STDOUT by default)
-    Save(image::archives::SaveArguments),
-    /// Remove one or more images
-    Rmi(image::RemoveArguments),
-    /// Create a tag TARGET_IMAGE that refers to SOURCE_IMAGE
-    Tag(image::TagArguments),
-    /// Show the history of an image
-    History(image::HistoryArguments),
-
-    /// Show the Pontoon version information
-    Version(system::VersionArguments),
-    /// Get real time events from the server
-    Events(system::events::Arguments),
-    /// Display system-wide information
-    Info(system::info::Arguments),
-
-    /// Manage builds
-    #[command(subcommand)]
-    Builder(build::BuilderCommand),
-    /// Build with extended grammar
-    #[command(subcommand)]
-    Buildx(build::BuildxCommand),
-    /// Manage contexts
-    #[command(subcommand)]
-    Context(command::context::Command),
-    /// Manage containers
-    #[command(subcommand)]
-    Container(container::Command),
-    /// Manage images
-    #[command(subcommand)]
-    Image(image::Command),
-    /// Manage Docker image manifests and manifest lists
-    #[command(subcommand)]
-    Manifest(registry::manifest::Command),
-    /// Manage networks
-    #[command(subcommand)]
-    Network(network::Command),
-    /// Manage volumes
-    #[command(subcommand)]
-    Volume(volume::Command),
-    /// Manage the swarm
-    #[command(subcommand)]
-    Swarm(swarm::Command),
-    /// Manage swarm nodes
-    #[command(subcommand)]
-    Node(node::Command),
-    /// Manage swarm services
-    #[command(subcommand)]
-    Service(service::Command),
-    /// Manage swarm stacks
-    #[command(subcommand)]
-    Stack(stack::Command),
-    /// Manage Pontoon
-    #[command(subcommand)]
-    System(system::Command),
-}
-
 /// Parses the process's arguments.
 ///
 /// # Errors
@@ -203,12 +77,13 @@ pub fn parse() -> Result<Cli, Failure> {
 /// # Errors
 /// A usage mistake, with Docker's words and exit status; help and version are an empty failure with status 0, already printed.
 pub fn parse_from(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, Failure> {
-    let root = usage::take_any_value(Cli::command().args_override_self(true));
     let mut arguments: Vec<OsString> = arguments.into_iter().collect();
     if arguments.get(1).is_some_and(|word| word == "help") {
         arguments.remove(1);
         arguments.push("--help".into());
     }
+    let name = command_named(&arguments);
+    let root = grammar(name.as_deref().map_or(Wanted::All, Wanted::Only));
     let mut walked = walk::walk(&root, arguments)
         .map_err(|(path, message)| usage::flag_mistake(&root, &path, &message))?;
     if let (["daemon"], Some(at)) = (walked.path_words().as_slice(), walked.command_end) {
@@ -218,7 +93,7 @@ pub fn parse_from(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, 
     let parsed = root
         .clone()
         .try_get_matches_from(&walked.arguments)
-        .and_then(|matches| Cli::from_arg_matches(&matches));
+        .and_then(Cli::from_matches);
     parsed.map_err(|error| match error.kind() {
         ErrorKind::DisplayVersion => {
             listing::write(concat!("Pontoon version ", env!("CARGO_PKG_VERSION"), "\n"));
@@ -236,7 +111,21 @@ pub fn parse_from(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, 
     })
 }
 
+/// The command that the arguments name, if they name one.
+fn command_named(arguments: &[OsString]) -> Option<String> {
+    let walked = walk::walk(&grammar(Wanted::None), arguments.iter().cloned()).ok()?;
+    walked.path.into_iter().next()
+}
+
 impl Cli {
+    fn from_matches(mut matches: ArgMatches) -> Result<Self, clap::Error> {
+        let global = Global::from_arg_matches_mut(&mut matches)?;
+        let missing = || clap::Error::new(ErrorKind::MissingSubcommand);
+        let (name, mut matches) = matches.remove_subcommand().ok_or_else(missing)?;
+        let command = Command::read(&name, &mut matches)?.ok_or_else(missing)?;
+        Ok(Self { global, command })
+    }
+
     /// True for `daemon`, which wants a runtime with several threads.
     pub fn is_daemon(&self) -> bool {
         matches!(self.command, Command::Daemon(_))

@@ -228,7 +228,7 @@ mod tests {
     /// A switch without a value could be set by the file, but not be taken back by a flag.
     #[test]
     fn every_flag_of_the_daemon_takes_a_value() {
-        let root = <crate::cli::Cli as clap::CommandFactory>::command();
+        let root = crate::cli::grammar(crate::cli::Wanted::All);
         let daemon = root.find_subcommand("daemon").unwrap();
         for flag in daemon
             .get_arguments()

@@ -1,10 +1,8 @@
 //! Mistakes of usage in Docker's words, help texts, and that no flag of Docker's client is unknown (`docker-flags.txt`): the
 //! cases of [`super`].
 
-use clap::CommandFactory;
-
 use super::*;
-use crate::cli::{Cli, parse_from};
+use crate::cli::{Cli, Wanted, grammar, parse_from};
 
 fn parse(line: &str) -> Result<Cli, Failure> {
     parse_from(line.split_whitespace().map(Into::into))
@@ -160,7 +158,7 @@ fn good_lines_parse() {
 
 #[test]
 fn switches_take_booleans_only_before_the_containers_command() {
-    let root = Cli::command();
+    let root = grammar(Wanted::All);
     let walked = |line: &str| {
         let walked = walk::walk(&root, line.split_whitespace().map(Into::into)).unwrap();
         let arguments: Vec<_> = walked
@@ -200,7 +198,7 @@ fn switches_take_booleans_only_before_the_containers_command() {
 
 #[test]
 fn help_is_laid_out_as_dockers() {
-    let root = Cli::command();
+    let root = grammar(Wanted::All);
     let text = help::help(&root, &[]);
     let places: Vec<_> = [
         "Usage:  pontoon [OPTIONS] COMMAND",
@@ -258,7 +256,7 @@ fn every_command_is_described() {
             check(sub, &format!("{path} {}", sub.get_name()));
         }
     }
-    let root = Cli::command();
+    let root = grammar(Wanted::All);
     check(&root, "pontoon");
     root.debug_assert();
 }
@@ -266,7 +264,7 @@ fn every_command_is_described() {
 /// The promise of `alias docker=pontoon`: no command and no flag of Docker's is unknown.
 #[test]
 fn every_flag_of_dockers_is_known() {
-    let root = Cli::command();
+    let root = grammar(Wanted::All);
     let mut missing = Vec::new();
     for line in include_str!("docker-flags.txt")
         .lines()
@@ -312,11 +310,43 @@ proptest::proptest! {
         let mut arguments = vec!["pontoon"];
         arguments.extend(line);
         let arguments: Vec<std::ffi::OsString> = arguments.into_iter().map(Into::into).collect();
-        let root = Cli::command();
+        let root = grammar(Wanted::All);
         if let Ok(walked) = walk::walk(&root, arguments)
             && let Err(error) = root.clone().try_get_matches_from(&walked.arguments)
         {
             let _ = explain(&error, &root, &walked);
         }
+    }
+}
+
+/// What makes a start of the client short.
+#[test]
+fn only_the_command_that_is_asked_for_is_described() {
+    let root = grammar(Wanted::Only("exec"));
+    for command in root.get_subcommands() {
+        let is_described = command.get_arguments().next().is_some() || command.has_subcommands();
+        assert_eq!(
+            is_described,
+            command.get_name() == "exec",
+            "{}",
+            command.get_name()
+        );
+    }
+    // Mistakes and help are told in the same words whichever way the grammar was made.
+    for line in [
+        "pontoon -c x exec --foo",
+        "pontoon container frob",
+        "pontoon -H",
+        "pontoon ps x",
+    ] {
+        let whole = grammar(Wanted::All);
+        let arguments = line.split_whitespace().map(std::ffi::OsString::from);
+        let walked = walk::walk(&whole, arguments).unwrap();
+        let error = whole.clone().try_get_matches_from(&walked.arguments).unwrap_err();
+        assert_eq!(
+            parse(line).unwrap_err().message,
+            explain(&error, &whole, &walked).message,
+            "{line}"
+        );
     }
 }

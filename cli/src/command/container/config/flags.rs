@@ -3,7 +3,7 @@
 use clap::CommandFactory;
 
 use super::request;
-use crate::cli::Cli;
+use crate::cli::{Wanted, grammar};
 use crate::command::container::options::ContainerOptions;
 use crate::usage::{command_at, help};
 
@@ -32,7 +32,7 @@ fn parse(words: &[&str]) -> Result<pontoon_proto::v1::CreateContainerRequest, St
 
 #[test]
 fn help_has_dockers_flags_in_its_words_and_order() {
-    let root = Cli::command();
+    let root = grammar(Wanted::All);
     for path in ["run", "create"] {
         let path = [path.to_owned()];
         let text = help::help(command_at(&root, &path), &path);
