@@ -76,6 +76,8 @@ fn hello(hello: &Hello) {
 fn create(dir: &Path) -> Result<(Server, ContainerState), Error> {
     // Whatever the daemon had open: a container must never get at it, and we hold nothing yet.
     sys::exec::close_from(3).context(|| "close inherited descriptors")?;
+    // Not to keep a directory busy that somebody wants to unmount.
+    rustix::process::chdir("/").context(|| "leave the daemon's directory")?;
     let _ = rustix::process::setsid();
     rustix::process::umask(Mode::from_raw_mode(0o077));
     let own = rustix::process::getpid();

@@ -154,7 +154,6 @@ fn spawn(run_dir: &Path, options: &NetdOptions) -> Result<Child, Error> {
         .arg0("pontoon")
         .arg("netd")
         .arg(absolute(run_dir))
-        .current_dir("/")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(log)

@@ -153,6 +153,8 @@ fn prepare(input: &mut impl Read) -> Result<Job, Box<dyn std::error::Error>> {
     let job: Job = serde_json::from_slice(&text)?;
     // No process of a container may trace it and take its descriptors.
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)?;
+    // The daemon's directory may be one that somebody wants to unmount.
+    rustix::process::chdir("/")?;
     // Modes are an archive's.
     rustix::process::umask(rustix::fs::Mode::empty());
     Ok(job)

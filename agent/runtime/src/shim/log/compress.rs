@@ -27,7 +27,6 @@ pub(super) fn helper() -> Command {
     command
         .arg0("pontoon-shim-log")
         .arg("shim-log")
-        .current_dir("/")
         .stdin(Stdio::null())
         .stdout(Stdio::null());
     command
