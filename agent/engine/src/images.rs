@@ -13,7 +13,6 @@ mod storage;
 pub use archives::{ArchiveSender, LoadUpdate};
 pub use collect::{Collected, ImageGc};
 
-pub(crate) use archives::ChunkReader;
 pub(crate) use storage::{mount_of, storage};
 
 use std::collections::HashMap;

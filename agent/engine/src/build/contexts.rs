@@ -13,8 +13,8 @@ use tokio::sync::mpsc;
 
 use crate::engine::{blocking, make_dir};
 use crate::error::IoContext;
-use crate::images::ChunkReader;
 use crate::{Error, Result};
+use pontoon_image::archive::ChunkReader;
 
 /// Chunks that wait to be written.
 const CHUNKS: usize = 8;

@@ -17,8 +17,8 @@ use super::cache::Made;
 use super::solve::Solved;
 use super::{Build, Failure, Outcome, finish};
 use crate::engine::blocking;
-use crate::images::ChunkReader;
 use crate::{Error, Result};
+use pontoon_image::archive::ChunkReader;
 
 /// Steps that one image may name.
 const STEPS: usize = 4096;

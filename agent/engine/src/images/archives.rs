@@ -1,9 +1,10 @@
 //! Image archives: the blocking image store behind async calls; bytes are streamed through bounded channels, never held whole.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use pontoon_image::archive::ChunkReader;
 use pontoon_image::{LoadEvent, Loaded, Platform};
 use pontoon_proto::v1::ImportOptions;
 use tokio::sync::mpsc;
@@ -25,37 +26,6 @@ pub enum LoadUpdate {
     Loaded(Loaded),
     /// The load failed; nothing follows.
     Failed(Error),
-}
-
-/// A channel of chunks as a blocking reader. The sender says that the archive is whole by sending `Ok(empty)` last or by
-/// closing the channel; an `Err` ends it as a failed stream.
-pub(crate) struct ChunkReader {
-    chunks: mpsc::Receiver<io::Result<Bytes>>,
-    current: Bytes,
-}
-
-impl ChunkReader {
-    /// Reads what is sent.
-    pub(crate) fn new(chunks: mpsc::Receiver<io::Result<Bytes>>) -> Self {
-        Self {
-            chunks,
-            current: Bytes::new(),
-        }
-    }
-}
-
-impl Read for ChunkReader {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.current.is_empty() {
-            match self.chunks.blocking_recv() {
-                Some(chunk) => self.current = chunk?,
-                None => return Ok(0),
-            }
-        }
-        let count = buffer.len().min(self.current.len());
-        buffer[..count].copy_from_slice(&self.current.split_to(count));
-        Ok(count)
-    }
 }
 
 /// A blocking writer that sends chunks.

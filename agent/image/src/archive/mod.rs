@@ -4,12 +4,13 @@
 //! - [`TarWriter`] (`writer`): one entry after another, deterministic; [`TarReader`]: the crate's strict reader
 //! - [`Walk`] (`walk`): a directory tree as archive entries; [`write_layer`] (`layer`): an overlayfs upper directory as an
 //!   OCI layer; [`changes`]: the same as a list of what was added, modified and deleted
-//! - [`Extractor`] (`extract`): archive entries into a tree; [`remove_tree`]: deletes trees of any depth
+//! - [`ChunkReader`] (`chunks`): an archive that arrives in pieces; [`Extractor`] (`extract`): archive entries into a tree; [`remove_tree`]: deletes trees of any depth
 //!
 //! Every step works on directory descriptors and on one name that is not followed, or on `openat2` below a root that
 //! the caller gives: whatever a process in the tree swaps meanwhile, nothing outside of the root is read or written.
 
 mod changes;
+mod chunks;
 mod extract;
 mod idmap;
 mod layer;
@@ -19,6 +20,7 @@ mod walk;
 mod writer;
 
 pub use changes::{Change, ChangeKind, changes};
+pub use chunks::ChunkReader;
 pub use extract::{ExtractOptions, Extractor, Place};
 pub use idmap::{IdMap, IdRange};
 pub use layer::write_layer;

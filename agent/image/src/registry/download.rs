@@ -1,10 +1,7 @@
 //! One blob into the store: streamed, resumed by `Range` where the connection breaks, given up where next to nothing moves. The
 //! store's writer (on a thread of its own) hashes, counts and keeps what has come. Called by `pull`.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use reqwest::{Method, Response, StatusCode, header};
@@ -19,6 +16,7 @@ use super::{
     progress::Meter,
     session::{Session, back_off},
     settings::Patience,
+    share::Share,
 };
 use crate::{BlobWriter, Ingest, Transfer, oci::Descriptor};
 
@@ -30,7 +28,7 @@ const WORTH: u64 = 1 << 20;
 /// Fetches a blob, unless the store has it or somebody else is just fetching it. False: nothing was fetched.
 pub(super) async fn download(
     session: &Session,
-    ingest: &Arc<Ingest>,
+    ingest: &Share,
     blob: &Descriptor,
     mut meter: Meter,
 ) -> Result<bool> {
@@ -256,7 +254,7 @@ struct Sink {
 
 impl Sink {
     /// Waits while another pull fetches the same blob; `None` when the store has it.
-    async fn open(ingest: &Arc<Ingest>, blob: &Descriptor) -> Result<Option<Self>> {
+    async fn open(ingest: &Share, blob: &Descriptor) -> Result<Option<Self>> {
         let (pieces, receiver) = mpsc::channel(PIECES);
         let (tell, offset) = oneshot::channel();
         let (ingest, blob) = (ingest.clone(), blob.clone());

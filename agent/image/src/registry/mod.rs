@@ -5,7 +5,7 @@
 //! - `settings`, `tls`, `endpoint`: what the daemon says about registries; which addresses stand for one, and how they are trusted
 //! - `session`, `auth`, `answer`: requests to one repository: credentials and tokens, retries, what an error answer says
 //! - `manifest`, `platform`, `tags`, `search`, `login`: documents, and the commands that read only those
-//! - `download`, `pull`: blobs into staging while the layers below are unpacked; `upload`, `compress`, `push`: the other way
+//! - `download`, `pull`, `share`: blobs into staging while the layers below are unpacked; `upload`, `compress`, `push`: the other way
 //! - `progress`: what the user sees of it, in Docker's words
 //!
 //! This module is async and owns the network; everything that touches the store ([`crate::Ingest`] and its writers) blocks and runs
@@ -29,6 +29,7 @@ mod push;
 mod search;
 mod session;
 mod settings;
+mod share;
 mod tags;
 mod tls;
 mod upload;

@@ -18,15 +18,12 @@ use super::{
     platform::rank,
     progress::Progress,
     session::{Purpose, Session},
+    share::{Joint, Share},
 };
 use crate::{
     Digest, ImageId, ImageStore, IncomingImage, Ingest, Ingested, LoadEvent, Platform, Reference,
     oci::Descriptor,
 };
-
-/// How long [`Joint::alone`] waits, and how often it looks.
-const TURN: std::time::Duration = std::time::Duration::from_millis(1);
-const TURNS: usize = 2000;
 
 /// What a pull may be told.
 #[derive(Clone, Debug, Default)]
@@ -134,7 +131,10 @@ impl Pull {
         let known = self.store.get(&image.id.to_string()).is_ok();
         let (id, digest) = (image.id, resolved.top);
         let fetched = match check_platform(&resolved, &image, reference, options) {
-            Ok(()) => self.layers(&ingest, &image, known).await,
+            Ok(()) => {
+                let share = ingest.share().ok_or(Error::Cancelled)?;
+                self.layers(&share, &image, known).await
+            }
             refused => refused,
         };
         let ingest = ingest.alone().await;
@@ -151,7 +151,7 @@ impl Pull {
     }
 
     /// Fetches what is missing. `known`: the image is here, possibly by another name; nothing is told of its layers then.
-    async fn layers(&self, ingest: &Arc<Ingest>, image: &IncomingImage, known: bool) -> Result<()> {
+    async fn layers(&self, ingest: &Share, image: &IncomingImage, known: bool) -> Result<()> {
         let at_once = self.session.settings().max_downloads.max(1);
         let mut seen = BTreeSet::new();
         let layers: Vec<_> = image
@@ -180,7 +180,7 @@ impl Pull {
             .await
     }
 
-    async fn layer(&self, ingest: &Arc<Ingest>, blob: Descriptor) -> Result<()> {
+    async fn layer(&self, ingest: &Share, blob: Descriptor) -> Result<()> {
         let id = blob.digest.short();
         let meter = self.progress.meter(&id, "Downloading", blob.size);
         if download(&self.session, ingest, &blob, meter).await? {
@@ -244,45 +244,6 @@ fn is_full(error: &Error) -> bool {
             matches!(source.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
         }
         _ => false,
-    }
-}
-
-/// An ingest that the writers' threads share. What it has unpacked goes with it, which blocks: a pull that is dropped leaves that to a
-/// thread.
-struct Joint(Option<Arc<Ingest>>);
-
-impl Joint {
-    fn new(ingest: Ingest) -> Self {
-        Joint(Some(Arc::new(ingest)))
-    }
-
-    /// Waits for the writers' threads, which end when their downloads do, so that nothing is left in staging when the caller hears
-    /// of an error. `None` when one of them waits for somebody else's download: it goes with that.
-    async fn alone(mut self) -> Option<Ingest> {
-        for _ in 0..TURNS {
-            match Arc::try_unwrap(self.0.take()?) {
-                Ok(ingest) => return Some(ingest),
-                Err(shared) => self.0 = Some(shared),
-            }
-            tokio::time::sleep(TURN).await;
-        }
-        None
-    }
-}
-
-impl std::ops::Deref for Joint {
-    type Target = Arc<Ingest>;
-
-    fn deref(&self) -> &Arc<Ingest> {
-        self.0.as_ref().expect("it is taken only with the value itself")
-    }
-}
-
-impl Drop for Joint {
-    fn drop(&mut self) {
-        if let (Some(ingest), Ok(runtime)) = (self.0.take(), tokio::runtime::Handle::try_current()) {
-            runtime.spawn_blocking(move || drop(ingest));
-        }
     }
 }
 

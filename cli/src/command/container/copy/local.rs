@@ -1,13 +1,15 @@
 //! This host's side of `cp`: what source and destination are, a tree as an archive, an archive as a tree. Archives are
 //! made and read on a thread of their own, in chunks, so that memory stays flat.
 
-use std::io::{self, BufWriter, Read, Write};
+use std::io::{self, BufWriter, Read as _, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileTypeExt;
 
 use bytes::Bytes;
 use pontoon_image::Limits;
-use pontoon_image::archive::{ExtractOptions, Extractor, Kind, Node, Place, TarReader, TarWriter, Walk};
+use pontoon_image::archive::{
+    ChunkReader, ExtractOptions, Extractor, Kind, Node, Place, TarReader, TarWriter, Walk,
+};
 use rustix::fs::{Mode, OFlags};
 use tokio::sync::{mpsc, oneshot};
 
@@ -201,7 +203,7 @@ pub fn extract(
         archive_bytes: u64::MAX,
         ..Limits::default()
     };
-    let mut reader = TarReader::new(Receiver::new(chunks), &limits);
+    let mut reader = TarReader::new(ChunkReader::new(chunks), &limits);
     let mut extractor = Extractor::new(Place::beneath(root), options);
     let run = || -> pontoon_image::Result<()> {
         while let Some(mut entry) = reader.next_entry()? {
@@ -231,34 +233,5 @@ impl Write for Sender {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
-    }
-}
-
-/// Reads from a channel.
-struct Receiver {
-    chunks: mpsc::Receiver<io::Result<Bytes>>,
-    current: Bytes,
-}
-
-impl Receiver {
-    fn new(chunks: mpsc::Receiver<io::Result<Bytes>>) -> Self {
-        Self {
-            chunks,
-            current: Bytes::new(),
-        }
-    }
-}
-
-impl Read for Receiver {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.current.is_empty() {
-            match self.chunks.blocking_recv() {
-                Some(chunk) => self.current = chunk?,
-                None => return Ok(0),
-            }
-        }
-        let count = buffer.len().min(self.current.len());
-        buffer[..count].copy_from_slice(&self.current.split_to(count));
-        Ok(count)
     }
 }
