@@ -16,6 +16,7 @@
 )]
 
 use std::ffi::{OsStr, OsString};
+use std::num::NonZero;
 use std::process::ExitCode;
 
 mod cli;
@@ -60,6 +61,8 @@ fn with_folder(mut arguments: impl Iterator<Item = OsString>, run: fn(&OsStr) ->
 fn client_main() -> ExitCode {
     let result = cli::parse().and_then(|cli| {
         let mut builder = if cli.is_daemon() {
+            // More threads than processors never run at once.
+            pontoon_runtime::bound_arenas(std::thread::available_parallelism().map_or(2, NonZero::get));
             tokio::runtime::Builder::new_multi_thread()
         } else {
             tokio::runtime::Builder::new_current_thread()

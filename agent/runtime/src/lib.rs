@@ -41,6 +41,7 @@ pub use error::{Error, chain};
 pub use exit::{ExitRecord, read_exit_record};
 pub use log::{FileLog, JournaldLog, LogConfig, LogTarget, SyslogAddress, SyslogFormat, SyslogLog, TlsFiles};
 pub use protocol::ContainerState;
+pub use sys::process::{bound_arenas, trim_memory};
 
 use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;

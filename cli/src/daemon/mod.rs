@@ -57,6 +57,7 @@ pub async fn run(arguments: Arguments) -> Outcome {
     let mut server = local::serve(&config, engine.clone(), membership.clone(), stop.clone())?;
     tracing::info!(socket = %config.socket().display(), "Pontoon daemon is ready");
     membership.resume().await;
+    pontoon_runtime::trim_memory();
     wait_for_signal(&engine, &set_level).await?;
     tracing::info!("stopping; containers go on");
     membership.stop().await;

@@ -161,8 +161,17 @@ pub(crate) fn load_seccomp(program: &[u8], flags: u64) -> io::Result<()> {
     check(result).map(drop)
 }
 
-/// Gives freed memory back to the kernel: a shim idles for as long as its container lives.
-pub(crate) fn trim_memory() {
+/// Bounds the allocator's arenas, of which it would make eight for each processor: what one thread frees the next one uses again.
+pub fn bound_arenas(arenas: usize) {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: only touches the allocator's own state.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, i32::try_from(arenas).unwrap_or(i32::MAX));
+    }
+}
+
+/// Gives freed memory back to the kernel: a shim idles for as long as its container lives, a daemon after it has started.
+pub fn trim_memory() {
     #[cfg(target_env = "gnu")]
     // SAFETY: only touches the allocator's own state.
     unsafe {
