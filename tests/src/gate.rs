@@ -1,5 +1,5 @@
-//! A gate before a server on a host: a TCP proxy in the host's network that lets so many bytes of the server's answers through and holds
-//! the rest until it is opened. Tests of transfers stop them with it at a place of their choice.
+//! A gate before a server on a host: a TCP proxy in the host's network that lets so many bytes of the server's answers, or of what it is
+//! sent, through and holds the rest until it is opened. Tests of transfers stop them with it at a place of their choice.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -17,9 +17,11 @@ use crate::wire;
 pub struct Gate {
     /// `host:port`, as images are named.
     pub address: String,
-    shared: Arc<Shared>,
+    answers: Arc<Shared>,
+    requests: Arc<Shared>,
 }
 
+/// One direction.
 #[derive(Debug, Default)]
 struct Shared {
     state: Mutex<State>,
@@ -61,6 +63,26 @@ impl Shared {
         state.passed += count as u64;
         count
     }
+
+    fn limit(&self, left: Option<u64>) {
+        let mut state = self.state();
+        (state.left, state.held, state.cut) = (left, false, false);
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    fn cut(&self) {
+        self.state().cut = true;
+        self.changed.notify_all();
+    }
+
+    fn wait_held(&self, what: &str) -> Result<()> {
+        wait_until(what, SHORT, || {
+            let state = self.state();
+            ensure!(state.held, "{state:?}");
+            Ok(())
+        })
+    }
 }
 
 impl Gate {
@@ -82,20 +104,22 @@ impl Gate {
         let listener = wire::within(&host.netns(), || {
             TcpListener::bind(address).context("cannot listen")
         })?;
-        let shared = Arc::new(Shared::default());
-        let (namespace, server, gate) = (host.netns(), server.to_owned(), shared.clone());
+        let both = [Arc::new(Shared::default()), Arc::new(Shared::default())];
+        let (namespace, server, gates) = (host.netns(), server.to_owned(), both.clone());
         std::thread::spawn(move || {
             for client in listener.incoming().flatten() {
-                if gate.state().cut {
+                if gates[0].state().cut {
                     continue;
                 }
                 // A server that is gone is the client's to notice: its connection closes.
-                let _ = join(&namespace, &server, client, gate.clone());
+                let _ = join(&namespace, &server, client, gates.clone());
             }
         });
+        let [answers, requests] = both;
         Ok(Self {
             address: address.to_owned(),
-            shared,
+            answers,
+            requests,
         })
     }
 
@@ -104,70 +128,75 @@ impl Gate {
         format!("{}/{name}", self.address)
     }
 
-    /// Lets so many bytes through from now on, then holds.
+    /// Lets so many bytes of answers through from now on, then holds.
     pub fn limit(&self, bytes: u64) {
-        let mut state = self.shared.state();
-        (state.left, state.held) = (Some(bytes), false);
-        drop(state);
-        self.shared.changed.notify_all();
+        self.answers.limit(Some(bytes));
+    }
+
+    /// Lets so many bytes through to the server from now on, then holds.
+    pub fn limit_requests(&self, bytes: u64) {
+        self.requests.limit(Some(bytes));
     }
 
     /// Closes all connections, and each new one, until it is opened.
     pub fn cut(&self) {
-        self.shared.state().cut = true;
-        self.shared.changed.notify_all();
+        self.answers.cut();
+        self.requests.cut();
     }
 
     /// Lets everything through, what was held too.
     pub fn open(&self) {
-        let mut state = self.shared.state();
-        (state.left, state.held, state.cut) = (None, false, false);
-        drop(state);
-        self.shared.changed.notify_all();
+        self.answers.limit(None);
+        self.requests.limit(None);
     }
 
-    /// Waits until something is held.
+    /// Waits until an answer is held.
     ///
     /// # Errors
     /// When nothing comes.
     pub fn wait_held(&self) -> Result<()> {
-        wait_until("the gate holds an answer", SHORT, || {
-            let state = self.shared.state();
-            ensure!(state.held, "{state:?}");
-            Ok(())
-        })
+        self.answers.wait_held("the gate holds an answer")
     }
 
-    /// Bytes that have passed since this was last asked.
+    /// Waits until something for the server is held.
+    ///
+    /// # Errors
+    /// When nothing comes.
+    pub fn wait_requests_held(&self) -> Result<()> {
+        self.requests.wait_held("the gate holds a request")
+    }
+
+    /// Bytes of answers that have passed since this was last asked.
     pub fn take_passed(&self) -> u64 {
-        std::mem::take(&mut self.shared.state().passed)
+        std::mem::take(&mut self.answers.state().passed)
     }
 }
 
 /// Joins a client with the server, both ways.
-fn join(namespace: &Path, server: &str, client: TcpStream, shared: Arc<Shared>) -> Result<()> {
+fn join(namespace: &Path, server: &str, client: TcpStream, both: [Arc<Shared>; 2]) -> Result<()> {
     let namespace: PathBuf = namespace.to_owned();
     let server = wire::within(&namespace, || {
         TcpStream::connect(server).context("cannot connect")
     })?;
+    let [answers, requests] = both;
     let mut up = (client.try_clone()?, server.try_clone()?);
     std::thread::spawn(move || {
-        let _ = std::io::copy(&mut up.0, &mut up.1);
+        let _ = pump(&mut up.0, &mut up.1, &requests);
         let _ = up.1.shutdown(Shutdown::Write);
     });
     std::thread::spawn(move || {
         let (mut server, mut client) = (server, client);
-        let _ = answers(&mut server, &mut client, &shared);
+        let _ = pump(&mut server, &mut client, &answers);
         let _ = client.shutdown(Shutdown::Both);
         let _ = server.shutdown(Shutdown::Both);
     });
     Ok(())
 }
 
-fn answers(server: &mut TcpStream, client: &mut TcpStream, shared: &Shared) -> Result<()> {
+fn pump(from: &mut TcpStream, to: &mut TcpStream, shared: &Shared) -> Result<()> {
     let mut bytes = vec![0; 64 << 10];
     loop {
-        let count = server.read(&mut bytes)?;
+        let count = from.read(&mut bytes)?;
         if count == 0 {
             return Ok(());
         }
@@ -177,7 +206,7 @@ fn answers(server: &mut TcpStream, client: &mut TcpStream, shared: &Shared) -> R
             if passed == 0 {
                 return Ok(());
             }
-            client.write_all(&bytes[at..at + passed])?;
+            to.write_all(&bytes[at..at + passed])?;
             at += passed;
         }
     }

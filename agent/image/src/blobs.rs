@@ -9,10 +9,17 @@ use std::{
     fs::{self, File},
     io::{self, Read},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
 };
 
 use crate::{Digest, Error, Result, digest::HashReader, error::At, limits::Limits};
+
+/// Files that are synced at once.
+const SYNCS: usize = 4;
 
 /// All blobs of a store.
 pub(crate) struct Blobs {
@@ -25,6 +32,8 @@ struct Table {
     /// What the catalog names.
     needed: BTreeSet<Digest>,
     pins: HashMap<Digest, usize>,
+    /// Placed here, and perhaps not on the disk yet.
+    loose: BTreeSet<Digest>,
 }
 
 /// Holds a blob that is in place. When the last pin goes and the catalog does not need it, the blob is deleted.
@@ -153,6 +162,7 @@ impl Blobs {
         let path = self.path(digest);
         if !path.exists() {
             fs::rename(staged, &path).at("cannot put in place", path)?;
+            table.loose.insert(*digest);
         }
         Ok(self.pin_locked(&mut table, digest))
     }
@@ -163,6 +173,7 @@ impl Blobs {
         let path = self.path(digest);
         if !path.exists() {
             fs::hard_link(staged, &path).at("cannot put in place", path)?;
+            table.loose.insert(*digest);
         }
         Ok(self.pin_locked(&mut table, digest))
     }
@@ -183,11 +194,22 @@ impl Blobs {
         dead.map(|b| self.delete(b)).fold(Ok(()), Result::and)
     }
 
-    /// Makes the names of new blobs survive a power loss.
-    pub(crate) fn sync(&self) -> Result<()> {
-        File::open(&self.dir)
-            .and_then(|d| d.sync_all())
-            .at("cannot sync", &self.dir)
+    /// Makes blobs and their names survive a power loss: to be done before the catalog names them. Those that are on the disk already cost
+    /// nothing.
+    pub(crate) fn settle(&self, digests: impl Iterator<Item = Digest>) -> Result<()> {
+        let loose: BTreeSet<Digest> = {
+            let table = self.table();
+            digests.filter(|d| table.loose.contains(d)).collect()
+        };
+        if loose.is_empty() {
+            return Ok(());
+        }
+        let mut paths: Vec<PathBuf> = loose.iter().map(|digest| self.path(digest)).collect();
+        paths.push(self.dir.clone());
+        sync_all(&paths)?;
+        let mut table = self.table();
+        table.loose.retain(|digest| !loose.contains(digest));
+        Ok(())
     }
 
     fn delete(&self, digest: &Digest) -> Result<()> {
@@ -234,4 +256,36 @@ impl Blobs {
         }
         Ok(gone)
     }
+}
+
+/// Syncs files and folders at once: the file system's journal then writes them in one go.
+fn sync_all(paths: &[PathBuf]) -> Result<()> {
+    let sync = |path: &PathBuf| {
+        let synced = File::open(path).and_then(|file| file.sync_all());
+        synced.at("cannot sync", path)
+    };
+    let next = AtomicUsize::new(0);
+    let work = || -> Result<()> {
+        while let Some(path) = paths.get(next.fetch_add(1, Ordering::Relaxed)) {
+            sync(path)?;
+        }
+        Ok(())
+    };
+    thread::scope(|scope| {
+        let spawn = |_| {
+            thread::Builder::new()
+                .name("sync".into())
+                .spawn_scoped(scope, work)
+        };
+        // This thread works as well; where no other can be had, alone.
+        let others: Vec<_> = (1..paths.len().min(SYNCS)).map_while(|i| spawn(i).ok()).collect();
+        let own = work();
+        others.into_iter().fold(own, |all, other| {
+            let died = |_| {
+                let source = io::Error::other("the thread that does it has died");
+                Err(source).at("cannot sync", &paths[0])
+            };
+            all.and(other.join().unwrap_or_else(died))
+        })
+    })
 }

@@ -1,11 +1,68 @@
-//! What the store has by digest: for peers, who ask for the parts of an image, and for those who tell peers what is here.
+//! What the store has by digest: blobs and manifests for a push; for peers, who ask for the parts of an image; and for those who tell
+//! peers what is here.
 //! Called by the agent and the engine.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::{Digest, ImageId, Reference, Result, catalog::Catalog, store::ImageStore};
+use crate::{
+    Digest, Error, ImageId, Reference, Result,
+    catalog::Catalog,
+    oci::{Document, Index, Manifest},
+    store::ImageStore,
+};
 
 impl ImageStore {
+    /// Bytes of a blob that is in the store.
+    pub fn blob_size(&self, digest: &Digest) -> Option<u64> {
+        self.blobs.size(digest)
+    }
+
+    /// A small blob (manifest, index, configuration), checked.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] when it is missing or damaged.
+    pub fn read_blob(&self, digest: &Digest) -> Result<Vec<u8>> {
+        self.blobs.read(digest)
+    }
+
+    /// Opens a blob for a push or a peer, with its size. It is not checked: the receiver does that.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] when it is missing.
+    pub fn open_blob(&self, digest: &Digest) -> Result<(std::fs::File, u64)> {
+        self.blobs.open_blob(digest)
+    }
+
+    /// The manifest of an image: its bytes and its parsed form.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Corrupt`].
+    pub fn manifest(&self, image: &ImageId) -> Result<(Vec<u8>, Manifest)> {
+        let catalog = self.view();
+        let record = catalog
+            .images
+            .get(image)
+            .ok_or_else(|| Error::NotFound(image.to_string()))?;
+        let text = self.blobs.read(&record.manifest)?;
+        let manifest = self.manifest_of(record)?;
+        Ok((text, manifest))
+    }
+
+    /// The index that an image's name came with: its bytes and its parsed form.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Corrupt`].
+    pub fn index(&self, name: &str) -> Result<Option<(Vec<u8>, Index)>> {
+        let Some(digest) = self.get(name)?.index else {
+            return Ok(None);
+        };
+        let text = self.blobs.read(&digest)?;
+        match Document::parse("", &text, &self.limits)? {
+            Document::Index(index) => Ok(Some((text, index))),
+            Document::Manifest(_) => Err(Error::corrupt(digest, "it is no index")),
+        }
+    }
+
     /// Digests of all manifests and indexes that are here: what an image may be pinned to, sorted.
     pub fn pinnable(&self) -> Vec<Digest> {
         let catalog = self.read();

@@ -20,6 +20,11 @@
 //!
 //! Layers are unpacked while they arrive. All of this blocks: async callers use a blocking thread.
 
+mod image;
+mod install;
+
+pub use image::{IncomingImage, IncomingLayer, Ingested};
+
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard},
@@ -27,16 +32,14 @@ use std::{
 };
 
 use crate::{
-    Digest, Error, ImageConfig, ImageId, LoadEvent, Reference, Result,
+    Digest, Error, ImageId, LoadEvent, Result,
     blobs::BlobPin,
-    catalog::Record,
     error::At,
-    layers::{Pin, Staged},
-    oci::{Descriptor, Document, Index, Manifest},
+    layers::Staged,
+    oci::Descriptor,
     pipeline::Pipeline,
     spool::Spool,
-    stack::{chains, layer_reader, unpack_file},
-    store::{Candidate, ImageStore},
+    store::ImageStore,
     tail::{Offer, Offered},
     tar_stream::read_failed,
     transfer::{Begun, BlobWriter, Held, Progress},
@@ -93,100 +96,6 @@ pub enum Transfer {
     Needed(Box<BlobWriter>),
 }
 
-/// An image that is to be fetched.
-#[derive(Debug, Clone)]
-pub struct IncomingImage {
-    /// Digest of the configuration.
-    pub id: ImageId,
-    /// Digest of the manifest.
-    pub manifest: Digest,
-    /// The configuration, parsed.
-    pub config: ImageConfig,
-    /// Bytes of the configuration, as they came.
-    config_text: Vec<u8>,
-    manifest_text: Vec<u8>,
-    /// Its layers, bottom first.
-    pub layers: Vec<IncomingLayer>,
-}
-
-/// One layer of an [`IncomingImage`].
-#[derive(Debug, Clone)]
-pub struct IncomingLayer {
-    /// The blob.
-    pub blob: Descriptor,
-    /// Digest of the plain archive.
-    pub diff_id: Digest,
-    /// It and all below it.
-    pub chain: Digest,
-    /// Blob and unpacked layer were here when the image was looked at ("Already exists").
-    pub present: bool,
-}
-
-/// An image whose blobs have all been brought, and what it is to be called.
-#[derive(Debug)]
-pub struct Ingested {
-    /// The image.
-    pub image: IncomingImage,
-    /// The index that it was picked from, as it came: its digest stays the name's digest, and images of the same index for
-    /// other platforms stay beside it.
-    pub index: Option<Vec<u8>>,
-    /// Names (tags and digests) that point at it afterwards.
-    pub references: Vec<Reference>,
-}
-
-impl ImageStore {
-    /// Bytes of a blob that is in the store.
-    pub fn blob_size(&self, digest: &Digest) -> Option<u64> {
-        self.blobs.size(digest)
-    }
-
-    /// A small blob (manifest, index, configuration), checked.
-    ///
-    /// # Errors
-    /// [`Error::Corrupt`] when it is missing or damaged.
-    pub fn read_blob(&self, digest: &Digest) -> Result<Vec<u8>> {
-        self.blobs.read(digest)
-    }
-
-    /// Opens a blob for a push or a peer, with its size. It is not checked: the receiver does that.
-    ///
-    /// # Errors
-    /// [`Error::Corrupt`] when it is missing.
-    pub fn open_blob(&self, digest: &Digest) -> Result<(std::fs::File, u64)> {
-        self.blobs.open_blob(digest)
-    }
-
-    /// The manifest of an image: its bytes and its parsed form.
-    ///
-    /// # Errors
-    /// [`Error::NotFound`], [`Error::Corrupt`].
-    pub fn manifest(&self, image: &ImageId) -> Result<(Vec<u8>, Manifest)> {
-        let catalog = self.view();
-        let record = catalog
-            .images
-            .get(image)
-            .ok_or_else(|| Error::NotFound(image.to_string()))?;
-        let text = self.blobs.read(&record.manifest)?;
-        let manifest = self.manifest_of(record)?;
-        Ok((text, manifest))
-    }
-
-    /// The index that an image's name came with: its bytes and its parsed form.
-    ///
-    /// # Errors
-    /// [`Error::NotFound`], [`Error::Corrupt`].
-    pub fn index(&self, name: &str) -> Result<Option<(Vec<u8>, Index)>> {
-        let Some(digest) = self.get(name)?.index else {
-            return Ok(None);
-        };
-        let text = self.blobs.read(&digest)?;
-        match Document::parse("", &text, &self.limits)? {
-            Document::Index(index) => Ok(Some((text, index))),
-            Document::Manifest(_) => Err(Error::corrupt(digest, "it is no index")),
-        }
-    }
-}
-
 impl Ingest {
     /// Begins an ingest.
     ///
@@ -208,70 +117,6 @@ impl Ingest {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(|e| e.into_inner())
-    }
-
-    /// Checks an image's manifest against its configuration and says which layers it has. Both are taken as bytes whose digests
-    /// the caller has checked against what named them.
-    ///
-    /// # Errors
-    /// [`Error::Unsupported`], [`Error::Json`], [`Error::Corrupt`] when the two don't belong together.
-    pub fn image(&self, manifest: &[u8], configuration: &[u8]) -> Result<IncomingImage> {
-        let digest = Digest::of(manifest);
-        let Document::Manifest(parsed) = Document::parse("", manifest, &self.store.limits)? else {
-            return Err(Error::Unsupported(format!(
-                "{digest} is an index: pick one of its images first"
-            )));
-        };
-        let id = Digest::of(configuration);
-        if id != parsed.config.digest {
-            return Err(Error::corrupt(
-                parsed.config.digest,
-                format!("the configuration that arrived is {id}"),
-            ));
-        }
-        if configuration.len() as u64 > self.store.limits.json_bytes {
-            return Err(Error::hostile(
-                "configuration",
-                format!("document of {} bytes", configuration.len()),
-            ));
-        }
-        let config: ImageConfig = serde_json::from_slice(configuration).map_err(|source| Error::Json {
-            what: "image configuration".into(),
-            source,
-        })?;
-        let diff_ids = &config.rootfs.diff_ids;
-        if diff_ids.len() != parsed.layers.len() {
-            return Err(Error::corrupt(
-                id,
-                format!(
-                    "it names {} layers, the manifest {}",
-                    diff_ids.len(),
-                    parsed.layers.len()
-                ),
-            ));
-        }
-        let layers = parsed
-            .layers
-            .into_iter()
-            .zip(diff_ids)
-            .zip(chains(diff_ids.iter()));
-        let layers = layers.map(|((blob, diff_id), chain)| IncomingLayer {
-            present: self.store.layers.has(&chain) && self.store.blobs.size(&blob.digest).is_some(),
-            blob,
-            diff_id: *diff_id,
-            chain,
-        });
-        let layers: Vec<IncomingLayer> = layers.collect();
-        let wanted = layers.iter().map(|layer| (layer.blob.digest, layer.clone()));
-        self.state().wanted.extend(wanted);
-        Ok(IncomingImage {
-            id,
-            manifest: digest,
-            layers,
-            config,
-            config_text: configuration.to_vec(),
-            manifest_text: manifest.to_vec(),
-        })
     }
 
     /// Lets peers read the image's blobs while they arrive, until this ingest ends: see [`crate::Tail`]. `pinned` is the digest that nodes know
@@ -388,110 +233,5 @@ impl Ingest {
             }
         }
         Ok(ids)
-    }
-}
-
-impl State {
-    fn install(
-        &mut self,
-        store: &ImageStore,
-        ingested: Ingested,
-        progress: &mut dyn FnMut(LoadEvent),
-    ) -> Result<Candidate> {
-        let Ingested {
-            image,
-            index,
-            references,
-        } = ingested;
-        let (mut pins, mut held): (Vec<Pin>, Vec<BlobPin>) = (Vec::new(), Vec::new());
-        for layer in &image.layers {
-            let blob = self.take(store, &layer.blob)?;
-            held.push(blob);
-            let below = pins.last().map(|p| p.chain);
-            pins.push(self.unpack(store, layer, below, progress)?);
-        }
-        let config_file = self.spool.store(&mut &image.config_text[..], u64::MAX)?;
-        let manifest = self.spool.store(&mut &image.manifest_text[..], u64::MAX)?;
-        let mut files = vec![config_file, manifest];
-        let index = index
-            .map(|text| self.spool.store(&mut &text[..], u64::MAX))
-            .transpose()?;
-        let digest = index.as_ref().map(|i| i.digest);
-        files.extend(index);
-        Ok(Candidate {
-            id: image.id,
-            record: Record {
-                manifest: image.manifest,
-                layers: image.layers.iter().map(|l| l.chain).collect(),
-                config: image.config.into(),
-                blobs: image.layers.iter().map(|l| l.blob.digest).collect(),
-                size: pins.iter().map(|p| p.size).sum(),
-                made_here: false,
-            },
-            files,
-            _held: held,
-            references: references.into_iter().map(Reference::with_default_tag).collect(),
-            index: digest,
-            pins,
-        })
-    }
-
-    /// The blob in its place, held.
-    fn take(&self, store: &ImageStore, blob: &Descriptor) -> Result<BlobPin> {
-        let pin = match self.blobs.get(&blob.digest) {
-            Some(Present::Arrived(held)) => Some(store.blobs.link(&blob.digest, &held.path())?),
-            Some(Present::InPlace { .. }) | None => store.blobs.pin(&blob.digest),
-        };
-        pin.ok_or_else(|| Error::corrupt(blob.digest, "the blob was not transferred"))
-    }
-
-    fn unpack(
-        &mut self,
-        store: &ImageStore,
-        layer: &IncomingLayer,
-        below: Option<Digest>,
-        progress: &mut dyn FnMut(LoadEvent),
-    ) -> Result<Pin> {
-        let (pin, shared) = store.layers.acquire(layer.chain, below, layer.diff_id, |under| {
-            progress(LoadEvent::Unpacking {
-                diff_id: layer.diff_id,
-                bytes: layer.blob.size,
-            });
-            let begun = self
-                .unpacking
-                .remove(&layer.chain)
-                .map(|begun| begun.thread.join());
-            if let Some(Ok(Ok((staged, apply)))) = begun {
-                return Ok((staged, apply.finish(under)?));
-            }
-            // It was not begun, or the transfer began anew in between. What is wrong with the layer itself shows again.
-            let path = store.blobs.path(&layer.blob.digest);
-            let place = (below.as_ref(), &layer.diff_id);
-            unpack_file(&store.layers, &store.limits, &path, place, under)
-        })?;
-        if shared {
-            self.verify(store, layer)?;
-        }
-        self.verified.insert((layer.blob.digest, layer.diff_id));
-        progress(LoadEvent::Unpacked {
-            diff_id: layer.diff_id,
-            shared,
-        });
-        Ok(pin)
-    }
-
-    /// The layer was there before its blob: that this blob is really that layer must hold before it is kept for it.
-    fn verify(&mut self, store: &ImageStore, layer: &IncomingLayer) -> Result<()> {
-        let (blob, diff_id) = (layer.blob.digest, layer.diff_id);
-        let arrived = matches!(self.blobs.get(&blob), Some(Present::Arrived(_)));
-        if !arrived || blob == diff_id || self.verified.contains(&(blob, diff_id)) {
-            return Ok(());
-        }
-        let begun = self.unpacking.remove(&layer.chain);
-        if begun.is_some_and(|begun| matches!(begun.thread.join(), Ok(Ok(_)))) {
-            return Ok(());
-        }
-        let reader = layer_reader(&store.blobs.path(&blob), &store.limits)?;
-        unpack::check(reader, &diff_id)
     }
 }

@@ -2,25 +2,28 @@
 //! filesystems of containers on top.
 //!
 //! ```text
-//! layers/<chain id>/{diff/, init/, meta.json}    a layer comes into being by one rename
+//! layers/<chain id>/{diff/, init/, meta.json, unsettled}    a layer comes into being by one rename
 //! rootfs/<container id>/{upper/, work/, chain}   `chain` is a symbolic link whose text is the top chain id
 //! ```
 //!
 //! A layer lives as long as an image, a container or a load in progress (a [`Pin`]) holds it. Two loads of one layer
-//! unpack it once: the second waits for the first.
+//! unpack it once: the second waits for the first. `holders` counts and deletes; `settle` writes new ones to the disk.
 
+mod holders;
 mod init;
 mod rootfs;
+mod settle;
 
 use std::{
-    collections::{BTreeMap, HashMap},
-    fs, io,
+    collections::HashMap,
+    fs,
     path::{Path, PathBuf},
     sync::{Arc, Condvar, Mutex, MutexGuard},
 };
 
 use serde::{Deserialize, Serialize};
 
+use self::settle::{Mark, Settler};
 use crate::{Digest, Error, Result, archive, error::At, merged::Merged, snapshot::Snapshotter, unpack::Form};
 
 /// Stands for the stack of an image without layers.
@@ -49,6 +52,7 @@ pub(crate) struct Layers {
     table: Mutex<HashMap<Digest, Layer>>,
     changed: Condvar,
     driver: Box<dyn Snapshotter>,
+    settler: Settler,
 }
 
 /// A layer's directory that is being filled. Dropping it deletes it.
@@ -104,8 +108,10 @@ impl Drop for Pin {
 impl Layers {
     /// Finds the layers below `root`. Images then hold theirs, and [`Layers::sweep`] deletes the rest.
     pub(crate) fn open(root: &Path, driver: Box<dyn Snapshotter>) -> Result<Arc<Self>> {
+        let dir = root.join("layers");
         let layers = Layers {
-            dir: root.join("layers"),
+            settler: Settler::new(&dir)?,
+            dir,
             rootfs: root.join("rootfs"),
             staging: root.join("staging"),
             table: Mutex::default(),
@@ -121,8 +127,12 @@ impl Layers {
             let meta = fs::read(path.join("meta.json"))
                 .ok()
                 .and_then(|m| serde_json::from_slice(&m).ok());
+            let mark = layers.settler.read(&path);
             match (Digest::from_hex(name), meta) {
-                (Some(chain), Some(meta)) if path.join("diff").is_dir() => {
+                (Some(chain), Some(meta)) if mark != Mark::Lost && path.join("diff").is_dir() => {
+                    if mark == Mark::ThisBoot {
+                        layers.settler.announce(chain);
+                    }
                     layers.table().insert(
                         chain,
                         Layer {
@@ -244,6 +254,7 @@ impl Layers {
             source,
         })?;
         fs::write(&file, text).at("cannot write", &file)?;
+        self.settler.mark(staged.dir.path(), chain)?;
         fs::rename(staged.dir.path(), self.path(&chain)).at("cannot put in place", self.path(&chain))?;
         Ok(meta)
     }
@@ -303,79 +314,6 @@ impl Layers {
         self.make_init(Some(&chain))
     }
 
-    /// Layers that are held by fewer than `expected` says, with that number and theirs.
-    pub(crate) fn short_counts(
-        &self,
-        expected: &BTreeMap<Digest, usize>,
-        repair: bool,
-    ) -> Vec<(Digest, usize, usize)> {
-        let mut table = self.table();
-        let mut short = Vec::new();
-        for (chain, expected) in expected {
-            if let Some(layer) = table.get_mut(chain).filter(|l| l.holders < *expected) {
-                short.push((*chain, *expected, layer.holders));
-                if repair {
-                    layer.holders = *expected;
-                }
-            }
-        }
-        short
-    }
-
-    /// Names of directories that are no known layer.
-    pub(crate) fn strays(&self) -> Result<Vec<String>> {
-        let table = self.table();
-        let mut names = Vec::new();
-        for entry in fs::read_dir(&self.dir).at("cannot list", &self.dir)? {
-            let entry = entry.at("cannot list", &self.dir)?;
-            let name = entry.file_name().to_string_lossy().into_owned();
-            if name != EMPTY && !Digest::from_hex(&name).is_some_and(|d| table.contains_key(&d)) {
-                names.push(name);
-            }
-        }
-        names.sort();
-        Ok(names)
-    }
-
-    /// Deletes what [`Layers::strays`] named.
-    pub(crate) fn discard_stray(&self, name: &str) -> Result<()> {
-        self.discard(&self.dir.join(name))
-    }
-
-    /// Adds a holder to each layer of a stack, or to none.
-    pub(crate) fn hold(&self, stack: &[Digest]) -> Result<()> {
-        let mut table = self.table();
-        if let Some(missing) = stack
-            .iter()
-            .find(|c| table.get(c).is_none_or(|l| l.meta.is_none()))
-        {
-            return Err(Error::corrupt(*missing, "the unpacked layer is missing"));
-        }
-        for chain in stack {
-            if let Some(layer) = table.get_mut(chain) {
-                layer.holders += 1;
-            }
-        }
-        Ok(())
-    }
-
-    /// Takes a holder from each layer; gives (and deletes) those that nobody holds any more.
-    pub(crate) fn release(&self, stack: impl IntoIterator<Item = Digest>) -> Result<Vec<Digest>> {
-        let mut dead = Vec::new();
-        let mut table = self.table();
-        for chain in stack {
-            if let Some(layer) = table.get_mut(&chain) {
-                layer.holders = layer.holders.saturating_sub(1);
-                if layer.holders == 0 {
-                    dead.push(chain);
-                }
-            }
-        }
-        drop(table);
-        self.delete(dead.clone())?;
-        Ok(dead)
-    }
-
     /// The stack that ends in `top`, bottom first.
     fn stack(&self, top: Option<&Digest>) -> Result<Vec<Digest>> {
         let table = self.table();
@@ -400,45 +338,6 @@ impl Layers {
         }
         let dirs: Vec<PathBuf> = stack.iter().rev().map(|c| self.path(c).join("diff")).collect();
         Merged::open(dirs.iter().map(PathBuf::as_path)).at("cannot open a layer in", &self.dir)
-    }
-
-    /// Deletes layers that have no holder: renamed away while the table is locked, so that nobody can take them up.
-    fn delete(&self, chains: Vec<Digest>) -> Result<()> {
-        let mut trash = Vec::new();
-        let mut table = self.table();
-        for chain in chains {
-            if table.get(&chain).is_some_and(|l| l.holders == 0) {
-                table.remove(&chain);
-                trash.push(self.to_trash(&self.path(&chain))?);
-            }
-        }
-        drop(table);
-        trash.into_iter().flatten().try_for_each(|t| self.empty(t))
-    }
-
-    fn discard(&self, path: &Path) -> Result<()> {
-        match self.to_trash(path)? {
-            Some(trash) => self.empty(trash),
-            None => Ok(()),
-        }
-    }
-
-    /// Deletes what was moved away, however deep it is.
-    fn empty(&self, trash: tempfile::TempDir) -> Result<()> {
-        let dir = fs::File::open(trash.path()).at("cannot open", trash.path())?;
-        archive::remove_tree(&dir, "dead".as_ref()).at("cannot delete below", &self.staging)?;
-        trash.close().at("cannot delete below", &self.staging)
-    }
-
-    /// Moves a directory into the staging area, from where it goes also after a crash.
-    fn to_trash(&self, path: &Path) -> Result<Option<tempfile::TempDir>> {
-        let trash =
-            tempfile::TempDir::new_in(&self.staging).at("cannot make a directory in", &self.staging)?;
-        match fs::rename(path, trash.path().join("dead")) {
-            Ok(()) => Ok(Some(trash)),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(e).at("cannot move away", path),
-        }
     }
 
     fn path(&self, chain: &Digest) -> PathBuf {

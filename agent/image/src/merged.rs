@@ -20,9 +20,10 @@ use rustix::{
     io::Errno,
 };
 
+use crate::snapshot::marks;
+
 /// Symbolic links followed in one resolution, as in the kernel.
 const MAX_LINKS: usize = 40;
-const OPAQUE: &str = "trusted.overlay.opaque";
 
 /// Layers, top first.
 pub(crate) struct Merged {
@@ -208,7 +209,10 @@ fn find_in<'c>(layer: &OwnedFd, path: impl Iterator<Item = &'c OsStr>) -> io::Re
             return Ok(Step::Gone);
         }
         let mut value = [0; 1];
-        opaque |= matches!(rustix::fs::getxattr(proc_path(&fd), OPAQUE, &mut value), Ok(1)) && value == *b"y";
+        opaque |= matches!(
+            rustix::fs::getxattr(proc_path(&fd), marks().opaque, &mut value),
+            Ok(1)
+        ) && value == *b"y";
         dir = Some(fd);
     }
     Ok(Step::Below)

@@ -2,7 +2,7 @@
 //! caller's unpacks it. The decompressor is the slowest part, and nothing else waits on its thread.
 
 use std::{
-    io::{self, Read},
+    io::{self, BufRead, Read},
     sync::{
         Arc,
         mpsc::{Receiver, Sender, SyncSender, channel, sync_channel},
@@ -176,12 +176,26 @@ fn decompress(
 
 impl Read for Pipeline {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.next()?.min(buffer.len());
-        if let Some(chunk) = &self.current {
-            buffer[..count].copy_from_slice(&chunk.content()[self.at..self.at + count]);
-            self.at += count;
-        }
+        let piece = self.fill_buf()?;
+        let count = piece.len().min(buffer.len());
+        buffer[..count].copy_from_slice(&piece[..count]);
+        self.consume(count);
         Ok(count)
+    }
+}
+
+/// The pieces as they lie: what writes files copies nothing.
+impl BufRead for Pipeline {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        let left = self.next()?;
+        Ok(match &self.current {
+            Some(chunk) => &chunk.content()[self.at..self.at + left],
+            None => &[],
+        })
+    }
+
+    fn consume(&mut self, count: usize) {
+        self.at += count;
     }
 }
 

@@ -315,7 +315,7 @@ impl ImageStore {
             blob: l.blob.clone(),
         };
         let layers: Vec<KeptLayer> = stack.layers().map(kept).collect();
-        self.sync_files()?;
+        self.blobs.settle(stack.layers().map(|l| l.blob.digest))?;
         let pins: Vec<Pin> = stack
             .layers()
             .map(|l| self.layers.pin(&l.chain))

@@ -9,11 +9,13 @@
 //!   staging/         what is under way; emptied at open
 //! ```
 //!
-//! A commit makes files durable (`syncfs`), then renames blobs, then replaces `images.json`. A crash at any point leaves
-//! the old catalog and files that the next open sweeps away.
+//! A commit puts blobs in place and makes them durable, then replaces `images.json` (see `commit`). A crash at any point leaves the old
+//! catalog and files that the next open sweeps away. Unpacked layers reach the disk a little later (see `layers`).
+
+mod commit;
+mod staging;
 
 use std::{
-    collections::btree_map::Entry,
     fs::{self, File, TryLockError},
     io::{Read, Write},
     os::unix::fs::{DirBuilderExt, PermissionsExt},
@@ -22,22 +24,23 @@ use std::{
     time::Duration,
 };
 
+pub(crate) use commit::Candidate;
+
 use crate::{
     CommitOptions, ContainerUse, Digest, Error, History, Image, ImageId, ImageSummary, ImportOptions,
     LayersUsage, ListOptions, LoadEvent, Loaded, Reference, RemoveOptions, Removed, Result, Rootfs,
     RootfsSize, User, archive,
-    blobs::{BlobPin, Blobs},
+    blobs::Blobs,
     catalog::{Catalog, Record, Target, nanos},
-    commit,
+    commit as container,
     error::At,
     import,
-    layers::{Layers, Pin},
+    layers::Layers,
     limits::Limits,
     list, load,
     oci::Platform,
     recover, remove, save,
     snapshot::StorageOptions,
-    spool::Spooled,
     stack::chains,
     tail::Offers,
     transfer::Transfers,
@@ -62,20 +65,6 @@ pub struct ImageStore {
 
 /// Called after each change of what is in the store; must not call the store.
 type Watcher = Box<dyn Fn() + Send + Sync>;
-
-/// An image that is complete in staging, with its layers unpacked.
-pub(crate) struct Candidate {
-    pub(crate) id: ImageId,
-    pub(crate) record: Record,
-    /// Configuration, manifest, index, layer blobs: what is still in staging.
-    pub(crate) files: Vec<Spooled>,
-    /// Its blobs that are in place.
-    pub(crate) _held: Vec<BlobPin>,
-    pub(crate) references: Vec<Reference>,
-    /// The image index that it came from, among `files`.
-    pub(crate) index: Option<Digest>,
-    pub(crate) pins: Vec<Pin>,
-}
 
 impl ImageStore {
     /// Opens the store below `root`, making it if it is not there. Sweeps what a crash has left.
@@ -106,13 +95,7 @@ impl ImageStore {
         fs::set_permissions(root, fs::Permissions::from_mode(0o700)).at("cannot chmod", root)?;
         let lock = File::create(root.join("lock")).at("cannot open", root.join("lock"))?;
         take(&lock).map_err(|_| Error::Locked(root.into()))?;
-        let staging = root.join("staging");
-        if staging.exists() {
-            // Trees of containers may be deeper than the standard library's removal reaches.
-            let dir = File::open(root).at("cannot open", root)?;
-            archive::remove_tree(&dir, "staging".as_ref()).at("cannot empty", &staging)?;
-        }
-        fs::create_dir(&staging).at("cannot make", &staging)?;
+        staging::make(root)?;
         let blobs = Blobs::open(root)?;
         let mut catalog = Catalog::read(root, &blobs)?;
         let layers = Layers::open(root, storage.open(root)?)?;
@@ -175,7 +158,7 @@ impl ImageStore {
     /// # Errors
     /// [`Error::NotFound`] when the container's image is gone, [`Error::InvalidChange`], [`Error::InvalidReference`].
     pub fn commit_container(&self, container_id: &str, options: &CommitOptions) -> Result<ImageId> {
-        commit::commit(self, container_id, options)
+        container::commit(self, container_id, options)
     }
 
     /// What a container has changed of its image's file system, sorted by path.
@@ -370,84 +353,6 @@ impl ImageStore {
 
     pub(crate) fn writing(&self) -> MutexGuard<'_, ()> {
         self.writing.lock().unwrap_or_else(|e| e.into_inner())
-    }
-
-    /// Changes the catalog on disk and then in memory; on an error nothing has changed.
-    pub(crate) fn change<T>(&self, change: impl FnOnce(&mut Catalog) -> Result<T>) -> Result<T> {
-        let writing = self.writing();
-        self.change_locked(&writing, change)
-    }
-
-    pub(crate) fn change_locked<T>(
-        &self,
-        _writing: &MutexGuard<'_, ()>,
-        change: impl FnOnce(&mut Catalog) -> Result<T>,
-    ) -> Result<T> {
-        let mut next = self.view();
-        let answer = change(&mut next)?;
-        next.write(&self.root)?;
-        let needed = next.blobs();
-        *self.catalog.write().unwrap_or_else(|e| e.into_inner()) = next;
-        // The catalog is what counts: a blob that can't be deleted now is swept at the next open.
-        if let Err(e) = self.blobs.need(needed) {
-            tracing::warn!(error = &e as &dyn std::error::Error, "cannot delete a blob");
-        }
-        if let Some(tell) = self.watcher.get() {
-            tell();
-        }
-        Ok(answer)
-    }
-
-    /// Makes what was written so far survive a power loss.
-    pub(crate) fn sync_files(&self) -> Result<()> {
-        let root = File::open(&self.root).at("cannot open", &self.root)?;
-        rustix::fs::syncfs(&root).at("cannot sync", &self.root)
-    }
-
-    /// Makes complete images visible, all or none.
-    pub(crate) fn commit(&self, candidates: Vec<Candidate>) -> Result<()> {
-        for candidate in &candidates {
-            self.layers.make_init(candidate.record.layers.last())?;
-        }
-        self.sync_files()?;
-        let writing = self.writing();
-        // Held until the catalog names them; after an error they go again.
-        let mut placed: Vec<BlobPin> = Vec::new();
-        for file in candidates.iter().flat_map(|c| &c.files) {
-            placed.push(self.blobs.adopt(&file.digest, &file.path)?);
-        }
-        self.blobs.sync()?;
-        let mut new = Vec::new();
-        self.change_locked(&writing, |catalog| {
-            for c in &candidates {
-                match catalog.images.entry(c.id) {
-                    Entry::Vacant(slot) => {
-                        slot.insert(c.record.clone());
-                        new.push(c.id);
-                    }
-                    // An image that comes again takes the manifest that it comes with now: a push then sends what was pulled
-                    // (or loaded) last, byte by byte.
-                    Entry::Occupied(mut slot) if !c.record.made_here => {
-                        slot.insert(c.record.clone());
-                    }
-                    Entry::Occupied(_) => {}
-                }
-                for reference in &c.references {
-                    catalog.point(reference.clone(), c.id, c.index);
-                }
-            }
-            Ok(())
-        })?;
-        for candidate in candidates {
-            // A blob that was there already has the time of its first coming.
-            self.touch(&candidate.id);
-            // Only the first of two candidates of one id hands its layers to the image.
-            if let Some(i) = new.iter().position(|id| *id == candidate.id) {
-                new.swap_remove(i);
-                candidate.pins.into_iter().for_each(Pin::keep);
-            }
-        }
-        Ok(())
     }
 }
 

@@ -414,6 +414,9 @@ impl BlobWriter {
             self.forget();
             return Err(Error::corrupt(digest, format!("what arrived is {actual}")));
         }
+        // Who unpacks it goes on meanwhile; a disk that can't keep it is found here.
+        self.progress.tell(|w| w.ended = true);
+        self.file.sync_data().at("cannot sync", &self.path)?;
         let transfers = self.slot.transfers.clone();
         transfers.table().insert(
             digest,
@@ -423,7 +426,6 @@ impl BlobWriter {
                 committed: false,
             },
         );
-        self.progress.tell(|w| w.ended = true);
         transfers.changed.notify_all();
         transfers.bell.ring();
         Ok(transfers.held(&digest))

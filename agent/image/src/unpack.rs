@@ -1,5 +1,5 @@
 //! Applies one layer archive to an empty directory, in overlayfs' form: whiteouts become 0/0 character devices and
-//! opaque directories get `trusted.overlay.opaque` (kernel documentation, filesystems/overlayfs.rst).
+//! opaque directories get overlayfs' mark for them (kernel documentation, filesystems/overlayfs.rst).
 //!
 //! Nothing here trusts the archive. Names are split and checked first; directories are opened with `openat2`
 //! (`RESOLVE_BENEATH`, no links) from the layer's own descriptor; the last name is never followed. A layer that writes
@@ -11,7 +11,7 @@ mod tree;
 
 pub(crate) use apply::Apply;
 
-use std::{ffi::OsStr, io::Read, os::unix::ffi::OsStrExt, path::Path};
+use std::{ffi::OsStr, io::BufRead, os::unix::ffi::OsStrExt, path::Path};
 
 use crate::{
     Digest, Error, Result,
@@ -32,7 +32,7 @@ pub(crate) enum Form {
 
 /// Unpacks `archive` (plain tar) into the existing directory `dest`, on top of the layers of `below`. Reads the stream
 /// to its end. Gives the bytes of the layer's regular files, and the stream for its digest.
-pub(crate) fn unpack<R: Read>(
+pub(crate) fn unpack<R: BufRead>(
     archive: R,
     dest: &Path,
     form: Form,
@@ -44,7 +44,7 @@ pub(crate) fn unpack<R: Read>(
 }
 
 /// The part of [`unpack`] that needs nothing of the layers below.
-pub(crate) fn begin<R: Read>(archive: R, dest: &Path, form: Form, limits: &Limits) -> Result<(Apply, R)> {
+pub(crate) fn begin<R: BufRead>(archive: R, dest: &Path, form: Form, limits: &Limits) -> Result<(Apply, R)> {
     let mut reader = TarReader::new(archive, limits);
     let mut apply = Apply::new(dest, form, limits)?;
     while let Some(entry) = reader.next_entry()? {

@@ -1,4 +1,4 @@
-//! Pulls that come to no good end: nothing of them is seen, and the next one goes on.
+//! Pulls and pushes that come to no good end: nothing of them is seen, and the next one goes on.
 
 use std::fs;
 use std::path::Path;
@@ -18,8 +18,8 @@ const LARGE: u64 = 24 << 20;
 /// Where a pull of it is stopped.
 const PART: u64 = 8 << 20;
 
-/// Pushes `large:1`, an image of 24 MiB that don't compress, and forgets it here.
-fn push_large(host: &Host, registry: &Registry, user: &User<'_>) -> Result<()> {
+/// Makes an image of 24 MiB that don't compress.
+fn import_large(host: &Host, user: &User<'_>, name: &str) -> Result<()> {
     let folder = host.folder().join("large");
     fs::create_dir_all(&folder)?;
     let (path, archive) = (folder.join("noise"), host.folder().join("large.tar"));
@@ -28,10 +28,29 @@ fn push_large(host: &Host, registry: &Registry, user: &User<'_>) -> Result<()> {
     tool("dd", &["if=/dev/urandom", &of, "bs=1M", &count])?;
     let (folder, archive) = (folder.display().to_string(), archive.display().to_string());
     tool("tar", &["-C", &folder, "-cf", &archive, "."])?;
+    user.ok(&["import", &archive, name]).map(drop)
+}
+
+/// Pushes `large:1` and forgets it here.
+fn push_large(host: &Host, registry: &Registry, user: &User<'_>) -> Result<()> {
     let name = registry.name("large:1");
-    user.ok(&["import", &archive, &name])?;
+    import_large(host, user, &name)?;
     user.ok(&["push", "-q", &name])?;
     user.ok(&["rmi", &name]).map(drop)
+}
+
+/// Starts a command that something else ends. Whoever runs the tests may ignore Ctrl-C, and what it starts would, too.
+fn start(user: &User<'_>, arguments: &[&str]) -> Result<std::process::Child> {
+    let command = user.command(arguments);
+    Command::new("env")
+        .arg("--default-signal=INT")
+        .arg(command.get_program())
+        .args(command.get_args())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .with_context(|| format!("cannot start {arguments:?}"))
 }
 
 /// Names in a folder of the image store.
@@ -65,17 +84,7 @@ fn broken_off(end: impl FnOnce(&Host, std::process::Child) -> Result<()>) {
         let name = gate.name("large:1");
         let before = seen(host)?;
         gate.limit(PART);
-        // Whoever runs the tests may ignore Ctrl-C, and what it starts would, too.
-        let command = user.command(&["pull", &name]);
-        let client = Command::new("env")
-            .arg("--default-signal=INT")
-            .arg(command.get_program())
-            .args(command.get_args())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .context("cannot start a pull")?;
+        let client = start(user, &["pull", &name])?;
         gate.wait_held()?;
         wait_until("what has passed is kept", SHORT, || {
             let mut bytes = 0;
@@ -142,6 +151,35 @@ fn a_daemon_that_is_stopped() {
         let code = process::end(&mut client, SHORT)?;
         ensure!(code == 1, "the client ended with {code}");
         host.start()
+    });
+}
+
+/// The registry shows nothing of a push that was not finished, and the daemon has lost nothing.
+#[test]
+fn a_push_whose_daemon_is_killed() {
+    bed(|host, registry, user| {
+        let gate = Gate::new(host, 5007, "127.0.0.1:5000")?;
+        let (name, behind) = (gate.name("large:1"), registry.name("large:1"));
+        import_large(host, user, &name)?;
+        let before = seen(host)?;
+        gate.limit_requests(PART);
+        let mut client = start(user, &["push", &name])?;
+        gate.wait_requests_held()?;
+        host.kill()?;
+        let code = process::end(&mut client, SHORT)?;
+        ensure!(code == 1, "the client ended with {code}");
+        host.start()?;
+        ensure!(seen(host)? == before, "the daemon has not what it had");
+        let staging = names(host, "staging")?;
+        ensure!(staging.is_empty(), "{staging:?}");
+        user.pontoon(&["pull", &behind])?.fails(1, &["not found"])?;
+
+        gate.open();
+        user.ok(&["push", "-q", &name])?;
+        user.ok(&["rmi", &name])?;
+        user.ok(&["pull", "-q", &behind])?;
+        ensure!(seen(host)?.contains(&before.lines().last().unwrap_or_default().to_owned()));
+        host.ok(&["image", "check"]).map(drop)
     });
 }
 

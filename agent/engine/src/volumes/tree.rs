@@ -21,7 +21,7 @@ const FOLDER: OFlags = OFlags::RDONLY
     .union(OFlags::NOFOLLOW)
     .union(OFlags::CLOEXEC);
 /// Attributes of overlayfs itself are not the file's.
-const OVERLAY: &[u8] = b"trusted.overlay.";
+const OVERLAY: [&[u8]; 2] = [b"trusted.overlay.", b"user.overlay."];
 
 /// Owner of a copy, from that of what is copied.
 pub(super) type Owner<'a> = &'a dyn Fn((u32, u32)) -> (u32, u32);
@@ -151,7 +151,7 @@ fn extended(from: impl AsFd, to: impl AsFd) -> io::Result<()> {
         Err(errno) => return Err(errno.into()),
     };
     let names = names[..length].split(|byte| *byte == 0);
-    for name in names.filter(|name| !name.is_empty() && !name.starts_with(OVERLAY)) {
+    for name in names.filter(|name| !name.is_empty() && !OVERLAY.iter().any(|own| name.starts_with(own))) {
         let name = OsStr::from_bytes(name);
         let mut value = vec![0; 64 << 10];
         let length = rustix::fs::fgetxattr(&from, name, &mut value[..])?;

@@ -14,7 +14,7 @@ use super::{
     changes::{differs, has_other_capability, missing_names},
     walk::{Steps, at, join},
 };
-use crate::{LayerOptions, Rootfs, error::At, merged::Merged, tar_stream::read_failed};
+use crate::{LayerOptions, Rootfs, error::At, merged::Merged, snapshot::marks, tar_stream::read_failed};
 
 const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
@@ -98,7 +98,7 @@ pub(super) fn is_whiteout(node: &Node) -> bool {
 
 /// The directory hides what lower layers have in it.
 pub(super) fn is_opaque(dir: &Node) -> io::Result<bool> {
-    Ok(dir.xattr("trusted.overlay.opaque")?.as_deref() == Some(b"y"))
+    Ok(dir.xattr(marks().opaque)?.as_deref() == Some(b"y"))
 }
 
 fn write(upper: &Node, below: &Merged, options: &LayerOptions, out: impl Write) -> io::Result<()> {
@@ -142,8 +142,8 @@ fn was_directory(below: &Merged, path: &[u8]) -> io::Result<bool> {
 /// With `redirect_dir` or `metacopy` the upper directory does not hold what it shows. We mount without both.
 fn refuse_redirect(node: &Node) -> io::Result<()> {
     let marks: &[&str] = match node.kind() {
-        FileType::Directory => &["trusted.overlay.redirect"],
-        FileType::RegularFile => &["trusted.overlay.metacopy"],
+        FileType::Directory => &[marks().redirect],
+        FileType::RegularFile => &[marks().metacopy],
         _ => &[],
     };
     for mark in marks {

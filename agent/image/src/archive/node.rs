@@ -14,10 +14,8 @@ use rustix::{
 };
 
 use super::{Head, IdMap, Kind};
-use crate::merged::proc_path;
+use crate::{merged::proc_path, snapshot::is_mark};
 
-/// Attributes that overlayfs keeps its books in.
-const OVERLAY: &str = "trusted.overlay.";
 /// Bytes of all names of an object's attributes (Linux' `XATTR_LIST_MAX`) and of one value (`XATTR_SIZE_MAX`).
 const XATTRS: usize = 64 << 10;
 
@@ -130,11 +128,14 @@ impl Node {
             let Ok(name) = std::str::from_utf8(name) else {
                 continue;
             };
-            let own = name.starts_with("user.") && !name.starts_with("user.overlay.")
-                || name.starts_with("trusted.") && !name.starts_with(OVERLAY)
+            let own = name.starts_with("user.")
+                || name.starts_with("trusted.")
                 || name == "security.capability"
                 || name.starts_with("system.posix_acl_");
-            if own && let Some(value) = self.xattr(name)? {
+            if own
+                && !is_mark(name)
+                && let Some(value) = self.xattr(name)?
+            {
                 found.push((name.to_owned(), value));
             }
         }

@@ -44,8 +44,9 @@ impl Layers {
         self.driver.make(&made, like.as_deref())?;
         let form = self.driver.form();
         unpack::unpack(&archive[..], &made, form, &below, &Limits::default())?;
-        if let Some(parent) = dest.parent() {
-            fs::create_dir_all(parent).at("cannot make", parent)?;
+        match top {
+            Some(chain) => self.settler.mark(&self.path(chain), *chain)?,
+            None => fs::create_dir_all(self.dir.join(EMPTY)).at("cannot make", self.dir.join(EMPTY))?,
         }
         match fs::rename(&made, &dest) {
             Ok(()) => Ok(()),

@@ -8,6 +8,7 @@
 //! them.
 
 mod btrfs;
+mod marks;
 mod overlay;
 mod vfs;
 
@@ -16,6 +17,7 @@ use std::path::Path;
 use crate::{Error, Result, unpack::Form};
 
 pub use btrfs::SubvolumeCalls;
+pub(crate) use marks::{is_mark, marks};
 
 /// One way of keeping file systems.
 pub(crate) trait Snapshotter: Send + Sync {

@@ -4,13 +4,14 @@
 use std::{fs, path::Path};
 
 use rustix::{
-    fs::{FileType, Mode, XattrFlags},
+    fs::{Dir, FileType, Mode, OFlags, XattrFlags},
     mount::{
-        FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen,
+        FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string,
+        fsmount, fsopen,
     },
 };
 
-use super::{Snapshotter, backing_filesystem};
+use super::{Snapshotter, backing_filesystem, marks};
 use crate::{Error, Result, error::At, unpack::Form};
 
 pub(super) struct Overlay {
@@ -31,7 +32,8 @@ impl Overlay {
     }
 }
 
-/// Tries what layers need: a 0/0 device (whiteout), a `trusted.overlay` attribute (opaque mark), and an upper directory.
+/// Tries what layers need: entries that tell what they are (overlayfs finds whiteouts by that), a 0/0 device (whiteout), an attribute of
+/// overlayfs (opaque mark), and an upper directory.
 fn supported(folder: &Path) -> std::result::Result<(), String> {
     let fail = |what: &str| {
         let what = what.to_owned();
@@ -42,6 +44,12 @@ fn supported(folder: &Path) -> std::result::Result<(), String> {
     for dir in [&lower, &upper, &work] {
         fs::create_dir(dir).map_err(|e| fail("can't write")(&e))?;
     }
+    if !tells_types(probe.path()).map_err(|e| fail("can't list a folder")(&e))? {
+        return Err(
+            "it does not tell the types of a folder's entries (d_type); xfs must be made with ftype=1"
+                .to_owned(),
+        );
+    }
     let whiteout = upper.join("whiteout");
     rustix::fs::mknodat(
         rustix::fs::CWD,
@@ -51,20 +59,43 @@ fn supported(folder: &Path) -> std::result::Result<(), String> {
         0,
     )
     .map_err(|e| fail("it can't hold whiteouts")(&e))?;
-    rustix::fs::setxattr(&upper, "trusted.overlay.opaque", b"y", XattrFlags::empty()).map_err(|e| {
-        fail("it has no trusted extended attributes (in a user namespace there are none)")(&e)
-    })?;
-    let mounted = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).and_then(|overlay| {
-        for (key, path) in [("lowerdir", &lower), ("upperdir", &upper), ("workdir", &work)] {
-            fsconfig_set_string(&overlay, key, path)?;
+    let marks = marks();
+    rustix::fs::setxattr(&upper, marks.opaque, b"y", XattrFlags::empty())
+        .map_err(|e| fail(&format!("it can't hold the attribute {}", marks.opaque))(&e))?;
+    let refused = if marks.userxattr {
+        "the kernel refuses an overlay on it with userxattr, which a user namespace needs (Linux 5.11)"
+    } else {
+        "the kernel refuses an overlay on it"
+    };
+    try_mount([&lower, &upper, &work].map(|path| path.as_path())).map_err(|e| fail(refused)(&e))
+}
+
+fn tells_types(folder: &Path) -> rustix::io::Result<bool> {
+    let folder = rustix::fs::open(
+        folder,
+        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
+    for entry in Dir::read_from(folder)? {
+        if entry?.file_type() == FileType::Unknown {
+            return Ok(false);
         }
-        fsconfig_set_string(&overlay, "index", "off")?;
-        fsconfig_create(&overlay)?;
-        fsmount(&overlay, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
-    });
-    mounted
-        .map(drop)
-        .map_err(|e| fail("the kernel refuses an overlay on it")(&e))
+    }
+    Ok(true)
+}
+
+/// Mounts what containers get, attached nowhere.
+fn try_mount([lower, upper, work]: [&Path; 3]) -> rustix::io::Result<()> {
+    let overlay = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    for (key, path) in [("lowerdir", lower), ("upperdir", upper), ("workdir", work)] {
+        fsconfig_set_string(&overlay, key, path)?;
+    }
+    fsconfig_set_string(&overlay, "index", "off")?;
+    if marks().userxattr {
+        fsconfig_set_flag(&overlay, "userxattr")?;
+    }
+    fsconfig_create(&overlay)?;
+    fsmount(&overlay, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty()).map(drop)
 }
 
 impl Snapshotter for Overlay {
@@ -87,7 +118,7 @@ impl Snapshotter for Overlay {
             ("Supports d_type", "true"),
             ("Using metacopy", "false"),
             ("Native Overlay Diff", "true"),
-            ("userxattr", "false"),
+            ("userxattr", if marks().userxattr { "true" } else { "false" }),
         ]
         .map(|(key, value)| (key.to_owned(), value.to_owned()))
         .to_vec()

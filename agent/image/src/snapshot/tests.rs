@@ -1,11 +1,12 @@
 //! Drivers' names and options, and a store on `vfs` from load to commit. btrfs needs a file system of its own: the engine's
 //! tests have one.
 
-use std::{fs, os::unix::fs::MetadataExt, path::Path};
+use std::{fs, os::unix::fs::MetadataExt, path::Path, process::Command};
 
 use super::{StorageOptions, folder_of};
 use crate::{
-    CommitOptions, ContainerConfig, ImageStore, Limits, Reference, archive::ChangeKind, scratch::Builder,
+    CommitOptions, ContainerConfig, ImageStore, LayerOptions, Limits, Reference, Rootfs, archive::ChangeKind,
+    scratch::Builder,
 };
 
 fn options(driver: &str, options: &[&str]) -> StorageOptions {
@@ -70,6 +71,7 @@ fn image() -> Vec<u8> {
         .file("/etc/passwd", 0o644, "root:x:0:0::/root:/bin/sh\n")
         .file("/etc/gone", 0o644, "soon")
         .dir("/data", 0o1777)
+        .file("/data/old", 0o644, "old")
         .symlink("/bin/link", "app")
         .config(ContainerConfig::default())
         .write(&[Reference::parse("base:1").unwrap()], &mut archive)
@@ -183,45 +185,114 @@ fn the_same_container_gives_the_same_image_on_every_driver() {
     assert_eq!(ids[0], ids[1]);
 }
 
+/// In a user namespace `trusted.` attributes can't be written; the driver then takes `user.` ones, and mounts say so.
 #[test]
-fn in_a_user_namespace_overlay2_is_refused_and_vfs_taken() {
-    const INSIDE: &str = "PONTOON_TEST_IN_USER_NAMESPACE";
-    let this = "snapshot::tests::in_a_user_namespace_overlay2_is_refused_and_vfs_taken";
-    if std::env::var_os(INSIDE).is_some() {
-        let tmp = tempfile::tempdir().unwrap();
-        let error = options("overlay2", &[])
-            .choose(tmp.path())
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("in a user namespace there are none")
-                && error.contains("use --storage-driver vfs"),
-            "{error}"
-        );
-        assert_eq!(options("", &[]).choose(tmp.path()).unwrap(), "vfs");
+fn overlay2_works_in_a_user_namespace() {
+    let inside = "snapshot::tests::inside_a_user_namespace";
+    let test = std::env::current_exe().unwrap();
+    let mut command = Command::new("unshare");
+    command.args(["--user", "--map-root-user", "--mount"]).arg(test);
+    let output = command
+        .args(["--exact", inside, "--ignored", "--nocapture"])
+        .output()
+        .unwrap();
+    let text = [output.stdout, output.stderr].map(|t| String::from_utf8_lossy(&t).into_owned());
+    if text[1].contains("unshare failed") {
+        eprintln!("skipped: {}", text[1].trim());
         return;
     }
-    let unshare = |program: &Path, arguments: &[&str]| {
-        let mut command = std::process::Command::new("unshare");
-        command
-            .args(["--user", "--map-root-user"])
-            .arg(program)
-            .args(arguments);
-        command.env(INSIDE, "yes").output()
-    };
-    if !unshare(Path::new("/bin/true"), &[]).is_ok_and(|output| output.status.success()) {
-        println!("skipped: no user namespaces here");
-        return;
-    }
-    let output = unshare(
-        &std::env::current_exe().unwrap(),
-        &["--exact", this, "--nocapture"],
-    )
-    .unwrap();
-    let said = String::from_utf8_lossy(&output.stdout);
     assert!(
-        output.status.success() && said.contains("1 passed"),
-        "{said}{}",
-        String::from_utf8_lossy(&output.stderr)
+        output.status.success() && text[0].contains("1 passed"),
+        "{text:?}"
     );
+}
+
+#[test]
+#[ignore = "started in a user namespace by overlay2_works_in_a_user_namespace"]
+fn inside_a_user_namespace() {
+    let tmp = tempfile::tempdir().unwrap();
+    let store = ImageStore::open_on(tmp.path(), Limits::default(), &options("overlay2", &[])).unwrap();
+    let (_, status) = store.storage();
+    assert!(
+        status.contains(&("userxattr".into(), "true".into())),
+        "{status:?}"
+    );
+    store.load(&image()[..], &mut |_| {}).unwrap();
+    let base = store.stack(&store.get("base:1").unwrap().id).unwrap();
+    let stack = store.layer_of_archive(&second_layer()[..], &base).unwrap();
+    let opaque = |dir: &Path| {
+        let mut value = [0; 1];
+        rustix::fs::lgetxattr(dir, "user.overlay.opaque", &mut value[..]).is_ok_and(|_| value == *b"y")
+    };
+
+    let rootfs = store.snapshot("one", &stack).unwrap();
+    assert!(opaque(&rootfs.lower[1].join("data")));
+    let mount = mounted(&rootfs);
+    let root = crate::merged::proc_path(&mount);
+    assert!(!root.join("etc/gone").exists(), "a whiteout hides");
+    assert!(!root.join("data/old").exists(), "an opaque directory hides");
+    assert_eq!(fs::read_to_string(root.join("data/new")).unwrap(), "new");
+    // The kernel's own marks are read as well.
+    fs::remove_file(root.join("bin/app")).unwrap();
+    fs::remove_dir_all(root.join("data")).unwrap();
+    fs::create_dir(root.join("data")).unwrap();
+    fs::write(root.join("data/third"), "3").unwrap();
+    drop(mount);
+    assert!(opaque(&rootfs.upper.join("data")));
+    let changed: Vec<_> = store.changes("one").unwrap();
+    let deleted = |path: &[u8]| {
+        changed
+            .iter()
+            .any(|c| c.path == path && c.kind == ChangeKind::Deleted)
+    };
+    assert!(deleted(b"/bin/app"), "{changed:?}");
+
+    let stack = store
+        .layer_of_snapshot("one", &stack, &LayerOptions::default())
+        .unwrap();
+    let two = store.snapshot("two", &stack).unwrap();
+    let mount = mounted(&two);
+    let root = crate::merged::proc_path(&mount);
+    let names = fs::read_dir(root.join("data")).unwrap();
+    let names: Vec<_> = names.map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names, ["third"]);
+    assert!(!root.join("bin/app").exists() && root.join("bin/link").is_symlink());
+}
+
+/// On top of [`image`]: a file deleted, a directory replaced.
+fn second_layer() -> Vec<u8> {
+    let mut tar = tar::Builder::new(Vec::new());
+    for (path, kind, data) in [
+        ("etc/.wh.gone", tar::EntryType::Regular, ""),
+        ("data/", tar::EntryType::Directory, ""),
+        ("data/.wh..wh..opq", tar::EntryType::Regular, ""),
+        ("data/new", tar::EntryType::Regular, "new"),
+    ] {
+        let mut header = tar::Header::new_ustar();
+        header.set_path(path).unwrap();
+        header.set_entry_type(kind);
+        header.set_mode(0o755);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(1);
+        header.set_size(data.len() as u64);
+        header.set_cksum();
+        tar.append(&header, data.as_bytes()).unwrap();
+    }
+    tar.into_inner().unwrap()
+}
+
+/// As the runtime mounts it, attached nowhere.
+fn mounted(rootfs: &Rootfs) -> std::os::fd::OwnedFd {
+    use rustix::mount::*;
+    let overlay = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).unwrap();
+    for layer in &rootfs.lower {
+        fsconfig_set_string(&overlay, "lowerdir+", layer).unwrap();
+    }
+    fsconfig_set_string(&overlay, "upperdir", &rootfs.upper).unwrap();
+    fsconfig_set_string(&overlay, "workdir", &rootfs.work).unwrap();
+    fsconfig_set_string(&overlay, "index", "off").unwrap();
+    fsconfig_set_flag(&overlay, "userxattr").unwrap();
+    fsconfig_create(&overlay).unwrap();
+    fsmount(&overlay, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty()).unwrap()
 }

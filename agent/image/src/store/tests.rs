@@ -4,6 +4,8 @@ mod archives;
 mod bounds;
 mod check;
 mod ingest;
+mod passing;
+mod power;
 mod tails;
 
 use std::{

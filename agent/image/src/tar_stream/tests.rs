@@ -4,7 +4,7 @@ use std::io::Read;
 
 use tar::{EntryType, Header};
 
-use super::{TarReader, pax_time};
+use super::{TarReader, pax::pax_time};
 use crate::{Error, Limits};
 
 fn header(name: &str, kind: EntryType, size: u64) -> Header {

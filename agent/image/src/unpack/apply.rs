@@ -6,7 +6,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
     ffi::OsStr,
     fs::File,
-    io::{self, Read},
+    io::{self, BufRead},
     os::{fd::OwnedFd, unix::ffi::OsStrExt},
     path::{Path, PathBuf},
     sync::Arc,
@@ -65,7 +65,6 @@ pub(crate) struct Apply {
     pub(super) own: HashSet<RelPath>,
     /// In a whole tree: directories that the layer has an entry for.
     pub(super) listed: HashSet<RelPath>,
-    buffer: Vec<u8>,
 }
 
 impl Apply {
@@ -84,7 +83,6 @@ impl Apply {
             links: Vec::new(),
             own: HashSet::new(),
             listed: HashSet::new(),
-            buffer: vec![0; 128 << 10],
         };
         apply.begin_root()?;
         Ok(apply)
@@ -106,7 +104,7 @@ impl Apply {
     }
 
     /// Applies one entry; `data` gives its content.
-    pub(super) fn entry<R: Read>(&mut self, entry: &Entry, data: &mut TarReader<'_, R>) -> Result<()> {
+    pub(super) fn entry<R: BufRead>(&mut self, entry: &Entry, data: &mut TarReader<'_, R>) -> Result<()> {
         let shown = entry.shown();
         let path = RelPath::new(&entry.name, &shown)?;
         if path.is_root() {
@@ -138,7 +136,7 @@ impl Apply {
         };
         match entry.kind {
             Kind::Dir => {
-                let made = Tree::make_dir(&dir, name).map_err(|e| self.failed(e, &shown))?;
+                let made = Tree::make_dir(&dir, name, entry.mode).map_err(|e| self.failed(e, &shown))?;
                 Tree::set(&made, &attrs).map_err(|e| self.failed(e, &shown))?;
                 self.implied.remove(&path);
                 if self.form == Form::Tree {
@@ -230,7 +228,7 @@ impl Apply {
         rustix::fs::unlinkat(dir, name, AtFlags::empty()).map_err(|e| self.failed(e, shown))
     }
 
-    fn file<R: Read>(
+    fn file<R: BufRead>(
         &mut self,
         (dir, path): (&OwnedFd, &RelPath),
         entry: &Entry,
@@ -240,16 +238,16 @@ impl Apply {
         let (shown, name) = (entry.shown(), path.split().1);
         // Holes cost no disk, but whoever reads the file reads them.
         self.count(entry.sparse.as_ref().map_or(entry.size, |s| s.size), &shown)?;
-        let made = match Tree::make_file(dir, name) {
+        let made = match Tree::make_file(dir, name, entry.mode) {
             Err(Errno::EXIST) => {
                 self.make_room(dir, path, entry, &shown)?;
-                Tree::make_file(dir, name)
+                Tree::make_file(dir, name, entry.mode)
             }
             other => other,
         };
         let fd = made.map_err(|e| self.failed(e, &shown))?;
         let mut file = File::from(fd);
-        sparse::write(entry, data, &mut file, &mut self.buffer).map_err(|e| self.failed(e, &shown))?;
+        sparse::write_pieces(entry, data, &mut file).map_err(|e| self.failed(e, &shown))?;
         Tree::set(&file, attrs).map_err(|e| self.failed(e, &shown))
     }
 
@@ -334,7 +332,7 @@ impl Apply {
             }
             Some(_) => return Ok(self.tree.dir(path)?),
         }
-        let new = Tree::make_dir(dir, name)?;
+        let new = Tree::make_dir(dir, name, PLAIN_DIR.mode)?;
         Tree::set(&new, &PLAIN_DIR)?;
         self.dir_times.insert(path.clone(), (0, 0));
         self.implied.insert(path.clone());

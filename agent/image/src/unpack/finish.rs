@@ -125,7 +125,9 @@ impl Apply {
 
     fn copy_up(&mut self, found: &Found, dir: &OwnedFd, name: &OsStr, shown: &str) -> Result<()> {
         self.count(u64::try_from(found.stat.st_size).unwrap_or(0), shown)?;
-        let mut copy = File::from(Tree::make_file(dir, name).map_err(|e| self.failed(e, shown))?);
+        let mut copy = File::from(
+            Tree::make_file(dir, name, found.stat.st_mode & 0o777).map_err(|e| self.failed(e, shown))?,
+        );
         let copied = found.open().and_then(|mut f| io::copy(&mut f, &mut copy));
         copied.map_err(|e| self.failed(e, shown))?;
         self.copy_attrs(found, &copy, shown)

@@ -21,7 +21,10 @@ use rustix::{
 };
 
 use super::RelPath;
-use crate::merged::{Found, proc_path};
+use crate::{
+    merged::{Found, proc_path},
+    snapshot::{is_mark, marks},
+};
 
 /// Owner, mode, time and attributes that an entry gets.
 #[derive(Debug, Clone)]
@@ -87,9 +90,9 @@ impl Tree {
         }
     }
 
-    /// Makes a directory (or takes the existing one) and opens it.
-    pub(super) fn make_dir(dir: &OwnedFd, name: &OsStr) -> Result<OwnedFd, Errno> {
-        match rustix::fs::mkdirat(dir, name, Mode::RWXU) {
+    /// Makes a directory (or takes the existing one) and opens it. `mode` saves [`Tree::set`] work, where the umask lets it through.
+    pub(super) fn make_dir(dir: &OwnedFd, name: &OsStr, mode: u32) -> Result<OwnedFd, Errno> {
+        match rustix::fs::mkdirat(dir, name, Mode::from_raw_mode(mode & 0o777)) {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(e) => return Err(e),
         }
@@ -123,10 +126,10 @@ impl Tree {
         Ok(())
     }
 
-    /// Makes a new regular file.
-    pub(super) fn make_file(dir: &OwnedFd, name: &OsStr) -> Result<OwnedFd, Errno> {
+    /// Makes a new regular file; `mode` as in [`Tree::make_dir`]. Nobody but root reaches a layer's directory.
+    pub(super) fn make_file(dir: &OwnedFd, name: &OsStr, mode: u32) -> Result<OwnedFd, Errno> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        rustix::fs::openat(dir, name, flags, Mode::RUSR | Mode::WUSR)
+        rustix::fs::openat(dir, name, flags, Mode::from_raw_mode(mode & 0o777))
     }
 
     /// Makes a device or fifo; its attributes come with [`Tree::set_special`].
@@ -140,11 +143,18 @@ impl Tree {
         rustix::fs::mknodat(dir, name, kind, Mode::RUSR | Mode::WUSR, dev)
     }
 
-    /// Sets what `attrs` says on an open file or directory. Owner first: chown clears set-id bits and capabilities.
+    /// Sets what `attrs` says on an open file or directory. Owner first: chown clears set-id bits and capabilities. What is right
+    /// already is left alone: a look costs a tenth of a change, which the file system's journal takes part in.
     pub(super) fn set(fd: &impl AsFd, attrs: &Attrs<'_>) -> io::Result<()> {
-        let (uid, gid) = (Uid::from_raw(attrs.uid), Gid::from_raw(attrs.gid));
-        rustix::fs::fchown(fd, Some(uid), Some(gid))?;
-        rustix::fs::fchmod(fd, Mode::from_raw_mode(attrs.mode))?;
+        let made = rustix::fs::fstat(fd)?;
+        let owned = (made.st_uid, made.st_gid) == (attrs.uid, attrs.gid);
+        if !owned {
+            let (uid, gid) = (Uid::from_raw(attrs.uid), Gid::from_raw(attrs.gid));
+            rustix::fs::fchown(fd, Some(uid), Some(gid))?;
+        }
+        if made.st_mode & 0o7777 != attrs.mode || (!owned && attrs.mode & 0o6000 != 0) {
+            rustix::fs::fchmod(fd, Mode::from_raw_mode(attrs.mode))?;
+        }
         for (name, value) in attrs.xattrs {
             unless_unsupported(
                 name,
@@ -156,8 +166,11 @@ impl Tree {
 
     /// The same for what can't be opened: links, devices, fifos.
     pub(super) fn set_special(dir: &OwnedFd, name: &OsStr, link: bool, attrs: &Attrs<'_>) -> io::Result<()> {
-        let (uid, gid) = (Uid::from_raw(attrs.uid), Gid::from_raw(attrs.gid));
-        rustix::fs::chownat(dir, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
+        let made = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        if (made.st_uid, made.st_gid) != (attrs.uid, attrs.gid) {
+            let (uid, gid) = (Uid::from_raw(attrs.uid), Gid::from_raw(attrs.gid));
+            rustix::fs::chownat(dir, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
+        }
         if !link {
             // fchmodat has no "don't follow" before Linux 6.6; the descriptor names exactly the node just made.
             let node = rustix::fs::openat(
@@ -183,7 +196,7 @@ impl Tree {
 
     /// Marks an open directory as hiding what lower layers have in it.
     pub(super) fn set_opaque(dir: &OwnedFd) -> Result<(), Errno> {
-        rustix::fs::fsetxattr(dir, "trusted.overlay.opaque", b"y", XattrFlags::empty())
+        rustix::fs::fsetxattr(dir, marks().opaque, b"y", XattrFlags::empty())
     }
 }
 
@@ -226,7 +239,7 @@ pub(super) fn xattrs_of(found: &Found) -> io::Result<Vec<(String, Vec<u8>)>> {
         let Ok(name) = std::str::from_utf8(name) else {
             continue;
         };
-        if name.is_empty() || name.starts_with("trusted.overlay.") {
+        if name.is_empty() || is_mark(name) {
             continue;
         }
         let mut value = vec![0; 64 << 10];

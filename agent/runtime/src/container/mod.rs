@@ -86,6 +86,8 @@ pub(crate) fn cgroup_view(cgroup: &Cgroup) -> CgroupView {
     }
 }
 
+pub(crate) use rootfs::overlay_by_options;
+
 /// Attaches a detached mount to an open directory.
 pub(crate) fn attach_mount(
     tree: &std::os::fd::OwnedFd,

@@ -204,18 +204,41 @@ fn overlay(lower: &[PathBuf], upper: &Path, work: &Path) -> Result<OwnedFd, Erro
     for (key, path) in [("upperdir", upper), ("workdir", work)] {
         fsconfig_set_string(&fs, key, path).context(|| format!("set {key} {}", path.display()))?;
     }
-    // An index would tie the upper directory to these very layers.
-    fsconfig_set_string(&fs, "index", "off").context(|| "set index=off")?;
-    // With these, which some kernels turn on by default, the upper directory would not hold what it shows: `commit`
-    // and `diff` read it.
-    for option in ["redirect_dir", "metacopy"] {
-        fsconfig_set_string(&fs, option, "off").context(|| format!("set {option}=off"))?;
+    for (option, value) in overlay_options() {
+        let set = match value {
+            Some(value) => fsconfig_set_string(&fs, *option, *value),
+            None => fsconfig_set_flag(&fs, *option),
+        };
+        set.context(|| format!("set the overlay's option {option}"))?;
     }
     create(&fs, "overlay")?;
     fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty()).context(|| "mount overlayfs")
 }
 
-fn overlay_by_options(lower: &[PathBuf], upper: &Path, work: &Path, at: &Path) -> Result<(), Error> {
+/// What every overlay is mounted with, whatever the kernel's defaults. An index would tie the upper directory to these very layers; with a
+/// redirect_dir or metacopy the upper directory would not hold what it shows, and `commit` and `diff` read it. In a user namespace
+/// overlayfs keeps its marks in `user.` attributes, and then has neither of the two.
+fn overlay_options() -> &'static [(&'static str, Option<&'static str>)] {
+    const HOST: &[(&str, Option<&str>)] = &[
+        ("index", Some("off")),
+        ("redirect_dir", Some("off")),
+        ("metacopy", Some("off")),
+    ];
+    const INSIDE: &[(&str, Option<&str>)] = &[("index", Some("off")), ("userxattr", None)];
+    // The host's own user namespace maps every id onto itself (user_namespaces(7)).
+    match std::fs::read_to_string("/proc/self/uid_map") {
+        Ok(map) if !map.split_whitespace().eq(["0", "0", "4294967295"]) => INSIDE,
+        _ => HOST,
+    }
+}
+
+/// One mount(2) with everything in its options; attached at `at`.
+pub(crate) fn overlay_by_options(
+    lower: &[PathBuf],
+    upper: &Path,
+    work: &Path,
+    at: &Path,
+) -> Result<(), Error> {
     let quote = |path: &Path| {
         path.display()
             .to_string()
@@ -224,12 +247,15 @@ fn overlay_by_options(lower: &[PathBuf], upper: &Path, work: &Path, at: &Path) -
             .replace(':', "\\:")
     };
     let layers: Vec<String> = lower.iter().map(|p| quote(p)).collect();
-    let options = format!(
-        "lowerdir={},upperdir={},workdir={},index=off,redirect_dir=off,metacopy=off",
+    let mut options = format!(
+        "lowerdir={},upperdir={},workdir={}",
         layers.join(":"),
         quote(upper),
         quote(work)
     );
+    for (option, value) in overlay_options() {
+        options += &format!(",{option}{}", value.map(|v| format!("={v}")).unwrap_or_default());
+    }
     let options = std::ffi::CString::new(options)
         .map_err(|_| Error::InvalidSpec("a layer's path contains a NUL byte".to_owned()))?;
     mount("overlay", at, "overlay", MountFlags::empty(), options.as_c_str())

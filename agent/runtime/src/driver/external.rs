@@ -7,7 +7,7 @@ use std::process::{Command, Stdio as ProcessStdio};
 
 use oci_spec::runtime::{LinuxResources, Process, Spec};
 use rustix::fs::{CWD, Mode, OFlags};
-use rustix::mount::{MountFlags, MountPropagationFlags, OpenTreeFlags, mount, mount_change, open_tree};
+use rustix::mount::{MountPropagationFlags, OpenTreeFlags, mount_change, open_tree};
 use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, listen, socket_with,
 };
@@ -16,7 +16,7 @@ use super::{Created, Driver, Launched, Streams};
 use crate::cgroup::Cgroup;
 use crate::config::{RootfsMount, SPEC_FILE, read_json, write_json};
 use crate::container::child::Stdio;
-use crate::container::{attach_mount, receive_descriptor};
+use crate::container::{attach_mount, overlay_by_options, receive_descriptor};
 use crate::error::IoContext;
 use crate::{Error, ShimConfig};
 
@@ -121,19 +121,7 @@ impl External {
                     .context(|| format!("open {}", at.display()))?;
                 attach_mount(&tree, &target).context(|| format!("mount {}", at.display()))
             }
-            RootfsMount::Overlay { lower, upper, work } => {
-                let layers: Vec<String> = lower.iter().map(|p| p.display().to_string()).collect();
-                let options = format!(
-                    "lowerdir={},upperdir={},workdir={},index=off",
-                    layers.join(":"),
-                    upper.display(),
-                    work.display()
-                );
-                let options = std::ffi::CString::new(options)
-                    .map_err(|_| Error::InvalidSpec("a layer's path contains a NUL byte".to_owned()))?;
-                mount("overlay", at, "overlay", MountFlags::empty(), options.as_c_str())
-                    .context(|| format!("mount overlayfs on {}", at.display()))
-            }
+            RootfsMount::Overlay { lower, upper, work } => overlay_by_options(lower, upper, work, at),
         }
     }
 

@@ -46,13 +46,16 @@ pub(super) fn save(store: &ImageStore, names: &[&str]) -> Vec<u8> {
     out
 }
 
-/// All that a store keeps, by path.
+/// All that a store keeps, by path. Marks of layers that are not on the disk yet go when their time has come.
 pub(super) fn content(root: &Path) -> Vec<String> {
     let mut out = Vec::new();
     let mut todo = vec![root.to_path_buf()];
     while let Some(dir) = todo.pop() {
         for entry in fs::read_dir(&dir).unwrap() {
             let path = entry.unwrap().path();
+            if path.ends_with("unsettled") {
+                continue;
+            }
             if path.is_dir() && !path.is_symlink() {
                 todo.push(path.clone());
             }
