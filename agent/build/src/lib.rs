@@ -2,6 +2,7 @@
 //!
 //! Layout:
 //! - [`dockerfile`]: the language: lines with their numbers, words and variables, instructions, stages;
+//! - [`git`]: which commit of a repository an address means, and how it is fetched;
 //! - [`ignore`]: `.dockerignore` and the pattern language of `--exclude`;
 //! - [`plan`]: stages and settings become steps (run, copy, make a folder) and the configuration of the image;
 //! - [`Error`]: a mistake and the lines where it is; [`quote`]: Go's way of writing texts, which histories show.
@@ -12,6 +13,7 @@
 
 pub mod dockerfile;
 mod error;
+pub mod git;
 pub mod ignore;
 pub mod plan;
 pub mod quote;

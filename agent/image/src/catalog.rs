@@ -17,6 +17,10 @@ use crate::{
     oci::{Descriptor, Manifest, Platform},
 };
 
+mod passing;
+
+pub(crate) use passing::Passing;
+
 const FILE: &str = "images.json";
 
 /// What is written.
@@ -124,6 +128,8 @@ pub(crate) struct Catalog {
     pub(crate) references: BTreeMap<Reference, Target>,
     /// Stacks that are kept under a key, bottom first: a builder's cache.
     pub(crate) kept: BTreeMap<String, Vec<KeptLayer>>,
+    /// What is not written.
+    pub(crate) passing: Passing,
 }
 
 impl Catalog {
@@ -171,11 +177,19 @@ impl Catalog {
         };
         let saved = Saved {
             version: 2,
-            images: self.images.iter().map(|(id, r)| (*id, record(r))).collect(),
+            images: self
+                .images
+                .iter()
+                .filter(|(id, _)| !self.is_passing(id))
+                .map(|(id, r)| (*id, record(r)))
+                .collect(),
             references: self
                 .references
                 .iter()
-                .map(|(r, target)| (r.to_string(), saved_target(target)))
+                .filter_map(|(r, now)| {
+                    let target = self.passing.names.get(r).map_or(Some(now), Option::as_ref)?;
+                    Some((r.to_string(), saved_target(target)))
+                })
                 .collect(),
             kept: self.kept.clone(),
         };

@@ -1,5 +1,7 @@
 //! `commit`: a container's changes as one more layer on its image, with its settings as the image's defaults.
 
+use std::collections::BTreeMap;
+
 use crate::{
     CommitOptions, Error, HistoryEntry, Image, ImageConfig, ImageId, LayerOptions, NewImage, Reference,
     Result, changes, store::ImageStore,
@@ -30,6 +32,8 @@ pub(crate) fn commit(store: &ImageStore, container: &str, options: &CommitOption
         config: config_of(&parent, options, defaults, is_empty),
         stack,
         references: reference.into_iter().collect(),
+        annotations: BTreeMap::new(),
+        is_passing: false,
     })
 }
 

@@ -1,5 +1,6 @@
 //! `import`: an image of one layer from a flat root filesystem archive, with `--change` instructions.
 
+use std::collections::BTreeMap;
 use std::io::Read;
 
 use crate::{
@@ -61,5 +62,7 @@ pub(crate) fn import(store: &ImageStore, stream: impl Read, options: &ImportOpti
         config,
         stack,
         references: reference.into_iter().collect(),
+        annotations: BTreeMap::new(),
+        is_passing: false,
     })
 }

@@ -24,7 +24,8 @@ pub(crate) fn list(catalog: &Catalog, options: &ListOptions) -> Result<Vec<Image
         let in_time = before.is_none_or(|t| created < t)
             && since.is_none_or(|t| created > t)
             && options.until.is_none_or(|t| created < t);
-        if !in_time || !options.labels.iter().all(|l| has_label(&record.config, l)) {
+        if !in_time || catalog.is_passing(id) || !options.labels.iter().all(|l| has_label(&record.config, l))
+        {
             continue;
         }
         let mut references = catalog.references_of(id);

@@ -377,5 +377,7 @@ fn install(
         references,
         _held: Vec::new(),
         pins,
+        is_passing: false,
+        is_annotated: false,
     })
 }

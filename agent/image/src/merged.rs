@@ -60,8 +60,30 @@ pub(crate) fn proc_path(fd: &impl AsFd) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd()))
 }
 
+/// A directory as the layers that count for it have it, top first.
+pub(crate) struct Folder {
+    dirs: Vec<OwnedFd>,
+}
+
+impl Folder {
+    /// Finds a name in it, not following a link.
+    pub(crate) fn find(&self, name: &OsStr) -> io::Result<Option<Found>> {
+        for dir in &self.dirs {
+            let fd = match rustix::fs::openat(dir, name, FLAGS, Mode::empty()) {
+                Ok(fd) => fd,
+                Err(Errno::NOENT) => continue,
+                Err(e) => return Err(e.into()),
+            };
+            let stat = rustix::fs::fstat(&fd)?;
+            return Ok((!is_whiteout(&stat)).then_some(Found { fd, stat }));
+        }
+        Ok(None)
+    }
+}
+
 enum Step {
-    Here(Found),
+    /// It is here; true: lower layers don't count for what is below it.
+    Here(Found, bool),
     /// Hidden by this layer: lower ones do not count.
     Gone,
     Below,
@@ -86,7 +108,7 @@ impl Merged {
     ) -> io::Result<Option<Found>> {
         for layer in &self.layers {
             match find_in(layer, path.clone())? {
-                Step::Here(found) => return Ok(Some(found)),
+                Step::Here(found, _) => return Ok(Some(found)),
                 Step::Gone => return Ok(None),
                 Step::Below => {}
             }
@@ -96,31 +118,41 @@ impl Merged {
 
     /// Names in the directory `path` (relative, plain names), sorted.
     pub(crate) fn list(&self, path: &[u8]) -> io::Result<Vec<Vec<u8>>> {
-        let plain = |path: &[u8]| names(path).collect::<Vec<_>>();
-        let dir = plain(path);
+        let folder = self.folder(path)?;
         let mut all = BTreeSet::new();
-        for layer in &self.layers {
-            let Step::Here(found) = find_in(layer, dir.iter().map(OsString::as_os_str))? else {
-                continue;
-            };
-            if found.kind() == FileType::Directory {
-                all.extend(
-                    crate::archive::Node {
-                        fd: found.fd,
-                        stat: found.stat,
-                    }
-                    .names()?,
-                );
-            }
+        for dir in &folder.dirs {
+            let fd = dir.try_clone()?;
+            let stat = rustix::fs::fstat(&fd)?;
+            all.extend(crate::archive::Node { fd, stat }.names()?);
         }
         let mut shown = Vec::new();
         for name in all {
-            let full = [&dir[..], &[OsStr::from_bytes(&name).to_owned()]].concat();
-            if self.find(full.iter().map(OsString::as_os_str))?.is_some() {
+            if folder.find(OsStr::from_bytes(&name))?.is_some() {
                 shown.push(name);
             }
         }
         Ok(shown)
+    }
+
+    /// The directory `path` (relative, plain names), for several looks into it; without anything in it if it is none.
+    pub(crate) fn folder(&self, path: &[u8]) -> io::Result<Folder> {
+        let path: Vec<OsString> = names(path).collect();
+        let mut dirs = Vec::new();
+        for layer in &self.layers {
+            match find_in(layer, path.iter().map(OsString::as_os_str))? {
+                Step::Here(found, hides) if found.kind() == FileType::Directory => {
+                    // The root is merged whatever it says, as the kernel does.
+                    let is_last = hides || !path.is_empty() && is_opaque(&found.fd);
+                    dirs.push(found.fd);
+                    if is_last {
+                        break;
+                    }
+                }
+                Step::Here(..) | Step::Gone => break,
+                Step::Below => {}
+            }
+        }
+        Ok(Folder { dirs })
     }
 
     /// Finds a path as a process inside the root would: links followed, `..` stopping at the root.
@@ -178,41 +210,47 @@ fn names(path: &[u8]) -> impl Iterator<Item = OsString> + '_ {
         .map(|c| OsStr::from_bytes(c).to_owned())
 }
 
+const FLAGS: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
+fn is_whiteout(stat: &Stat) -> bool {
+    FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == 0
+}
+
+fn is_opaque(dir: &OwnedFd) -> bool {
+    let mut value = [0; 1];
+    matches!(
+        rustix::fs::getxattr(proc_path(dir), marks().opaque, &mut value),
+        Ok(1)
+    ) && value == *b"y"
+}
+
 fn find_in<'c>(layer: &OwnedFd, path: impl Iterator<Item = &'c OsStr>) -> io::Result<Step> {
-    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mut opaque = false;
     let mut names = path.peekable();
     let mut dir: Option<OwnedFd> = None;
     if names.peek().is_none() {
         let fd = layer.try_clone()?;
-        return Ok(Step::Here(Found {
-            stat: rustix::fs::fstat(&fd)?,
-            fd,
-        }));
+        let stat = rustix::fs::fstat(&fd)?;
+        return Ok(Step::Here(Found { fd, stat }, false));
     }
     while let Some(name) = names.next() {
-        let fd = match rustix::fs::openat(dir.as_ref().unwrap_or(layer), name, flags, Mode::empty()) {
+        let fd = match rustix::fs::openat(dir.as_ref().unwrap_or(layer), name, FLAGS, Mode::empty()) {
             Ok(fd) => fd,
             Err(Errno::NOENT) if opaque => return Ok(Step::Gone),
             Err(Errno::NOENT) => return Ok(Step::Below),
             Err(e) => return Err(e.into()),
         };
         let stat = rustix::fs::fstat(&fd)?;
-        let kind = FileType::from_raw_mode(stat.st_mode);
-        if kind == FileType::CharacterDevice && stat.st_rdev == 0 {
+        if is_whiteout(&stat) {
             return Ok(Step::Gone);
         }
         if names.peek().is_none() {
-            return Ok(Step::Here(Found { fd, stat }));
+            return Ok(Step::Here(Found { fd, stat }, opaque));
         }
-        if kind != FileType::Directory {
+        if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
             return Ok(Step::Gone);
         }
-        let mut value = [0; 1];
-        opaque |= matches!(
-            rustix::fs::getxattr(proc_path(&fd), marks().opaque, &mut value),
-            Ok(1)
-        ) && value == *b"y";
+        opaque |= is_opaque(&fd);
         dir = Some(fd);
     }
     Ok(Step::Below)

@@ -71,6 +71,19 @@ pub(crate) fn remove_platform(
     Ok(removed)
 }
 
+/// Ends what an image that was only passing was here for.
+pub(crate) fn let_go(store: &ImageStore, id: &ImageId, references: &[Reference]) -> Result<()> {
+    let record = store.change(|catalog| {
+        let goes = catalog.let_go(id, references);
+        Ok(goes.then(|| catalog.images.remove(id)).flatten())
+    })?;
+    release(
+        store,
+        record.map(|record| (*id, record)).into_iter().collect(),
+        &mut Vec::new(),
+    )
+}
+
 fn release(store: &ImageStore, records: Vec<(ImageId, Record)>, removed: &mut Vec<Removed>) -> Result<()> {
     for (id, record) in records {
         removed.push(Removed::Deleted(id));

@@ -10,9 +10,9 @@
 use std::{fs::File, io::Read, path::Path, sync::Arc};
 
 use crate::{
-    Digest, Error, ImageConfig, ImageId, LayerOptions, Limits, NewImage, Reference, Result, Rootfs, archive,
+    Digest, Error, ImageId, LayerOptions, Limits, NewImage, Reference, Result, Rootfs, archive,
     blobs::BlobPin,
-    catalog::{KeptLayer, Record},
+    catalog::{KeptLayer, Record, Target},
     decompress::Compression,
     error::At,
     layers::{Layers, Pin, Staged},
@@ -97,12 +97,9 @@ impl ImageStore {
     /// # Errors
     /// [`Error::NotFound`]; [`Error::Corrupt`] when a layer or blob is lost.
     pub fn stack(&self, image: &ImageId) -> Result<Stack> {
-        let catalog = self.view();
-        let record = catalog
-            .images
-            .get(image)
-            .ok_or_else(|| Error::NotFound(image.to_string()))?;
-        let manifest = self.manifest_of(record)?;
+        let found = self.read().images.get(image).cloned();
+        let record = found.ok_or_else(|| Error::NotFound(image.to_string()))?;
+        let manifest = self.manifest_of(&record)?;
         let layers = record.config.rootfs.diff_ids.iter().zip(manifest.layers);
         let layers: Vec<KeptLayer> = layers
             .map(|(diff_id, blob)| KeptLayer {
@@ -230,56 +227,51 @@ impl ImageStore {
     /// # Errors
     /// [`Error::InvalidArgument`] when the configuration's history names another number of layers.
     pub fn compose(&self, image: NewImage) -> Result<ImageId> {
+        let image = configured(image)?;
+        let config_text = json(&image.config)?;
+        let manifest_text = json(&manifest_of(&config_text, &image))?;
+        let (id, manifest) = (Digest::of(&config_text), Digest::of(&manifest_text));
+        if self.is_composed(&id, &manifest, &image) {
+            self.touch(&id);
+            return Ok(id);
+        }
         let mut spool = Spool::new(&self.staging())?;
-        let candidate = self.candidate(&mut spool, image)?;
+        let config_file = spool.store(&mut &config_text[..], u64::MAX)?;
+        let manifest = spool.store(&mut &manifest_text[..], u64::MAX)?;
+        let candidate = self.candidate_of(image, (config_file, manifest))?;
         let id = candidate.id;
         self.commit(vec![candidate])?;
         Ok(id)
     }
 
-    fn candidate(&self, spool: &mut Spool, image: NewImage) -> Result<Candidate> {
-        let NewImage {
-            mut config,
-            stack,
-            references,
-        } = image;
-        let with_layer = config.history.iter().filter(|step| !step.empty_layer).count();
-        if !config.history.is_empty() && with_layer != stack.layers.len() {
-            return Err(Error::InvalidArgument(format!(
-                "the image's history has {with_layer} layers, its stack {}",
-                stack.layers.len()
-            )));
-        }
-        if let Some(bad) = references.iter().find(|r| r.digest().is_some()) {
-            return Err(Error::InvalidArgument(format!(
-                "refusing to create a tag with a digest reference ({})",
-                bad.familiar()
-            )));
-        }
-        config.rootfs = crate::RootFs {
-            diff_ids: stack.layers().map(|l| l.diff_id).collect(),
-            ..crate::RootFs::default()
+    /// True if the image is here as it would be made, whole, and has its names: then there is nothing to write (and to sync).
+    fn is_composed(&self, id: &ImageId, manifest: &Digest, image: &NewImage) -> bool {
+        let catalog = self.read();
+        let Some(record) = catalog.images.get(id) else {
+            return false;
         };
-        let config_file = store_json(spool, &config)?;
-        let oci_form = |layer: &StackLayer| Descriptor {
-            media_type: oci::oci_layer_type(&layer.blob.media_type),
-            ..layer.blob.clone()
-        };
-        let descriptors = stack.layers().map(oci_form).collect();
-        let manifest = store_json(
-            spool,
-            &Manifest::new((config_file.digest, config_file.size), descriptors),
-        )?;
-        self.candidate_of(config, &stack, (config_file, manifest), references)
+        // One that came from elsewhere keeps the manifest that it came with.
+        let is_same = record.manifest == *manifest || !record.made_here && image.annotations.is_empty();
+        let mut names = image.references.iter();
+        let are_named = names.all(|name| catalog.references.get(name) == Some(&Target::new(*id)));
+        let blobs = image.stack.layers().map(|layer| &layer.blob.digest);
+        let has_layers = blobs.eq(&record.blobs) && record.layers == image.stack.chains();
+        is_same
+            && are_named
+            && has_layers
+            && !image.is_passing
+            && !catalog.is_passing(id)
+            && [id, &record.manifest]
+                .iter()
+                .all(|blob| self.blobs.size(blob).is_some())
     }
 
     fn candidate_of(
         &self,
-        config: ImageConfig,
-        stack: &Stack,
+        image: NewImage,
         (config_file, manifest): (Spooled, Spooled),
-        references: Vec<Reference>,
     ) -> Result<Candidate> {
+        let stack = &image.stack;
         // The image gets holds of its own: the stack may live on, in a build's cache.
         let pins: Vec<Pin> = stack
             .layers()
@@ -292,16 +284,18 @@ impl ImageStore {
             record: Record {
                 manifest: manifest.digest,
                 layers: stack.chains(),
-                config: config.into(),
+                config: image.config.into(),
                 blobs: stack.layers().map(|l| l.blob.digest).collect(),
                 size: pins.iter().map(|pin| pin.size).sum(),
                 made_here: true,
             },
             files: vec![config_file, manifest],
             _held: held,
-            references: references.into_iter().map(Reference::with_default_tag).collect(),
+            references: image.references,
             index: None,
             pins,
+            is_passing: image.is_passing,
+            is_annotated: !image.annotations.is_empty(),
         })
     }
 
@@ -330,13 +324,13 @@ impl ImageStore {
     /// # Errors
     /// [`Error::Corrupt`] when part of it is lost: then forget it.
     pub fn kept(&self, key: &str) -> Result<Option<Stack>> {
-        let layers = self.view().kept.get(key).cloned();
+        let layers = self.read().kept.get(key).cloned();
         layers.map(|l| self.hold_stack(&l)).transpose()
     }
 
     /// Keys under which stacks are kept, sorted.
     pub fn kept_keys(&self) -> Vec<String> {
-        self.view().kept.into_keys().collect()
+        self.read().kept.keys().cloned().collect()
     }
 
     /// Ends the keeping of a stack; what nothing else needs goes. False: there was none.
@@ -356,6 +350,45 @@ impl ImageStore {
     }
 }
 
+/// The image with its layers in its configuration, and its names in full.
+fn configured(mut image: NewImage) -> Result<NewImage> {
+    let config = &mut image.config;
+    let with_layer = config.history.iter().filter(|step| !step.empty_layer).count();
+    if !config.history.is_empty() && with_layer != image.stack.layers.len() {
+        return Err(Error::InvalidArgument(format!(
+            "the image's history has {with_layer} layers, its stack {}",
+            image.stack.layers.len()
+        )));
+    }
+    if let Some(bad) = image.references.iter().find(|r| r.digest().is_some()) {
+        return Err(Error::InvalidArgument(format!(
+            "refusing to create a tag with a digest reference ({})",
+            bad.familiar()
+        )));
+    }
+    config.rootfs = crate::RootFs {
+        diff_ids: image.stack.layers().map(|l| l.diff_id).collect(),
+        ..crate::RootFs::default()
+    };
+    let references = image.references.into_iter().map(Reference::with_default_tag);
+    image.references = references.collect();
+    Ok(image)
+}
+
+fn manifest_of(config: &[u8], image: &NewImage) -> Manifest {
+    let oci_form = |layer: &StackLayer| Descriptor {
+        media_type: oci::oci_layer_type(&layer.blob.media_type),
+        ..layer.blob.clone()
+    };
+    Manifest {
+        annotations: image.annotations.clone(),
+        ..Manifest::new(
+            (Digest::of(config), config.len() as u64),
+            image.stack.layers().map(oci_form).collect(),
+        )
+    }
+}
+
 /// Chain ids of layers, bottom first.
 pub(crate) fn chains<'d>(diff_ids: impl Iterator<Item = &'d Digest>) -> Vec<Digest> {
     let mut chains: Vec<Digest> = Vec::new();
@@ -365,12 +398,11 @@ pub(crate) fn chains<'d>(diff_ids: impl Iterator<Item = &'d Digest>) -> Vec<Dige
     chains
 }
 
-pub(crate) fn store_json(spool: &mut Spool, document: &impl serde::Serialize) -> Result<Spooled> {
-    let text = serde_json::to_vec(document).map_err(|source| Error::Json {
+fn json(document: &impl serde::Serialize) -> Result<Vec<u8>> {
+    serde_json::to_vec(document).map_err(|source| Error::Json {
         what: "image".into(),
         source,
-    })?;
-    spool.store(&mut &text[..], u64::MAX)
+    })
 }
 
 /// Unpacks a layer's file on top of `below` and checks that it is the layer of this diff id. Gives the filled directory and how

@@ -228,6 +228,7 @@ impl ImageStore {
                 .and_then(|r| catalog.references.get(&r))
                 .filter(|t| t.image == id);
             let to = whole.cloned().unwrap_or_else(|| Target::new(id));
+            catalog.settle(&id, std::slice::from_ref(&target));
             catalog.references.insert(target, to);
             Ok(())
         })
@@ -250,6 +251,14 @@ impl ImageStore {
         in_use: &dyn Fn(&ImageId) -> Vec<ContainerUse>,
     ) -> Result<Vec<Removed>> {
         remove::remove(self, name, options, in_use)
+    }
+
+    /// Ends what an image was made for with [`crate::NewImage::is_passing`] under these names. What somebody has named meanwhile stays.
+    ///
+    /// # Errors
+    /// The catalog can't be written.
+    pub fn let_go(&self, image: &ImageId, references: &[Reference]) -> Result<()> {
+        remove::let_go(self, image, references)
     }
 
     /// Removes images of some platforms from a name that stands for several; with the last one the name goes too.

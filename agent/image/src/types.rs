@@ -118,6 +118,11 @@ pub struct NewImage {
     pub stack: Stack,
     /// Tags that then point at it.
     pub references: Vec<Reference>,
+    /// Of its manifest.
+    pub annotations: BTreeMap<String, String>,
+    /// It is here until [`crate::ImageStore::let_go`]: after the daemon's death nothing is known of it, and its names stand for
+    /// what they stood for before.
+    pub is_passing: bool,
 }
 
 /// Options of [`crate::ImageStore::remove`].

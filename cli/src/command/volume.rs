@@ -11,7 +11,6 @@ use super::filters;
 use super::system::prune::is_confirmed;
 use crate::client::Client;
 use crate::error::{Failure, Outcome, for_each_target};
-use crate::output::human;
 use crate::output::listing::{self, Column};
 
 /// `pontoon volume …`
@@ -340,13 +339,7 @@ async fn prune(host: Option<&str>, arguments: PruneArguments) -> Outcome {
         .prune_volumes(request)
         .await?
         .into_inner();
-    let mut text = String::new();
-    if !pruned.deleted.is_empty() {
-        text.push_str(&format!("Deleted Volumes:\n{}\n\n", pruned.deleted.join("\n")));
-    }
-    let reclaimed = i64::try_from(pruned.space_reclaimed).unwrap_or(i64::MAX);
-    text.push_str(&format!("Total reclaimed space: {}\n", human::size(reclaimed)));
-    listing::write(&text);
+    crate::command::system::prune::tell("Deleted Volumes:", &pruned);
     Ok(0)
 }
 

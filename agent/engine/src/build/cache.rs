@@ -7,12 +7,12 @@
 //! <data>/engine/build/tmp/                 builds under way; emptied at the start
 //! ```
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use pontoon_image::{Digest, ImageStore, Stack, archive};
+use pontoon_image::{Digest, ImageStore, ListOptions, RemoveOptions, Stack, archive};
 use serde::{Deserialize, Serialize};
 
 use crate::engine::make_dir;
@@ -27,6 +27,8 @@ pub(super) const REGULAR: &str = "regular";
 pub(super) const MOUNT: &str = "exec.cachemount";
 /// What ADD has downloaded.
 const DOWNLOAD: &str = "source.http";
+/// Before the names of files that say which images came only for their cache.
+const TAKEN: &str = "taken-";
 /// Before the key of a result in the image store.
 const KEPT: &str = "build-";
 
@@ -52,6 +54,8 @@ pub(crate) struct BuildCache {
     records: Mutex<BTreeMap<String, Record>>,
     /// Cache mounts in use, and how often.
     in_use: Mutex<HashMap<String, usize>>,
+    /// Entries whose use is not noted on disk yet.
+    touched: Mutex<BTreeSet<String>>,
     /// Taken by steps that want a mount for themselves.
     locks: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
 }
@@ -61,6 +65,7 @@ impl BuildCache {
     pub(crate) fn open(data: &Path, images: &ImageStore) -> Result<Self> {
         let dir = data.join("engine/build");
         make_dir(&dir)?;
+        forget_taken(&dir.join("tmp"), images)?;
         remove(&dir, "tmp")?;
         for name in ["records", "mounts", "tmp"] {
             make_dir(&dir.join(name))?;
@@ -90,6 +95,7 @@ impl BuildCache {
             dir,
             records: Mutex::new(records),
             in_use: Mutex::default(),
+            touched: Mutex::default(),
             locks: Mutex::default(),
         })
     }
@@ -97,6 +103,13 @@ impl BuildCache {
     /// A folder for a build under way.
     pub(super) fn work_dir(&self, build: &str) -> PathBuf {
         self.dir.join("tmp").join(build)
+    }
+
+    /// Notes in a build's folder that an image comes only for the cache that it holds: by this name, or by none.
+    pub(super) fn mark_taken(&self, dir: &Path, name: &str) -> Result<()> {
+        make_dir(dir)?;
+        let path = dir.join(format!("{TAKEN}{}", Digest::of(name.as_bytes()).short()));
+        fs::write(&path, name).context(|| format!("write {}", path.display()))
     }
 
     /// The result that is kept for a key, and when it was made.
@@ -227,16 +240,29 @@ impl BuildCache {
     }
 
     fn touch(&self, key: &str) {
-        let touched = self.records().get_mut(key).map(|record| {
+        if let Some(record) = self.records().get_mut(key) {
             record.last_used_at = id::now();
             record.usage_count += 1;
-            record.clone()
-        });
-        if let Some(record) = touched
-            && let Err(error) = self.write(key, &record)
-        {
-            tracing::warn!(error = error.chain(), "could not note the use of a cached result");
+            self.touched().insert(key.to_owned());
         }
+    }
+
+    /// Writes what was used since the last time: after a build, when nobody waits. A daemon that dies before has used less.
+    pub(super) fn write_touched(&self) {
+        let touched = std::mem::take(&mut *self.touched());
+        for key in touched {
+            // Under the lock, so that an entry that is removed now does not come back.
+            let records = self.records();
+            if let Some(record) = records.get(&key)
+                && let Err(error) = self.write(&key, record)
+            {
+                tracing::warn!(error = error.chain(), "could not note the use of a cached result");
+            }
+        }
+    }
+
+    fn touched(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.touched.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn save(&self, key: &str, record: Record) -> Result<()> {
@@ -247,10 +273,11 @@ impl BuildCache {
 
     fn write(&self, key: &str, record: &Record) -> Result<()> {
         let path = self.record_path(key);
+        // What is left of it by a death is removed at the start, having another name than a record.
         let staged = self
             .dir
-            .join("tmp")
-            .join(format!("{key}-{}.json", id::short(&id::generate())));
+            .join("records")
+            .join(format!("{key}-{}.new", id::short(&id::generate())));
         let text = serde_json::to_vec(record).map_err(|e| Error::Invalid(e.to_string()))?;
         fs::write(&staged, text).context(|| format!("write {}", staged.display()))?;
         fs::rename(&staged, &path).context(|| format!("write {}", path.display()))
@@ -286,6 +313,41 @@ impl Drop for InUse {
             *count = count.saturating_sub(1);
         }
     }
+}
+
+/// Removes images that builds which were cut short had here only for their cache.
+fn forget_taken(tmp: &Path, images: &ImageStore) -> Result<()> {
+    if !tmp.is_dir() {
+        return Ok(());
+    }
+    for build in names(tmp)? {
+        let dir = tmp.join(build);
+        // A record that was being written is a file.
+        let marks = if dir.is_dir() { names(&dir)? } else { Vec::new() };
+        for mark in marks.iter().filter(|name| name.starts_with(TAKEN)) {
+            let name = fs::read_to_string(dir.join(mark)).unwrap_or_default();
+            for image in images.list(&ListOptions::default()).map_err(Error::Image)? {
+                let is_meant = match name.as_str() {
+                    "" => image.repo_tags.is_empty() && image.repo_digests.is_empty(),
+                    name => {
+                        image.repo_tags.is_empty() && image.repo_digests.iter().any(|digest| digest == name)
+                    }
+                };
+                let id = image.id.to_string();
+                let config = images.get(&id).map_err(Error::Image)?.config;
+                if is_meant && !config.cache.is_empty() && config.history.is_empty() {
+                    let options = RemoveOptions {
+                        force: true,
+                        ..RemoveOptions::default()
+                    };
+                    images
+                        .remove(&id, &options, &|_| Vec::new())
+                        .map_err(Error::Image)?;
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 fn read_records(dir: &Path) -> Result<BTreeMap<String, Record>> {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
 
+use pontoon_build::git;
 use pontoon_image::build::Tree;
 use pontoon_image::{Digest, DigestWriter, archive};
 use reqwest::header;
@@ -135,7 +136,7 @@ impl Build {
         Ok(kept)
     }
 
-    /// Fetches one commit of a repository with the host's git.
+    /// Fetches one commit of a repository with the host's git. Gives its files, and the commit's name.
     pub(super) async fn clone_repository(
         &self,
         url: &str,
@@ -143,84 +144,30 @@ impl Build {
         checksum: &str,
         dir: PathBuf,
         begun: &Begun,
-    ) -> Outcome<Arc<Tree>> {
-        let (remote, fragment) = url.split_once('#').unwrap_or((url, ""));
-        let (reference, folder) = fragment.split_once(':').unwrap_or((fragment, ""));
-        let reference = if reference.is_empty() { "HEAD" } else { reference };
-        if [remote, reference].iter().any(|word| word.starts_with('-')) {
-            return Err(Failure::new(format!("invalid git reference {url}")));
-        }
+    ) -> Outcome<(Arc<Tree>, String)> {
+        let source =
+            git::Source::parse(url).ok_or_else(|| Failure::new(format!("invalid git reference {url}")))?;
         make_dir(&dir)?;
-        self.git(&dir, &["init", "-q", "."], begun).await?;
-        self.git(&dir, &["remote", "add", "origin", "--", remote], begun)
-            .await?;
-        let shallow = [
-            "fetch",
-            "-q",
-            "--depth",
-            "1",
-            "--no-tags",
-            "origin",
-            "--",
-            reference,
-        ];
-        match self.git(&dir, &shallow, begun).await {
-            Ok(_) => {
-                let checkout = ["checkout", "-q", "--detach", "FETCH_HEAD"];
-                self.git(&dir, &checkout, begun).await?;
-            }
-            Err(failure) if self.stop.is_cancelled() => return Err(failure),
-            Err(_) => self.clone_whole(&dir, reference, begun).await?,
-        }
-        let commit = self.git(&dir, &["rev-parse", "HEAD"], begun).await?;
+        let runner = Runner {
+            build: self,
+            dir: &dir,
+            begun,
+        };
+        let commit = source.check_out(&runner).await?;
         if !checksum.is_empty() && !commit.starts_with(checksum) {
             let text = format!("expected checksum to match {checksum}, got {commit}");
             return Err(Failure::new(text));
         }
-        let submodules = [
-            "submodule",
-            "update",
-            "-q",
-            "--init",
-            "--recursive",
-            "--depth",
-            "1",
-        ];
-        self.git(&dir, &submodules, begun).await?;
+        source.check_out_submodules(&runner).await?;
         if !keep_git_dir {
             super::cache::remove(&dir, ".git")?;
         }
-        let whole = Tree::folder(&dir).map_err(Error::Image)?;
-        let resolved = whole
-            .resolve(folder.as_bytes())
-            .context(|| format!("read {folder}"))?;
-        if resolved.node.is_none_or(|node| !node.is_dir()) {
-            return Err(Failure::new(format!(
-                "{url}: the repository has no folder {folder}"
-            )));
-        }
-        let below = dir.join(String::from_utf8_lossy(&resolved.path).into_owned());
-        Ok(Arc::new(Tree::folder(&below).map_err(Error::Image)?))
-    }
-
-    /// For servers that don't give single commits, and that don't say what their HEAD is but by a fetch of it.
-    async fn clone_whole(&self, dir: &Path, reference: &str, begun: &Begun) -> Outcome<()> {
-        let head = [
-            "fetch",
-            "-q",
-            "--tags",
-            "origin",
-            "+HEAD:refs/remotes/origin/HEAD",
-        ];
-        self.git(dir, &head, begun).await?;
-        self.git(dir, &["fetch", "-q", "--tags", "origin"], begun).await?;
-        let branch = format!("refs/remotes/origin/{reference}");
-        let checkout = ["checkout", "-q", "--detach", &branch];
-        if self.git(dir, &checkout, begun).await.is_err() {
-            let checkout = ["checkout", "-q", "--detach", reference];
-            self.git(dir, &checkout, begun).await?;
-        }
-        Ok(())
+        let folder = source.folder();
+        let below = Tree::folder_below(&dir, folder).context(|| format!("read {folder}"))?;
+        let below =
+            below.ok_or_else(|| Failure::new(format!("{url}: the repository has no folder {folder}")))?;
+        let tree = Arc::new(Tree::folder(&below).map_err(Error::Image)?);
+        Ok((tree, commit))
     }
 
     async fn git(&self, dir: &Path, arguments: &[&str], begun: &Begun) -> Outcome<String> {
@@ -247,6 +194,21 @@ impl Build {
             "git {} failed: {words}",
             arguments.first().unwrap_or(&"")
         )))
+    }
+}
+
+/// Runs git for a step.
+struct Runner<'r> {
+    build: &'r Build,
+    dir: &'r Path,
+    begun: &'r Begun,
+}
+
+impl git::Run for Runner<'_> {
+    type Error = Failure;
+
+    async fn run(&self, arguments: &[&str]) -> Outcome<String> {
+        self.build.git(self.dir, arguments, self.begun).await
     }
 }
 

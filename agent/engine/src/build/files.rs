@@ -8,6 +8,7 @@ use pontoon_build::plan::{self, SourceOf};
 use pontoon_image::build::{Mode, Tree as Files};
 use pontoon_image::{ImageStore, Stack};
 
+use super::contexts::Context;
 use super::copy::{Options, Selection, Taken};
 use super::progress::Begun;
 use super::solve::{Keeping, Tree};
@@ -52,7 +53,7 @@ impl Build {
     ) -> Outcome<(Tree, Option<Keeping>, bool)> {
         let mut sources = Vec::new();
         for (number, source) in copy.sources.iter().enumerate() {
-            sources.push(self.source(copy, source, number, begun).await?);
+            sources.push(self.source(source, number, begun).await?);
         }
         let below = if copy.is_link {
             Stack::empty()
@@ -66,7 +67,6 @@ impl Build {
             self.epoch(),
         );
         let names = base.clone();
-        // Boxed: it is looked at for the key, then perhaps written.
         let prepared = blocking(move || {
             let tree = Arc::new(images.tree(&on).map_err(Error::Image)?);
             let people = images.tree(&names).map_err(Error::Image)?;
@@ -118,44 +118,40 @@ impl Build {
     }
 
     /// A source of COPY, ready to be looked at.
-    async fn source(
-        self: &Arc<Self>,
-        copy: &plan::Copy,
-        source: &plan::Source,
-        number: usize,
-        begun: &Begun,
-    ) -> Outcome<Vec<Taken>> {
+    async fn source(self: &Arc<Self>, source: &plan::Source, number: usize, begun: &Begun) -> Outcome<Found> {
         match &source.what {
-            SourceOf::Inline { name, data } => Ok(vec![Taken::File {
+            SourceOf::Inline { name, data } => Ok(Found::of(vec![Taken::File {
                 name: name.clone(),
                 data: data.clone().into_bytes(),
                 mode: 0o644,
-            }]),
+            }])),
             SourceOf::Tree {
                 tree, path, below, ..
             } => {
                 let tree = self.look(&self.made(*tree).await?).await?;
                 if !source.unpack {
                     let (path, below) = (path.clone(), below.clone());
-                    return Ok(vec![Taken::Tree { tree, path, below }]);
+                    return Ok(Found::of(vec![Taken::Tree { tree, path, below }]));
                 }
                 let (dir, path) = (self.dir.clone(), path.clone());
                 let name = format!("add-{}-{number}", begun.number);
-                Ok(blocking(move || super::fetch::unpacked(tree, &path, &dir, &name)).await?)
+                let taken = blocking(move || super::fetch::unpacked(tree, &path, &dir, &name));
+                Ok(Found::of(taken.await?))
             }
             SourceOf::Url { url, name, checksum } => {
                 let place = self.dir.join(format!("url-{}-{number}", begun.number));
                 let tree = self.download((url, name), checksum, place, begun).await?;
                 let path = format!("/{}", super::fetch::escape(name));
                 if !source.unpack {
-                    return Ok(vec![Taken::Tree {
+                    return Ok(Found::of(vec![Taken::Tree {
                         tree,
                         path,
                         below: None,
-                    }]);
+                    }]));
                 }
                 let (dir, name) = (self.dir.clone(), format!("add-{}-{number}", begun.number));
-                Ok(blocking(move || super::fetch::unpacked(tree, &path, &dir, &name)).await?)
+                let taken = blocking(move || super::fetch::unpacked(tree, &path, &dir, &name));
+                Ok(Found::of(taken.await?))
             }
             SourceOf::Git {
                 url,
@@ -163,22 +159,20 @@ impl Build {
                 checksum,
             } => {
                 let dir = self.dir.join(format!("git-{}-{number}", begun.number));
-                let tree = self
+                let (tree, commit) = self
                     .clone_repository(url, *keep_git_dir, checksum, dir, begun)
                     .await?;
-                let _ = copy;
-                Ok(vec![Taken::Tree {
-                    tree,
-                    path: "/".into(),
-                    below: None,
-                }])
+                Ok(Found {
+                    commit: keep_git_dir.then_some(commit),
+                    taken: vec![whole(tree)],
+                })
             }
         }
     }
 
     /// A context as the only layer of a tree.
-    pub(super) async fn layer_of_folder(&self, dir: &Path) -> Outcome<Stack> {
-        let (images, dir, latest) = (self.engine.images.clone(), dir.to_owned(), self.epoch());
+    pub(super) async fn layer_of_folder(&self, context: &Arc<Context>) -> Outcome<Stack> {
+        let (images, context, latest) = (self.engine.images.clone(), context.clone(), self.epoch());
         Ok(blocking(move || {
             let base = Files::empty();
             let nothing = Patterns::default();
@@ -191,11 +185,8 @@ impl Build {
                 latest,
             };
             let mut selection = Selection::new(&base, options);
-            selection.add(Taken::Tree {
-                tree: Arc::new(Files::folder(&dir).map_err(Error::Image)?),
-                path: "/".into(),
-                below: None,
-            })?;
+            let files = Files::folder(context.path()).map_err(Error::Image)?;
+            selection.add(whole(Arc::new(files)))?;
             layer(&images, &Stack::empty(), &selection)
         })
         .await?)
@@ -204,32 +195,34 @@ impl Build {
     /// Copies files of a tree into a folder: what a cache mount begins with.
     pub(super) async fn copy_out(&self, made: &Tree, source: &str, dir: &Path) -> Outcome<()> {
         let (tree, source, dir) = (self.look(made).await?, source.to_owned(), dir.to_owned());
-        Ok(blocking(move || {
-            let base = Files::empty();
-            let nothing = Patterns::default();
-            let options = Options {
-                destination: "/",
-                owner: None,
-                mode: None,
-                excludes: &nothing,
-                now: seconds(),
-                latest: None,
-            };
-            let mut selection = Selection::new(&base, options);
-            selection.add(Taken::Tree {
-                tree,
-                path: super::fetch::escape(&source),
-                below: None,
-            })?;
-            let mut archive = tempfile_in(&dir)?;
-            selection
-                .write(&mut archive)
-                .context(|| "write a cache mount's first files")?;
-            std::io::Seek::rewind(&mut archive).context(|| "read a cache mount's first files")?;
-            contexts::extract_as(archive, &dir, None).map(drop)
-        })
-        .await?)
+        Ok(blocking(move || copy_tree(tree, &source, &dir)).await?)
     }
+}
+
+/// Copies what is at a path of a tree into a folder of this host.
+pub(super) fn copy_tree(tree: Arc<Files>, source: &str, dir: &Path) -> Result<()> {
+    let base = Files::empty();
+    let nothing = Patterns::default();
+    let options = Options {
+        destination: "/",
+        owner: None,
+        mode: None,
+        excludes: &nothing,
+        now: seconds(),
+        latest: None,
+    };
+    let mut selection = Selection::new(&base, options);
+    selection.add(Taken::Tree {
+        tree,
+        path: super::fetch::escape(source),
+        below: None,
+    })?;
+    let mut archive = tempfile_in(dir)?;
+    selection
+        .write(&mut archive)
+        .context(|| "write a cache mount's first files")?;
+    std::io::Seek::rewind(&mut archive).context(|| "read a cache mount's first files")?;
+    contexts::extract_as(archive, dir, None).map(drop)
 }
 
 /// A file without a name in a folder's file system.
@@ -245,6 +238,28 @@ fn tempfile_in(dir: &Path) -> Result<std::fs::File> {
         .into())
 }
 
+/// What a source has turned out to be.
+struct Found {
+    taken: Vec<Taken>,
+    /// The commit of a repository that is copied with its `.git`: git never writes that folder the same again.
+    commit: Option<String>,
+}
+
+impl Found {
+    fn of(taken: Vec<Taken>) -> Self {
+        Self { taken, commit: None }
+    }
+}
+
+/// All of a tree.
+fn whole(tree: Arc<Files>) -> Taken {
+    Taken::Tree {
+        tree,
+        path: "/".into(),
+        below: None,
+    }
+}
+
 /// A COPY that is ready to be looked at or written.
 struct CopyJob {
     images: Arc<ImageStore>,
@@ -252,7 +267,7 @@ struct CopyJob {
     tree: Arc<Files>,
     owner: Option<(u32, u32)>,
     copy: plan::Copy,
-    sources: Vec<Vec<Taken>>,
+    sources: Vec<Found>,
     latest: Option<i64>,
 }
 
@@ -268,8 +283,11 @@ impl CopyJob {
             latest: self.latest,
         };
         let mut selection = Selection::new(&self.tree, options);
-        for source in self.sources.iter().flatten() {
-            selection.add(source.clone())?;
+        for found in &self.sources {
+            selection.begin_source(found.commit.as_deref());
+            for taken in &found.taken {
+                selection.add(taken.clone())?;
+            }
         }
         work(&selection)
     }

@@ -36,7 +36,7 @@ use pontoon_proto::v1::{
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::engine::{blocking, make_dir};
+use crate::engine::blocking;
 use crate::{Engine, Error, Result, id};
 use agents::Agents;
 use contexts::Incoming;
@@ -172,6 +172,13 @@ impl Build {
             }
         };
         self.reporter.send(last).await;
+        let cache = self.engine.build_cache.clone();
+        blocking(move || {
+            cache.write_touched();
+            Ok(())
+        })
+        .await
+        .ok();
     }
 
     /// What the client sends.
@@ -200,8 +207,6 @@ impl Build {
 
     async fn carry_out(self: Arc<Self>) -> Outcome<BuildResult> {
         self.check_options()?;
-        let (dir, run_dir) = (self.dir.clone(), self.run_dir.clone());
-        blocking(move || make_dir(&dir).and_then(|()| make_dir(&run_dir))).await?;
         let name = match self.start.dockerfile_name.as_str() {
             "" => "Dockerfile",
             name => name,

@@ -1,7 +1,6 @@
 //! Carries a plan out: every step that the result needs is a task that waits for what it needs, so that independent ones run side
 //! by side. A step's key in the cache is what it does and what it does it to: content, never where that came from.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use pontoon_build::dockerfile::Sharing;
@@ -12,9 +11,10 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::cache::Made;
+use super::contexts::Context;
 use super::copy::digest_below;
 use super::progress::Begun;
-use super::{Build, Failure, Outcome, contexts};
+use super::{Build, Failure, Outcome};
 use crate::engine::blocking;
 use crate::{Error, Result, id};
 
@@ -24,7 +24,7 @@ pub(super) enum Tree {
     /// Layers, and when the last one was made.
     Stack(Stack, i64),
     /// A context.
-    Folder(Arc<PathBuf>),
+    Folder(Arc<Context>),
 }
 
 /// The tree that becomes the image, and when the steps of its history were made.
@@ -83,7 +83,7 @@ pub(super) async fn solve(build: &Arc<Build>, plan: &Plan) -> Outcome<Solved> {
         .collect();
     let stack = match plan.result.and_then(|number| trees[number].clone()) {
         Some(Tree::Stack(stack, _)) => stack,
-        Some(Tree::Folder(dir)) => build.layer_of_folder(&dir).await?,
+        Some(Tree::Folder(context)) => build.layer_of_folder(&context).await?,
         None => Stack::empty(),
     };
     let steps = trees.into_iter().map(|tree| match tree {
@@ -131,7 +131,7 @@ impl Build {
     async fn stack(&self, tree: plan::Tree) -> Outcome<(Stack, i64)> {
         match self.made(tree).await? {
             Tree::Stack(stack, time) => Ok((stack, time)),
-            Tree::Folder(dir) => Ok((self.layer_of_folder(&dir).await?, id::now())),
+            Tree::Folder(context) => Ok((self.layer_of_folder(&context).await?, id::now())),
         }
     }
 
@@ -187,20 +187,21 @@ impl Build {
             .join(format!("context-{}", Digest::of(name.as_bytes()).short()));
         let paths = plan.context_paths.get(name).cloned().unwrap_or_default();
         let taken = if name.is_empty() && self.start.no_context {
-            let made = dir.clone();
-            blocking(move || crate::engine::make_dir(&made)).await.map(|()| 0)
+            blocking(move || Context::empty(dir))
+                .await
+                .map(|context| (context, 0))
         } else {
             let chunks = self.incoming.expect(name);
             self.reporter
                 .need(name.to_owned(), paths.into_iter().collect())
                 .await;
-            contexts::extract(chunks, dir.clone()).await
+            Context::extract(chunks, dir).await
         };
         match taken {
-            Ok(bytes) => {
+            Ok((context, bytes)) => {
                 begun.status("transferring context:", bytes, true).await;
                 begun.done().await;
-                Ok(Tree::Folder(Arc::new(dir)))
+                Ok(Tree::Folder(Arc::new(context)))
             }
             Err(_) if self.stop.is_cancelled() => Err(Failure::cancelled()),
             Err(error) => {
@@ -351,7 +352,7 @@ impl Build {
 fn look(images: &ImageStore, made: &Tree) -> Result<Arc<Files>> {
     let files = match made {
         Tree::Stack(stack, _) => images.tree(stack),
-        Tree::Folder(dir) => Files::folder(dir),
+        Tree::Folder(context) => Files::folder(context.path()),
     };
     files.map(Arc::new).map_err(Error::Image)
 }

@@ -1,11 +1,23 @@
 //! [`Tree`]: looks files up in a stack of layers, or in a folder, as a process would whose root it is, without a mount: one name
 //! after the other, links worked out on names alone, so that nothing outside is ever reached.
 
-use std::{collections::VecDeque, ffi::OsStr, io, os::unix::ffi::OsStrExt, path::Path};
+use std::{
+    collections::VecDeque,
+    ffi::OsStr,
+    io,
+    os::unix::ffi::OsStrExt,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use rustix::fs::FileType;
 
-use crate::{ImageStore, Result, Stack, archive::Node, error::At, merged::Merged};
+use crate::{
+    ImageStore, Result, Stack,
+    archive::Node,
+    error::At,
+    merged::{Folder, Merged},
+};
 
 /// Symbolic links followed in one resolution, as in the kernel.
 const MAX_LINKS: usize = 40;
@@ -13,6 +25,17 @@ const MAX_LINKS: usize = 40;
 /// Files to look at.
 pub struct Tree {
     merged: Merged,
+    /// The folder that was last looked into: who looks at one file looks at its neighbours next.
+    last: Mutex<Option<(Vec<u8>, Arc<Folder>)>>,
+}
+
+impl From<Merged> for Tree {
+    fn from(merged: Merged) -> Self {
+        Tree {
+            merged,
+            last: Mutex::default(),
+        }
+    }
 }
 
 /// Where a path leads.
@@ -30,7 +53,7 @@ impl ImageStore {
     /// A layer's folder can't be opened.
     pub fn tree(&self, stack: &Stack) -> Result<Tree> {
         let merged = self.layers.merged(stack.chain().as_ref())?;
-        Ok(Tree { merged })
+        Ok(merged.into())
     }
 }
 
@@ -41,13 +64,23 @@ impl Tree {
     /// It can't be opened.
     pub fn folder(dir: &Path) -> Result<Self> {
         let merged = Merged::open([dir]).at("cannot open", dir)?;
-        Ok(Tree { merged })
+        Ok(merged.into())
+    }
+
+    /// A folder below a folder whose content strangers made, links followed inside; `None`: there is none.
+    ///
+    /// # Errors
+    /// It can't be looked for.
+    pub fn folder_below(dir: &Path, path: &str) -> io::Result<Option<PathBuf>> {
+        let whole = Merged::open([dir])?;
+        let resolved = Tree::from(whole).resolve(path.as_bytes())?;
+        let is_folder = resolved.node.is_some_and(|node| node.is_dir());
+        Ok(is_folder.then(|| dir.join(OsStr::from_bytes(&resolved.path))))
     }
 
     /// Nothing.
     pub fn empty() -> Self {
-        let merged = Merged::open([]).expect("nothing is opened");
-        Tree { merged }
+        Merged::open([]).expect("nothing is opened").into()
     }
 
     /// Content of a regular file, links followed; `None` when there is none. Longer than `limit` is an error.
@@ -63,11 +96,27 @@ impl Tree {
     /// # Errors
     /// Other than that nothing is there.
     pub fn get(&self, path: &[u8]) -> io::Result<Option<Node>> {
-        let found = self.merged.find(names(path).map(OsStr::from_bytes))?;
+        let mut above: Vec<&[u8]> = names(path).collect();
+        let found = match above.pop() {
+            Some(name) => self.look_into(above.join(&b'/'))?.find(OsStr::from_bytes(name))?,
+            None => self.merged.find(std::iter::empty())?,
+        };
         Ok(found.map(|found| Node {
             fd: found.fd,
             stat: found.stat,
         }))
+    }
+
+    fn look_into(&self, path: Vec<u8>) -> io::Result<Arc<Folder>> {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((known, folder)) = last.as_ref()
+            && *known == path
+        {
+            return Ok(folder.clone());
+        }
+        let folder = Arc::new(self.merged.folder(&path)?);
+        *last = Some((path, folder.clone()));
+        Ok(folder)
     }
 
     /// Names in a folder, sorted.

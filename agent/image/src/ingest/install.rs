@@ -54,6 +54,8 @@ impl State {
             references: references.into_iter().map(Reference::with_default_tag).collect(),
             index: digest,
             pins,
+            is_passing: false,
+            is_annotated: false,
         })
     }
 

@@ -23,6 +23,10 @@ pub(crate) struct Candidate {
     /// The image index that it came from, among `files`.
     pub(crate) index: Option<Digest>,
     pub(crate) pins: Vec<Pin>,
+    /// As [`crate::NewImage::is_passing`].
+    pub(crate) is_passing: bool,
+    /// Its manifest counts, whatever the one was that the image came with.
+    pub(crate) is_annotated: bool,
 }
 
 impl Candidate {
@@ -70,7 +74,9 @@ impl ImageStore {
         for file in candidates.iter().flat_map(|c| &c.files) {
             placed.push(self.blobs.adopt(&file.digest, &file.path)?);
         }
-        self.blobs.settle(candidates.iter().flat_map(Candidate::blobs))?;
+        // What is on disk only for now need not survive a power loss.
+        let lasting = candidates.iter().filter(|c| !c.is_passing);
+        self.blobs.settle(lasting.flat_map(Candidate::blobs))?;
         let writing = self.writing();
         let mut new = Vec::new();
         self.change_locked(&writing, |catalog| {
@@ -82,11 +88,20 @@ impl ImageStore {
                     }
                     // An image that comes again takes the manifest that it comes with now: a push then sends what was pulled
                     // (or loaded) last, byte by byte.
-                    Entry::Occupied(mut slot) if !c.record.made_here => {
+                    Entry::Occupied(mut slot) if !c.record.made_here || c.is_annotated => {
+                        slot.insert(c.record.clone());
+                    }
+                    // Built again, perhaps with other annotations.
+                    Entry::Occupied(mut slot) if slot.get().made_here => {
                         slot.insert(c.record.clone());
                     }
                     Entry::Occupied(_) => {}
                 }
+                if c.is_passing {
+                    catalog.lend(c.id, &c.references, new.contains(&c.id));
+                    continue;
+                }
+                catalog.settle(&c.id, &c.references);
                 for reference in &c.references {
                     catalog.point(reference.clone(), c.id, c.index);
                 }

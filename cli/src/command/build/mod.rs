@@ -2,9 +2,10 @@
 //!
 //! - [`options`]: the flags; `lists`: values like `type=local,dest=out`;
 //! - `context`, `remote`: where the files are: folder, archive, repository; `send`: what of them is sent; `caches`: of other builders;
-//! - `plain`, `view`: progress as lines, or live on a terminal; `outputs`: what the daemon sends back;
+//! - `plain`, `view`, `rawjson`: progress as lines, live on a terminal, or for programs; `annotations`, `refused`: more flags; `outputs`: what the daemon sends back;
 //! - [`run`] in this file: one build.
 
+mod annotations;
 mod caches;
 mod context;
 mod lists;
@@ -12,6 +13,8 @@ pub mod options;
 mod outputs;
 mod plain;
 mod prune;
+mod rawjson;
+mod refused;
 mod remote;
 mod send;
 mod ssh;
@@ -139,8 +142,9 @@ async fn build(
     let (outputs, receivers) = outputs::plan(arguments)?;
     let contexts = context::named(arguments).await?;
     let caches = arguments.cache_sources()?;
-    let start = arguments.start(&source, &contexts, outputs, caches.options)?;
     let agents = arguments.agents()?;
+    let lent = agents.iter().map(|(id, _)| id.clone()).collect();
+    let start = arguments.start(&source, &contexts, outputs, caches.options, lent)?;
     let client = Client::connect(host).await?;
     let (requests, receiver) = mpsc::channel(REQUESTS);
     let first = BuildRequest {
@@ -161,6 +165,7 @@ async fn build(
         caches: caches.folders,
         agents: ssh::Agents::new(agents),
         receivers,
+        compress: arguments.compress,
     };
     match session.follow(events, &mut *show).await? {
         Ok(result) => {
@@ -189,9 +194,7 @@ fn progress(arguments: &Arguments) -> Result<Box<dyn Show + Send>, Failure> {
         )),
         "auto" | "tty" if is_terminal => Ok(Box::<view::View>::default()),
         "auto" => Ok(Box::<plain::Plain>::default()),
-        "rawjson" => Err(Failure::new(
-            "ERROR: --progress rawjson is not supported: use plain, which is stable and line by line",
-        )),
+        "rawjson" => Ok(Box::<rawjson::RawJson>::default()),
         other => Err(Failure::new(format!("ERROR: invalid progress mode {other}"))),
     }
 }
@@ -206,6 +209,8 @@ struct Session {
     caches: HashMap<String, PathBuf>,
     agents: ssh::Agents,
     receivers: Receivers,
+    /// Contexts are sent compressed.
+    compress: bool,
 }
 
 impl Session {
@@ -247,14 +252,12 @@ impl Session {
     fn send_context(&self, name: String, paths: &[String]) -> Result<(), Failure> {
         let (requests, failures) = (self.requests.clone(), self.failures.0.clone());
         if let Some(folder) = self.caches.get(&name) {
-            send::send(
-                name,
-                folder.clone(),
-                Patterns::default(),
-                paths,
-                requests,
-                failures,
-            );
+            let files = send::Files {
+                folder: folder.clone(),
+                ignored: Patterns::default(),
+                compress: self.compress,
+            };
+            send::send(name, files, paths, requests, failures);
             return Ok(());
         }
         let folder = match name.as_str() {
@@ -267,7 +270,12 @@ impl Session {
             "" => self.source.ignored()?,
             _ => context::ignored(&folder, None)?,
         };
-        send::send(name, folder, ignored, paths, requests, failures);
+        let files = send::Files {
+            folder,
+            ignored,
+            compress: self.compress,
+        };
+        send::send(name, files, paths, requests, failures);
         Ok(())
     }
 }

@@ -9,7 +9,8 @@ use pontoon_image::Reference;
 use pontoon_proto::v1::{BuildOption, BuildSecret, BuildStart, RegistryAuth, Ulimit};
 
 use super::context::{Named, Source};
-use super::{caches, lists, ssh};
+use super::refused::Refused;
+use super::{annotations, caches, lists, ssh};
 use crate::command::container::options::values::{integer, memory_swap, ulimit, unsigned};
 use crate::error::Failure;
 use crate::output::human::parse_size;
@@ -17,12 +18,17 @@ use crate::output::human::parse_size;
 /// `build [OPTIONS] PATH | URL | -`
 #[derive(Args, Debug)]
 pub struct Arguments {
+    #[command(flatten)]
+    refused: Refused,
     /// Add a custom host-to-IP mapping (format: "host:ip")
     #[arg(long, value_name = "strings")]
     add_host: Vec<String>,
     /// Allow extra privileged entitlement (e.g., "network.host", "security.insecure")
     #[arg(long, value_name = "stringArray")]
     allow: Vec<String>,
+    /// Add annotation to the image
+    #[arg(long, value_name = "stringArray")]
+    annotation: Vec<String>,
     /// Set build-time variables
     #[arg(long, value_name = "stringArray")]
     build_arg: Vec<String>,
@@ -38,6 +44,9 @@ pub struct Arguments {
     /// Set the parent cgroup for the "RUN" instructions during build
     #[arg(long, value_name = "string", default_value = "", hide_default_value = true)]
     cgroup_parent: String,
+    /// Compress the build context using gzip
+    #[arg(long)]
+    pub compress: bool,
     /// Limit the CPU CFS (Completely Fair Scheduler) period
     #[arg(long, value_name = "int", value_parser = integer, default_value = "0", hide_default_value = true)]
     cpu_period: i64,
@@ -138,12 +147,14 @@ impl Arguments {
         contexts: &HashMap<String, Named>,
         outputs: Vec<BuildOption>,
         cache_from: Vec<BuildOption>,
+        agents: Vec<String>,
     ) -> Result<BuildStart, Failure> {
         if !self.rm {
             return Err(Failure::new(
                 "ERROR: --rm=false: this builder has no intermediate containers to keep",
             ));
         }
+        self.refused.check()?;
         // Nothing is left of a step in any case.
         let _ = self.force_rm;
         let platform = match self.platform.as_slice() {
@@ -151,7 +162,7 @@ impl Arguments {
             [one] if !one.contains(',') => one.clone(),
             _ => {
                 return Err(Failure::new(
-                    "ERROR: several values of --platform are not supported: build one image for each platform",
+                    "ERROR: Multi-platform build is not supported by this builder: build one image for each platform",
                 ));
             }
         };
@@ -184,7 +195,7 @@ impl Arguments {
                 .iter()
                 .map(|text| secret(text))
                 .collect::<Result<_, _>>()?,
-            ssh: self.agents()?.into_iter().map(|(id, _)| id).collect(),
+            ssh: agents,
             cache_from,
             cache_to,
             outputs,
@@ -205,6 +216,7 @@ impl Arguments {
             cpuset_mems: self.cpuset_mems.clone(),
             allow: split(&self.allow),
             pull: self.pull,
+            annotations: annotations::parse(&self.annotation)?,
             no_context: source.folder().is_none(),
             registry_auth: credentials(source, contexts, names),
         })
@@ -220,8 +232,8 @@ impl Arguments {
         caches::targets(&self.cache_to)
     }
 
-    /// SSH agents by id, with the path of each socket.
-    pub fn agents(&self) -> Result<Vec<(String, PathBuf)>, Failure> {
+    /// SSH agents by id.
+    pub fn agents(&self) -> Result<Vec<(String, ssh::Lent)>, Failure> {
         self.ssh.iter().map(|text| ssh::agent(text)).collect()
     }
 }

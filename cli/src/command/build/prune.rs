@@ -5,10 +5,9 @@ use pontoon_proto::v1::{FilterValues, PruneRequest};
 
 use crate::client::Client;
 use crate::command::filters;
-use crate::command::system::prune::is_confirmed;
+use crate::command::system::prune::{is_confirmed, tell};
 use crate::error::Outcome;
-use crate::output::human::{self, parse_size};
-use crate::output::listing;
+use crate::output::human::parse_size;
 
 /// `builder prune [OPTIONS]`
 #[derive(Args, Debug)]
@@ -55,13 +54,6 @@ pub async fn run(host: Option<&str>, arguments: Arguments) -> Outcome {
         .prune_build_cache(PruneRequest { filters })
         .await?
         .into_inner();
-    if !pruned.deleted.is_empty() {
-        listing::write(&format!(
-            "Deleted build cache objects:\n{}\n\n",
-            pruned.deleted.join("\n")
-        ));
-    }
-    let reclaimed = i64::try_from(pruned.space_reclaimed).unwrap_or(i64::MAX);
-    listing::write(&format!("Total reclaimed space:\t{}\n", human::size(reclaimed)));
+    tell("Deleted build cache objects:", &pruned);
     Ok(0)
 }

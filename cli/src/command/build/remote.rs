@@ -5,6 +5,7 @@ use std::io::{Seek, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use pontoon_build::git;
 use pontoon_image::build;
 
 use super::context::failed;
@@ -34,72 +35,33 @@ pub fn is_web(text: &str) -> bool {
 /// # Errors
 /// There is no git, or what it says.
 pub async fn clone(context: &str, into: &Path) -> Result<PathBuf, Failure> {
-    let (remote, fragment) = context.split_once('#').unwrap_or((context, ""));
-    let remote = match remote.strip_prefix("github.com/") {
-        Some(path) => format!("https://github.com/{path}"),
-        None => remote.to_owned(),
-    };
-    let (reference, below) = fragment.split_once(':').unwrap_or((fragment, ""));
-    let reference = if reference.is_empty() { "HEAD" } else { reference };
-    if remote.starts_with('-') || reference.starts_with('-') {
-        return Err(Failure::new(format!("ERROR: invalid repository {context}")));
-    }
-    git(into, &["init", "-q", "."]).await?;
-    git(into, &["remote", "add", "origin", "--", &remote]).await?;
-    let one = [
-        "fetch",
-        "-q",
-        "--depth",
-        "1",
-        "--no-tags",
-        "origin",
-        "--",
-        reference,
-    ];
-    if git(into, &one).await.is_ok() {
-        git(into, &["checkout", "-q", "--detach", "FETCH_HEAD"]).await?;
-    } else {
-        // A server may not give single commits, and not say what its HEAD is but by a fetch of it.
-        git(
-            into,
-            &[
-                "fetch",
-                "-q",
-                "--tags",
-                "origin",
-                "+HEAD:refs/remotes/origin/HEAD",
-            ],
-        )
-        .await?;
-        git(into, &["fetch", "-q", "--tags", "origin"]).await?;
-        let branch = format!("refs/remotes/origin/{reference}");
-        if git(into, &["checkout", "-q", "--detach", &branch]).await.is_err() {
-            git(into, &["checkout", "-q", "--detach", reference]).await?;
-        }
-    }
-    let submodules = [
-        "submodule",
-        "update",
-        "-q",
-        "--init",
-        "--recursive",
-        "--depth",
-        "1",
-    ];
-    git(into, &submodules).await?;
+    let invalid = || Failure::new(format!("ERROR: invalid repository {context}"));
+    let source = git::Source::parse(context).ok_or_else(invalid)?;
+    source.check_out(&Runner(into)).await?;
+    source.check_out_submodules(&Runner(into)).await?;
     std::fs::remove_dir_all(into.join(".git")).map_err(|e| failed("remove .git", e))?;
-    let tree = build::Tree::folder(into).map_err(|e| failed("cannot open the repository", e))?;
-    let resolved = tree.resolve(below.as_bytes()).map_err(|e| failed(below, e))?;
-    if resolved.node.is_none_or(|node| !node.is_dir()) {
-        return Err(failed(
+    let below = source.folder();
+    let folder = build::Tree::folder_below(into, below).map_err(|e| failed(below, e))?;
+    folder.ok_or_else(|| {
+        failed(
             "unable to prepare context",
             format!("the repository has no folder {below}"),
-        ));
-    }
-    Ok(into.join(String::from_utf8_lossy(&resolved.path).into_owned()))
+        )
+    })
 }
 
-async fn git(dir: &Path, arguments: &[&str]) -> Result<(), Failure> {
+/// Runs the user's git, with the user's settings.
+struct Runner<'r>(&'r Path);
+
+impl git::Run for Runner<'_> {
+    type Error = Failure;
+
+    async fn run(&self, arguments: &[&str]) -> Result<String, Failure> {
+        git(self.0, arguments).await
+    }
+}
+
+async fn git(dir: &Path, arguments: &[&str]) -> Result<String, Failure> {
     let output = tokio::process::Command::new("git")
         .args(["-c", "protocol.ext.allow=never"])
         .args(arguments)
@@ -121,7 +83,7 @@ async fn git(dir: &Path, arguments: &[&str]) -> Result<(), Failure> {
         other => other?,
     };
     if output.status.success() {
-        return Ok(());
+        return Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned());
     }
     let words = String::from_utf8_lossy(&output.stderr).trim().to_owned();
     let what = arguments.first().copied().unwrap_or_default();

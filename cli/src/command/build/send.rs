@@ -7,6 +7,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use pontoon_build::ignore::{self, Patterns};
 use pontoon_image::archive::{IdMap, Kind, Node, TarWriter};
 use pontoon_image::build::Tree;
@@ -18,15 +20,25 @@ use crate::error::Failure;
 /// Bytes sent at once.
 const PIECE: usize = 256 << 10;
 
+/// What is sent.
+pub struct Files {
+    /// All of it,
+    pub folder: PathBuf,
+    /// but not these.
+    pub ignored: Patterns,
+    /// `--compress`.
+    pub compress: bool,
+}
+
 /// Begins to send a context in the background. One that can't be read is told of by way of `failures`: that ends the build.
 pub fn send(
     name: String,
-    folder: PathBuf,
-    ignored: Patterns,
+    files: Files,
     paths: &[String],
     requests: mpsc::Sender<BuildRequest>,
     failures: mpsc::Sender<Failure>,
 ) {
+    let folder = files.folder.clone();
     let wanted = wanted(&folder, paths);
     tokio::task::spawn_blocking(move || {
         let pieces = Pieces {
@@ -34,7 +46,12 @@ pub fn send(
             requests: requests.clone(),
         };
         let out = io::BufWriter::with_capacity(PIECE, pieces);
-        let written = write(&folder, &ignored, &wanted, out);
+        let written = match files.compress {
+            false => write(&files, &wanted, out).map(drop),
+            true => write(&files, &wanted, GzEncoder::new(out, Compression::fast()))
+                .and_then(GzEncoder::finish)
+                .and_then(|mut out| out.flush()),
+        };
         if let Err(error) = written {
             // A daemon that listens no more has its own reasons.
             if error.kind() != io::ErrorKind::BrokenPipe {
@@ -110,8 +127,8 @@ fn is_wanted(wanted: &[String], path: &str) -> bool {
     wanted.is_empty() || wanted.iter().any(|want| below(path, want) || below(want, path))
 }
 
-fn write(folder: &Path, ignored: &Patterns, wanted: &[String], out: impl Write) -> io::Result<()> {
-    let root = std::fs::File::open(folder)?;
+fn write<W: Write>(files: &Files, wanted: &[String], out: W) -> io::Result<W> {
+    let root = std::fs::File::open(&files.folder)?;
     let root = Node::new(rustix::fs::openat(
         &root,
         ".",
@@ -119,9 +136,14 @@ fn write(folder: &Path, ignored: &Patterns, wanted: &[String], out: impl Write) 
         rustix::fs::Mode::empty(),
     )?)?;
     let mut tar = TarWriter::new(out);
-    let mut walk = Walk { ignored, wanted };
+    let mut walk = Walk {
+        ignored: &files.ignored,
+        wanted,
+    };
     walk.folder(&mut tar, &root, "")?;
-    tar.finish()?.flush()
+    let mut out = tar.finish()?;
+    out.flush()?;
+    Ok(out)
 }
 
 struct Walk<'w> {

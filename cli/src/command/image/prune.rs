@@ -5,9 +5,8 @@ use pontoon_proto::v1::{FilterValues, PruneRequest};
 
 use crate::client::Client;
 use crate::command::filters;
-use crate::command::system::prune::is_confirmed;
+use crate::command::system::prune::{is_confirmed, tell};
 use crate::error::Outcome;
-use crate::output::{human, listing};
 
 /// `image prune [OPTIONS]`
 #[derive(Args, Debug)]
@@ -46,10 +45,6 @@ pub async fn run(host: Option<&str>, arguments: Arguments) -> Outcome {
         .prune_images(PruneRequest { filters })
         .await?
         .into_inner();
-    if !pruned.deleted.is_empty() {
-        listing::write(&format!("Deleted Images:\n{}\n\n", pruned.deleted.join("\n")));
-    }
-    let reclaimed = i64::try_from(pruned.space_reclaimed).unwrap_or(i64::MAX);
-    listing::write(&format!("Total reclaimed space: {}\n", human::size(reclaimed)));
+    tell("Deleted Images:", &pruned);
     Ok(0)
 }

@@ -3,7 +3,7 @@
 use std::io::{BufRead, Write};
 
 use clap::Args;
-use pontoon_proto::v1::PruneRequest;
+use pontoon_proto::v1::{PruneRequest, PruneResponse};
 
 use crate::client::Client;
 use crate::command::filters;
@@ -35,6 +35,15 @@ pub fn is_confirmed(warning: &str) -> bool {
     let mut answer = String::new();
     let read = std::io::stdin().lock().read_line(&mut answer);
     read.is_ok() && matches!(answer.trim(), "y" | "Y")
+}
+
+/// Prints what a prune of one kind of object has removed.
+pub fn tell(title: &str, pruned: &PruneResponse) {
+    if !pruned.deleted.is_empty() {
+        listing::write(&format!("{title}\n{}\n\n", pruned.deleted.join("\n")));
+    }
+    let reclaimed = i64::try_from(pruned.space_reclaimed).unwrap_or(i64::MAX);
+    listing::write(&format!("Total reclaimed space: {}\n", human::size(reclaimed)));
 }
 
 /// Runs `system prune`: containers first, so that what only they used goes too.

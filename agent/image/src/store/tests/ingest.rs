@@ -434,6 +434,8 @@ fn stacks_make_images_and_can_be_kept() {
             config: config.clone(),
             stack: stack.clone(),
             references,
+            annotations: Default::default(),
+            is_passing: false,
         })
     };
     assert!(matches!(make(&one, "short"), Err(Error::InvalidArgument(_))));

@@ -1,18 +1,21 @@
 //! COPY, ADD and WORKDIR: which files go where, as BuildKit copies them. The files are looked up without a mount and become the
-//! entries of a layer; [`Selection::digest`] is what they are, whatever their times, and the cache asks for that.
+//! entries of a layer (`layer`, which also says what they are for the cache); `paths`: what patterns stand for.
 
-use std::collections::{BTreeMap, HashMap};
-use std::ffi::OsStr;
-use std::io::{self, Read, Write};
-use std::os::unix::ffi::OsStrExt;
+mod layer;
+mod paths;
+
+use std::collections::BTreeMap;
+use std::io;
 use std::sync::Arc;
 
 use pontoon_build::ignore::{self, Patterns};
-use pontoon_image::archive::{Head, IdMap, Kind, Node, TarWriter};
+use pontoon_image::archive::{Head, IdMap, Kind, Node};
 use pontoon_image::build::{Mode, Tree};
-use pontoon_image::{Digest, DigestWriter};
 
 use crate::{Error, Result};
+pub(super) use layer::digest_below;
+pub(super) use paths::expand;
+use paths::{join, parent};
 
 /// What is copied from.
 #[derive(Clone)]
@@ -58,6 +61,8 @@ struct Item {
     inode: Option<(u64, u64)>,
     /// Made on the way: its time does not matter.
     is_made: bool,
+    /// In the `.git` of a commit, which says what it is.
+    is_of_commit: bool,
 }
 
 /// Entries of a layer by their path.
@@ -65,6 +70,10 @@ pub(super) struct Selection<'s> {
     base: &'s Tree,
     options: Options<'s>,
     items: BTreeMap<Vec<u8>, Item>,
+    /// Commits that come with their `.git`.
+    commits: Vec<String>,
+    /// What is added now is such a commit's.
+    is_commit: bool,
 }
 
 fn files(path: &[u8]) -> impl Fn(io::Error) -> Error {
@@ -81,7 +90,15 @@ impl<'s> Selection<'s> {
             base,
             options,
             items: BTreeMap::new(),
+            commits: Vec::new(),
+            is_commit: false,
         }
+    }
+
+    /// What is added from now on comes from another source, perhaps a commit with its `.git`.
+    pub(super) fn begin_source(&mut self, commit: Option<&str>) {
+        self.is_commit = commit.is_some();
+        self.commits.extend(commit.map(str::to_owned));
     }
 
     /// Makes a folder with those above it.
@@ -145,7 +162,7 @@ impl<'s> Selection<'s> {
         head.size = data.len() as u64;
         head.mode = mode;
         head.mtime = self.options.now;
-        self.put(path, head, Content::Data(data), None)
+        self.put(path, head, Content::Data(data), None, false)
     }
 
     /// One path: a folder's content, or a file.
@@ -264,6 +281,7 @@ impl<'s> Selection<'s> {
                 content: Content::Folder,
                 inode: None,
                 is_made: true,
+                is_of_commit: false,
             };
             self.items.insert(part.to_owned(), item);
         }
@@ -284,7 +302,8 @@ impl<'s> Selection<'s> {
             },
             _ => Content::Data(Vec::new()),
         };
-        self.put(target, head, content, inode)
+        let is_of_commit = self.is_commit && (source == b".git" || source.starts_with(b".git/"));
+        self.put(target, head, content, inode, is_of_commit)
     }
 
     fn put(
@@ -293,6 +312,7 @@ impl<'s> Selection<'s> {
         mut head: Head,
         content: Content,
         inode: Option<(u64, u64)>,
+        is_of_commit: bool,
     ) -> Result<()> {
         let is_dir = head.kind == Kind::Dir;
         let old_is_dir = match self.items.get(&path) {
@@ -326,138 +346,11 @@ impl<'s> Selection<'s> {
             content,
             inode,
             is_made: false,
+            is_of_commit,
         };
         self.items.insert(path, item);
         Ok(())
     }
-
-    /// What is copied, times left out.
-    pub(super) fn digest(&self) -> Result<Digest> {
-        let mut hash = DigestWriter::default();
-        let mut text = |text: String| hash.write_all(text.as_bytes()).map_err(files(b""));
-        for (path, item) in &self.items {
-            let head = &item.head;
-            let content = match &item.content {
-                Content::Folder => String::new(),
-                Content::Data(data) => Digest::of(data).hex(),
-                Content::Node { tree, path } => content_digest(tree, path)?.hex(),
-            };
-            text(format!(
-                "{:?} {:?} {:o} {} {} {:?} {} {:?} {:?} {content}\n",
-                OsStr::from_bytes(path),
-                head.kind,
-                head.mode,
-                head.uid,
-                head.gid,
-                OsStr::from_bytes(&head.link),
-                head.size,
-                head.dev,
-                head.xattrs,
-            ))?;
-        }
-        Ok(hash.finish())
-    }
-
-    /// Writes the layer's archive.
-    pub(super) fn write(&self, out: impl Write) -> io::Result<()> {
-        let mut tar = TarWriter::new(out);
-        let mut links: HashMap<(u64, u64), &Vec<u8>> = HashMap::new();
-        for (path, item) in &self.items {
-            let mut head = item.head.clone();
-            let latest = self.options.latest.unwrap_or(i64::MAX);
-            head.mtime = head.mtime.min(latest);
-            if item.is_made {
-                head.mtime = self.options.latest.unwrap_or(head.mtime);
-            }
-            if let Some(inode) = item.inode {
-                if let Some(first) = links.get(&inode) {
-                    head.kind = Kind::Hardlink;
-                    head.link.clone_from(first);
-                    head.size = 0;
-                    head.xattrs.clear();
-                    tar.entry(&head)?;
-                    continue;
-                }
-                links.insert(inode, path);
-            }
-            match &item.content {
-                Content::Data(data) if head.kind == Kind::File => tar.file(&head, &mut data.as_slice())?,
-                Content::Node { tree, path } => tar.file(&head, &mut open(tree, path)?)?,
-                _ => tar.entry(&head)?,
-            }
-        }
-        tar.finish().map(drop)
-    }
-}
-
-fn open(tree: &Tree, path: &[u8]) -> io::Result<std::fs::File> {
-    let gone = || io::Error::new(io::ErrorKind::NotFound, "it has gone meanwhile");
-    tree.get(path)?.ok_or_else(gone)?.open()
-}
-
-fn content_digest(tree: &Tree, path: &[u8]) -> Result<Digest> {
-    let mut file = open(tree, path).map_err(files(path))?;
-    let mut hash = DigestWriter::default();
-    let mut buffer = vec![0; 128 << 10];
-    loop {
-        match file.read(&mut buffer).map_err(files(path))? {
-            0 => return Ok(hash.finish()),
-            count => hash.write_all(&buffer[..count]).map_err(files(path))?,
-        }
-    }
-}
-
-/// What everything at and below a path is, times left out: what a mount of it depends on.
-pub(super) fn digest_below(tree: &Arc<Tree>, path: &str) -> Result<Digest> {
-    let nothing = Patterns::default();
-    let base = Tree::empty();
-    let options = Options {
-        destination: "/",
-        owner: None,
-        mode: None,
-        excludes: &nothing,
-        now: 0,
-        latest: None,
-    };
-    let mut selection = Selection::new(&base, options);
-    selection.add(Taken::Tree {
-        tree: tree.clone(),
-        path: path.to_owned(),
-        below: None,
-    })?;
-    selection.digest()
-}
-
-/// Paths that a pattern stands for, relative and sorted; one without wildcards stands for itself if it is there.
-pub(super) fn expand(tree: &Tree, pattern: &str) -> Result<Vec<Vec<u8>>> {
-    let mut found = vec![Vec::new()];
-    for part in pattern.split('/').filter(|part| !part.is_empty()) {
-        let mut next = Vec::new();
-        for folder in found {
-            if !ignore::has_wildcards(part) {
-                next.push(join(&folder, part.replace('\\', "").as_bytes()));
-                continue;
-            }
-            let resolved = tree.resolve(&folder).map_err(files(&folder))?;
-            if !resolved.node.as_ref().is_some_and(Node::is_dir) {
-                continue;
-            }
-            for name in tree.names(&resolved.path).map_err(files(&folder))? {
-                let fits = ignore::name_fits(part, &String::from_utf8_lossy(&name));
-                if fits.map_err(|e| Error::Invalid(e.message))? {
-                    next.push(join(&folder, &name));
-                }
-            }
-        }
-        found = next;
-    }
-    let mut there = Vec::new();
-    for path in found {
-        if tree.resolve(&path).map_err(files(&path))?.node.is_some() {
-            there.push(path);
-        }
-    }
-    Ok(there)
 }
 
 fn not_found(path: &str) -> Error {
@@ -468,18 +361,4 @@ fn not_found(path: &str) -> Error {
 fn no_folder(path: &[u8]) -> Error {
     let shown = String::from_utf8_lossy(path);
     Error::Files(format!("cannot copy to non-directory: /{shown}"))
-}
-
-fn parent(path: &[u8]) -> &[u8] {
-    path.iter()
-        .rposition(|b| *b == b'/')
-        .map_or(b"", |slash| &path[..slash])
-}
-
-fn join(dir: &[u8], name: &[u8]) -> Vec<u8> {
-    match (dir.is_empty(), name.is_empty()) {
-        (true, _) => name.to_vec(),
-        (_, true) => dir.to_vec(),
-        _ => [dir, b"/", name].concat(),
-    }
 }
