@@ -210,3 +210,35 @@ fn base_images_are_asked_for_again_with_pull() {
         Ok(())
     });
 }
+
+/// A blob whose result is kept may be lost all the same, by a disk or by hand: then the step is made again, and all is whole.
+#[test]
+fn a_cached_result_without_its_blob_is_made_again() {
+    host(|host, _| {
+        let blobs = host.data_dir().join("image/blobs/sha256");
+        let list = || -> anyhow::Result<Vec<std::path::PathBuf>> {
+            let entries = fs::read_dir(&blobs)?.map(|entry| entry.map(|entry| entry.path()));
+            Ok(entries.collect::<Result<_, _>>()?)
+        };
+        let dockerfile = "FROM busybox\nCOPY f /f\nRUN cat /f >/g\n";
+        let dir = context(host, "lost", &[("Dockerfile", dockerfile), ("f", "content\n")])?;
+        let before = list()?;
+        built(host, &dir, "lost", &[])?;
+        ensure!(cached(&built(host, &dir, "lost", &[])?) == 2);
+        for path in list()?.into_iter().filter(|path| !before.contains(path)) {
+            let is_layer = !fs::read(&path)?.starts_with(b"{");
+            if is_layer {
+                fs::remove_file(path)?;
+            }
+        }
+        let said = built(host, &dir, "lost", &[])?;
+        ensure!(cached(&said) == 0, "{said}");
+        ensure!(run(host, "lost", "cat /f /g")? == "content\ncontent");
+        // The image of the first build has lost its layers for good, and its name.
+        host.ok(&["image", "prune", "--force"])?;
+        let checked = host.ok(&["image", "check"])?;
+        ensure!(checked.ends_with("0 problems, 0 repaired"), "{checked}");
+        ensure!(cached(&built(host, &dir, "lost", &[])?) == 2);
+        Ok(())
+    });
+}

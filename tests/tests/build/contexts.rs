@@ -240,9 +240,18 @@ fn add_takes_downloads_repositories_and_archives() {
             out == "content\n600:0:0\n644:33:50\n/as-is:\na.tar.gz\n\n/git:\nDockerfile\nf\n\n/packed:\na.tar\n\n/zst:\nd\nx\ny\nx\ny\ny\nx\nplain\nsub\nkept",
             "{out}"
         );
-        // What the server has is asked for each time; git's own files are new with each clone.
+        // What the server has is asked for each time; git's own files are new with each clone, and stand for their commit.
         let same = built(host, &dir, "adds", &[])?;
-        ensure!(crate::cached(&same) == 11, "{same}");
+        ensure!(crate::cached(&same) == 12, "{same}");
+        let script = "cd \"$0\"/work && git -c user.name=t -c user.email=t@t commit -q --allow-empty -m two && git push -q ../repo.git main && git -C ../repo.git update-server-info && git rev-parse HEAD";
+        let newer = tool("sh", &["-c", script, &web.display().to_string()])?;
+        let other = dockerfile.replace(&commit, newer.trim());
+        fs::write(dir.join("Dockerfile"), other)?;
+        let newer = built(host, &dir, "newer", &[])?;
+        ensure!(
+            crate::cached(&newer) == 11,
+            "another commit with the same files: {newer}"
+        );
         for (line, parts) in [
             (
                 format!("ADD --checksum=sha256:{} {at}/f.txt /x", "0".repeat(64)),

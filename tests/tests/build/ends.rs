@@ -3,6 +3,7 @@
 use std::fs;
 
 use anyhow::{Result, ensure};
+use pontoon_tests::process::tool;
 use pontoon_tests::pty::Session;
 use pontoon_tests::{Host, SHORT, wait_until};
 
@@ -83,10 +84,35 @@ fn flags_that_cannot_be_honoured_are_refused() {
                 &["--output", "type=foo"][..],
                 "exporter \"foo\" could not be found",
             ),
-            (&["--progress", "rawjson"][..], "rawjson is not supported"),
+            (&["--progress", "foo"][..], "invalid progress mode foo"),
             (&["--rm=false"][..], "--rm=false"),
             (&["--network", "foo"][..], "network mode \"foo\""),
             (&["-t", "BAD"][..], "invalid tag \"BAD\""),
+            (&["--squash"][..], "--squash is not supported"),
+            (&["--sbom"][..], "Attestation is not supported"),
+            (&["--provenance=mode=max"][..], "Attestation is not supported"),
+            (&["--attest", "type=sbom"][..], "Attestation is not supported"),
+            (&["--isolation", "hyperv"][..], "linux only supports 'default'"),
+            (
+                &["--security-opt", "seccomp=unconfined"][..],
+                "RUN --security=insecure",
+            ),
+            (
+                &["--disable-content-trust=false"][..],
+                "signatures are not checked",
+            ),
+            (
+                &["--annotation", "index:a=b"][..],
+                "index annotations not supported",
+            ),
+            (
+                &["--platform", "linux/amd64,linux/arm64"][..],
+                "Multi-platform build is not supported",
+            ),
+            (
+                &["--platform", "linux/amd64/v1/x"][..],
+                "invalid platform specifier",
+            ),
         ] {
             let output = build(host, &dir, flags)?;
             ensure!(
@@ -94,10 +120,144 @@ fn flags_that_cannot_be_honoured_are_refused() {
                 "{flags:?}: {output}"
             );
         }
-        host.pontoon(&["build", "--squash", "."])?
-            .fails(125, &["unknown flag: --squash"])?;
+        // What is so anyway may be asked for.
+        let usual = [
+            "--attest=type=provenance,disabled=true",
+            "--sbom=false",
+            "--provenance=false",
+            "--isolation=default",
+            "--squash=false",
+            "--compress",
+            "--disable-content-trust",
+            "--force-rm",
+            "--rm",
+        ];
+        built(host, &dir, "usual", &usual)?;
         host.pontoon(&["build", "/no/such/folder"])?
             .fails(1, &["path \"/no/such/folder\" path not found"])?;
+        Ok(())
+    });
+}
+
+#[test]
+fn annotations_are_the_manifests() {
+    host(|host, _| {
+        let dir = context(host, "annotated", &[("Dockerfile", "FROM busybox\nENV A=1\n")])?;
+        let manifest = |name: &str| -> Result<String> {
+            let archive = host.folder().join("annotated.tar").display().to_string();
+            host.ok(&["save", "-o", &archive, name])?;
+            let index = tool("tar", &["-xOf", &archive, "index.json"])?;
+            let digest = index.split("\"digest\":\"sha256:").nth(1).unwrap_or_default();
+            tool(
+                "tar",
+                &["-xOf", &archive, &format!("blobs/sha256/{}", &digest[..64])],
+            )
+        };
+        built(host, &dir, "plain", &[])?;
+        ensure!(!manifest("plain")?.contains("annotations"));
+        let flags = [
+            "--annotation",
+            "org.example.one=1",
+            "--annotation",
+            "manifest:two=2",
+        ];
+        built(host, &dir, "noted", &flags)?;
+        let text = manifest("noted")?;
+        ensure!(
+            text.contains("\"annotations\":{\"org.example.one\":\"1\",\"two\":\"2\"}"),
+            "{text}"
+        );
+        let id = |name: &str| host.ok(&["inspect", "--format", "{{.Id}}", name]);
+        ensure!(
+            id("plain")? == id("noted")?,
+            "annotations are not the image's configuration"
+        );
+        // It is the last build that counts, since both are one image.
+        built(host, &dir, "plain", &[])?;
+        ensure!(!manifest("plain")?.contains("annotations"));
+        Ok(())
+    });
+}
+
+#[test]
+fn raw_json_is_what_programs_read() {
+    host(|host, _| {
+        let dir = context(
+            host,
+            "raw",
+            &[("Dockerfile", "FROM busybox\nRUN echo some words\n")],
+        )?;
+        let output = build(host, &dir, &["--progress", "rawjson"])?;
+        ensure!(output.code == 0, "{output}");
+        let mut lines = output.stderr.lines();
+        ensure!(
+            lines.all(|line| line.starts_with('{') && line.ends_with('}')),
+            "{output}"
+        );
+        let words = "c29tZSB3b3Jkcwo=";
+        for part in [
+            "\"vertexes\":[",
+            "[2/2] RUN echo some words",
+            "\"logs\":[",
+            words,
+            "\"completed\":",
+        ] {
+            ensure!(output.stderr.contains(part), "{part} is not in {output}");
+        }
+        let again = build(host, &dir, &["--progress=rawjson"])?;
+        ensure!(again.stderr.contains("\"cached\":true"), "{again}");
+        Ok(())
+    });
+}
+
+#[test]
+fn images_for_another_platform_are_built_as_far_as_this_host_can() {
+    host(|host, _| {
+        let foreign = if cfg!(target_arch = "x86_64") {
+            "arm64"
+        } else {
+            "amd64"
+        };
+        let platform = format!("linux/{foreign}");
+        // The beginning of a program for another machine: an ELF header says which.
+        let machine: u8 = if foreign == "arm64" { 183 } else { 62 };
+        let mut program = vec![
+            0x7f, b'E', b'L', b'F', 2, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, machine, 0, 1, 0, 0, 0,
+        ];
+        program.resize(64, 0);
+        let dir = context(
+            host,
+            "foreign",
+            &[(
+                "Dockerfile",
+                "FROM scratch\nCOPY --chmod=755 program /bin/program\nENV A=1\nWORKDIR /w\nCMD [\"/bin/program\"]\n",
+            )],
+        )?;
+        fs::write(dir.join("program"), &program)?;
+        let name = "localhost:1/foreign";
+        built(host, &dir, name, &["--platform", &platform])?;
+        let format = "{{.Os}}/{{.Architecture}}";
+        ensure!(host.ok(&["inspect", "--format", format, name])? == platform);
+        let runs = context(
+            host,
+            "runs",
+            &[("Dockerfile", "FROM localhost:1/foreign\nRUN [\"/bin/program\"]\n")],
+        )?;
+        if !std::path::Path::new("/proc/sys/fs/binfmt_misc/status").exists() {
+            let output = build(host, &runs, &["--platform", &platform])?;
+            output.fails(
+                1,
+                &["exec format error", "binfmt_misc", ">>> RUN [\"/bin/program\"]"],
+            )?;
+        }
+        // For this host's platform it would have to be pulled.
+        build(host, &runs, &[])?.fails(
+            1,
+            &[
+                "failed to resolve source metadata",
+                ">>> FROM localhost:1/foreign",
+            ],
+        )?;
         Ok(())
     });
 }
@@ -121,7 +281,7 @@ fn outputs_are_files_and_archives() {
             &["--output", &format!("type=tar,dest={}", tar.display())],
         )?;
         ensure!(output.code == 0, "{output}");
-        let listed = pontoon_tests::process::tool("tar", &["-tf", &tar.display().to_string()])?;
+        let listed = tool("tar", &["-tf", &tar.display().to_string()])?;
         ensure!(listed.trim() == "d/\nd/f", "{listed}");
         let archive = host.folder().join("image.tar");
         let dest = format!("type=docker,dest={}", archive.display());

@@ -1,9 +1,11 @@
 //! What RUN mounts: secrets, caches, agents, other trees. Nothing of it stays in layers.
 
 use std::fs;
+use std::path::Path;
 
 use anyhow::{Result, ensure};
 use pontoon_tests::Host;
+use pontoon_tests::process::tool;
 
 use crate::{build, built, context, host, run};
 
@@ -101,6 +103,114 @@ fn an_agent_is_reached_through_the_mount() {
     });
 }
 
+/// Copies a program of this machine with its libraries into a context, and a script `name` that runs it from `/tools`.
+fn take_program(dir: &Path, name: &str) -> Result<()> {
+    let program = format!("/usr/bin/{name}");
+    let listed = tool("ldd", &[&program])?;
+    let libraries = listed.split_whitespace().filter(|word| word.starts_with('/'));
+    let mut loader = String::new();
+    for path in libraries.chain([program.as_str()]) {
+        let file = path.rsplit('/').next().unwrap_or_default();
+        fs::copy(path, dir.join(file))?;
+        if file.starts_with("ld-") {
+            loader = format!("/tools/{file}");
+        }
+    }
+    let script = format!("#!/bin/sh\nexec {loader} --library-path /tools /tools/{name} \"$@\"\n");
+    fs::write(dir.join(format!("run-{name}")), script)?;
+    Ok(())
+}
+
+/// A key that is lent is listed and signs; the file itself stays with the client.
+#[test]
+fn keys_are_lent_without_leaving_the_client() {
+    host(|host, _| {
+        if !Path::new("/usr/bin/ssh-keygen").exists() {
+            eprintln!("skipped: there is no ssh-keygen");
+            return Ok(());
+        }
+        let key = |name: &str, more: &[&str]| -> Result<String> {
+            let path = host.folder().join(name).display().to_string();
+            let arguments = ["-q", "-N", "", "-C", name, "-f", &path];
+            tool("ssh-keygen", &[&arguments, more].concat())?;
+            Ok(path)
+        };
+        let (one, two) = (
+            key("one", &["-t", "ed25519"])?,
+            key("two", &["-t", "rsa", "-b", "2048"])?,
+        );
+        let locked = key("locked", &["-t", "ed25519"])?;
+        tool(
+            "ssh-keygen",
+            &["-q", "-p", "-P", "", "-N", "secret", "-f", &locked],
+        )?;
+        let sign = |name: &str| {
+            format!("/tools/run-ssh-keygen -q -Y sign -n test -f /tools/{name}.pub /signed-{name}")
+        };
+        let dockerfile = format!(
+            "FROM busybox\nCOPY --chmod=755 tools /tools\nRUN echo text >/signed-one && echo text >/signed-two\n\
+             RUN --mount=type=ssh,id=deploy /tools/run-ssh-add -l >/listed && {} && {} && \
+             ! /tools/run-ssh-add -q -D 2>/dev/null\n",
+            sign("one"),
+            sign("two"),
+        );
+        let dir = context(host, "keys", &[("Dockerfile", &dockerfile), ("tools/empty", "")])?;
+        for name in ["ssh-add", "ssh-keygen"] {
+            take_program(&dir.join("tools"), name)?;
+        }
+        for path in [&one, &two] {
+            let public = format!("{path}.pub");
+            let name = public.rsplit('/').next().unwrap_or_default();
+            fs::copy(&public, dir.join("tools").join(name))?;
+        }
+        let output = build(
+            host,
+            &dir,
+            &["-t", "keys", "--ssh", &format!("deploy={one},{two}")],
+        )?;
+        ensure!(output.code == 0, "{output}");
+        let listed = run(host, "keys", "cat /listed")?;
+        ensure!(
+            listed.contains("(ED25519)") && listed.contains("2048 ") && listed.contains("(RSA)"),
+            "{listed}"
+        );
+        let out = host.folder().join("signed");
+        let cp = |name: &str| {
+            host.ok(&[
+                "cp",
+                &format!("made:/{name}"),
+                &out.join(name).display().to_string(),
+            ])
+        };
+        fs::create_dir(&out)?;
+        host.ok(&["create", "--name", "made", "keys"])?;
+        for name in ["signed-one", "signed-two"] {
+            cp(name)?;
+            cp(&format!("{name}.sig"))?;
+            let check = format!("ssh-keygen -Y check-novalidate -n test -s {name}.sig <{name}");
+            let said = tool("sh", &["-c", &format!("cd {} && {check}", out.display())])?;
+            ensure!(said.contains("Good \"test\" signature"), "{said}");
+        }
+        for (ssh, part) in [
+            (
+                format!("default={locked}"),
+                "this private key is passphrase protected",
+            ),
+            (
+                format!("default={one},/dev/log-that-is-none"),
+                "/dev/log-that-is-none",
+            ),
+            (
+                format!("default={}", dir.join("Dockerfile").display()),
+                "ssh: no key found",
+            ),
+        ] {
+            build(host, &dir, &["--ssh", &ssh])?.fails(1, &["failed to", part])?;
+        }
+        Ok(())
+    });
+}
+
 fn trees(host: &Host) -> Result<()> {
     let dockerfile = "FROM busybox AS one\nRUN mkdir -p /out/sub && echo one >/out/f\nFROM busybox\nRUN mkdir /empty\n\
         RUN --mount=type=bind,target=/src cat /src/a.txt >/read && ! touch /src/x\n\
@@ -134,6 +244,40 @@ fn storage_drivers_of_whole_trees_build_the_same() {
         host.start_flagged(&["--storage-driver", "vfs"])?;
         fleet.load_images()?;
         trees(host)
+    });
+}
+
+/// On a btrfs of the test's own: the daemon's folder lies there from the start.
+#[test]
+fn btrfs_builds_the_same() {
+    host(|host, fleet| {
+        let kernel = fs::read_to_string("/proc/filesystems")?;
+        if !kernel.contains("\tbtrfs\n") || tool("mkfs.btrfs", &["--version"]).is_err() {
+            eprintln!("skipped: needs btrfs in the kernel, and mkfs.btrfs");
+            return Ok(());
+        }
+        host.stop()?;
+        let disk = host.folder().join("disk");
+        fs::File::create(&disk)?.set_len(512 << 20)?;
+        let (disk, data) = (disk.display().to_string(), host.data_dir().display().to_string());
+        tool("mkfs.btrfs", &["--quiet", &disk])?;
+        tool("mount", &["-o", "loop", &disk, &data])?;
+        let built = (|| -> Result<()> {
+            host.start_flagged(&["--storage-driver", "btrfs"])?;
+            fleet.load_images()?;
+            trees(host)?;
+            // Layers on layers, and what the cache knows of them after a new start.
+            let dir = host.folder().join("trees");
+            host.stop()?;
+            host.start_flagged(&["--storage-driver", "btrfs"])?;
+            let said = crate::built(host, &dir, "again", &[])?;
+            ensure!(crate::cached(&said) >= 7, "{said}");
+            ensure!(run(host, "again", "cat /a.txt")? == "a");
+            Ok(())
+        })();
+        let stopped = host.stop().map(drop);
+        tool("umount", &["--lazy", &data])?;
+        built.and(stopped)
     });
 }
 

@@ -41,7 +41,7 @@ fn archives(host: &Host) -> Result<()> {
 }
 
 /// Every blob, layer and count is as it should be.
-fn whole(host: &Host) -> Result<()> {
+pub fn whole(host: &Host) -> Result<()> {
     let said = host.ok(&["image", "check"])?;
     ensure!(said.ends_with("0 problems, 0 repaired"), "{said}");
     Ok(())

@@ -4,6 +4,7 @@
 //!
 //! Each test walks through all steps of an [`walk::Operation`]. `PONTOON_FAULTS_STRIDE=7` takes every seventh only.
 
+mod builds;
 mod containers;
 mod images;
 mod networks;
