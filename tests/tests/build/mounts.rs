@@ -121,29 +121,22 @@ fn take_program(dir: &Path, name: &str) -> Result<()> {
     Ok(())
 }
 
+/// A new key pair in the host's folder; the path of its private half.
+fn key(host: &Host, name: &str, more: &[&str]) -> Result<String> {
+    let path = host.folder().join(name).display().to_string();
+    let arguments = ["-q", "-N", "", "-C", name, "-f", &path];
+    tool("ssh-keygen", &[&arguments, more].concat())?;
+    Ok(path)
+}
+
 /// A key that is lent is listed and signs; the file itself stays with the client.
 #[test]
 fn keys_are_lent_without_leaving_the_client() {
     host(|host, _| {
-        if !Path::new("/usr/bin/ssh-keygen").exists() {
-            eprintln!("skipped: there is no ssh-keygen");
-            return Ok(());
-        }
-        let key = |name: &str, more: &[&str]| -> Result<String> {
-            let path = host.folder().join(name).display().to_string();
-            let arguments = ["-q", "-N", "", "-C", name, "-f", &path];
-            tool("ssh-keygen", &[&arguments, more].concat())?;
-            Ok(path)
-        };
         let (one, two) = (
-            key("one", &["-t", "ed25519"])?,
-            key("two", &["-t", "rsa", "-b", "2048"])?,
+            key(host, "one", &["-t", "ed25519"])?,
+            key(host, "two", &["-t", "rsa", "-b", "2048"])?,
         );
-        let locked = key("locked", &["-t", "ed25519"])?;
-        tool(
-            "ssh-keygen",
-            &["-q", "-p", "-P", "", "-N", "secret", "-f", &locked],
-        )?;
         let sign = |name: &str| {
             format!("/tools/run-ssh-keygen -q -Y sign -n test -f /tools/{name}.pub /signed-{name}")
         };
@@ -191,6 +184,20 @@ fn keys_are_lent_without_leaving_the_client() {
             let said = tool("sh", &["-c", &format!("cd {} && {check}", out.display())])?;
             ensure!(said.contains("Good \"test\" signature"), "{said}");
         }
+        Ok(())
+    });
+}
+
+#[test]
+fn what_is_no_key_to_lend_is_refused() {
+    host(|host, _| {
+        let one = key(host, "one", &["-t", "ed25519"])?;
+        let locked = key(host, "locked", &["-t", "ed25519"])?;
+        tool(
+            "ssh-keygen",
+            &["-q", "-p", "-P", "", "-N", "secret", "-f", &locked],
+        )?;
+        let dir = context(host, "refused", &[("Dockerfile", "FROM busybox\n")])?;
         for (ssh, part) in [
             (
                 format!("default={locked}"),

@@ -12,6 +12,7 @@ use std::io::Write;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use pontoon_build::plan::Plan;
+use pontoon_image::archive::ChunkReader;
 use pontoon_image::{CachedStep, ImageConfig, NewImage, Reference, RemoveOptions, Stack};
 
 use super::cache::Made;
