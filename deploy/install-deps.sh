@@ -13,8 +13,7 @@ for purpose; do
     demo) add iproute2 util-linux busybox-static ;;
     test)
         add iproute2 util-linux busybox-static nftables procps runc systemd tcpdump
-        # Registries, and what others make images, archives and contexts with.
-        add docker-registry apache2-utils skopeo buildah umoci bzip2 git openssh-client xz-utils zstd
+        add docker-registry apache2-utils skopeo buildah umoci bzip2 git openssh-client openssl xz-utils zstd
         ;;
     bench) add iproute2 util-linux busybox-static iperf3 runc docker-registry etcd-server ;;
     *)
