@@ -69,6 +69,8 @@ impl RootCa {
         if from_unix(x509.validity().not_after.timestamp()) < now + LEAST_LIFE {
             return Err(invalid("CA certificate expires too soon"));
         }
+        // Before anything is issued with it.
+        name(x509.subject())?;
         let key = Zeroizing::new(pkcs8_pem(key)?);
         let root = Self::from_pem(pem_of(der).as_bytes(), key.as_bytes()).map_err(|error| match error {
             Error::Invalid { reason, .. } => invalid(format!("malformed private key ({reason})")),
@@ -133,7 +135,11 @@ fn name(from: &X509Name<'_>) -> Result<DistinguishedName, Error> {
     let mut name = DistinguishedName::new();
     for attribute in from.iter_attributes() {
         let odd = || invalid("its name has an attribute that is no text");
-        let oid = attribute.attr_type().iter().ok_or_else(odd)?.collect();
+        let oid: Vec<u64> = attribute.attr_type().iter().ok_or_else(odd)?.collect();
+        // X.660: three trees, forty branches in the first two. Writing another panics in the library.
+        if !matches!(oid[..], [0 | 1, 0..40, ..] | [2, ..]) {
+            return Err(invalid("its name has an attribute of an impossible kind"));
+        }
         let data = attribute.attr_value().data;
         let text = || std::str::from_utf8(data).map_err(|_| odd());
         let value = match attribute.attr_value().header.tag() {

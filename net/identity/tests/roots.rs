@@ -91,6 +91,29 @@ fn the_next_roots_certificates_are_good_under_both() {
     }
 }
 
+/// Found by the fuzz target: an attribute's OID that no encoder writes made the library panic.
+#[test]
+fn a_name_with_an_impossible_attribute_is_refused() {
+    use base64::Engine;
+    use rustls::pki_types::pem::PemObject;
+    let root = RootCa::generate(CLUSTER).unwrap();
+    let mut der = rustls::pki_types::CertificateDer::from_pem_slice(root.certificate_pem().as_bytes())
+        .unwrap()
+        .to_vec();
+    // organizationalUnitName, 2.5.4.11, becomes 4.21.4.11.
+    let at: Vec<usize> = (0..der.len() - 5)
+        .filter(|at| der[*at..*at + 5] == [6, 3, 0x55, 4, 11])
+        .collect();
+    assert_eq!(at.len(), 2);
+    for at in at {
+        der[at + 2] = 0xb5;
+    }
+    let pem = base64::prelude::BASE64_STANDARD.encode(der);
+    let pem = format!("-----BEGIN CERTIFICATE-----\n{pem}\n-----END CERTIFICATE-----\n");
+    let refused = RootCa::from_operator(pem.as_bytes(), root.key_pem().as_bytes(), SystemTime::now());
+    assert!(refused.unwrap_err().to_string().contains("impossible kind"));
+}
+
 #[tokio::test]
 async fn a_node_takes_a_root_that_it_can_live_with_and_keeps_its_connections() {
     let server = Server::start(NodeRole::Manager).await;
