@@ -28,8 +28,11 @@ fn files(host: &Host) -> Result<()> {
     context(host, "context", FILES)
 }
 
+/// Built once before the walk: what the first program of all needs stays, and is no leftover.
 fn program(host: &Host) -> Result<()> {
-    context(host, "context", RUN)
+    context(host, "context", RUN)?;
+    host.line(&filled(host, BUILD))?;
+    CLEAN.iter().try_for_each(|line| host.line(line).map(drop))
 }
 
 /// The image store is whole, no image is there that has no name, and the builder's folders are empty.
