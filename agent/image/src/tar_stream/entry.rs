@@ -21,7 +21,7 @@ pub enum Kind {
     Fifo,
 }
 
-/// One member of the archive; its data is read from the [`TarReader`].
+/// One member of the archive; its data is read from the [`super::TarReader`].
 #[derive(Debug, Clone)]
 pub struct Entry {
     /// Path as the archive has it.
