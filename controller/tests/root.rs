@@ -250,10 +250,13 @@ async fn a_root_of_the_operators_is_taken_and_a_leader_that_dies_holds_nothing_u
         hosts.iter().position(Host::is_leader)
     })
     .await;
+    // Its agent dies with it: two must not write to one identity's folder.
+    drop(agents.remove(leader + 1));
     let leader = hosts.remove(leader);
     let addr = leader.addr.clone();
     let dir = leader.stop().await;
     let back = Host::reopen(dir, &addr).await;
+    agents.push(FakeAgent::of(&back, "back"));
     settled(&hosts[0], &begun).await;
     hosts.push(back);
     let node = hosts[0]
