@@ -57,11 +57,20 @@ pub(crate) fn descriptor(signals: &[i32]) -> io::Result<OwnedFd> {
 
 /// Default action for every signal, none blocked: what execve would otherwise pass on.
 pub(crate) fn reset_all() {
-    // SAFETY: SIG_DFL is a valid disposition; the set is initialised before use. Errors (SIGKILL, SIGSTOP,
-    // numbers reserved by the C library) are meant to be ignored.
+    // The kernel's `struct sigaction` with all zero: SIG_DFL, no flags, no mask. Not the C library's call, which refuses the two
+    // signals that it keeps for itself, and those are ignored in whatever was started by posix_spawn.
+    let default = [0_u64; 4];
+    // SAFETY: the kernel reads at most the 32 bytes of `default` and writes nothing; the set is initialised before use. Errors
+    // (SIGKILL, SIGSTOP) are meant to be ignored.
     unsafe {
-        for signal in 1..=64 {
-            libc::signal(signal, libc::SIG_DFL);
+        for signal in 1..=64_i32 {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                default.as_ptr(),
+                std::ptr::null_mut::<libc::c_void>(),
+                size_of::<u64>(),
+            );
         }
         let mut set = MaybeUninit::<libc::sigset_t>::uninit();
         libc::sigemptyset(set.as_mut_ptr());

@@ -103,6 +103,8 @@ pub(crate) struct Core {
     election_ticks: u64,
     /// The next snapshot from this index on leaves no entries behind it, whose segments have an old key.
     shorten_at: Option<u64>,
+    /// The job that begins a segment with a new key.
+    rekeyed: Option<u64>,
 }
 
 impl Core {
@@ -150,6 +152,7 @@ impl Core {
             heard: HashMap::new(),
             election_ticks: config.election_ticks as u64,
             shorten_at: None,
+            rekeyed: None,
         })
     }
 
@@ -297,13 +300,18 @@ impl Core {
         });
     }
 
-    /// New segments have another key: begins one, and returns the index from which on a snapshot makes the old ones
-    /// unnecessary.
-    pub(crate) fn key_changed(&mut self) -> u64 {
-        self.submit(Vec::new(), true);
+    /// New segments have another key: begins one.
+    pub(crate) fn key_changed(&mut self) {
+        self.rekeyed = Some(self.submit(Vec::new(), true));
+    }
+
+    /// Told once, when the segment with the new key is there: the index from which on a snapshot makes the old ones unnecessary.
+    pub(crate) fn old_key_needed_to(&mut self) -> Option<u64> {
+        self.rekeyed.take_if(|job| *job <= self.durable_job)?;
+        // What was written together with the change is in the old segment too, so all that is known by now counts.
         let last = self.node.store().last();
         self.shorten_at = Some(last);
-        last
+        Some(last)
     }
 
     /// A message to this peer was lost.

@@ -165,7 +165,13 @@ impl Node {
             Event::Read { reply } => self.reads.add(reply, self.progress.now),
             Event::Change { changes, reply } => self.change(&changes, reply),
             Event::Transfer { to, reply } => self.start_transfer(to, reply),
-            Event::Persisted { number } => self.core.persisted(number),
+            Event::Persisted { number } => {
+                self.core.persisted(number);
+                if let Some(at) = self.core.old_key_needed_to() {
+                    self.progress.snapshot_at = Some(at);
+                    self.snapshot_when_due();
+                }
+            }
             Event::DiskFailed { reason } => {
                 tracing::error!(
                     reason,
@@ -177,10 +183,7 @@ impl Node {
                 tracing::error!(reason, "this member can't go on and stops");
                 self.progress.stop = Some(StopReason::TooOld(reason));
             }
-            Event::KeyChanged => {
-                self.progress.snapshot_at = Some(self.core.key_changed());
-                self.snapshot_when_due();
-            }
+            Event::KeyChanged => self.core.key_changed(),
             Event::Applied { index, term } => {
                 self.progress.applied = (index, term);
                 self.snapshot_when_due();
