@@ -212,6 +212,12 @@ impl Blobs {
         Ok(())
     }
 
+    /// Whether a power loss could still take the blob.
+    #[cfg(test)]
+    pub(crate) fn is_loose(&self, digest: &Digest) -> bool {
+        self.table().loose.contains(digest)
+    }
+
     fn delete(&self, digest: &Digest) -> Result<()> {
         match fs::remove_file(self.path(digest)) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e).at("cannot delete", self.path(digest)),

@@ -227,6 +227,11 @@ impl ImageStore {
             let whole = named
                 .and_then(|r| catalog.references.get(&r))
                 .filter(|t| t.image == id);
+            // An image that was made for an archive is not on the disk yet; the blobs of others are, and cost nothing.
+            if let Some(record) = catalog.images.get(&id) {
+                let own = [id, record.manifest];
+                self.blobs.settle(record.blobs.iter().copied().chain(own))?;
+            }
             let to = whole.cloned().unwrap_or_else(|| Target::new(id));
             catalog.settle(&id, std::slice::from_ref(&target));
             catalog.references.insert(target, to);

@@ -16,17 +16,11 @@ pub struct Platform {
 impl Platform {
     /// This machine's.
     pub fn host() -> Self {
-        let architecture = match std::env::consts::ARCH {
-            "x86_64" => "amd64",
-            "aarch64" => "arm64",
-            "x86" => "386",
-            "powerpc64" => "ppc64le",
-            other => other,
-        };
+        let host = pontoon_image::Platform::host();
         Self {
-            os: "linux".into(),
-            architecture: architecture.into(),
-            variant: String::new(),
+            os: host.os,
+            architecture: host.architecture,
+            variant: host.variant.unwrap_or_default(),
         }
     }
 

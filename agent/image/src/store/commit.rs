@@ -74,7 +74,7 @@ impl ImageStore {
         for file in candidates.iter().flat_map(|c| &c.files) {
             placed.push(self.blobs.adopt(&file.digest, &file.path)?);
         }
-        // What is on disk only for now need not survive a power loss.
+        // By design not those of an image that is made for an archive and dropped after it: the catalog on the disk never names it.
         let lasting = candidates.iter().filter(|c| !c.is_passing);
         self.blobs.settle(lasting.flat_map(Candidate::blobs))?;
         let writing = self.writing();

@@ -107,3 +107,15 @@ fn an_image_that_is_there_is_not_written_again() {
     store.compose(image(&store, &["app"], "me", false)).unwrap();
     assert_eq!(Digest::of(&store.read_blob(&id).unwrap()), id);
 }
+
+#[test]
+fn a_passing_image_that_is_tagged_is_made_durable_first() {
+    let (_tmp, store) = open();
+    load(&store, &archive("one", &["base:1"]).1).unwrap();
+    let id = store.compose(image(&store, &[], "me", true)).unwrap();
+    assert!(store.blobs.is_loose(&id), "nobody has to wait for it yet");
+    store.tag(&id.to_string(), "kept:1").unwrap();
+    let record = store.view().images[&id].clone();
+    let all = record.blobs.iter().copied().chain([id, record.manifest]);
+    assert!(all.into_iter().all(|digest| !store.blobs.is_loose(&digest)));
+}
