@@ -61,6 +61,8 @@ pub fn ours(folder: &Path, size: usize) -> Result<Vec<Running>> {
                 &addr,
                 &leader,
             ])
+            // It ends when this end does, whatever becomes of this process.
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .context("cannot start a member")?;
