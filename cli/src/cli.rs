@@ -11,7 +11,7 @@ use clap::error::ErrorKind;
 use clap::{ArgAction, ArgMatches, Args, FromArgMatches};
 
 use crate::command::{
-    self, build, container, image, network, node, registry, service, stack, swarm, system, volume,
+    self, build, cluster, container, image, network, node, registry, service, stack, swarm, system, volume,
 };
 use crate::error::{Failure, Outcome};
 use crate::output::listing;
@@ -201,6 +201,7 @@ impl Cli {
             Command::Events(arguments) => system::events::run(host, arguments).await,
             Command::Info(arguments) => system::info::run(host, arguments).await,
             Command::Context(command) => command::context::dispatch(given, context, command),
+            Command::Cluster(command) => cluster::dispatch(host, command).await,
             Command::Container(command) => container::dispatch(host, command).await,
             Command::Image(command) => image::dispatch(host, command).await,
             Command::Manifest(command) => registry::manifest::dispatch(host, command).await,

@@ -67,6 +67,17 @@ pub enum Error {
     /// The member could not be taken out of the log's group.
     #[error("this manager can't leave the managers' group")]
     Leave(#[source] pontoon_raft::MembershipError),
+    /// The log that a cluster was to begin anew from holds no state.
+    #[error(
+        "this manager has never received the cluster's state: begin anew on another one, or restore a backup"
+    )]
+    NoState,
+    /// A backup can't be written or read.
+    #[error(transparent)]
+    Backup(#[from] crate::backup::BackupError),
+    /// The state for a backup is not to be had.
+    #[error("{0}")]
+    Read(String),
 }
 
 /// An error with its causes, for a log line.

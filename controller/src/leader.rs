@@ -83,7 +83,7 @@ impl Reign {
         let mut tasks = JoinSet::new();
         tasks.spawn(writer::run(core.clone(), inbox, stop.clone()));
         tasks.spawn(run_fanout(core.clone(), leading.clone()));
-        tasks.spawn(run_beats(leading.clone()));
+        tasks.spawn(run_beats(core.clone(), leading.clone()));
         tasks.spawn(members::run(core.clone(), leading.clone()));
         tasks.spawn(roles::run(core.clone(), leading.clone()));
         tasks.spawn(rotation::run(core.clone(), leading.clone()));

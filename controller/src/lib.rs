@@ -7,6 +7,7 @@
 //!   `roles`: promotion and demotion.
 //! - `images`: who has which image and who fetches it; services' images are pinned to digests.
 //! - [`keys`]: what this manager's disk is sealed with, and the unlock key.
+//! - `backup`: the state in an encrypted file; `recovery`: a cluster that begins anew from a survivor's log or from such a file.
 //! - `access`: who may call what on the cluster port; `forward`: followers pass writes on to the leader.
 //!
 //! # Main path
@@ -28,6 +29,7 @@
 
 mod access;
 mod api;
+mod backup;
 mod ca;
 mod clock;
 mod config;
@@ -46,13 +48,15 @@ mod log;
 mod logs;
 mod manager;
 mod members;
+mod recovery;
 mod replica;
 mod roles;
 mod sever;
 mod status;
 mod writer;
 
+pub use backup::{Backup, BackupError, BackupKey, KeyError, read as read_backup};
 pub use config::{ImageResolver, InitOptions, ManagerConfig, RaftTimers};
 pub use error::Error;
 pub use manager::Manager;
-pub use pontoon_raft::{Leadership, Member, StopReason};
+pub use pontoon_raft::{Leadership, Member, Role, StopReason};

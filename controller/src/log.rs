@@ -5,9 +5,13 @@
 //! give the same Control API. Held by [`crate::core::Core`].
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use pontoon_raft::{Leadership, Member, MembershipError, ProposeError, RaftHandle, ReadError, StopReason};
+use pontoon_raft::{
+    Leadership, Member, MemberChange, MembershipError, PeerProgress, ProposeError, RaftHandle, ReadError,
+    StopReason,
+};
 use tokio::sync::watch;
 
 /// An ordered log that all managers share. Entries are applied by the [`pontoon_raft::StateMachine`] that it was opened with.
@@ -27,6 +31,12 @@ pub(crate) trait ReplicatedLog: Send + Sync + 'static {
     fn stopped(&self) -> watch::Receiver<Option<StopReason>>;
     /// Own member id.
     fn id(&self) -> u64;
+    /// Lets a member that has caught up count for the quorum; refused until it has. Leader only.
+    async fn promote(&self, id: u64) -> Result<(), MembershipError>;
+    /// For how long nothing was heard of members, where the log can tell; on the leader.
+    async fn silences(&self) -> Vec<(u64, Duration)>;
+    /// Ids of members that may never come back.
+    fn retired(&self) -> Vec<u64>;
     /// Takes a member out for good. Leader only; a leader that removes itself hands over first.
     async fn remove(&self, id: u64) -> Result<(), MembershipError>;
     /// Hands leadership to another member. Nothing happens on a member that does not lead.
@@ -65,6 +75,20 @@ impl ReplicatedLog for RaftHandle {
 
     fn id(&self) -> u64 {
         RaftHandle::id(self)
+    }
+
+    async fn promote(&self, id: u64) -> Result<(), MembershipError> {
+        self.change_members(vec![MemberChange::Promote(id)]).await
+    }
+
+    async fn silences(&self) -> Vec<(u64, Duration)> {
+        let peers = self.status().await.map(|status| status.peers).unwrap_or_default();
+        let silence = |peer: PeerProgress| Some((peer.id, peer.silent_for?));
+        peers.into_iter().filter_map(silence).collect()
+    }
+
+    fn retired(&self) -> Vec<u64> {
+        RaftHandle::retired(self)
     }
 
     async fn remove(&self, id: u64) -> Result<(), MembershipError> {

@@ -35,17 +35,18 @@ use crate::init::first_state;
 use crate::join::ask_to_join;
 use crate::keys::{self, Keys};
 use crate::replica::{Machine, Replica};
-use crate::{leader, sever, status};
+use crate::{leader, recovery, sever, status};
 
 /// Holds this member's raft id, which must be known before the log is opened.
 const MEMBER_FILE: &str = "raft.id";
-const RAFT_DIR: &str = "raft";
+/// The folder of the log.
+pub(crate) const RAFT_DIR: &str = "raft";
 /// A lone member leads as soon as its first entry is on the disk.
 const FIRST_ELECTION: Duration = Duration::from_secs(20);
 
 /// One manager of a cluster.
 pub struct Manager {
-    core: Arc<Core>,
+    pub(crate) core: Arc<Core>,
     /// The embedded log, whose members call each other; an external one needs no such service.
     raft: Option<RaftHandle>,
     advertise: String,
@@ -82,6 +83,7 @@ impl Manager {
     /// # Errors
     /// [`Error::Raft`] when the log is missing or damaged, [`Error::BadMember`].
     pub async fn open(config: ManagerConfig) -> Result<Self, Error> {
+        recovery::finish(&config.data_dir)?;
         let mut raft = raft_config(&config, read_member(&config.data_dir)?);
         let keys = open_keys(&config, &mut raft)?;
         let replica = Replica::new();
@@ -119,7 +121,12 @@ impl Manager {
         Ok(Self::start(config, keys, replica, handle))
     }
 
-    fn start(config: ManagerConfig, keys: Option<Keys>, replica: Arc<Replica>, handle: RaftHandle) -> Self {
+    pub(crate) fn start(
+        config: ManagerConfig,
+        keys: Option<Keys>,
+        replica: Arc<Replica>,
+        handle: RaftHandle,
+    ) -> Self {
         let channels = Channels::new(config.identity.clone());
         let core = Core::new(replica, Arc::new(handle.clone()), &config, channels);
         let stop = CancellationToken::new();
@@ -292,7 +299,7 @@ impl Drop for Manager {
 }
 
 /// Takes the manager's keys out, or makes them, and gives them to the log.
-fn open_keys(config: &ManagerConfig, raft: &mut Config) -> Result<Option<Keys>, Error> {
+pub(crate) fn open_keys(config: &ManagerConfig, raft: &mut Config) -> Result<Option<Keys>, Error> {
     if !config.encrypt {
         return Ok(None);
     }
@@ -301,7 +308,7 @@ fn open_keys(config: &ManagerConfig, raft: &mut Config) -> Result<Option<Keys>, 
     Ok(Some(keys))
 }
 
-fn raft_config(config: &ManagerConfig, id: u64) -> Config {
+pub(crate) fn raft_config(config: &ManagerConfig, id: u64) -> Config {
     let identity = config.identity.peer();
     let mut raft = Config::new(
         id,
@@ -332,7 +339,7 @@ fn raft_peer(extensions: &tonic::Extensions) -> Result<PeerIdentity, Status> {
     }
 }
 
-fn read_member(data_dir: &Path) -> Result<u64, Error> {
+pub(crate) fn read_member(data_dir: &Path) -> Result<u64, Error> {
     let path = data_dir.join(MEMBER_FILE);
     let text = std::fs::read_to_string(&path).map_err(|source| Error::File {
         operation: "read",
@@ -342,7 +349,7 @@ fn read_member(data_dir: &Path) -> Result<u64, Error> {
     text.trim().parse().map_err(|_| Error::BadMember { path })
 }
 
-fn write_member(data_dir: &Path, id: u64) -> Result<(), Error> {
+pub(crate) fn write_member(data_dir: &Path, id: u64) -> Result<(), Error> {
     let failed = |operation, path: &Path| {
         let path = path.to_owned();
         move |source| Error::File {
@@ -357,7 +364,5 @@ fn write_member(data_dir: &Path, id: u64) -> Result<(), Error> {
         .create(data_dir);
     created.map_err(failed("create", data_dir))?;
     let path = data_dir.join(MEMBER_FILE);
-    let temporary = data_dir.join("raft.id.tmp");
-    std::fs::write(&temporary, format!("{id}\n")).map_err(failed("write", &temporary))?;
-    std::fs::rename(&temporary, &path).map_err(failed("rename", &temporary))
+    recovery::write_durably(&path, &format!("{id}\n")).map_err(failed("write", &path))
 }

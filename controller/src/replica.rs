@@ -26,9 +26,15 @@ pub(crate) struct Replica {
 
 impl Replica {
     pub(crate) fn new() -> Arc<Self> {
+        Self::of(Snapshot::default())
+    }
+
+    /// A replica that begins with this state.
+    pub(crate) fn of(snapshot: Snapshot) -> Arc<Self> {
+        let version = snapshot.version();
         Arc::new(Self {
-            store: Store::new(),
-            version: watch::channel(0).0,
+            store: Store::from(snapshot),
+            version: watch::channel(version).0,
             outcomes: Mutex::default(),
         })
     }

@@ -1,12 +1,12 @@
 //! The role manager: takes a demoted or removed manager out of the log's group. Runs at the leader.
 //!
-//! Promotion needs nothing here: the node sees its new role in its own object, renews its certificate and joins. For a
-//! demotion the member goes first, then the node's role follows (and with it what its certificate is renewed for), so
+//! For a promotion the node sees its new role in its own object, renews its certificate and joins as a learner; it votes
+//! once it has caught up, whoever leads by then. For a demotion the member goes first, then the node's role follows (and with it what its certificate is renewed for), so
 //! that a manager certificate is never taken from a member that the quorum still counts. A leader that is to be demoted
 //! hands over; its successor does the rest.
 //!
 //! ```text
-//! promote: spec.role=manager → (agent renews) role=manager → (agent joins) member
+//! promote: spec.role=manager → (agent renews) role=manager → (agent joins) learner → voter, once it has caught up
 //! demote:  spec.role=worker  → member removed → role=worker → (agent renews)
 //! ```
 
@@ -14,15 +14,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pontoon_proto::v1::{Node, NodeRole};
-use pontoon_raft::MembershipError;
+use pontoon_raft::{Member, MembershipError, Role};
 use pontoon_store::Tx;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::core::Core;
 use crate::leader::Leading;
 
 /// A change that was refused (the quorum would be lost) is tried again after this time.
 const RETRY: Duration = Duration::from_secs(1);
+/// So often is looked whether a new member has caught up.
+const CATCHING_UP: Duration = Duration::from_millis(100);
 
 /// Runs until leadership is lost.
 pub(crate) async fn run(core: Arc<Core>, leading: Arc<Leading>) {
@@ -32,14 +34,14 @@ pub(crate) async fn run(core: Arc<Core>, leading: Arc<Leading>) {
         versions.borrow_and_update();
         members.borrow_and_update();
         let mut seen = core.snapshot().version();
-        let unfinished = tokio::select! {
+        let again = tokio::select! {
             () = leading.stop.cancelled() => return,
-            unfinished = settle(&core, &leading) => unfinished,
+            again = settle(&core, &leading) => again,
         };
         loop {
             tokio::select! {
                 () = leading.stop.cancelled() => return,
-                () = tokio::time::sleep(RETRY), if unfinished => break,
+                () = tokio::time::sleep(again.unwrap_or(RETRY)), if again.is_some() => break,
                 changed = members.changed() => if changed.is_err() { return } else { break },
                 changed = versions.changed() => if changed.is_err() { return },
             }
@@ -51,13 +53,11 @@ pub(crate) async fn run(core: Arc<Core>, leading: Arc<Leading>) {
     }
 }
 
-/// One pass; true if something must be tried again.
-async fn settle(core: &Core, leading: &Leading) -> bool {
+/// One pass; after what time something must be tried again, if so.
+async fn settle(core: &Core, leading: &Leading) -> Option<Duration> {
     let snapshot = core.snapshot();
-    if snapshot.cluster().is_none() {
-        return false;
-    }
-    let mut unfinished = false;
+    snapshot.cluster()?;
+    let mut again = None;
     for member in core.log.members() {
         let keeps = snapshot.node(&member.node_id).is_some_and(|node| {
             node.spec
@@ -65,13 +65,18 @@ async fn settle(core: &Core, leading: &Leading) -> bool {
                 .is_some_and(|spec| spec.role() == NodeRole::Manager)
         });
         if keeps {
+            if member.role == Role::Learner {
+                if !promoted(core, &member).await {
+                    again = Some(CATCHING_UP);
+                }
+            }
             continue;
         }
         match dismiss(core, member.id).await {
             Ok(()) => info!(node = member.node_id, "taken out of the managers' group"),
             Err(error) => {
                 warn!(node = member.node_id, %error, "can't take a manager out of the group yet");
-                unfinished = true;
+                again.get_or_insert(RETRY);
             }
         }
     }
@@ -84,13 +89,27 @@ async fn settle(core: &Core, leading: &Leading) -> bool {
             .await;
         match written.await {
             Ok(Ok(())) => {}
-            _ => unfinished = true,
+            _ => again = again.or(Some(RETRY)),
         }
     }
-    unfinished
+    again
 }
 
-fn is_member_of(members: &[pontoon_raft::Member], node: &Node) -> bool {
+/// Makes a learner a voter if it has caught up; false if it has not yet.
+async fn promoted(core: &Core, member: &Member) -> bool {
+    match core.log.promote(member.id).await {
+        Ok(()) => {
+            info!(node = member.node_id, "a new manager has caught up and votes now");
+            true
+        }
+        Err(error) => {
+            debug!(node = member.node_id, %error, "a new manager does not vote yet");
+            false
+        }
+    }
+}
+
+fn is_member_of(members: &[Member], node: &Node) -> bool {
     members.iter().any(|member| member.node_id == node.id)
 }
 

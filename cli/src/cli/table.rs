@@ -7,7 +7,7 @@
 use clap::{Args as _, FromArgMatches as _, Subcommand as _};
 
 use crate::command::{
-    self, build, container, image, network, node, registry, service, stack, swarm, system, volume,
+    self, build, cluster, container, image, network, node, registry, service, stack, swarm, system, volume,
 };
 use crate::daemon;
 
@@ -154,6 +154,8 @@ table! {
     Builder "builder": group build::BuilderCommand,
     /// Build with extended grammar
     Buildx "buildx": group build::BuildxCommand,
+    /// Manage backups of the swarm
+    Cluster "cluster": group cluster::Command,
     /// Manage contexts
     Context "context": group command::context::Command,
     /// Manage containers

@@ -1,6 +1,7 @@
 //! The client's commands, a module for each noun: its argument types and what they do.
 
 pub mod build;
+pub mod cluster;
 pub mod container;
 pub mod context;
 pub mod image;

@@ -109,6 +109,27 @@ pub fn advertise(text: &str, listen_port: u16, addresses: &[InterfaceAddress]) -
     }
 }
 
+/// An advertised address need not be one of the host's (it may be behind an address translation), but then Docker wants to know by
+/// which of the host's the node is reached, unless it has only one.
+///
+/// # Errors
+/// In Docker's words.
+pub fn check(
+    advertised: SocketAddr,
+    listen: SocketAddr,
+    addresses: &[InterfaceAddress],
+) -> Result<(), String> {
+    let is_own = addresses.iter().any(|known| known.addr == advertised.ip());
+    if is_own || !listen.ip().is_unspecified() {
+        return Ok(());
+    }
+    advertise("", listen.port(), addresses).map(drop).map_err(|_| {
+        "must specify a listening address because the address to advertise is not recognized as a system address, \
+         and a system's IP address to use could not be uniquely identified"
+            .to_owned()
+    })
+}
+
 /// Bridges for containers, ours and Docker's: their addresses are the same on every host.
 fn is_container_bridge(interface: &str) -> bool {
     ["pontoon", "docker", "br-", "virbr", "cni"]
@@ -180,6 +201,17 @@ mod tests {
         assert!(told("0.0.0.0", &one).is_err());
         assert!(told("eth9", &one).unwrap_err().contains("eth9"));
         assert!(told("1.2.3.4:x", &one).is_err());
+        let checked = |addr: &str, on: &str, known: &[InterfaceAddress]| {
+            check(addr.parse().unwrap(), on.parse().unwrap(), known)
+        };
+        assert!(checked("10.0.0.5:1", "0.0.0.0:1", &two).is_ok());
+        assert!(checked("1.2.3.4:1", "0.0.0.0:1", &one).is_ok());
+        assert!(checked("1.2.3.4:1", "10.0.1.5:1", &two).is_ok());
+        assert!(
+            checked("1.2.3.4:1", "0.0.0.0:1", &two)
+                .unwrap_err()
+                .starts_with("must specify a listening")
+        );
         assert_eq!(listen("", &one).unwrap().to_string(), "0.0.0.0:2377");
         assert_eq!(listen("127.0.0.1:77", &one).unwrap().to_string(), "127.0.0.1:77");
     }

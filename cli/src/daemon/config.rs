@@ -10,8 +10,10 @@ use pontoon_image::StorageOptions;
 use pontoon_proto::v1::LogDriver;
 use tracing_subscriber::filter::LevelFilter;
 
+use super::backups::Schedule;
 use crate::error::Failure;
 
+mod backups;
 mod containers;
 mod images;
 mod network;
@@ -35,6 +37,8 @@ pub struct Arguments {
     registries: registries::RegistryArguments,
     #[command(flatten)]
     images: images::ImageArguments,
+    #[command(flatten)]
+    backups: backups::BackupArguments,
     /// Absolute path below each cgroup hierarchy under which containers' groups are made
     #[arg(
         long,
@@ -151,6 +155,8 @@ pub struct Config {
     pub storage: StorageOptions,
     /// When images go because the disk is full.
     pub image_gc: Option<ImageGc>,
+    /// Backups of the cluster's state.
+    pub backups: Option<Schedule>,
     log_level: LevelFilter,
 }
 
@@ -203,6 +209,7 @@ impl Config {
         Ok(Self {
             storage,
             image_gc: arguments.images.settings()?,
+            backups: arguments.backups.settings()?,
             data_dir: absolute(&arguments.data_dir)?,
             run_dir,
             cgroup_parent,

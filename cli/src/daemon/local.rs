@@ -60,7 +60,8 @@ impl ControlSlot {
             .clone()
     }
 
-    fn refusal(&self) -> tonic::Status {
+    /// Why this node can't do what only a manager can.
+    pub fn refusal(&self) -> tonic::Status {
         if let Some(reason) = self.trouble() {
             return tonic::Status::unavailable(reason);
         }

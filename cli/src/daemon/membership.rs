@@ -20,15 +20,18 @@ use pontoon_identity::{
 };
 use pontoon_proto::id;
 use pontoon_proto::v1::{
-    ClusterSpec, LocalNodeState, NodeRole, NodeSpec, SwarmInitRequest, SwarmInitResponse, SwarmJoinRequest,
-    SwarmJoinResponse, SwarmLeaveRequest, SwarmLeaveResponse, SwarmStatus, SwarmStatusRequest,
-    SwarmUnlockRequest, SwarmUnlockResponse, swarm_server::Swarm,
+    ClusterSpec, LocalNodeState, NodeRole, NodeSpec, SwarmBackupChunk, SwarmBackupRequest, SwarmInitRequest,
+    SwarmInitResponse, SwarmJoinRequest, SwarmJoinResponse, SwarmLeaveRequest, SwarmLeaveResponse,
+    SwarmRestoreRequest, SwarmStatus, SwarmStatusRequest, SwarmUnlockRequest, SwarmUnlockResponse,
+    swarm_server::Swarm,
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
-use tonic::{Request, Response, Status};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
 
 use super::address::{self, InterfaceAddress};
+use super::backups::Schedule;
 use super::config::Config;
 use super::local::ControlSlot;
 use super::node::{InitState, Node, NodeConfig, Start};
@@ -54,10 +57,11 @@ pub struct Settings {
 pub struct Membership {
     dir: PathBuf,
     engine: SharedEngine,
-    control: ControlSlot,
-    node: Mutex<Option<Node>>,
+    pub(super) control: ControlSlot,
+    backups: Option<Arc<Schedule>>,
+    pub(super) node: Mutex<Option<Node>>,
     /// Held by each change from its begin to its end.
-    changes: Mutex<()>,
+    pub(super) changes: Mutex<()>,
     /// What `status` answers while a change holds the lock: state and reason.
     state: StdMutex<(LocalNodeState, String)>,
 }
@@ -73,12 +77,17 @@ impl Membership {
         let state = if dir.join(STATE_FILE).exists() {
             LocalNodeState::Pending
         } else {
+            // What a change left that a crash cut off.
+            for entry in std::fs::read_dir(&dir)?.flatten() {
+                remove(&entry.path())?;
+            }
             LocalNodeState::Inactive
         };
         Ok(Arc::new(Self {
             dir,
             engine,
             control: ControlSlot::default(),
+            backups: config.backups.clone().map(Arc::new),
             node: Mutex::new(None),
             changes: Mutex::new(()),
             state: StdMutex::new((state, String::new())),
@@ -123,15 +132,19 @@ impl Membership {
         }
     }
 
-    async fn restart(&self, lock: Option<UnlockKey>) -> Result<Node, String> {
+    pub(super) fn read_settings(&self) -> Result<Settings, String> {
         let path = self.dir.join(STATE_FILE);
         let text = std::fs::read(&path).map_err(|error| format!("read {}: {error}", path.display()))?;
-        let settings: Settings = serde_json::from_slice(&text).map_err(|error| {
+        serde_json::from_slice(&text).map_err(|error| {
             format!(
                 "{} is damaged ({error}): leave with `pontoon swarm leave --force`",
                 path.display()
             )
-        })?;
+        })
+    }
+
+    pub(super) async fn restart(&self, lock: Option<UnlockKey>) -> Result<Node, String> {
+        let settings = self.read_settings()?;
         let identity = self.open_identity(lock.as_ref())?;
         let mut config = self.node_config(settings, identity);
         config.unlock_key = lock;
@@ -159,7 +172,7 @@ impl Membership {
         self.dir.join("identity")
     }
 
-    fn node_config(&self, settings: Settings, identity: Arc<Identity>) -> NodeConfig {
+    pub(super) fn node_config(&self, settings: Settings, identity: Arc<Identity>) -> NodeConfig {
         NodeConfig {
             dir: self.dir.clone(),
             engine: self.engine.clone(),
@@ -167,10 +180,11 @@ impl Membership {
             settings,
             identity,
             unlock_key: None,
+            backups: self.backups.clone(),
         }
     }
 
-    fn set_state(&self, state: LocalNodeState, reason: &str) {
+    pub(super) fn set_state(&self, state: LocalNodeState, reason: &str) {
         *self.state.lock().unwrap_or_else(PoisonError::into_inner) = (state, reason.to_owned());
     }
 
@@ -196,7 +210,7 @@ impl Membership {
         }
     }
 
-    fn write_settings(&self, settings: &Settings) -> Result<(), Status> {
+    pub(super) fn write_settings(&self, settings: &Settings) -> Result<(), Status> {
         let failed = |error: std::io::Error| Status::internal(format!("write {STATE_FILE}: {error}"));
         let text = serde_json::to_vec_pretty(settings).map_err(|error| failed(error.into()))?;
         let temporary = self.dir.join("membership.json.new");
@@ -216,12 +230,7 @@ impl Membership {
             if path.ends_with(STATE_FILE) {
                 continue;
             }
-            let removed = if path.is_dir() {
-                std::fs::remove_dir_all(&path)
-            } else {
-                std::fs::remove_file(&path)
-            };
-            if let Err(error) = removed {
+            if let Err(error) = remove(&path) {
                 failures.push(format!("{}: {error}", path.display()));
             }
         }
@@ -379,7 +388,16 @@ impl Membership {
     }
 }
 
-async fn settings(advertise: &str, listen: &str, data_path: &str) -> Result<Settings, Status> {
+fn remove(path: &Path) -> std::io::Result<()> {
+    if path.is_dir() {
+        std::fs::remove_dir_all(path)
+    } else {
+        std::fs::remove_file(path)
+    }
+}
+
+/// Addresses as flags give them.
+pub(super) async fn settings(advertise: &str, listen: &str, data_path: &str) -> Result<Settings, Status> {
     let addresses: Vec<InterfaceAddress> = pontoon_net::host::addresses()
         .await
         .map_err(|error| Status::internal(format!("list the host's addresses: {}", describe(&error))))?
@@ -389,6 +407,7 @@ async fn settings(advertise: &str, listen: &str, data_path: &str) -> Result<Sett
     let listen_addr = address::listen(listen, &addresses).map_err(Status::invalid_argument)?;
     let advertise_addr =
         address::advertise(advertise, listen_addr.port(), &addresses).map_err(Status::invalid_argument)?;
+    address::check(advertise_addr, listen_addr, &addresses).map_err(Status::invalid_argument)?;
     let data_path_addr =
         address::data_path(data_path, advertise_addr, &addresses).map_err(Status::invalid_argument)?;
     Ok(Settings {
@@ -454,7 +473,13 @@ impl SwarmService {
 impl Swarm for SwarmService {
     async fn init(&self, request: Request<SwarmInitRequest>) -> Result<Response<SwarmInitResponse>, Status> {
         let (membership, request) = (self.0.clone(), request.into_inner());
-        Self::whole(async move { membership.enter(membership.initialize(request)).await }).await
+        Self::whole(async move {
+            if request.force_new_cluster && membership.state().0 != LocalNodeState::Inactive {
+                return membership.begin_anew(request).await;
+            }
+            membership.enter(membership.initialize(request)).await
+        })
+        .await
     }
 
     async fn join(&self, request: Request<SwarmJoinRequest>) -> Result<Response<SwarmJoinResponse>, Status> {
@@ -484,6 +509,26 @@ impl Swarm for SwarmService {
             Ok(SwarmUnlockResponse {})
         })
         .await
+    }
+
+    type BackupStream = ReceiverStream<Result<SwarmBackupChunk, Status>>;
+
+    async fn backup(
+        &self,
+        request: Request<SwarmBackupRequest>,
+    ) -> Result<Response<Self::BackupStream>, Status> {
+        let chunks = self.0.backup(request.into_inner()).await?;
+        Ok(Response::new(ReceiverStream::new(chunks)))
+    }
+
+    async fn restore(
+        &self,
+        request: Request<Streaming<SwarmRestoreRequest>>,
+    ) -> Result<Response<SwarmInitResponse>, Status> {
+        let (membership, mut file) = (self.0.clone(), request.into_inner());
+        let first = file.message().await?.and_then(|message| message.options);
+        let options = first.ok_or_else(|| Status::invalid_argument("the restore's options are missing"))?;
+        Self::whole(async move { membership.enter(membership.restore_cluster(options, file)).await }).await
     }
 
     async fn status(&self, _request: Request<SwarmStatusRequest>) -> Result<Response<SwarmStatus>, Status> {

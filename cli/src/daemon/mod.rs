@@ -3,6 +3,7 @@
 //! # Layout
 //! - [`config`]: flags to settings, [`file`]: the settings file to flags; [`local`]: the services of the local socket; [`address`]: which address to advertise
 //! - [`membership`]: this node's place in a cluster: init, join, leave, what is kept of it on disk
+//! - [`recovery`]: a cluster begun anew or restored; [`backups`]: on a schedule
 //! - [`port`]: the cluster port; [`images`]: what services' images are pinned to
 //! - [`node`]: what runs while the node is in a cluster: agent, and on managers the controller; [`supervise`]: brings that back after a full
 //!   disk; [`unlock`]: autolock
@@ -12,6 +13,7 @@
 //! same backwards; containers and `netd` go on.
 
 mod address;
+mod backups;
 mod config;
 pub mod file;
 mod images;
@@ -19,6 +21,7 @@ mod local;
 mod membership;
 mod node;
 mod port;
+mod recovery;
 mod reload;
 mod supervise;
 mod unlock;
@@ -33,6 +36,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Failure, Outcome};
+pub use backups::keep as keep_file;
 pub use config::Arguments;
 use config::Config;
 use membership::Membership;

@@ -10,13 +10,14 @@ use std::time::{Duration, SystemTime};
 
 use pontoon_agent::exec::{self, EngineExecutor, ExecutorOptions};
 use pontoon_agent::{Agent, AgentConfig, IdentityConnector, Images};
-use pontoon_controller::{InitOptions, Manager, ManagerConfig, keys};
+use pontoon_controller::{Backup, InitOptions, Manager, ManagerConfig, Role, keys};
 use pontoon_identity::{Identity, RootCa, UnlockKey, renew, renew_forever};
 use pontoon_proto::v1::{ClusterSpec, LocalNodeState, ManagerPeer, NodeRole, NodeSpec, SwarmStatus};
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::backups::{self, Schedule};
 use super::images::Resolver;
 use super::local::ControlSlot;
 use super::membership::Settings;
@@ -24,8 +25,10 @@ use super::port::ClusterPort;
 use super::supervise::Supervisor;
 use super::{SharedEngine, describe};
 
-/// So long a joining or restarted manager may take to have the cluster's state.
+/// So long a new manager may take to have the cluster's state.
 const READY_TIMEOUT: Duration = Duration::from_secs(30);
+/// So long the agent waits for a restarted manager; it runs its tasks without one as well.
+const READY_AGAIN: Duration = Duration::from_secs(5);
 /// Pause before a role change that failed is tried again.
 const ROLE_RETRY: Duration = Duration::from_millis(500);
 
@@ -37,6 +40,10 @@ pub enum Start {
     Joining,
     /// After a restart of the daemon.
     Again,
+    /// As the only manager of a cluster that begins anew with what this manager's log holds.
+    Anew,
+    /// As the only manager of a cluster that begins anew with a backup.
+    Restored(Box<Backup>),
 }
 
 /// What a new cluster starts with.
@@ -64,6 +71,8 @@ pub struct NodeConfig {
     pub identity: Arc<Identity>,
     /// What the manager was unlocked with.
     pub unlock_key: Option<UnlockKey>,
+    /// Backups on a schedule, if they are wanted.
+    pub backups: Option<Arc<Schedule>>,
 }
 
 /// A node in a cluster.
@@ -139,6 +148,11 @@ impl Node {
         };
         tasks.spawn(supervisor.run(stop.clone()));
         tasks.spawn(roles.follow(stop.clone()));
+        if let Some(schedule) = config.backups.clone() {
+            let slot = manager.clone();
+            let present = async move || slot.lock().await.as_ref().map(|running| running.manager.clone());
+            tasks.spawn(backups::run(schedule, present, stop.clone()));
+        }
         tasks.spawn(run_agent(agent.clone(), stop.clone()));
         Ok(Self {
             config,
@@ -158,21 +172,47 @@ impl Node {
         Some(root.join_tokens?.worker)
     }
 
+    /// The controller, while this node is a manager and no change of its role is under way.
+    pub fn manager(&self) -> Option<Arc<Manager>> {
+        let slot = self.manager.try_lock().ok()?;
+        slot.as_ref().map(|running| running.manager.clone())
+    }
+
+    /// This node's identity, and what its manager's keys are sealed with.
+    pub fn unlocked(&self) -> (Arc<Identity>, Option<UnlockKey>) {
+        (self.config.identity.clone(), current_lock(&self.config))
+    }
+
     /// Why this node should not leave without force, if so.
     pub fn refuses_to_leave(&self) -> Option<String> {
         let slot = self.manager.try_lock().ok()?;
         let manager = &slot.as_ref()?.manager;
-        let start = "You are attempting to leave the swarm on a node that is participating as a manager. ";
-        Some(if manager.members().len() <= 1 {
-            format!(
-                "{start}Removing the last manager erases all current state of the swarm. Use `--force` to ignore this message."
-            )
-        } else {
-            format!(
-                "{start}Demote it first (`pontoon node demote`), so that the others keep a quorum. \
-                 Use `--force` to suppress this message."
-            )
-        })
+        let mut text =
+            "You are attempting to leave the swarm on a node that is participating as a manager. ".to_owned();
+        let voters = manager
+            .members()
+            .into_iter()
+            .filter(|member| member.role == Role::Voter);
+        let (reachable, unreachable): (Vec<_>, Vec<_>) = voters.partition(|member| member.reachable);
+        let (reachable, unreachable) = (reachable.len(), unreachable.len());
+        if reachable + unreachable <= 1 {
+            text.push_str(
+                "Removing the last manager erases all current state of the swarm. Use `--force` to ignore this message. ",
+            );
+            return Some(text);
+        }
+        if reachable <= unreachable + 2 {
+            text.push_str(&format!(
+                "Removing this node leaves {} managers out of {}. Without a Raft quorum your swarm will be inaccessible. ",
+                reachable.saturating_sub(1),
+                reachable + unreachable
+            ));
+        }
+        text.push_str(
+            "The only way to restore a swarm that has lost consensus is to reinitialize it with `--force-new-cluster`. \
+             Use `--force` to suppress this message.",
+        );
+        Some(text)
     }
 
     /// Fills in what `status` shows.
@@ -353,7 +393,12 @@ pub(super) async fn start_manager(
     manager_config.unlock_key = current_lock(config);
     manager_config.resolver = Some(Arc::new(Resolver(config.engine.clone())));
     let joining = matches!(start, Start::Joining);
-    let expired = matches!(start, Start::Again) && config.identity.validity().1 < SystemTime::now();
+    let expired =
+        matches!(start, Start::Again | Start::Anew) && config.identity.validity().1 < SystemTime::now();
+    let patience = match start {
+        Start::Again => READY_AGAIN,
+        _ => READY_TIMEOUT,
+    };
     let manager = match start {
         Start::NewCluster(init) => {
             let init = InitOptions {
@@ -365,6 +410,8 @@ pub(super) async fn start_manager(
             Manager::bootstrap(manager_config, init).await
         }
         Start::Again if Manager::exists(&config.dir) => Manager::open(manager_config).await,
+        Start::Anew => Manager::force_new_cluster(manager_config).await,
+        Start::Restored(backup) => Manager::restore(manager_config, *backup).await,
         Start::Again | Start::Joining => {
             Manager::join(manager_config, &config.settings.remote_managers).await
         }
@@ -376,7 +423,7 @@ pub(super) async fn start_manager(
     if expired && let Err(error) = running.manager.reissue(READY_TIMEOUT).await {
         tracing::warn!(error = %describe(&error), "this node's certificate has expired");
     }
-    if let Err(error) = running.manager.wait_ready(READY_TIMEOUT).await {
+    if let Err(error) = running.manager.wait_ready(patience).await {
         let reason = describe(&error);
         if joining {
             if let Err(error) = running.manager.leave().await {
@@ -488,7 +535,14 @@ async fn renew_role(config: &NodeConfig, agent: &Arc<Agent>) -> Result<(), Strin
 }
 
 fn remove_log(dir: &Path) -> std::io::Result<()> {
-    for name in ["raft", "raft.id", "raft.keys", "raft.keys.tmp"] {
+    for name in [
+        "raft",
+        "raft.id",
+        "raft.new",
+        "raft.new.id",
+        "raft.keys",
+        "raft.keys.tmp",
+    ] {
         let path = dir.join(name);
         let removed = if path.is_dir() {
             std::fs::remove_dir_all(&path)

@@ -21,6 +21,8 @@ pub struct Config {
     pub advertise: String,
     /// Node id of this manager.
     pub node_id: String,
+    /// Raft ids of a group that this one replaces, for [`crate::Raft::seed`]: they are told that they were removed.
+    pub retired: Vec<u64>,
     /// Length of a raft tick.
     pub tick: Duration,
     /// Ticks without a leader before an election; the real timeout is drawn from one to two times this.
@@ -55,6 +57,7 @@ impl Config {
             dir: dir.into(),
             keys: None,
             advertise: String::new(),
+            retired: Vec::new(),
             node_id: node_id.into(),
             tick: Duration::from_millis(50),
             election_ticks: 10,

@@ -130,6 +130,11 @@ impl RaftHandle {
         self.shared.members.borrow().as_ref().clone()
     }
 
+    /// Raft ids that may never come back, ascending.
+    pub fn retired(&self) -> Vec<u64> {
+        self.shared.removed.borrow().as_ref().clone()
+    }
+
     /// Changes of the members.
     pub fn members_watch(&self) -> watch::Receiver<Arc<Vec<Member>>> {
         self.shared.members.clone()

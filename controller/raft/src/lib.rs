@@ -2,6 +2,7 @@
 //!
 //! # Layout
 //! - [`Raft`]: makes, opens or joins a member; [`RaftHandle`]: propose, read, membership, leadership.
+//! - `recover`: a group that begins anew from what is left of another.
 //! - [`StateMachine`], [`Connector`]: what the controller supplies; [`RaftService`]: the gRPC service it serves.
 //! - `core`: raft without I/O: values in, values out. `log`: its view of the entries in memory.
 //! - `wal`: segments on disk; `snapshot`: snapshot files; `vfs`: the files beneath both; `seal`: their encryption.
@@ -23,6 +24,7 @@ mod log;
 mod member;
 mod members;
 mod node;
+mod recover;
 mod seal;
 mod service;
 #[cfg(test)]
@@ -41,6 +43,7 @@ pub use error::{Error, MembershipError, ProposeError, ReadError};
 pub use handle::{RaftHandle, StopReason};
 pub use member::{Leadership, Member, PeerProgress, Role, Status};
 pub use node::MemberChange;
+pub use recover::Salvaged;
 pub use seal::{DataKey, KeyId, Keyring};
 pub use service::{PeerIdentity, RaftService};
 pub use start::Raft;

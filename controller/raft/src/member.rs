@@ -2,6 +2,8 @@
 //!
 //! Made by the node loop, read through [`crate::RaftHandle`].
 
+use std::time::Duration;
+
 /// How a member takes part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Role {
@@ -72,6 +74,8 @@ pub struct PeerProgress {
     pub in_snapshot: bool,
     /// Whether it answered within the last election timeout.
     pub recent_active: bool,
+    /// For how long nothing was heard of it, as far as this process was awake; `None` when it never heard of it.
+    pub silent_for: Option<Duration>,
 }
 
 /// A member's raft numbers, for operators and tests.

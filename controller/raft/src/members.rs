@@ -31,6 +31,16 @@ impl Members {
         }
     }
 
+    /// The same, with ids that may never come back.
+    pub(crate) fn without(mut self, retired: &[u64]) -> Self {
+        self.removed.extend(retired);
+        self
+    }
+
+    pub(crate) fn ids(&self) -> impl Iterator<Item = u64> + '_ {
+        self.members.keys().copied()
+    }
+
     pub(crate) fn encode(&self) -> Vec<u8> {
         let members = self
             .members

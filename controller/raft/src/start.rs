@@ -71,20 +71,27 @@ impl Raft {
 async fn start<S: StateMachine>(
     config: Config,
     connector: Arc<dyn Connector>,
-    prepare: impl FnOnce(&Config, File) -> Result<Prepared<S>, Error> + Send + 'static,
+    work: impl FnOnce(&Config, File) -> Result<Prepared<S>, Error> + Send + 'static,
 ) -> Result<RaftHandle, Error> {
-    config.validate()?;
-    let work = move || {
-        let lock = lock(&config)?;
-        let prepared = prepare(&config, lock)?;
-        Ok((config, prepared))
-    };
-    let prepared = tokio::task::spawn_blocking(work).await;
-    // The work only fails to return when it panicked or the runtime is going down.
-    let (config, prepared) = prepared.unwrap_or(Err(Error::Config {
-        what: "the start was interrupted",
-    }))?;
+    let (config, prepared) = prepare(config, work).await?;
     node::start(&config, prepared, connector)
+}
+
+/// Checks the settings, takes the folder for this process, and does `work` on it, off the runtime's threads.
+pub(crate) async fn prepare<T: Send + 'static>(
+    config: Config,
+    work: impl FnOnce(&Config, File) -> Result<T, Error> + Send + 'static,
+) -> Result<(Config, T), Error> {
+    config.validate()?;
+    let done = tokio::task::spawn_blocking(move || {
+        let lock = lock(&config)?;
+        let made = work(&config, lock)?;
+        Ok((config, made))
+    });
+    // It only fails to return when it panicked or the runtime is going down.
+    done.await.unwrap_or(Err(Error::Config {
+        what: "the start was interrupted",
+    }))
 }
 
 /// Makes the folder and takes it for this process.
@@ -128,7 +135,11 @@ fn folder(config: &Config) -> (Dir, SnapshotStore) {
     (dir, snapshots)
 }
 
-fn bootstrap<S: StateMachine>(config: &Config, state: S, lock: File) -> Result<Prepared<S>, Error> {
+pub(crate) fn bootstrap<S: StateMachine>(
+    config: &Config,
+    state: S,
+    lock: File,
+) -> Result<Prepared<S>, Error> {
     let (dir, snapshots) = folder(config);
     if Wal::exists(&dir)? {
         return Err(Error::NotEmpty {
@@ -162,7 +173,7 @@ pub(crate) fn first_records(config: &Config) -> (SnapshotMeta, Vec<Record>) {
         index: 1,
         term: 1,
         conf_state,
-        members: Members::of(&[me]).encode(),
+        members: Members::of(&[me]).without(&config.retired).encode(),
     };
     let marker = Marker {
         index: 1,
@@ -191,7 +202,7 @@ fn image_of(records: Vec<Record>) -> Image {
     image
 }
 
-fn open<S: StateMachine>(config: &Config, mut state: S, lock: File) -> Result<Prepared<S>, Error> {
+pub(crate) fn open<S: StateMachine>(config: &Config, mut state: S, lock: File) -> Result<Prepared<S>, Error> {
     let (dir, snapshots) = folder(config);
     let (wal, image) = Wal::open(dir, owner(config), config.segment_bytes)?;
     if let Some(marker) = &image.marker {

@@ -1,6 +1,8 @@
 //! Heartbeats: a node that is silent for three periods is declared down.
 //!
-//! Kept in the leader's memory only. A new leader gives every node that was ready a grace to come back.
+//! Kept in the leader's memory only. A new leader gives every node that was ready a grace to come back; but a manager whose
+//! raft member has been silent for three periods, counted from before the election, is not waited for any longer: the
+//! log's members talk to each other all the time, and what its agent had to say would have come by now.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,6 +14,7 @@ use pontoon_store::{Snapshot, Tx};
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::info;
 
+use crate::core::Core;
 use crate::leader::Leading;
 use crate::writer::Scope;
 
@@ -27,8 +30,17 @@ const CHECKS_PER_PERIOD: u32 = 5;
 
 /// When each node must have been heard of.
 pub(crate) struct Beats {
-    deadlines: Mutex<HashMap<String, Instant>>,
+    deadlines: Mutex<HashMap<String, Deadline>>,
     check_every: Duration,
+    /// The longest silence of a manager that this leader has not heard of yet.
+    silence: Duration,
+}
+
+#[derive(Clone, Copy)]
+struct Deadline {
+    at: Instant,
+    /// It has been heard of by this leader.
+    heard: bool,
 }
 
 /// The period in which agents have to beat.
@@ -51,18 +63,28 @@ impl Beats {
         let deadlines = snapshot
             .nodes()
             .filter(|node| node.status.as_ref().is_some_and(|status| was_up(status.state())))
-            .map(|node| (node.id.clone(), deadline))
+            .map(|node| {
+                let deadline = Deadline {
+                    at: deadline,
+                    heard: false,
+                };
+                (node.id.clone(), deadline)
+            })
             .collect();
         let check_every = (period / CHECKS_PER_PERIOD).max(Duration::from_millis(1));
         Self {
             deadlines: Mutex::new(deadlines),
             check_every,
+            silence: period * MISSED,
         }
     }
 
     /// The node was heard of and has to beat in this period.
     pub(crate) fn beat(&self, node_id: &str, period: Duration, now: Instant) {
-        let deadline = now + period * MISSED;
+        let deadline = Deadline {
+            at: now + period * MISSED,
+            heard: true,
+        };
         self.lock().insert(node_id.to_owned(), deadline);
     }
 
@@ -76,7 +98,7 @@ impl Beats {
         let mut deadlines = self.lock();
         let late: Vec<String> = deadlines
             .iter()
-            .filter(|(_, deadline)| **deadline <= now)
+            .filter(|(_, deadline)| deadline.at <= now)
             .map(|(id, _)| id.clone())
             .collect();
         for id in &late {
@@ -85,19 +107,39 @@ impl Beats {
         late
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Instant>> {
+    /// Whether there are nodes that this leader has not heard of.
+    fn waits(&self) -> bool {
+        self.lock().values().any(|deadline| !deadline.heard)
+    }
+
+    /// The log has heard nothing of this node's member for some time: ends the grace of one that is silent for too long.
+    fn silent(&self, node_id: &str, silent_for: Duration, now: Instant) {
+        if silent_for < self.silence {
+            return;
+        }
+        if let Some(deadline) = self.lock().get_mut(node_id)
+            && !deadline.heard
+        {
+            deadline.at = deadline.at.min(now);
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Deadline>> {
         self.deadlines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Declares late nodes down until leadership is lost.
-pub(crate) async fn run(leading: Arc<Leading>) {
+pub(crate) async fn run(core: Arc<Core>, leading: Arc<Leading>) {
     let mut ticker = tokio::time::interval(leading.beats.check_every);
     ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             () = leading.stop.cancelled() => return,
             _ = ticker.tick() => {}
+        }
+        if leading.beats.waits() {
+            note_silence(&core, &leading.beats).await;
         }
         for node_id in leading.beats.late(Instant::now()) {
             info!(
@@ -115,6 +157,16 @@ pub(crate) async fn run(leading: Arc<Leading>) {
             };
             // Fails only with the leadership, which ends this task.
             drop(leading.writer.observe(declare).await);
+        }
+    }
+}
+
+/// Looks which managers the log has not heard of.
+async fn note_silence(core: &Core, beats: &Beats) {
+    let members = core.log.members();
+    for (id, silent_for) in core.log.silences().await {
+        if let Some(member) = members.iter().find(|member| member.id == id) {
+            beats.silent(&member.node_id, silent_for, Instant::now());
         }
     }
 }
@@ -182,5 +234,24 @@ mod tests {
         // The node that was ready under the former leader has twice the time; those that were not are left alone.
         assert_eq!(beats.late(at(6)), ["n0"]);
         assert!(beats.late(at(100)).is_empty());
+    }
+
+    #[test]
+    fn a_silent_manager_is_not_waited_for() {
+        let second = Duration::from_secs(1);
+        let start = Instant::now();
+        let beats = Beats::new(&snapshot(0, &[NodeState::Ready; 3]), start);
+        assert!(beats.waits());
+        // Not silent for long enough; silent, but this leader has heard of its agent; silent; no node of the cluster.
+        beats.silent("n0", second * 2, start + second);
+        beats.beat("n1", second, start);
+        beats.silent("n1", second * 3, start + second);
+        beats.silent("n2", second * 3, start + second);
+        beats.silent("n9", second * 3, start + second);
+        assert_eq!(beats.late(start + second), ["n2"]);
+        assert_eq!(beats.late(start + second * 3), ["n1"]);
+        assert!(beats.waits());
+        assert_eq!(beats.late(start + second * 6), ["n0"]);
+        assert!(!beats.waits());
     }
 }

@@ -68,6 +68,16 @@ impl Ring {
     }
 }
 
+impl From<Snapshot> for Store {
+    /// A store that begins with these objects, at their version.
+    fn from(snapshot: Snapshot) -> Self {
+        Self {
+            current: ArcSwap::from_pointee(snapshot),
+            ring: Mutex::default(),
+        }
+    }
+}
+
 /// All objects, and what happened to them last.
 #[derive(Debug, Default)]
 pub struct Store {

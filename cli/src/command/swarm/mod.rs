@@ -85,6 +85,9 @@ pub struct InitArguments {
     /// Specifications of one or more certificate signing endpoints
     #[arg(long, value_name = "external-ca")]
     external_ca: Vec<String>,
+    /// Force create a new cluster from current state
+    #[arg(long)]
+    force_new_cluster: bool,
     /// Listen address (format: "<ip|interface>[:port]")
     #[arg(long, value_name = "node-addr", default_value = "0.0.0.0:2377")]
     listen_addr: String,
@@ -187,6 +190,7 @@ async fn init(client: &Client, arguments: InitArguments) -> Outcome {
         task_history_limit: Some(arguments.task_history_limit),
         autolock: arguments.autolock,
         node_cert_expiry: arguments.cert_expiry.unwrap_or_default(),
+        force_new_cluster: arguments.force_new_cluster,
     };
     let made = client.swarm().init(request).await?.into_inner();
     listing::write(&format!(

@@ -277,6 +277,9 @@ impl Cluster {
                 server,
             },
         );
+        let leader = self.wait_leader().await;
+        let promoted = self.nodes[&leader].handle.promote(answer.raft_id).await;
+        promoted.expect("it catches up");
         let nodes = &self.nodes;
         eventually("the new member votes", || async {
             nodes.values().all(|n| {

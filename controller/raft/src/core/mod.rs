@@ -5,6 +5,7 @@
 //! order of the log. Traps of the library that it guards against are named where they are met.
 
 use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
 
 use raft::eraftpb::{ConfState, Entry, Message, MessageType, Snapshot};
 use raft::{RawNode, ReadOnlyOption, SnapshotStatus, StateRole};
@@ -105,6 +106,8 @@ pub(crate) struct Core {
     shorten_at: Option<u64>,
     /// The job that begins a segment with a new key.
     rekeyed: Option<u64>,
+    /// Length of a tick.
+    tick: Duration,
 }
 
 impl Core {
@@ -153,6 +156,7 @@ impl Core {
             election_ticks: config.election_ticks as u64,
             shorten_at: None,
             rekeyed: None,
+            tick: config.tick,
         })
     }
 
@@ -381,6 +385,10 @@ impl Core {
             matched: progress.matched,
             in_snapshot: progress.state == raft::ProgressState::Snapshot,
             recent_active: self.is_active(id),
+            silent_for: self
+                .heard
+                .get(&id)
+                .map(|at| self.tick * u32::try_from(self.ticks - at).unwrap_or(u32::MAX)),
         };
         Status {
             id: self.id,

@@ -6,15 +6,11 @@ use tonic::{Code, Status};
 
 use super::{LEADER_KEY, PeerIdentity, RaftService};
 use crate::error::{MembershipError, ProposeError};
-use crate::handle::RaftHandle;
 use crate::member::{Member, Role};
 use crate::node::describe;
 
-/// Tries to promote a learner before it is left to the operator.
-const PROMOTE_TRIES: u32 = 20;
-
 impl RaftService {
-    /// Adds the caller as a learner and makes it a voter in the background.
+    /// Adds the caller as a learner. Whoever leads makes it a voter once it has caught up: that is the owner's to ask for.
     pub(super) async fn admit(
         &self,
         caller: &PeerIdentity,
@@ -59,7 +55,6 @@ impl RaftService {
         let member = Member::new(Member::random_id(), request.node_id, request.addr);
         let raft_id = member.id;
         self.handle.add_learner(member).await.map_err(to_status)?;
-        tokio::spawn(promote(self.handle.clone(), raft_id));
         let members = self.handle.members();
         Ok(v1::RaftJoinResponse {
             raft_id,
@@ -89,31 +84,6 @@ impl RaftService {
         }
         Ok(v1::RaftLeaveResponse {})
     }
-}
-
-async fn promote(handle: RaftHandle, id: u64) {
-    for _ in 0..PROMOTE_TRIES {
-        match handle.promote(id).await {
-            Ok(()) => {
-                tracing::info!(id, "the new manager has caught up and votes now");
-                return;
-            }
-            Err(
-                MembershipError::NotCaughtUp { .. }
-                | MembershipError::QuorumLoss { .. }
-                | MembershipError::InProgress,
-            ) => {}
-            Err(error) => {
-                tracing::info!(
-                    id,
-                    error = describe(&error),
-                    "the new manager was not made a voter here"
-                );
-                return;
-            }
-        }
-    }
-    tracing::warn!(id, "the new manager does not catch up; it stays a learner");
 }
 
 /// A member on the wire.
