@@ -8,6 +8,7 @@
 //! - `images`: who has which image and who fetches it; services' images are pinned to digests.
 //! - [`keys`]: what this manager's disk is sealed with, and the unlock key.
 //! - `backup`: the state in an encrypted file; `recovery`: a cluster that begins anew from a survivor's log or from such a file.
+//! - `events`: what `events` shows of the cluster.
 //! - `access`: who may call what on the cluster port; `forward`: followers pass writes on to the leader.
 //!
 //! # Main path
@@ -37,6 +38,7 @@ mod connector;
 mod core;
 mod dispatcher;
 mod error;
+mod events;
 mod forward;
 mod images;
 mod init;

@@ -50,7 +50,7 @@ pub struct Manager {
     /// The embedded log, whose members call each other; an external one needs no such service.
     raft: Option<RaftHandle>,
     advertise: String,
-    stop: CancellationToken,
+    pub(crate) stop: CancellationToken,
     tasks: Mutex<JoinSet<()>>,
 }
 

@@ -241,3 +241,63 @@ fn certificates_of_another_cluster_are_refused() {
         Ok(())
     });
 }
+
+#[test]
+fn every_manager_tells_what_happens_in_the_cluster() {
+    with_fleet(2, |fleet| {
+        fleet.form_cluster(2)?;
+        let (first, second) = (fleet.host(1), fleet.host(2));
+        let id = first
+            .line("service create --quiet --detach --no-resolve-image --replicas 0 --name told web:1")?;
+        let id = id.lines().last().context("an id")?.trim().to_owned();
+        second.line("service update --detach --quiet --label-add a=b told")?;
+        first.line("service update --detach --quiet --replicas 0 --image web:2 --no-resolve-image told")?;
+        first.line("network create --driver overlay wires")?;
+        second.line("node update --availability pause host1")?;
+        second.line("service rm told")?;
+        let format = "{{.Type}} {{.Action}} {{.Scope}} {{index .Actor.Attributes \"name\"}}";
+        for host in fleet.hosts() {
+            let told = |filter: &str| -> anyhow::Result<String> {
+                let now = std::time::SystemTime::now()
+                    .duration_since(std::time::UNIX_EPOCH)?
+                    .as_secs()
+                    + 1;
+                let until = now.to_string();
+                host.ok(&[
+                    "events",
+                    "--since",
+                    "1",
+                    "--until",
+                    &until,
+                    "--filter",
+                    "scope=swarm",
+                    "--filter",
+                    filter,
+                    "--format",
+                    format,
+                ])
+            };
+            wait_until("all is told", SHORT, || {
+                let services = told(&format!("service={id}"))?;
+                let lines: Vec<&str> = services.lines().collect();
+                ensure!(
+                    lines
+                        == [
+                            "service create swarm told",
+                            "service update swarm told",
+                            "service update swarm told",
+                            "service remove swarm told"
+                        ],
+                    "{}: {services}",
+                    host.name()
+                );
+                let networks = told("network=wires")?;
+                ensure!(networks == "network create swarm wires", "{networks}");
+                let nodes = told("node=host1")?;
+                ensure!(nodes.contains("node update swarm host1"), "{nodes}");
+                Ok(())
+            })?;
+        }
+        Ok(())
+    });
+}

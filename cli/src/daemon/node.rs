@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use pontoon_agent::exec::{self, EngineExecutor, ExecutorOptions};
 use pontoon_agent::{Agent, AgentConfig, IdentityConnector, Images};
-use pontoon_controller::{Backup, InitOptions, Manager, ManagerConfig, Role, keys};
+use pontoon_controller::{Backup, InitOptions, Manager, ManagerConfig, Role, StopReason, keys};
 use pontoon_identity::{Identity, RootCa, UnlockKey, renew, renew_forever};
 use pontoon_proto::v1::{ClusterSpec, LocalNodeState, ManagerPeer, NodeRole, NodeSpec, SwarmStatus};
 use tokio::sync::Mutex;
@@ -241,6 +241,10 @@ impl Node {
             status.managers = members.len() as u64;
             status.nodes = running.manager.snapshot().nodes().count() as u64;
             status.remote_managers = members.into_iter().map(|member| member.addr).collect();
+            if let Some(reason) = taken_out(&running.manager) {
+                status.set_state(LocalNodeState::Error);
+                status.error = reason;
+            }
         }
     }
 
@@ -271,6 +275,14 @@ impl Node {
         problems.extend(remove_tasks(&self.config.engine).await);
         problems
     }
+}
+
+/// What became of a manager that the others have taken out. A full disk is the supervisor's to tell.
+fn taken_out(manager: &Manager) -> Option<String> {
+    let removed = *manager.stopped().borrow() == Some(StopReason::Removed);
+    removed.then(|| {
+        "this manager was removed from the swarm: use \"pontoon swarm leave --force\", then join again".to_owned()
+    })
 }
 
 /// Removes all tasks' containers and all overlays from this host.
@@ -419,6 +431,9 @@ pub(super) async fn start_manager(
     let manager = Arc::new(manager.map_err(|error| StartFailure::new(&error))?);
     port.set_manager(Some(manager.cluster_routes()));
     config.control.set(Some(manager.local_routes()));
+    let (teller, engine) = (manager.clone(), config.engine.clone());
+    // Ends with the manager.
+    tokio::spawn(async move { teller.tell_events(|event| engine.emit_cluster(event)).await });
     let running = RunningManager { manager };
     if expired && let Err(error) = running.manager.reissue(READY_TIMEOUT).await {
         tracing::warn!(error = %describe(&error), "this node's certificate has expired");

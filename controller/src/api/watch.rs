@@ -1,10 +1,11 @@
-//! Watch: ordered changes from a version on; all objects first when none is asked for, or when it is too old.
+//! Watch: ordered changes from a version on; all objects first when none is asked for, or when it is too old (or then an error,
+//! for those who ask for that).
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
 use pontoon_proto::v1::{WatchRequest, WatchResponse};
-use pontoon_store::{Kind, Snapshot};
+use pontoon_store::{Kind, Resync, Snapshot};
 use tokio::sync::mpsc;
 use tonic::Status;
 
@@ -24,9 +25,16 @@ pub(super) async fn start(
     let kinds = kinds(&request.kinds)?;
     let snapshot = core.read().await?;
     let (out, receiver) = mpsc::channel(BUFFER);
+    if request.exact && request.since != 0 {
+        core.replica
+            .store()
+            .changes_since(request.since)
+            .map_err(compacted)?;
+    }
     let watcher = Watcher {
         core: core.clone(),
         kinds,
+        exact: request.exact,
         out,
     };
     tokio::spawn(async move {
@@ -34,6 +42,10 @@ pub(super) async fn start(
         let _ = watcher.run(&snapshot, request.since).await;
     });
     Ok(receiver)
+}
+
+fn compacted(error: Resync) -> Status {
+    Status::out_of_range(error.to_string())
 }
 
 fn kinds(names: &[String]) -> Result<HashSet<Kind>, Status> {
@@ -56,12 +68,13 @@ fn kinds(names: &[String]) -> Result<HashSet<Kind>, Status> {
     names.iter().map(kind).collect()
 }
 
-/// The client is gone.
+/// The client is gone, or was told why its watch ends.
 struct Gone;
 
 struct Watcher {
     core: Arc<Core>,
     kinds: HashSet<Kind>,
+    exact: bool,
     out: mpsc::Sender<Result<WatchResponse, Status>>,
 }
 
@@ -85,8 +98,14 @@ impl Watcher {
 
     /// Sends what happened after `at`, or everything if that is no longer known; the version reached.
     async fn follow(&self, at: u64) -> Result<u64, Gone> {
-        let Ok(applied) = self.core.replica.store().changes_since(at) else {
-            return self.list(&self.core.snapshot(), true).await;
+        let applied = match self.core.replica.store().changes_since(at) {
+            Ok(applied) => applied,
+            Err(gone) if self.exact => {
+                // It has seen all up to `at`: there it may begin anew.
+                let _ = self.out.send(Err(compacted(gone))).await;
+                return Err(Gone);
+            }
+            Err(_) => return self.list(&self.core.snapshot(), true).await,
         };
         let mut reached = at;
         for applied in applied {

@@ -45,10 +45,28 @@ pub enum ApplyOutcome {
 
 /// The asked version is too old (or from another history): take a snapshot and follow from its version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("changes since version {asked} are gone: read all objects again")]
-pub struct Resync {
-    /// The version asked for.
-    pub asked: u64,
+pub enum Resync {
+    /// The ring goes not so far back.
+    #[error(
+        "the changes since version {asked} are compacted: only those since version {oldest} are known; read all objects again"
+    )]
+    Compacted {
+        /// The version asked for.
+        asked: u64,
+        /// The oldest that could be resumed from.
+        oldest: u64,
+    },
+    /// The store never got so far.
+    #[error(
+        "version {asked} is not known here, the newest is {newest}: it is from before the cluster was restored; read all objects \
+         again"
+    )]
+    Future {
+        /// The version asked for.
+        asked: u64,
+        /// The store's version.
+        newest: u64,
+    },
 }
 
 #[derive(Debug, Default)]
@@ -124,10 +142,18 @@ impl Store {
     pub fn changes_since(&self, version: u64) -> Result<Vec<Arc<Applied>>, Resync> {
         let ring = self.ring();
         let current = self.current.load().version();
-        let resync = Resync { asked: version };
-        let missing = current.checked_sub(version).ok_or(resync)?;
-        let missing = usize::try_from(missing).map_err(|_| resync)?;
-        let first = ring.applied.len().checked_sub(missing).ok_or(resync)?;
+        let missing = current.checked_sub(version).ok_or(Resync::Future {
+            asked: version,
+            newest: current,
+        })?;
+        let known = ring.applied.len();
+        let first = usize::try_from(missing)
+            .ok()
+            .and_then(|missing| known.checked_sub(missing));
+        let first = first.ok_or(Resync::Compacted {
+            asked: version,
+            oldest: current - known as u64,
+        })?;
         Ok(ring.applied.range(first..).cloned().collect())
     }
 

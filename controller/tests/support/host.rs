@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use pontoon_controller::{ImageResolver, InitOptions, Manager, ManagerConfig};
+use pontoon_controller::{Backup, ImageResolver, InitOptions, Manager, ManagerConfig};
 use pontoon_identity::{
     Connections, DEFAULT_EXPIRY, Identity, JoinRequest, PeerIdentity, RootCa, TlsListener,
     request_certificate, serve,
@@ -60,6 +60,13 @@ impl ImageResolver for Registry {
     }
 }
 
+async fn bind(addr: &str) -> TcpListener {
+    eventually("the address is free again", || async {
+        TcpListener::bind(addr).await.ok()
+    })
+    .await
+}
+
 impl Host {
     /// A new cluster of one manager.
     pub async fn bootstrap() -> Self {
@@ -105,6 +112,43 @@ impl Host {
         Self::join_with(identity, dir, &issued.manager_addrs).await
     }
 
+    /// A certificate by the manager token, of a manager that does not run yet.
+    pub async fn identity_of_joiner(at: &Host) -> (Arc<Identity>, Arc<tempfile::TempDir>) {
+        let dir = Arc::new(tempfile::tempdir().unwrap());
+        let join = JoinRequest {
+            addr: at.addr.clone(),
+            token: at.tokens().await.manager.parse().unwrap(),
+            availability: Availability::Active,
+        };
+        let issued = request_certificate(&join).await.unwrap();
+        let identity = Identity::install(&dir.path().join("identity"), &issued.credentials).unwrap();
+        (identity, dir)
+    }
+
+    /// Begins the cluster anew with a host that was stopped, at its old address.
+    pub async fn force_new(dir: Arc<tempfile::TempDir>, addr: &str) -> Self {
+        let identity = Identity::open(&dir.path().join("identity")).unwrap();
+        let listener = bind(addr).await;
+        let config = config(&dir, &identity, addr);
+        let connections = config.connections.clone();
+        let manager = Manager::force_new_cluster(config).await.unwrap();
+        Self::serve(manager, identity, connections, listener, dir).await
+    }
+
+    /// The only manager of a backup's cluster.
+    pub async fn restore(
+        identity: Arc<Identity>,
+        dir: Arc<tempfile::TempDir>,
+        addr: &str,
+        backup: Backup,
+    ) -> Self {
+        let listener = bind(addr).await;
+        let config = config(&dir, &identity, addr);
+        let connections = config.connections.clone();
+        let manager = Manager::restore(config, backup).await.unwrap();
+        Self::serve(manager, identity, connections, listener, dir).await
+    }
+
     /// A manager for a node that has a manager certificate.
     pub async fn join_with(identity: Arc<Identity>, dir: Arc<tempfile::TempDir>, remotes: &[String]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -121,10 +165,7 @@ impl Host {
     pub async fn reopen(dir: Arc<tempfile::TempDir>, addr: &str) -> Self {
         let identity = Identity::open(&dir.path().join("identity")).unwrap();
         assert!(Manager::exists(&dir.path().join("data")));
-        let listener = eventually("the address is free again", || async {
-            TcpListener::bind(addr).await.ok()
-        })
-        .await;
+        let listener = bind(addr).await;
         let config = config(&dir, &identity, addr);
         let connections = config.connections.clone();
         let manager = Manager::open(config).await.unwrap();

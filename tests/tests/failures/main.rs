@@ -1,8 +1,10 @@
 //! What happens to a cluster and its containers when daemons and machines end, and when the network between them does.
 
 mod daemons;
+mod faults;
 mod machines;
 mod quorum;
+mod recovery;
 
 use std::collections::BTreeSet;
 

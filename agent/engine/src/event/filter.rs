@@ -6,7 +6,7 @@ use pontoon_proto::v1::{Event, FilterValues};
 
 use crate::{Error, Result};
 
-/// Keys that `events` knows. Those of objects that a single host does not have match nothing.
+/// Keys that `events` knows. Those of objects that do not exist here match nothing.
 const KEYS: [&str; 14] = [
     "config",
     "container",

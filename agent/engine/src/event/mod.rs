@@ -301,6 +301,11 @@ impl Engine {
         });
     }
 
+    /// Takes an event of the cluster in, which has the scope `swarm`. Called on managers.
+    pub fn emit_cluster(&self, event: Event) {
+        self.event_log.add(event);
+    }
+
     /// Tells that a `prune` gave back so many bytes.
     pub(crate) fn emit_pruned(&self, object: EventObject, reclaimed: u64) {
         self.emit_object(object, "prune", "", [("reclaimed", reclaimed.to_string())]);

@@ -10,6 +10,7 @@ mod cut;
 mod disk;
 mod harness;
 mod keys;
+mod recover;
 
 use harness::{Cluster, connector, eventually};
 

@@ -98,6 +98,7 @@ async fn follow(client: &Client, services: &[Waiting], quiet: bool) -> Outcome {
     let request = WatchRequest {
         kinds: vec!["service".to_owned(), "task".to_owned()],
         since: 0,
+        exact: false,
     };
     let mut changes = client.control().watch(request).await?.into_inner();
     let mut objects = Objects::default();
