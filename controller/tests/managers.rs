@@ -15,7 +15,7 @@ use pontoon_proto::v1::control_client::ControlClient;
 use pontoon_proto::v1::dispatcher_client::DispatcherClient;
 use pontoon_proto::v1::{
     AgentMessage, GetRequest, IssueCertificateRequest, ListRequest, LogSelector, NodeRole, NodeSpec,
-    Reachability, ServiceLogsRequest, UpdateNodeRequest,
+    Reachability, RemoveNodeRequest, ServiceLogsRequest, UpdateNodeRequest,
 };
 use support::{FakeAgent, Host, create, eventually, wait_running};
 use tonic::Code;
@@ -319,6 +319,59 @@ async fn promotion_and_demotion() {
         error.message(),
         "attempting to demote the last manager of the swarm"
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_demotion_that_would_lose_the_quorum_is_refused() {
+    let mut hosts = three().await;
+    let leader = take_leader(&mut hosts).await;
+    let (kept, dead) = (hosts.remove(0), hosts.remove(0));
+    let (kept_id, dead_id) = (kept.identity.node_id(), dead.identity.node_id());
+    // No manager is removed by its node.
+    let remove = RemoveNodeRequest {
+        target: kept_id.clone(),
+        force: true,
+    };
+    let error = leader.client().remove_node(remove).await.unwrap_err();
+    assert!(
+        error
+            .message()
+            .contains("must be demoted to worker before removal"),
+        "{error:?}"
+    );
+    dead.stop().await;
+    eventually("the dead one is seen to be", || async {
+        let node = leader
+            .client()
+            .get_node(GetRequest {
+                target: dead_id.clone(),
+            })
+            .await
+            .ok()?
+            .into_inner();
+        (node.manager_status?.reachability() == Reachability::Unreachable).then_some(())
+    })
+    .await;
+    // Leader and dead one would be left: no majority of two.
+    let error = leader
+        .client()
+        .update_node(role(&kept_id, NodeRole::Worker))
+        .await
+        .unwrap_err();
+    assert_eq!(
+        error.message(),
+        "can't remove member from the raft: this would result in a loss of quorum (1 of 2 remaining managers are reachable)"
+    );
+    // The dead one may go, and then the other.
+    for (id, left) in [(dead_id, 2), (kept_id, 1)] {
+        leader
+            .client()
+            .update_node(role(&id, NodeRole::Worker))
+            .await
+            .unwrap();
+        leader.wait_voters(left).await;
+    }
+    create(&mut leader.client(), "alone", 0).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -281,7 +281,8 @@ impl Node {
 fn taken_out(manager: &Manager) -> Option<String> {
     let removed = *manager.stopped().borrow() == Some(StopReason::Removed);
     removed.then(|| {
-        "this manager was removed from the swarm: use \"pontoon swarm leave --force\", then join again".to_owned()
+        "this manager was removed from the swarm: use \"pontoon swarm leave --force\", then join again"
+            .to_owned()
     })
 }
 

@@ -44,7 +44,7 @@ pub struct Config {
 }
 
 impl Config {
-    /// Settings with default timers: 50 ms ticks, heartbeat every 100 ms, election after 0.5 to 1 s.
+    /// Settings with default timers: 50 ms ticks, heartbeat every 200 ms, election after 0.5 to 1 s.
     pub fn new(
         id: u64,
         cluster_id: impl Into<String>,
@@ -61,7 +61,7 @@ impl Config {
             node_id: node_id.into(),
             tick: Duration::from_millis(50),
             election_ticks: 10,
-            heartbeat_ticks: 2,
+            heartbeat_ticks: 4,
             snapshot_every: 10_000,
             snapshot_bytes: 64 << 20,
             keep_entries: 2_000,

@@ -56,8 +56,8 @@ fn written(state: &Snapshot, key: &BackupKey) -> Vec<u8> {
 
 #[test]
 fn a_backup_comes_back_whole() {
-    // Several chunks: 20,000 services with 64 random hex digits.
-    let (large, small) = (state(20_000), state(0));
+    // Several chunks: 40,000 services with 64 random hex digits.
+    let (large, small) = (state(40_000), state(0));
     for (state, key) in [
         (&large, file_key()),
         (&small, file_key()),

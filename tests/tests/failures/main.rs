@@ -2,6 +2,7 @@
 
 mod daemons;
 mod faults;
+mod load;
 mod machines;
 mod quorum;
 mod recovery;

@@ -295,9 +295,15 @@ impl Cluster {
 
     /// Opens a stopped member again, at its old address.
     pub(super) async fn restart(&mut self, node: u64, config: Config) {
-        let listener = TcpListener::bind(&config.advertise)
-            .await
-            .expect("the old port is free");
+        // What served there before may take a moment to end.
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let listener = loop {
+            match TcpListener::bind(&config.advertise).await {
+                Ok(listener) => break listener,
+                Err(error) => assert!(Instant::now() < deadline, "the old port is not free: {error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        };
         let log = Log::default();
         let handle = Raft::open(config.clone(), TestState(log.clone()), connector(node))
             .await

@@ -79,9 +79,12 @@ async fn a_survivor_begins_anew_with_all_it_has() {
         let reason = reason.expect("in time").expect("it says why").clone();
         assert_eq!(reason, Some(StopReason::Removed));
     }
+    for node in [2, 3] {
+        cluster.take(node).stop().await;
+    }
     // A new member joins as ever.
-    cluster.take(2).stop().await;
-    cluster.join(2).await;
+    cluster.join(4).await;
     cluster.write("with two").await;
-    assert!(contains(&cluster.nodes[&2].data(), "write 0"));
+    assert!(contains(&cluster.converge().await, "with two"));
+    assert!(contains(&cluster.nodes[&4].data(), "write 0"));
 }

@@ -174,6 +174,19 @@ impl Core {
         self.node.tick();
     }
 
+    /// Ticks until the one that does something; those before it only count.
+    pub(crate) fn due_in(&self) -> u64 {
+        let raft = &self.node.raft;
+        let due = if self.is_leader() {
+            let beat = raft.heartbeat_timeout().saturating_sub(raft.heartbeat_elapsed());
+            beat.min(raft.election_timeout().saturating_sub(raft.election_elapsed))
+        } else {
+            raft.randomized_election_timeout()
+                .saturating_sub(raft.election_elapsed)
+        };
+        due.max(1) as u64
+    }
+
     /// Starts an election now, for the first member of a cluster that would otherwise wait for its time-out.
     pub(crate) fn campaign(&mut self) {
         if let Err(error) = self.node.campaign() {

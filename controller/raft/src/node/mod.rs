@@ -26,6 +26,7 @@ mod apply;
 mod event;
 mod reads;
 mod run;
+mod ticks;
 
 pub(crate) use apply::describe;
 pub(crate) use event::Event;

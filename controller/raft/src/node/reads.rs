@@ -40,6 +40,11 @@ impl Reads {
         }
     }
 
+    /// Nobody waits for a read.
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty() && self.requests.is_empty()
+    }
+
     pub(super) fn add(&mut self, reply: ReadReply, now: u64) {
         self.waiting.push(Waiting {
             reply,

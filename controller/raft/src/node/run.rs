@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use super::apply::{ApplyJob, Waiter};
 use super::event::{ChangeReply, Event, MemberChange, ProposeReply};
 use super::reads::Reads;
+use super::ticks::Ticks;
 use crate::core::{Committed, Core, Nonce, Output};
 use crate::error::{MembershipError, ProposeError, ReadError};
 use crate::handle::StopReason;
@@ -22,8 +23,6 @@ use crate::wal::Committer;
 
 /// Events handled in one turn before the core is polled.
 const MAX_EVENTS: usize = 1024;
-/// Ticks made up after a pause; more would only start an election against a healthy leader.
-const MAX_TICKS: u32 = 2;
 
 /// What the loop publishes.
 pub(super) struct Published {
@@ -105,22 +104,31 @@ impl Progress {
 impl Node {
     /// Runs until the member is shut down, removed, or its disk fails.
     pub(super) fn run(mut self) {
-        let mut next_tick = Instant::now() + self.tick;
+        let mut ticks = Ticks::new(self.tick, Instant::now());
         self.publish(true);
         while self.progress.stop.is_none() {
-            match self
+            let wake_at = ticks.wake_at(self.due_in());
+            let first = self
                 .inbox
-                .recv_timeout(next_tick.saturating_duration_since(Instant::now()))
-            {
+                .recv_timeout(wake_at.saturating_duration_since(Instant::now()));
+            self.count(ticks.before_events(Instant::now()));
+            match first {
                 Ok(event) => self.take_events(event),
                 Err(RecvTimeoutError::Timeout) => {}
                 // The apply thread holds a sender, so this is only met while everything is being torn down.
                 Err(RecvTimeoutError::Disconnected) => self.progress.stop = Some(StopReason::Shutdown),
             }
-            self.run_ticks(&mut next_tick);
+            self.count(ticks.after_events(Instant::now()));
             self.turn();
         }
         self.finish();
+    }
+
+    /// Ticks until something is due here or in the core.
+    fn due_in(&self) -> u64 {
+        let progress = &self.progress;
+        let counts = progress.transfer.is_some() || progress.shutdown_by.is_some() || !self.reads.is_empty();
+        if counts { 1 } else { self.core.due_in() }
     }
 
     fn take_events(&mut self, first: Event) {
@@ -131,12 +139,8 @@ impl Node {
         }
     }
 
-    fn run_ticks(&mut self, next_tick: &mut Instant) {
-        let now = Instant::now();
-        let mut count = 0;
-        while *next_tick <= now && count < MAX_TICKS {
-            *next_tick += self.tick;
-            count += 1;
+    fn count(&mut self, ticks: u64) {
+        for _ in 0..ticks {
             self.core.tick();
             self.progress.now += 1;
             self.reads.tick(self.progress.now);
@@ -144,9 +148,6 @@ impl Node {
             if self.progress.now.is_multiple_of(self.election_ticks) {
                 self.publish(true);
             }
-        }
-        if *next_tick <= now {
-            *next_tick = now + self.tick;
         }
     }
 
@@ -340,9 +341,12 @@ impl Node {
     fn start_shutdown(&mut self) {
         self.flush_proposals();
         // Without a hand-over the others would wait for an election timeout.
-        if self.core.transfer(None).is_none() {
+        let Some(to) = self.core.transfer(None) else {
             self.progress.stop = Some(StopReason::Shutdown);
-        } else if self.progress.shutdown_by.is_none() {
+            return;
+        };
+        if self.progress.shutdown_by.is_none() {
+            tracing::info!(to, "handing leadership over");
             self.progress.shutdown_by = Some(self.progress.now + self.election_ticks);
         }
     }
