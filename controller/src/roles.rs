@@ -65,10 +65,8 @@ async fn settle(core: &Core, leading: &Leading) -> Option<Duration> {
                 .is_some_and(|spec| spec.role() == NodeRole::Manager)
         });
         if keeps {
-            if member.role == Role::Learner {
-                if !promoted(core, &member).await {
-                    again = Some(CATCHING_UP);
-                }
+            if member.role == Role::Learner && !promoted(core, &member).await {
+                again = Some(CATCHING_UP);
             }
             continue;
         }

@@ -237,6 +237,7 @@ async fn what_makes_no_sense_is_refused() {
         .watch(WatchRequest {
             kinds: vec!["pod".into()],
             since: 0,
+            ..WatchRequest::default()
         })
         .await
         .map(|_| ())

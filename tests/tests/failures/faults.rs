@@ -56,8 +56,8 @@ impl Fault {
 
 fn drop_packets(host: &Host, hook: &str, interface: &str) -> Result<()> {
     let rules = format!(
-        "add table inet fault; add chain inet fault all {{ type filter hook {hook} priority -300; }}; \
-         add rule inet fault all {interface} eth0 drop"
+        "add table inet fault; add chain inet fault cut {{ type filter hook {hook} priority -300; }}; \
+         add rule inet fault cut {interface} eth0 drop"
     );
     host.exec(&["nft", &rules])?.ok().map(drop)
 }

@@ -35,6 +35,9 @@ impl Core {
                     Some(message)
                 }
             }
+            // raft would pass them on to the leader under the name of who asked, which looks like an imposter's message there.
+            // Whoever asks finds the leader by himself.
+            MessageType::MsgReadIndex | MessageType::MsgPropose if !self.is_leader() => None,
             // A lone voter would win at once, with entries that are not durable yet.
             MessageType::MsgTimeoutNow if raft.raft_log.persisted < last => None,
             _ => Some(message),
