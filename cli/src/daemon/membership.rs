@@ -77,10 +77,6 @@ impl Membership {
         let state = if dir.join(STATE_FILE).exists() {
             LocalNodeState::Pending
         } else {
-            // What a change left that a crash cut off.
-            for entry in std::fs::read_dir(&dir)?.flatten() {
-                remove(&entry.path())?;
-            }
             LocalNodeState::Inactive
         };
         Ok(Arc::new(Self {
@@ -221,8 +217,8 @@ impl Membership {
         std::fs::rename(&temporary, self.dir.join(STATE_FILE)).map_err(failed)
     }
 
-    /// Removes everything that belongs to a membership.
-    fn clear(&self) -> Result<(), Status> {
+    /// Removes all files of a membership, or says what could not be.
+    fn remove_files(&self) -> Result<(), String> {
         let mut failures = Vec::new();
         for entry in std::fs::read_dir(&self.dir).into_iter().flatten().flatten() {
             let path = entry.path();
@@ -240,16 +236,27 @@ impl Membership {
             }
             _ => {}
         }
+        if failures.is_empty() {
+            return Ok(());
+        }
+        Err(format!("remove the cluster's files: {}", failures.join("; ")))
+    }
+
+    /// Removes everything that belongs to a membership.
+    fn clear(&self) -> Result<(), Status> {
+        let removed = self.remove_files();
         self.control.set(None);
         self.control.set_worker(false);
         self.control.set_trouble(None);
-        if failures.is_empty() {
-            self.set_state(LocalNodeState::Inactive, "");
-            Ok(())
-        } else {
-            let reason = format!("remove the cluster's files: {}", failures.join("; "));
-            self.set_state(LocalNodeState::Error, &reason);
-            Err(Status::internal(reason))
+        match removed {
+            Ok(()) => {
+                self.set_state(LocalNodeState::Inactive, "");
+                Ok(())
+            }
+            Err(reason) => {
+                self.set_state(LocalNodeState::Error, &reason);
+                Err(Status::internal(reason))
+            }
         }
     }
 
@@ -375,7 +382,12 @@ impl Membership {
     async fn enter<T>(&self, change: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
         self.begin()?;
         let _change = self.changes.lock().await;
-        match change.await {
+        // What a change left that a crash cut off would be in the way. Removed only now, when the user wants another cluster.
+        let outcome = match self.remove_files() {
+            Ok(()) => change.await,
+            Err(reason) => Err(Status::internal(reason)),
+        };
+        match outcome {
             Ok(answer) => {
                 self.set_state(LocalNodeState::Active, "");
                 Ok(answer)
