@@ -113,6 +113,7 @@ fn good() -> Vec<Vec<u8>> {
         WatchRequest {
             kinds: vec!["node".into()],
             since: u64::MAX,
+            exact: true,
         }
         .encode_to_vec(),
         RotateRootRequest {
