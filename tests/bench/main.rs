@@ -163,7 +163,7 @@ fn figure(arguments: &[String]) -> Result<()> {
     if name == state::PROCESS {
         return state::process(arguments);
     }
-    if name == unpack::UNPACK || name == unpack::DECOMPRESS {
+    if [unpack::UNPACK, unpack::DECOMPRESS, unpack::DIGEST].contains(&name.as_str()) {
         return unpack::step(arguments);
     }
     let Some(figure) = FIGURES.iter().find(|figure| figure.name == name.as_str()) else {

@@ -1,7 +1,8 @@
 //! One layer of this machine's files unpacked: by Pontoon's unpacker (digest of the plain stream included), beside the decompressor
 //! alone (Pontoon's own and the machine's program, output thrown away) and `tar` with that program. gzip and zstd, all in turn within
 //! one run, each in a process of its own. In memory, unless asked otherwise: what a disk's file system takes to make files is the same
-//! for all, and hides what is compared.
+//! for all, and hides what is compared. Also what the three steps take that no unpacker is without (decompressor, SHA-256, making the
+//! files), spread over this machine's processors without a gap: faster than that nobody can be here.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -19,8 +20,13 @@ use crate::timing::{Contestant, compete};
 pub const UNPACK: &str = "--unpack-layer";
 /// The same for the decompressor alone.
 pub const DECOMPRESS: &str = "--decompress-layer";
+/// The same for the digest of a plain layer.
+pub const DIGEST: &str = "--digest-layer";
 /// Unpack to the temporary folder's file system instead of memory.
 const DISK: &str = "--disk";
+/// Two of the steps, by their names in the report.
+const SHA256: &str = "pontoon digest of the plain layer";
+const FILES: &str = "tar of the plain layer";
 /// Where the layer's files come from.
 const SOURCES: [&str; 3] = ["/usr/lib", "/usr/bin", "/usr/share"];
 
@@ -36,7 +42,10 @@ pub fn step(arguments: &[String]) -> Result<()> {
         [DECOMPRESS, layer] => {
             pontoon_image::decompress_layer(Path::new(layer))?;
         }
-        _ => bail!("usage: {UNPACK} LAYER FOLDER, or {DECOMPRESS} LAYER"),
+        [DIGEST, layer] => {
+            pontoon_image::digest_layer(Path::new(layer))?;
+        }
+        _ => bail!("usage: {UNPACK} LAYER FOLDER, {DECOMPRESS} LAYER or {DIGEST} LAYER"),
     }
     Ok(())
 }
@@ -100,7 +109,9 @@ pub fn run(arguments: &[String]) -> Result<Report> {
     }
     check_unpacked(&folder.0, &layers)?;
     let out = folder.0.join("out");
-    let contestants: Vec<Contestant<'_>> = layers.iter().flat_map(|layer| contestants(layer, &out)).collect();
+    let mut contestants: Vec<Contestant<'_>> =
+        layers.iter().flat_map(|layer| contestants(layer, &out)).collect();
+    contestants.extend(steps(&plain, &out));
     let all = compete(&contestants, rounds)?;
     judge(&mut report, &contestants, &all, bytes);
     Ok(report)
@@ -193,16 +204,39 @@ fn check_unpacked(folder: &Path, layers: &[Layer]) -> Result<()> {
     Ok(())
 }
 
+/// A step of this program, in a process of its own.
+fn this() -> Command {
+    Command::new("/proc/self/exe")
+}
+
+/// Makes the folder that is unpacked into anew, before each turn, which is not timed.
+fn fresh(out: &Path) {
+    fs::remove_dir_all(out).ok();
+    fs::create_dir_all(out).ok();
+}
+
+/// The steps that both layers need besides the decompressor, one process and one processor each.
+fn steps<'a>(plain: &'a Path, out: &'a Path) -> [Contestant<'a>; 2] {
+    [
+        Contestant::new(SHA256, move |_| {
+            let mut command = this();
+            command.arg(DIGEST).arg(plain);
+            command
+        }),
+        Contestant::new(FILES, move |_| {
+            fresh(out);
+            let mut command = Command::new("tar");
+            command.arg("--extract").arg("--file").arg(plain);
+            command.arg("--directory").arg(out);
+            command
+        }),
+    ]
+}
+
 fn contestants<'a>(layer: &'a Layer, out: &'a Path) -> Vec<Contestant<'a>> {
-    let fresh = move || {
-        // Made anew before each turn, which is not timed.
-        fs::remove_dir_all(out).ok();
-        fs::create_dir_all(out).ok();
-    };
-    let this = || Command::new("/proc/self/exe");
     vec![
         Contestant::new(&format!("pontoon unpack {}", layer.name), move |_| {
-            fresh();
+            fresh(out);
             let mut command = this();
             command.arg(UNPACK).arg(&layer.path).arg(out);
             command
@@ -218,7 +252,7 @@ fn contestants<'a>(layer: &'a Layer, out: &'a Path) -> Vec<Contestant<'a>> {
             command
         }),
         Contestant::new(&format!("tar with {}", layer.name), move |_| {
-            fresh();
+            fresh(out);
             let mut command = Command::new("tar");
             command.arg(format!("--{}", layer.name)).arg("--extract");
             command.arg("--file").arg(&layer.path).arg("--directory").arg(out);
@@ -253,15 +287,29 @@ fn judge(report: &mut Report, contestants: &[Contestant<'_>], all: &[Samples], b
             own,
             false,
         ));
+        let bound = ours / bound([of(&format!("pontoon decompress {name}")), of(SHA256), of(FILES)]);
+        report.result(
+            &format!("{name}: unpack / what these processors can do at best"),
+            json!(round(bound)),
+        );
         report.result(&format!("{name}: unpack / program -dc"), json!(round(program)));
         report.result(&format!("{name}: unpack / tar"), json!(round(tar)));
         lines.push(format!(
-            "{name} {} MB/s: {} of our decompressor, {} of {name} -dc, {} of tar",
+            "{name} {} MB/s: {} of our decompressor, {} of these processors' best, {} of {name} -dc, {} of tar",
             round(ours),
             round(own),
+            round(bound),
             round(program),
             round(tar)
         ));
     }
     report.summary(lines.join("; "));
+}
+
+/// The best speed of steps of these speeds that share this machine's processors: none is idle, and the decompressor, which comes
+/// first, is one thread.
+fn bound(steps: [f64; 3]) -> f64 {
+    let together: f64 = steps.iter().map(|speed| 1.0 / speed).sum();
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    (processors as f64 / together).min(steps[0])
 }

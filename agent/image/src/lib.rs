@@ -64,7 +64,7 @@ pub use digest::{Digest, InvalidDigest};
 pub use error::{Error, Result};
 pub use ingest::{IncomingImage, IncomingLayer, Ingest, Ingested, Transfer};
 pub use limits::Limits;
-pub use measure::{decompress_layer, unpack_layer};
+pub use measure::{decompress_layer, digest_layer, unpack_layer};
 pub use oci::Platform;
 pub use reference::Reference;
 pub use snapshot::{DRIVERS, StorageOptions, SubvolumeCalls, backing_filesystem, folder_of};

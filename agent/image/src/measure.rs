@@ -7,8 +7,8 @@ use std::{
 };
 
 use crate::{
-    Digest, Limits, Result, decompress::Decoder, error::At, merged::Merged, pipeline::Pipeline,
-    tar_stream::read_failed, unpack,
+    Digest, Limits, Result, decompress::Decoder, digest::HashReader, error::At, merged::Merged,
+    pipeline::Pipeline, tar_stream::read_failed, unpack,
 };
 
 /// Unpacks a layer's file (tar, plain or compressed) into an empty folder, in overlayfs' form; gives its diff id and the bytes of its
@@ -33,4 +33,14 @@ pub fn decompress_layer(layer: &Path) -> Result<u64> {
     let file = File::open(layer).at("cannot read", layer)?;
     let mut decoder = Decoder::new(file).map_err(read_failed)?;
     io::copy(&mut decoder, &mut io::sink()).map_err(read_failed)
+}
+
+/// The digest of a file.
+///
+/// # Errors
+/// The file can't be read.
+pub fn digest_layer(layer: &Path) -> Result<Digest> {
+    let mut reader = HashReader::new(File::open(layer).at("cannot read", layer)?);
+    io::copy(&mut reader, &mut io::sink()).at("cannot read", layer)?;
+    Ok(reader.finish().0)
 }
