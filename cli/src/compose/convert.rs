@@ -258,6 +258,7 @@ impl Namespace<'_> {
             }),
             update: deploy.update,
             rollback: deploy.rollback,
+            on_disconnect: deploy.on_disconnect,
             endpoint: Some(EndpointSpec {
                 mode: deploy.endpoint_mode.into(),
                 ports: service.ports.clone(),

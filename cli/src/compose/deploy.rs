@@ -3,14 +3,15 @@
 use std::collections::HashMap;
 
 use pontoon_proto::v1::{
-    EndpointMode, Placement, PlacementPreference, ResourceRequirements, Resources, RestartCondition,
-    RestartPolicy, UpdateConfig, UpdateFailureAction, UpdateOrder,
+    DisconnectPolicy, EndpointMode, Placement, PlacementPreference, ResourceRequirements, Resources,
+    RestartCondition, RestartPolicy, UpdateConfig, UpdateFailureAction, UpdateOrder,
 };
 
 use super::reader::{Field, Reader};
 use super::refused;
 use super::service::duration;
 use super::yaml::Node;
+use crate::command::service::options;
 use crate::output::human;
 
 /// How a service is deployed.
@@ -34,6 +35,8 @@ pub struct Deploy {
     pub update: Option<UpdateConfig>,
     /// How a rollback goes.
     pub rollback: Option<UpdateConfig>,
+    /// What becomes of tasks whose node is down.
+    pub on_disconnect: Option<DisconnectPolicy>,
 }
 
 const KEYS: &[Field<Deploy>] = &[
@@ -55,6 +58,9 @@ const KEYS: &[Field<Deploy>] = &[
     }),
     ("update_config", |d, r, n| d.update = Some(update(r, n))),
     ("rollback_config", |d, r, n| d.rollback = Some(rollback(r, n))),
+    ("on_disconnect", on_disconnect),
+    // The same in a file that Docker is to read too.
+    ("x-on-disconnect", on_disconnect),
 ];
 
 const PLACEMENT: &[Field<Placement>] = &[
@@ -138,6 +144,10 @@ pub fn read(reader: &Reader<'_>, node: &Node, deploy: &mut Deploy) {
     {
         reader.mistake(&replicas.at, "replicas can only be used with mode replicated");
     }
+}
+
+fn on_disconnect(deploy: &mut Deploy, reader: &Reader<'_>, node: &Node) {
+    deploy.on_disconnect = reader.parsed(node, options::on_disconnect);
 }
 
 fn mode(reader: &Reader<'_>, node: &Node) -> bool {

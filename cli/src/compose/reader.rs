@@ -78,13 +78,12 @@ impl<'a> Reader<'a> {
     pub fn fields<T>(&self, node: &Node, target: &mut T, known: &[Field<T>], refused: &[Refusal]) {
         for (key, value) in self.entries(node) {
             let name = key.text.as_str();
-            if name.starts_with("x-") {
-                continue;
-            }
             if let Some((_, set)) = known.iter().find(|(known, _)| *known == name) {
                 if value.value != Value::Null {
                     self.within(name, || set(target, self, value));
                 }
+            } else if name.starts_with("x-") {
+                // Extensions of others.
             } else if let Some((_, advice)) = refused.iter().find(|(refused, _)| *refused == name) {
                 if !is_nothing(value) {
                     let message = format_args!("key {name:?} is not supported by this version: {advice}");

@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use pontoon_proto::v1::{
-    EndpointMode, MountType, PublishMode, RestartCondition, ServiceSpec, service_spec::Mode,
+    EndpointMode, MountType, PublishMode, RestartCondition, ServiceSpec, disconnect_policy::Action,
+    service_spec::Mode,
 };
 
 use super::*;
@@ -96,7 +97,8 @@ services:
       restart_policy: {condition: on-failure, delay: 2s, max_attempts: 3, window: 1m}
       update_config: {delay: 1s, order: start-first, failure_action: rollback, max_failure_ratio: 0.5}
       rollback_config: {parallelism: 0}
-  agent: {image: agent, deploy: {mode: global, endpoint_mode: dnsrr}}
+      on_disconnect: keep:10m
+  agent: {image: agent, deploy: {mode: global, endpoint_mode: dnsrr, x-on-disconnect: keep, x-other: 1}}
 networks:
   front: {driver: overlay, internal: true, ipam: {config: [{subnet: 10.9.0.0/24}]}, labels: {k: v}}
   back: {external: true, name: shared}
@@ -213,6 +215,15 @@ fn services_get_all_that_their_file_says() {
 }
 
 #[test]
+fn services_say_how_long_they_wait_for_their_nodes() {
+    let plan = plan(FULL);
+    let policy = |name| service(&plan, name).on_disconnect.unwrap();
+    let (web, agent) = (policy("demo_web"), policy("demo_agent"));
+    assert_eq!((web.action(), web.grace), (Action::Keep, Some(600_000_000_000)));
+    assert_eq!((agent.action(), agent.grace), (Action::Keep, None));
+}
+
+#[test]
 fn networks_are_named_and_aliased() {
     let plan = plan(FULL);
     let names: Vec<_> = plan
@@ -317,6 +328,14 @@ const BAD_VALUES: &[(&str, &str)] = &[
     (
         "image: a\n    deploy: {rollback_config: {failure_action: rollback}}",
         "must be pause or continue",
+    ),
+    (
+        "image: a\n    deploy: {on_disconnect: wait}",
+        "invalid policy \"wait\": use replace or keep",
+    ),
+    (
+        "image: a\n    deploy: {x-on-disconnect: \"keep:soon\"}",
+        "invalid duration \"soon\"",
     ),
     (
         "image: a\n    deploy: {placement: {constraints: [\"node.role=worker\"]}}",

@@ -2,7 +2,7 @@
 
 use pontoon_proto::v1::{
     Cluster, RestartCondition, RestartPolicy, Service, ServiceSpec, UpdateConfig, UpdateFailureAction,
-    UpdateOrder, UpdateState,
+    UpdateOrder, UpdateState, disconnect_policy::Action,
 };
 
 /// One second in nanoseconds.
@@ -89,6 +89,17 @@ pub fn update(service: &Service) -> Update {
         monitor: config.and_then(|c| c.monitor).unwrap_or(UPDATE_MONITOR),
         max_failure_ratio: config.map_or(0.0, |c| c.max_failure_ratio),
         order: config.map_or(UpdateOrder::StopFirst, UpdateConfig::order),
+    }
+}
+
+/// How long tasks stay with a node that is down before they are replaced; `None`: for ever.
+#[must_use]
+pub fn disconnect_patience(service: &Service) -> Option<i64> {
+    let policy = service.spec.as_ref().and_then(|spec| spec.on_disconnect.as_ref());
+    let Some(policy) = policy else { return Some(0) };
+    match policy.action() {
+        Action::Replace => Some(policy.grace.unwrap_or(0)),
+        Action::Keep => policy.grace,
     }
 }
 

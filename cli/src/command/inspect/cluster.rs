@@ -5,7 +5,8 @@ use base64::prelude::BASE64_STANDARD as STANDARD;
 use pontoon_proto::v1::{
     Availability, EndpointMode, IpamConfig, Meta, Network, Node, NodeRole, PortConfig, PortProtocol,
     PublishMode, Reachability, Resources, RestartCondition, Service, ServiceSpec, Task, TlsInfo,
-    UpdateConfig, UpdateFailureAction, UpdateOrder, UpdateState, service_spec::Mode,
+    UpdateConfig, UpdateFailureAction, UpdateOrder, UpdateState, disconnect_policy::Action,
+    service_spec::Mode,
 };
 use serde_json::{Value, json};
 
@@ -190,6 +191,16 @@ fn spec_json(spec: &ServiceSpec) -> Value {
     for (name, update) in [("UpdateConfig", &spec.update), ("RollbackConfig", &spec.rollback)] {
         if let Some(update) = update {
             value[name] = update_json(update);
+        }
+    }
+    if let Some(policy) = &spec.on_disconnect {
+        let action = match policy.action() {
+            Action::Replace => "replace",
+            Action::Keep => "keep",
+        };
+        value["OnDisconnect"] = json!({ "Action": action });
+        if let Some(grace) = policy.grace {
+            value["OnDisconnect"]["Grace"] = grace.into();
         }
     }
     if let Some(driver) = &task.log_driver {

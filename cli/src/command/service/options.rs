@@ -1,6 +1,7 @@
 //! The flags that describe a service, in Docker's names: `create` has them as they are, `update` beside `-add` and `-rm` pairs.
 
 use clap::{Args, ValueEnum};
+use pontoon_proto::v1::{DisconnectPolicy, disconnect_policy::Action};
 
 use crate::output::human;
 
@@ -67,6 +68,9 @@ pub struct ServiceOptions {
     /// Do not query the registry to resolve image digest and supported platforms
     #[arg(long)]
     pub no_resolve_image: bool,
+    /// What becomes of tasks whose node is down ("replace", "keep", "replace:<duration>", "keep:<duration>") (default "replace")
+    #[arg(long, value_name = "string", value_parser = on_disconnect)]
+    pub on_disconnect: Option<DisconnectPolicy>,
     /// Suppress progress output
     #[arg(short = 'q', long)]
     pub quiet: bool,
@@ -151,6 +155,30 @@ pub struct ServiceOptions {
     /// Working directory inside the container
     #[arg(short = 'w', long, value_name = "string")]
     pub workdir: Option<String>,
+}
+
+/// What becomes of tasks whose node is down: `replace` or `keep`, and after a colon how long they are waited for first.
+///
+/// # Errors
+/// A message that quotes the text.
+pub fn on_disconnect(text: &str) -> Result<DisconnectPolicy, String> {
+    let (action, grace) = match text.split_once(':') {
+        Some((action, grace)) => (action, Some(human::parse_duration(grace)?)),
+        None => (text, None),
+    };
+    let action = match action {
+        "replace" => Action::Replace,
+        "keep" => Action::Keep,
+        _ => {
+            return Err(format!(
+                "invalid policy {text:?}: use replace or keep, alone or with a time as in keep:10m"
+            ));
+        }
+    };
+    Ok(DisconnectPolicy {
+        action: action.into(),
+        grace,
+    })
 }
 
 fn ratio(text: &str) -> Result<f32, String> {

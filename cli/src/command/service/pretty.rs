@@ -1,8 +1,9 @@
 //! `service inspect --pretty`.
 
 use pontoon_proto::v1::{
-    ContainerSpec, Endpoint, EndpointMode, GetRequest, Placement, PortProtocol, PublishMode, Resources,
-    Service, UpdateConfig, UpdateFailureAction, UpdateOrder, UpdateState, UpdateStatus, service_spec::Mode,
+    ContainerSpec, DisconnectPolicy, Endpoint, EndpointMode, GetRequest, Placement, PortProtocol,
+    PublishMode, Resources, Service, UpdateConfig, UpdateFailureAction, UpdateOrder, UpdateState,
+    UpdateStatus, disconnect_policy::Action, service_spec::Mode,
 };
 
 use crate::client::Client;
@@ -53,6 +54,7 @@ fn text(service: &Service) -> String {
     }
     update_status(&mut out, service.update_status.as_ref());
     placement(&mut out, task.placement.as_ref());
+    disconnect(&mut out, spec.on_disconnect.as_ref());
     update(&mut out, "UpdateConfig", "update", spec.update.as_ref());
     update(&mut out, "RollbackConfig", "rollback", spec.rollback.as_ref());
     container(&mut out, &task.container.unwrap_or_default());
@@ -104,6 +106,21 @@ fn placement(out: &mut String, placement: Option<&Placement>) {
     }
     if placement.max_replicas > 0 {
         out.push_str(&format!(" Max Replicas Per Node:\t{}\n", placement.max_replicas));
+    }
+}
+
+fn disconnect(out: &mut String, policy: Option<&DisconnectPolicy>) {
+    let Some(policy) = policy else { return };
+    let action = match policy.action() {
+        Action::Replace => "replace",
+        Action::Keep => "keep",
+    };
+    out.push_str(&format!("OnDisconnect:\n Action:\t{action}\n"));
+    if let Some(grace) = policy.grace {
+        out.push_str(&format!(
+            " Grace:\t\t{}\n",
+            format_args!("{}s", grace as f64 / 1e9)
+        ));
     }
 }
 

@@ -41,6 +41,7 @@ pub fn apply(options: &ServiceOptions, spec: &mut ServiceSpec) -> Result<(), Fai
             mode @ None => *mode = Some(Mode::Replicated(ReplicatedMode { replicas })),
         }
     }
+    spec.on_disconnect = options.on_disconnect.or(spec.on_disconnect);
     if let Some(mode) = options.endpoint_mode {
         spec.endpoint.get_or_insert_default().set_mode(match mode {
             EndpointModeFlag::Vip => EndpointMode::Vip,

@@ -17,6 +17,21 @@ pub(super) fn is_down(node: &Node) -> bool {
         .is_some_and(|status| status.state() == NodeState::Down)
 }
 
+/// Whether a task stays with its node although that is down: the service has it so, for ever or until its grace is over.
+pub(super) fn is_waited_for(pass: &mut Pass<'_, '_>, service: &Service, task: &Task, node: &Node) -> bool {
+    let Some(patience) = defaults::disconnect_patience(service) else {
+        return true;
+    };
+    let since = node.status.as_ref().map_or(0, |status| status.since);
+    let at = since.saturating_add(patience);
+    if at <= pass.now() {
+        return false;
+    }
+    let subject = Subject::Slot(Id::from(service.id.as_str()), slot_key(task));
+    pass.state.timers.set(at, subject);
+    true
+}
+
 /// Whether the task was on a node that exists no more.
 pub(super) fn is_gone(pass: &Pass<'_, '_>, task: &Task) -> bool {
     !task.node_id.is_empty() && pass.tx.node(&task.node_id).is_none()
@@ -30,7 +45,7 @@ pub(super) fn misplaced(pass: &mut Pass<'_, '_>, service: &Service, task: &Task)
     let Some(node) = pass.tx.node(&task.node_id).cloned() else {
         return Some("node was removed from the cluster");
     };
-    if is_down(&node) {
+    if is_down(&node) && !is_waited_for(pass, service, task, &node) {
         return Some("node is down");
     }
     let spec = node.spec.as_ref();
@@ -51,9 +66,16 @@ pub(super) fn orphan(pass: &mut Pass<'_, '_>, task: &Task) -> bool {
     }
     let since = match pass.tx.node(&task.node_id) {
         Some(node) if !is_down(node) => return false,
-        Some(node) => Some(node.status.as_ref().map_or(0, |status| status.since)),
+        Some(node) => Some(node.clone()),
         None => None,
     };
+    if let (Some(node), true) = (&since, is_live(task))
+        && let Some(service) = pass.tx.service(&task.service_id).cloned()
+        && is_waited_for(pass, &service, task, node)
+    {
+        return false;
+    }
+    let since = since.map(|node| node.status.as_ref().map_or(0, |status| status.since));
     let reason = match since {
         None => "its node was removed from the cluster",
         Some(since) if since.saturating_add(defaults::ORPHAN_AFTER) <= pass.now() => {

@@ -19,8 +19,15 @@ pub(super) fn wants(pass: &mut Pass<'_, '_>, service: &Service, node_id: &str) -
         .spec
         .as_ref()
         .map_or(Availability::Active, |spec| spec.availability());
-    if availability == Availability::Drain || enforcer::is_down(&node) || !demand.meets_constraints(&node) {
+    if availability == Availability::Drain || !demand.meets_constraints(&node) {
         return false;
+    }
+    let live = |pass: &Pass<'_, '_>| {
+        let tasks = pass.slot_tasks(&service.id, &(0, node_id.into()));
+        tasks.into_iter().find(|task| is_live(task))
+    };
+    if enforcer::is_down(&node) {
+        return live(pass).is_some_and(|task| enforcer::is_waited_for(pass, service, &task, &node));
     }
     // A node that is paused, or not heard of for a moment, keeps what it has but gets nothing new.
     let state = node
@@ -30,8 +37,7 @@ pub(super) fn wants(pass: &mut Pass<'_, '_>, service: &Service, node_id: &str) -
     if availability == Availability::Active && state == NodeState::Ready {
         return true;
     }
-    let tasks = pass.slot_tasks(&service.id, &(0, node_id.into()));
-    tasks.iter().any(|task| is_live(task))
+    live(pass).is_some()
 }
 
 /// Takes the service off a node that it is not to be on.

@@ -58,6 +58,11 @@ pub fn validate_service(spec: &ServiceSpec) -> Result<(), Vec<Problem>> {
     if let Some(endpoint) = &spec.endpoint {
         check_endpoint(endpoint, &mut problems);
     }
+    let grace = spec.on_disconnect.as_ref().and_then(|policy| policy.grace);
+    problems.add_if(
+        grace.is_some_and(|grace| grace < 0),
+        "on-disconnect: the grace cannot be negative",
+    );
     problems.finish()
 }
 

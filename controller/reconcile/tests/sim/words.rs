@@ -107,6 +107,7 @@ pub fn spec(spec: &mut ServiceSpec, word: &str, network: &dyn Fn(&str) -> String
     }
     let task = spec.task.get_or_insert_default();
     match key {
+        "on-disconnect" => spec.on_disconnect = Some(disconnect(value)),
         "replicas" => {
             let replicas = value.parse().expect("a number");
             spec.mode = Some(service_spec::Mode::Replicated(ReplicatedMode { replicas }));
@@ -163,6 +164,22 @@ pub fn spec(spec: &mut ServiceSpec, word: &str, network: &dyn Fn(&str) -> String
             labels.insert(name.to_owned(), value.to_owned());
         }
     }
+}
+
+fn disconnect(value: &str) -> DisconnectPolicy {
+    let (action, grace) = value
+        .split_once(':')
+        .map_or((value, None), |(action, grace)| (action, Some(duration(grace))));
+    let mut policy = DisconnectPolicy {
+        grace,
+        ..Default::default()
+    };
+    policy.set_action(match action {
+        "keep" => disconnect_policy::Action::Keep,
+        "replace" => disconnect_policy::Action::Replace,
+        other => panic!("action {other}"),
+    });
+    policy
 }
 
 fn reservations(task: &mut TaskSpec) -> &mut Resources {
