@@ -4,15 +4,20 @@
 //! - a counter that one client increases never goes back, wherever it is read, and no read misses what was acknowledged before it.
 
 use std::collections::BTreeSet;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use anyhow::{Context, Result, ensure};
+use pontoon_tests::process::{self, Output};
 use pontoon_tests::{Fleet, Host, LONG, wait_until};
 
 /// Clients that create services.
 const CREATORS: usize = 2;
 /// Acknowledged writes that every fault is to be met with.
 const WRITES: u64 = 3;
+
+/// Seconds after which a client gives an answer up: a stopped daemon never gives one, and takes connections all the same.
+const PATIENCE: &str = "10";
 
 /// A sequence that is the same in each run (Knuth's MMIX generator).
 pub struct Seed(pub u64);
@@ -86,7 +91,7 @@ impl<'a> Load<'a> {
                 &name,
                 "web:1",
             ];
-            let output = host.pontoon(&create)?;
+            let output = ask(host, &create)?;
             if output.code == 0 {
                 told.created.push(name.clone());
                 self.writes.fetch_add(1, Ordering::Relaxed);
@@ -104,7 +109,7 @@ impl<'a> Load<'a> {
             let label = format!("n={next}");
             let host = self.host(&mut seed);
             let update = ["service", "update", "--detach", "--label-add", &label, "counter"];
-            if host.pontoon(&update)?.code == 0 {
+            if ask(host, &update)?.code == 0 {
                 self.counted.store(next, Ordering::SeqCst);
                 self.writes.fetch_add(1, Ordering::Relaxed);
             }
@@ -151,10 +156,21 @@ impl<'a> Load<'a> {
     }
 }
 
+/// A client's command; one without an answer fails as any other, of unknown outcome.
+fn ask(host: &Host, args: &[&str]) -> Result<Output> {
+    let client = host.command(args);
+    let mut command = Command::new("timeout");
+    command
+        .arg(PATIENCE)
+        .arg(client.get_program())
+        .args(client.get_args());
+    process::run(command.env_remove("PONTOON_HOST"))
+}
+
 /// Version and value of the counter; none when the host can't tell now.
 fn counter(host: &Host) -> Result<Option<(u64, u64)>> {
     let format = "{{.Version.Index}} {{index .Spec.Labels \"n\"}}";
-    let output = host.pontoon(&["service", "inspect", "--format", format, "counter"])?;
+    let output = ask(host, &["service", "inspect", "--format", format, "counter"])?;
     if output.code != 0 {
         return Ok(None);
     }
