@@ -67,7 +67,7 @@ pub use limits::Limits;
 pub use measure::{decompress_layer, digest_layer, unpack_layer};
 pub use oci::Platform;
 pub use reference::Reference;
-pub use snapshot::{DRIVERS, StorageOptions, SubvolumeCalls, backing_filesystem, folder_of};
+pub use snapshot::{DRIVERS, StorageOptions, SubvolumeCalls, backing_filesystem, folder_of, is_opaque};
 pub use stack::{Stack, StackLayer};
 pub use store::ImageStore;
 pub use tail::{More, Tail};

@@ -177,12 +177,8 @@ impl Build {
             let base = Files::empty();
             let nothing = Patterns::default();
             let options = Options {
-                destination: "/",
-                owner: None,
-                mode: None,
-                excludes: &nothing,
-                now: seconds(),
                 latest,
+                ..Options::to_root(&nothing, seconds())
             };
             let mut selection = Selection::new(&base, options);
             let files = Files::folder(context.path()).map_err(Error::Image)?;
@@ -203,15 +199,7 @@ impl Build {
 pub(super) fn copy_tree(tree: Arc<Files>, source: &str, dir: &Path) -> Result<()> {
     let base = Files::empty();
     let nothing = Patterns::default();
-    let options = Options {
-        destination: "/",
-        owner: None,
-        mode: None,
-        excludes: &nothing,
-        now: seconds(),
-        latest: None,
-    };
-    let mut selection = Selection::new(&base, options);
+    let mut selection = Selection::new(&base, Options::to_root(&nothing, seconds()));
     selection.add(Taken::Tree {
         tree,
         path: super::fetch::escape(source),

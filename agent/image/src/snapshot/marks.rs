@@ -2,7 +2,7 @@
 //! takes `user.` ones when it is mounted with `userxattr` (kernel documentation, filesystems/overlayfs.rst, "User xattr"). Docker's
 //! overlay2 decides by the same question. Whiteouts are 0/0 devices either way, which need no privilege since Linux 5.8.
 
-use std::{fs, sync::OnceLock};
+use std::{fs, path::Path, sync::OnceLock};
 
 /// Names of overlayfs' attributes.
 #[derive(Debug, PartialEq, Eq)]
@@ -39,6 +39,11 @@ pub(crate) fn marks() -> &'static Marks {
         fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| is_user_namespace(&map))
     });
     if inside { &USER } else { &TRUSTED }
+}
+
+/// A directory of an overlay's writable layer hides what lower layers have in it.
+pub fn is_opaque(dir: &Path) -> bool {
+    rustix::fs::lgetxattr(dir, marks().opaque, &mut [0; 1]).is_ok()
 }
 
 /// The host's own user namespace maps every id onto itself (user_namespaces(7)).

@@ -17,6 +17,7 @@ use std::path::Path;
 use crate::{Error, Result, unpack::Form};
 
 pub use btrfs::SubvolumeCalls;
+pub use marks::is_opaque;
 pub(crate) use marks::{is_mark, marks};
 
 /// One way of keeping file systems.

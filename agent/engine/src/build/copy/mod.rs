@@ -44,6 +44,20 @@ pub(super) struct Options<'o> {
     pub(super) latest: Option<i64>,
 }
 
+impl<'o> Options<'o> {
+    /// To the root of an empty tree, everything as it is.
+    pub(super) fn to_root(excludes: &'o Patterns, now: i64) -> Self {
+        Options {
+            destination: "/",
+            owner: None,
+            mode: None,
+            excludes,
+            now,
+            latest: None,
+        }
+    }
+}
+
 enum Content {
     /// A folder that did not exist, or one whose attributes are copied.
     Folder,

@@ -68,11 +68,11 @@ pub(super) fn remove(rootfs: &Rootfs, stubs: &[Stub]) -> Result<()> {
         if above.any(Path::is_symlink) || stub.before.is_some_and(|before| before != rights_of(&stat)) {
             continue;
         }
-        let mut mark = [0; 1];
-        let is_opaque = rustix::fs::lgetxattr(&path, "trusted.overlay.opaque", &mut mark).is_ok();
         match rustix::fs::FileType::from_raw_mode(stat.st_mode) {
             // Folders with something in them stay. In a tree of its own one that was there before is no copy of it.
-            rustix::fs::FileType::Directory if stub.before.is_none() || !is_opaque && !rootfs.is_tree => {
+            rustix::fs::FileType::Directory
+                if stub.before.is_none() || !pontoon_image::is_opaque(&path) && !rootfs.is_tree =>
+            {
                 let _ = std::fs::remove_dir(&path);
             }
             rustix::fs::FileType::RegularFile if stat.st_size == 0 && stub.before.is_none() => {
