@@ -22,6 +22,11 @@ mod change;
 mod guard;
 mod logger;
 mod ready;
+/// What decides between two who ask for votes at the same time; above 0.
+fn rank(id: u64) -> i64 {
+    id.cast_signed().saturating_abs().max(1)
+}
+
 #[cfg(test)]
 mod tests;
 
@@ -171,6 +176,8 @@ impl Core {
         if raft.state != StateRole::Leader && due && unsettled {
             return;
         }
+        // For the requests, should this tick begin an election.
+        self.node.raft.set_priority(rank(self.id));
         self.node.tick();
     }
 
@@ -189,6 +196,7 @@ impl Core {
 
     /// Starts an election now, for the first member of a cluster that would otherwise wait for its time-out.
     pub(crate) fn campaign(&mut self) {
+        self.node.raft.set_priority(rank(self.id));
         if let Err(error) = self.node.campaign() {
             tracing::debug!(%error, "could not campaign");
         }
@@ -203,9 +211,19 @@ impl Core {
         let Some(message) = self.guard(message) else {
             return;
         };
+        self.settle_rivalry();
         if let Err(error) = self.node.step(message) {
             tracing::debug!(%error, "a raft message was ignored");
         }
+    }
+
+    /// Of members who ask for votes at the same time the one with the higher rank refuses the other, and has the other's vote:
+    /// without ranks each votes for itself, and a whole time-out passes for nothing. Who does not ask for votes himself has no rank
+    /// to compare, and votes for whoever comes first.
+    fn settle_rivalry(&mut self) {
+        let raft = &mut self.node.raft;
+        let campaigns = matches!(raft.state, StateRole::PreCandidate | StateRole::Candidate);
+        raft.set_priority(if campaigns { rank(self.id) } else { 0 });
     }
 
     /// Appends proposals to the leader's log, all or none. False: nothing was appended, try again later.

@@ -10,6 +10,10 @@ const ME: u64 = 1;
 
 /// A voter of three with a few entries behind a snapshot.
 fn core() -> Core {
+    core_of(ME)
+}
+
+fn core_of(id: u64) -> Core {
     let members: Vec<Member> = (1..=3)
         .map(|id| Member::new(id, format!("n{id}"), format!("h{id}:1")))
         .collect();
@@ -40,7 +44,12 @@ fn core() -> Core {
         }),
         peers: None,
     };
-    Core::new(&Config::new(ME, "cluster", "n1", "/raft"), &image, Some(10)).expect("a sound image starts")
+    Core::new(
+        &Config::new(id, "cluster", format!("n{id}"), "/raft"),
+        &image,
+        Some(10),
+    )
+    .expect("a sound image starts")
 }
 
 /// Carries out what the core wants, as a disk that never fails would.
@@ -239,5 +248,46 @@ fn peers_that_answer_are_reachable_at_every_tick() {
         if tick < 20 {
             answer(&mut core, 3, MessageType::MsgHeartbeatResponse, 3);
         }
+    }
+}
+
+/// Lets the core do what it wants to; gives what it sends.
+fn sent(core: &mut Core) -> Vec<Message> {
+    let mut sent = Vec::new();
+    loop {
+        let outputs = core.poll();
+        if outputs.is_empty() {
+            return sent;
+        }
+        for output in outputs {
+            match output {
+                Output::Persist(job) => core.persisted(job.number),
+                Output::Send(message) => sent.push(message),
+                _ => {}
+            }
+        }
+    }
+}
+
+#[test]
+fn of_two_who_campaign_at_once_one_wins_at_once() {
+    // Their leader, the third, is gone.
+    for (a, b) in [(1, 2), (2, 1), (2, 3)] {
+        let mut pair = [core_of(a), core_of(b)];
+        for core in &mut pair {
+            sent(core);
+            core.campaign();
+        }
+        for _ in 0..8 {
+            // What each has sent crosses what the other has.
+            let crossing: Vec<Message> = pair.iter_mut().flat_map(sent).collect();
+            for message in crossing {
+                if let Some(core) = pair.iter_mut().find(|core| core.id == message.to) {
+                    core.step(message);
+                }
+            }
+        }
+        let leaders = pair.iter().filter(|core| core.is_leader()).count();
+        assert_eq!(leaders, 1, "{a} and {b}");
     }
 }
