@@ -161,10 +161,11 @@ fn ask(host: &Host, args: &[&str]) -> Result<Output> {
     let client = host.command(args);
     let mut command = Command::new("timeout");
     command
+        .env_remove("PONTOON_HOST")
         .arg(PATIENCE)
         .arg(client.get_program())
         .args(client.get_args());
-    process::run(command.env_remove("PONTOON_HOST"))
+    process::run(command)
 }
 
 /// Version and value of the counter; none when the host can't tell now.
