@@ -22,7 +22,7 @@ mod change;
 mod guard;
 mod logger;
 mod ready;
-/// What decides between two who ask for votes at the same time; above 0.
+/// What decides between two who would campaign at the same time; above 0.
 fn rank(id: u64) -> i64 {
     id.cast_signed().saturating_abs().max(1)
 }
@@ -211,19 +211,25 @@ impl Core {
         let Some(message) = self.guard(message) else {
             return;
         };
-        self.settle_rivalry();
+        self.settle_rivalry(&message);
         if let Err(error) = self.node.step(message) {
             tracing::debug!(%error, "a raft message was ignored");
         }
     }
 
-    /// Of members who ask for votes at the same time the one with the higher rank refuses the other, and has the other's vote:
-    /// without ranks each votes for itself, and a whole time-out passes for nothing. Who does not ask for votes himself has no rank
-    /// to compare, and votes for whoever comes first.
-    fn settle_rivalry(&mut self) {
+    /// Of members with equal logs who ask at the same time whether they may campaign the one with the higher rank refuses the other, and
+    /// has the other's consent: without ranks each would then vote for itself, and a whole time-out pass for nothing. Where logs
+    /// differ they alone decide: a member that refused a better log for its rank would have no consent from it either. Whoever does
+    /// not ask himself has no rank to compare, and a vote in earnest goes to whoever asks first.
+    fn settle_rivalry(&mut self, message: &Message) {
         let raft = &mut self.node.raft;
-        let campaigns = matches!(raft.state, StateRole::PreCandidate | StateRole::Candidate);
-        raft.set_priority(if campaigns { rank(self.id) } else { 0 });
+        let asks = message.get_msg_type() == MessageType::MsgRequestPreVote;
+        let log = (raft.raft_log.last_index(), raft.raft_log.last_term());
+        let are_rivals =
+            asks && raft.state == StateRole::PreCandidate && log == (message.index, message.log_term);
+        // Requests that this message makes us send bear the rank as well.
+        let is_vote = asks || message.get_msg_type() == MessageType::MsgRequestVote;
+        raft.set_priority(if is_vote && !are_rivals { 0 } else { rank(self.id) });
     }
 
     /// Appends proposals to the leader's log, all or none. False: nothing was appended, try again later.

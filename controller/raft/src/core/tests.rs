@@ -14,6 +14,14 @@ fn core() -> Core {
 }
 
 fn core_of(id: u64) -> Core {
+    Core::new(&config(id), &image(), Some(10)).expect("a sound image starts")
+}
+
+fn config(id: u64) -> Config {
+    Config::new(id, "cluster", format!("n{id}"), "/raft")
+}
+
+fn image() -> Image {
     let members: Vec<Member> = (1..=3)
         .map(|id| Member::new(id, format!("n{id}"), format!("h{id}:1")))
         .collect();
@@ -27,7 +35,7 @@ fn core_of(id: u64) -> Core {
         data: vec![1],
         ..Entry::default()
     };
-    let image = Image {
+    Image {
         entries: (3..8).map(entry).collect(),
         compacted: (2, 1),
         hard_state: HardState {
@@ -43,13 +51,7 @@ fn core_of(id: u64) -> Core {
             reset: false,
         }),
         peers: None,
-    };
-    Core::new(
-        &Config::new(id, "cluster", format!("n{id}"), "/raft"),
-        &image,
-        Some(10),
-    )
-    .expect("a sound image starts")
+    }
 }
 
 /// Carries out what the core wants, as a disk that never fails would.
@@ -269,25 +271,39 @@ fn sent(core: &mut Core) -> Vec<Message> {
     }
 }
 
+/// Both campaign, and what each sends crosses what the other does; who leads in the end.
+fn crossing(pair: &mut [Core; 2]) -> Vec<u64> {
+    for core in pair.iter_mut() {
+        sent(core);
+        core.campaign();
+    }
+    for _ in 0..8 {
+        let crossing: Vec<Message> = pair.iter_mut().flat_map(sent).collect();
+        for message in crossing {
+            if let Some(core) = pair.iter_mut().find(|core| core.id == message.to) {
+                core.step(message);
+            }
+        }
+    }
+    let leaders = pair.iter().filter(|core| core.is_leader());
+    leaders.map(|core| core.id).collect()
+}
+
 #[test]
 fn of_two_who_campaign_at_once_one_wins_at_once() {
     // Their leader, the third, is gone.
-    for (a, b) in [(1, 2), (2, 1), (2, 3)] {
-        let mut pair = [core_of(a), core_of(b)];
-        for core in &mut pair {
-            sent(core);
-            core.campaign();
-        }
-        for _ in 0..8 {
-            // What each has sent crosses what the other has.
-            let crossing: Vec<Message> = pair.iter_mut().flat_map(sent).collect();
-            for message in crossing {
-                if let Some(core) = pair.iter_mut().find(|core| core.id == message.to) {
-                    core.step(message);
-                }
-            }
-        }
-        let leaders = pair.iter().filter(|core| core.is_leader()).count();
-        assert_eq!(leaders, 1, "{a} and {b}");
+    for (a, b, winner) in [(1, 2, 2), (2, 1, 2), (2, 3, 3)] {
+        assert_eq!(crossing(&mut [core_of(a), core_of(b)]), [winner], "{a} and {b}");
     }
+}
+
+#[test]
+fn a_better_log_wins_over_a_rank() {
+    // As long, but its last entry is of an earlier term.
+    let mut image = image();
+    for entry in &mut image.entries {
+        entry.term = 1;
+    }
+    let stale = Core::new(&config(3), &image, Some(10)).expect("it starts");
+    assert_eq!(crossing(&mut [core_of(2), stale]), [2]);
 }
