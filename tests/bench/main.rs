@@ -39,6 +39,7 @@ mod registries;
 mod report;
 mod run_latency;
 mod scale;
+mod sessions;
 mod state;
 mod timing;
 mod unpack;
@@ -102,6 +103,12 @@ const FIGURES: &[Figure] = &[
         run: attach::run,
     },
     Figure {
+        name: "sessions",
+        arguments: "[agents=1000] [seconds=20]",
+        about: "idle agents: memory and processor time that each costs its manager",
+        run: sessions::run,
+    },
+    Figure {
         name: "unpack",
         arguments: "[rounds=10] [megabytes=200] [--disk]",
         about: "a layer of this machine's files unpacked, beside the decompressor alone and tar; gzip and zstd",
@@ -162,6 +169,9 @@ fn figure(arguments: &[String]) -> Result<()> {
     }
     if name == state::PROCESS {
         return state::process(arguments);
+    }
+    if name == sessions::AGENTS {
+        return sessions::process(arguments);
     }
     if [unpack::UNPACK, unpack::DECOMPRESS, unpack::DIGEST].contains(&name.as_str()) {
         return unpack::step(arguments);
