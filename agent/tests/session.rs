@@ -7,7 +7,7 @@ mod manager;
 use std::collections::{BTreeSet, HashSet};
 use std::sync::{Arc, Mutex};
 
-use manager::{Manager, Running, soon, task};
+use manager::{Manager, PERIOD, Running, soon, task};
 use pontoon_agent::SessionState;
 use pontoon_agent::exec::{Controller, Executor, Exit, Progress, StepError};
 use pontoon_proto::v1::manager_message::Message as ToAgent;
@@ -409,6 +409,22 @@ async fn restarts_without_managers() {
     fake.until("remove b").await;
     fake.until("remove unknown stray").await;
     assert!(!fake.done().contains(&"shutdown a".to_owned()));
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn beats_at_the_pace_that_it_was_told_last() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut manager = Manager::start().await;
+    manager.begin_at(3_600_000_000_000);
+    let running = Running::start(dir.path(), Arc::new(Fake::new()), vec![manager.peer()]).await;
+    let mut session = manager.session().await;
+    session.beat().await;
+    // The next one would come in an hour.
+    session.pace(PERIOD);
+    for _ in 0..3 {
+        session.beat().await;
+    }
     running.stop().await;
 }
 

@@ -7,10 +7,11 @@ use pontoon_proto::v1::agent_message::Message as ToManager;
 use pontoon_proto::v1::manager_message::Message as FromManager;
 use pontoon_proto::v1::{AgentMessage, Heartbeat, ManagerMessage, Registered, Trust};
 use tokio::sync::{mpsc, watch};
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Interval, MissedTickBehavior};
 use tonic::Streaming;
 use tonic::transport::Channel;
 
+use super::backoff::Backoff;
 use super::{Managers, Parts, message, refusal};
 use crate::logs::Subscriptions;
 use crate::worker::Command;
@@ -20,6 +21,22 @@ use crate::{Error, Result};
 const PERIOD: Duration = Duration::from_secs(1);
 /// Shortest period that is believed.
 const SHORTEST: Duration = Duration::from_millis(50);
+
+/// In which the manager wants a beat.
+fn period(registered: &Registered) -> Duration {
+    match u64::try_from(registered.heartbeat_period) {
+        Ok(nanoseconds) if nanoseconds > 0 => Duration::from_nanos(nanoseconds).max(SHORTEST),
+        _ => PERIOD,
+    }
+}
+
+/// When to beat; the first time at once.
+fn beats(period: Duration) -> Interval {
+    let mut beat = tokio::time::interval(period);
+    // After a pause of the machine one beat is as good as many.
+    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    beat
+}
 
 /// One session after its registration. Dropping it ends its log subscriptions.
 pub(super) struct Session {
@@ -60,15 +77,11 @@ impl Session {
         mut inbox: Streaming<ManagerMessage>,
         registered: &Registered,
         managers: &mut Managers,
+        backoff: &mut Backoff,
     ) -> Result<std::convert::Infallible> {
         self.parts.reporter.begin_session();
-        let period = match u64::try_from(registered.heartbeat_period) {
-            Ok(nanoseconds) if nanoseconds > 0 => Duration::from_nanos(nanoseconds).max(SHORTEST),
-            _ => PERIOD,
-        };
-        let mut beat = tokio::time::interval(period);
-        // After a pause of the machine one beat is as good as many.
-        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        backoff.set_period(period(registered));
+        let mut beat = beats(period(registered));
         let reporter = self.parts.reporter.clone();
         // Reading does not stop while something is sent: the manager may wait for us to read.
         let (received, mut incoming) = mpsc::channel(16);
@@ -93,7 +106,14 @@ impl Session {
         loop {
             tokio::select! {
                 error = &mut read => return Err(error),
-                Some(message) = incoming.recv() => self.handle(message, managers).await?,
+                Some(message) = incoming.recv() => match message.message {
+                    // The cluster has grown or shrunk.
+                    Some(FromManager::Registered(registered)) => {
+                        backoff.set_period(period(&registered));
+                        beat = beats(period(&registered));
+                    }
+                    content => self.handle(content, managers).await?,
+                },
                 () = renewed(&mut certificate) => {
                     self.send(ToManager::Description(self.parts.describe().await)).await?;
                 }
@@ -115,8 +135,8 @@ impl Session {
         self.outbox.send(message(content)).await.map_err(ended)
     }
 
-    async fn handle(&mut self, message: ManagerMessage, managers: &mut Managers) -> Result<()> {
-        match message.message {
+    async fn handle(&mut self, content: Option<FromManager>, managers: &mut Managers) -> Result<()> {
+        match content {
             Some(FromManager::Assignments(assignments)) => {
                 let command = Command::Assign(Box::new(assignments));
                 if self.parts.worker.send(command).await.is_err() {
@@ -140,7 +160,7 @@ impl Session {
             }
             Some(FromManager::LogSubscription(subscription)) => self.logs.handle(subscription),
             Some(FromManager::Trust(trust)) => self.trust(&trust),
-            // A second answer says nothing new; an unknown message is from a newer manager.
+            // Taken before; an unknown message is from a newer manager.
             Some(FromManager::Registered(_)) | None => {}
         }
         Ok(())

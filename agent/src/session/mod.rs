@@ -153,7 +153,7 @@ impl Runner {
             let delay = match error {
                 Error::Redirect { leader, .. } if self.managers.redirect(leader.clone()) => {
                     tracing::debug!(manager = addr, leader, "following a redirect");
-                    continue;
+                    self.backoff.redirected(rand::random())
                 }
                 error => {
                     tracing::info!(error = error.chain(), "no session with the managers");
@@ -202,7 +202,10 @@ impl Runner {
             .as_ref()
             .map(|images| images.link(channel.clone()));
         let session = established::Session::new(&self.parts, channel, outbox, addr).renewed_by(certificate);
-        session.run(inbox, &registered, &mut self.managers).await
+        let Self {
+            managers, backoff, ..
+        } = self;
+        session.run(inbox, &registered, managers, backoff).await
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -26,6 +27,9 @@ use tonic::{Request, Response, Status, Streaming};
 /// How long any single expectation may take on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Nanoseconds between beats.
+pub const PERIOD: i64 = 50_000_000;
+
 /// Waits for something that has to come.
 pub async fn soon<T>(what: &str, wait: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, wait)
@@ -38,6 +42,7 @@ struct Service {
     sessions: mpsc::UnboundedSender<Session>,
     logs: mpsc::UnboundedSender<PublishLogsMessage>,
     leader: Arc<Mutex<Option<String>>>,
+    period: Arc<AtomicI64>,
 }
 
 /// One agent's session.
@@ -57,6 +62,14 @@ impl Session {
                 message: Some(message),
             }))
             .ok();
+    }
+
+    /// Wants a beat in each so many nanoseconds.
+    pub fn pace(&self, period: i64) {
+        self.send(ToAgent::Registered(Registered {
+            session_id: "s".into(),
+            heartbeat_period: period,
+        }));
     }
 
     pub fn assign(&self, full: bool, tasks: Vec<TaskAssignment>) {
@@ -151,10 +164,7 @@ impl Dispatcher for Service {
             acknowledges: true,
             beats: 0,
         };
-        session.send(ToAgent::Registered(Registered {
-            session_id: "s".into(),
-            heartbeat_period: 50_000_000,
-        }));
+        session.pace(self.period.load(Ordering::Relaxed));
         self.sessions.send(session).ok();
         Ok(Response::new(UnboundedReceiverStream::new(stream)))
     }
@@ -202,6 +212,7 @@ pub struct Manager {
     sessions: mpsc::UnboundedReceiver<Session>,
     pub logs: mpsc::UnboundedReceiver<PublishLogsMessage>,
     leader: Arc<Mutex<Option<String>>>,
+    period: Arc<AtomicI64>,
     down: CancellationToken,
 }
 
@@ -212,11 +223,13 @@ impl Manager {
         let (sessions, opened) = mpsc::unbounded_channel();
         let (logs, published) = mpsc::unbounded_channel();
         let leader = Arc::new(Mutex::new(None));
+        let period = Arc::new(AtomicI64::new(PERIOD));
         let down = CancellationToken::new();
         let service = DispatcherServer::new(Service {
             sessions,
             logs,
             leader: leader.clone(),
+            period: period.clone(),
         });
         let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
         let server = Server::builder()
@@ -229,6 +242,7 @@ impl Manager {
             sessions: opened,
             logs: published,
             leader,
+            period,
             down,
         }
     }
@@ -236,6 +250,11 @@ impl Manager {
     /// From now on it names another as leader.
     pub fn defer_to(&self, leader: &str) {
         *self.leader.lock().unwrap() = Some(leader.to_owned());
+    }
+
+    /// New sessions begin with this pace, in nanoseconds.
+    pub fn begin_at(&self, period: i64) {
+        self.period.store(period, Ordering::Relaxed);
     }
 
     pub fn stop(&self) {

@@ -1,6 +1,7 @@
-//! The gRPC service Dispatcher: refuses what is not for the leader, starts sessions, takes in log lines, answers about images.
+//! The gRPC service Dispatcher: sends to the leader what is not for this manager, starts sessions, takes in log lines, answers about images.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use pontoon_identity::{ConnectionInfo, PeerIdentity};
 use pontoon_proto::v1::dispatcher_server::Dispatcher;
@@ -21,6 +22,11 @@ use crate::images::service as images;
 use crate::leader::Leading;
 use crate::status;
 
+/// So long a session's call waits for an election's outcome: agents that are sent away would only come back, all of them, again and again.
+/// Shorter than agents wait for an answer.
+const ELECTION: Duration = Duration::from_secs(2);
+/// A manager that was elected begins to lead a moment later, which nobody is told of.
+const PAUSE: Duration = Duration::from_millis(50);
 /// Messages to one agent that may wait.
 const OUTBOUND: usize = 64;
 
@@ -40,6 +46,33 @@ impl DispatcherService {
             .leading()
             .ok_or_else(|| status::ask_leader(self.core.leader().as_ref()))
     }
+
+    /// As `leading`, once it is known who leads.
+    async fn leading_soon(&self) -> Result<Arc<Leading>, Status> {
+        let deadline = Instant::now() + ELECTION;
+        let mut leadership = self.core.log.leadership();
+        loop {
+            leadership.mark_unchanged();
+            let refusal = match self.leading() {
+                Ok(leading) => return Ok(leading),
+                Err(refusal) => refusal,
+            };
+            let other = self
+                .core
+                .leader()
+                .filter(|leader| leader.id != self.core.log.id());
+            if other.is_some() || Instant::now() >= deadline {
+                return Err(refusal);
+            }
+            // This manager's own reign begins unannounced; everything else is told.
+            let elected = self.core.leader().is_some();
+            let until = if elected { Instant::now() + PAUSE } else { deadline };
+            let changed = tokio::time::timeout_at(until, leadership.changed()).await;
+            if matches!(changed, Ok(Err(_))) {
+                return Err(refusal);
+            }
+        }
+    }
 }
 
 fn caller<T>(request: &Request<T>) -> Result<(PeerIdentity, String), Status> {
@@ -56,8 +89,8 @@ impl Dispatcher for DispatcherService {
         &self,
         request: Request<Streaming<AgentMessage>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
-        let leading = self.leading()?;
         let (peer, addr) = caller(&request)?;
+        let leading = self.leading_soon().await?;
         let (out, messages) = mpsc::channel(OUTBOUND);
         let start = session::Start {
             core: self.core.clone(),

@@ -23,7 +23,7 @@ use tokio::time::Instant;
 use tonic::{Status, Streaming};
 use tracing::{debug, info};
 
-use super::beats::period;
+use super::beats::{period, wished};
 use super::bounds;
 use super::sessions::{Outbound, Session};
 use crate::core::Core;
@@ -65,8 +65,10 @@ impl Start {
         info!(node = self.node_id, session = session.id, "session begins");
         let leading = self.leading.clone();
         let core = self.core.clone();
+        let period = period(&core.snapshot());
         let mut live = Live {
-            period: period(&core.snapshot()),
+            period,
+            told: period,
             core: self.core,
             leading: self.leading,
             session: session.clone(),
@@ -162,7 +164,10 @@ struct Live {
     core: Arc<Core>,
     leading: Arc<Leading>,
     session: Arc<Session>,
+    /// In which the agent has to beat.
     period: Duration,
+    /// What it was told of that last.
+    told: Duration,
     /// Reports on their way into the log, by sequence.
     acks: JoinSet<Option<u64>>,
     /// What the agent has been told.
@@ -179,11 +184,7 @@ impl Live {
         self.leading
             .beats
             .beat(&self.session.node_id, self.period, Instant::now());
-        let registered = Registered {
-            session_id: self.session.id.clone(),
-            heartbeat_period: i64::try_from(self.period.as_nanos()).unwrap_or(i64::MAX),
-        };
-        let mut alive = self.session.send(Outgoing::Registered(registered)).await;
+        let mut alive = self.session.send(Outgoing::Registered(self.registered())).await;
         members.mark_changed();
         self.session.wake.notify_one();
         while alive {
@@ -210,11 +211,13 @@ impl Live {
     }
 
     async fn receive(&mut self, message: AgentMessage) -> Result<bool, Status> {
-        self.leading
-            .beats
-            .beat(&self.session.node_id, self.period, Instant::now());
+        let now = Instant::now();
+        if self.leading.beats.beat(&self.session.node_id, self.period, now) {
+            self.reachable().await;
+        }
         match message.message {
-            Some(Incoming::Heartbeat(_)) | None => {}
+            Some(Incoming::Heartbeat(_)) => return Ok(self.adapt().await),
+            None => {}
             Some(Incoming::Status(report)) => self.report(report).await,
             Some(Incoming::Description(description)) => {
                 bounds::check(&description)?;
@@ -225,6 +228,36 @@ impl Live {
             }
         }
         Ok(true)
+    }
+
+    /// The node was unreachable and is heard of again.
+    async fn reachable(&self) {
+        let node_id = self.session.node_id.clone();
+        let edit = move |tx: &mut Tx, scope: &crate::writer::Scope| {
+            observe::node_ready(tx, &node_id, None, "", scope.now);
+        };
+        drop(self.leading.writer.observe(edit).await);
+    }
+
+    /// Tells the agent when it should beat at another pace: the cluster's setting is another, or it has grown or shrunk by a quarter where that
+    /// decides. Its deadline stays the longest that it was told in this session: one of an older version goes on as it began.
+    async fn adapt(&mut self) -> bool {
+        let snapshot = self.core.snapshot();
+        let wanted = period(&snapshot);
+        let is_near = wanted < self.told * 5 / 4 && wanted > self.told * 4 / 5;
+        if wanted == self.told || (is_near && wanted != wished(&snapshot)) {
+            return true;
+        }
+        self.told = wanted;
+        self.period = self.period.max(wanted);
+        self.session.send(Outgoing::Registered(self.registered())).await
+    }
+
+    fn registered(&self) -> Registered {
+        Registered {
+            session_id: self.session.id.clone(),
+            heartbeat_period: i64::try_from(self.told.as_nanos()).unwrap_or(i64::MAX),
+        }
     }
 
     /// Queues a report in the order it came; it is acknowledged when committed.

@@ -70,6 +70,11 @@ async fn bind(addr: &str) -> TcpListener {
 impl Host {
     /// A new cluster of one manager.
     pub async fn bootstrap() -> Self {
+        Self::bootstrap_beating(PERIOD).await
+    }
+
+    /// As [`Host::bootstrap`], with another heartbeat.
+    pub async fn bootstrap_beating(period: Duration) -> Self {
         let dir = Arc::new(tempfile::tempdir().unwrap());
         let root = RootCa::generate("cluster1").unwrap();
         let me = PeerIdentity {
@@ -82,7 +87,7 @@ impl Host {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap().to_string();
         let spec = ClusterSpec {
-            heartbeat_period: i64::try_from(PERIOD.as_nanos()).unwrap(),
+            heartbeat_period: i64::try_from(period.as_nanos()).unwrap(),
             ..ClusterSpec::default()
         };
         let config = config(&dir, &identity, &addr);

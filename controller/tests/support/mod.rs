@@ -1,7 +1,7 @@
 //! Managers in this process, with real logs in temporary folders and real mTLS on loopback; and fake agents that speak the
 //! dispatcher's protocol.
 
-#![allow(clippy::unwrap_used, dead_code)] // Each test binary uses its part.
+#![allow(clippy::unwrap_used, dead_code, unused_imports)] // Each test binary uses its part.
 
 mod agent;
 mod host;
