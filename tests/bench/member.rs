@@ -14,6 +14,8 @@ use pontoon_raft::{
     Config, ConnectError, Connector, DataKey, Keyring, Member, PeerIdentity, Raft, RaftService, Role,
 };
 use tokio::net::TcpListener;
+use tokio_stream::StreamExt as _;
+use tokio_stream::wrappers::TcpListenerStream;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint, Server};
 use tonic::{Request, Status};
@@ -201,7 +203,10 @@ async fn serve(folder: &str, addr: &str, leader: &str) -> Result<()> {
     let router = Server::builder()
         .add_service(raft)
         .add_service(kv::Server::new(handle.clone(), state));
-    let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+    let incoming = TcpListenerStream::new(listener).map(|stream| {
+        // As the cluster port has it, and etcd.
+        stream.and_then(|stream| stream.set_nodelay(true).map(|()| stream))
+    });
     let server = tokio::spawn(router.serve_with_incoming(incoming));
     let votes = async {
         let mut members = handle.members_watch();
