@@ -136,6 +136,8 @@ fn a_locked_manager_asks_for_its_key() {
         );
         ensure!(swarm_state(host)?.trim() == "active");
 
+        let help = host.ok(&["swarm", "update"])?;
+        ensure!(help.contains("Usage:  pontoon swarm update [OPTIONS]"), "{help}");
         let updated = host.ok(&["swarm", "update", "--autolock=false"])?;
         ensure!(updated.trim() == "Swarm updated.", "{updated}");
         host.pontoon(&["swarm", "unlock-key"])?

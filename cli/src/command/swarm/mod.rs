@@ -153,6 +153,9 @@ pub struct JoinTokenArguments {
 /// # Errors
 /// The daemon's.
 pub async fn dispatch(host: Option<&str>, command: Command) -> Outcome {
+    if let Command::Update(arguments) = &command {
+        arguments.check()?;
+    }
     let client = Client::connect(host).await?;
     match command {
         Command::Ca(arguments) => ca::run(&client, arguments).await,

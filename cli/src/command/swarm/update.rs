@@ -13,7 +13,7 @@ use crate::output::{human, listing};
 #[derive(Args, Debug)]
 pub struct UpdateArguments {
     /// Change manager autolocking setting (true|false)
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(long, value_name = "bool", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     #[arg(action = clap::ArgAction::Set, hide_possible_values = true)]
     autolock: Option<bool>,
     /// Validity period for node certificates (ns|us|ms|s|m|h) (default 2160h0m0s)
@@ -27,20 +27,29 @@ pub struct UpdateArguments {
     task_history_limit: Option<u32>,
 }
 
+impl UpdateArguments {
+    /// Prints the help when nothing is to be changed, as Docker does.
+    ///
+    /// # Errors
+    /// A silent one then: there is no more to do.
+    pub(super) fn check(&self) -> Result<(), Failure> {
+        let given = [
+            self.autolock.is_some(),
+            self.cert_expiry.is_some(),
+            !self.external_ca.is_empty(),
+            self.task_history_limit.is_some(),
+        ];
+        if !given.contains(&true) {
+            cli::parse_from(["pontoon", "swarm", "update", "--help"].map(Into::into))?;
+        }
+        Ok(())
+    }
+}
+
 /// Runs `swarm update`.
 pub(super) async fn run(client: &Client, arguments: &UpdateArguments) -> Outcome {
     if !arguments.external_ca.is_empty() {
         return Err(Failure::new(ca::NO_EXTERNAL_CA));
-    }
-    let given = [
-        arguments.autolock.is_some(),
-        arguments.cert_expiry.is_some(),
-        arguments.task_history_limit.is_some(),
-    ];
-    if !given.contains(&true) {
-        // Prints the help, as Docker does when nothing is to be changed.
-        cli::parse_from(["pontoon", "swarm", "update", "--help"].map(Into::into))?;
-        return Ok(0);
     }
     let cluster = client
         .control()
