@@ -4,7 +4,7 @@
 //! the waits of [`RaftHandle::promote`] and [`RaftHandle::remove`].
 
 use std::collections::HashMap;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -44,6 +44,8 @@ pub(crate) struct Shared {
     pub(crate) events: std::sync::mpsc::Sender<Event>,
     /// Bytes of peer messages in the inbox.
     pub(crate) inbox_bytes: Arc<AtomicUsize>,
+    /// A lone voter's state has all that is committed: reads need no event.
+    pub(crate) settled: Arc<AtomicBool>,
     /// Bounds the proposals in the inbox.
     pub(crate) permits: Semaphore,
     pub(crate) leadership: watch::Receiver<Leadership>,
@@ -101,6 +103,9 @@ impl RaftHandle {
     /// # Errors
     /// See [`ReadError`].
     pub async fn read_barrier(&self) -> Result<(), ReadError> {
+        if self.shared.settled.load(Ordering::SeqCst) {
+            return Ok(());
+        }
         let (reply, answer) = oneshot::channel();
         self.shared
             .events

@@ -269,6 +269,16 @@ impl Core {
         false
     }
 
+    /// Whether a read needs nobody's word: this member leads as the only voter, so nothing is committed without it, and
+    /// its state machine, which is at `applied`, has all that is.
+    pub(crate) fn is_settled(&self, applied: u64) -> bool {
+        let raft = &self.node.raft;
+        self.is_leader()
+            && raft.prs().is_singleton()
+            && raft.commit_to_current_term()
+            && raft.raft_log.committed <= applied
+    }
+
     /// All jobs up to this number are durable.
     pub(crate) fn persisted(&mut self, number: u64) {
         self.durable_job = self.durable_job.max(number);

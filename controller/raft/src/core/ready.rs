@@ -1,7 +1,9 @@
 //! Takes raft's readies apart: what goes to the disk, to the peers, to the state machine, and in which order.
 
 use prost_raft::Message as _;
-use raft::eraftpb::{ConfChange, ConfChangeSingle, ConfChangeV2, ConfState, Entry, EntryType};
+use raft::eraftpb::{
+    ConfChange, ConfChangeSingle, ConfChangeV2, ConfState, Entry, EntryType, Message, MessageType,
+};
 
 use super::{Committed, Core, Output, Pending};
 use crate::members::Members;
@@ -56,6 +58,11 @@ impl Core {
             messages.splice(..0, at_once);
         } else {
             self.out.extend(at_once.into_iter().map(Output::Send));
+            // The answer to a heartbeat promises the term alone, which is durable: a read does not wait for entries on their way.
+            let is_beat = |message: &Message| message.get_msg_type() == MessageType::MsgHeartbeatResponse;
+            let (beats, others) = messages.into_iter().partition(is_beat);
+            messages = others;
+            self.out.extend(Vec::into_iter(beats).map(Output::Send));
         }
         if let Some(snapshot) = snapshot {
             self.installing = Some((job, snapshot));

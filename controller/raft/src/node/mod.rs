@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
 
@@ -132,6 +132,12 @@ fn start_committer(wal: Wal, events: Sender<Event>) -> Result<Committer, Error> 
     Committer::start(wal, Box::new(on_done))
 }
 
+/// Ticks after which a read is given up.
+fn read_ticks(config: &Config) -> u64 {
+    let ticks = config.read_timeout.as_millis() / config.tick.as_millis().max(1);
+    u64::try_from(ticks).unwrap_or(u64::MAX).max(1)
+}
+
 /// Starts the threads of a member. Must be called in a tokio runtime, which then carries the transport.
 pub(crate) fn start<S: StateMachine>(
     config: &Config,
@@ -171,8 +177,8 @@ pub(crate) fn start<S: StateMachine>(
         events: events.clone(),
         snapshots: snapshots.clone(),
     });
+    let settled = Arc::new(AtomicBool::new(false));
     let election_ticks = config.election_ticks as u64;
-    let read_ticks = config.read_timeout.as_millis() / config.tick.as_millis().max(1);
     let node = Node {
         id: config.id,
         core,
@@ -184,10 +190,8 @@ pub(crate) fn start<S: StateMachine>(
         published,
         tick: config.tick,
         election_ticks,
-        reads: Reads::new(
-            election_ticks,
-            u64::try_from(read_ticks).unwrap_or(u64::MAX).max(1),
-        ),
+        reads: Reads::new(election_ticks, read_ticks(config)),
+        settled: settled.clone(),
         progress,
     };
     let (done_tx, done) = watch::channel(());
@@ -206,6 +210,7 @@ pub(crate) fn start<S: StateMachine>(
         election_timeout: config.tick * u32::try_from(config.election_ticks).unwrap_or(u32::MAX),
         events,
         inbox_bytes,
+        settled,
         permits: Semaphore::new(MAX_PROPOSALS),
         leadership: watches.leadership,
         members: watches.members,

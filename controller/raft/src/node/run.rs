@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
@@ -52,6 +52,8 @@ pub(super) struct Node {
     pub(super) tick: Duration,
     pub(super) election_ticks: u64,
     pub(super) reads: Reads,
+    /// See [`Core::is_settled`]; readers look at it.
+    pub(super) settled: Arc<AtomicBool>,
     pub(super) progress: Progress,
 }
 
@@ -205,6 +207,25 @@ impl Node {
     /// Feeds what was collected to the core and hands its outputs out.
     fn turn(&mut self) {
         self.flush_proposals();
+        let mut members_changed = false;
+        loop {
+            self.request_reads();
+            let outputs = self.core.poll();
+            // Cleared before anybody can learn of what is committed by now.
+            self.settle();
+            let answered = outputs
+                .iter()
+                .any(|output| matches!(output, Output::ReadReady { .. }));
+            members_changed |= self.hand_out(outputs);
+            if !answered {
+                break;
+            }
+            // The reads that gathered meanwhile have their turn, also if nothing else happens.
+        }
+        self.publish(members_changed);
+    }
+
+    fn request_reads(&mut self) {
         let (progress, core) = (&mut self.progress, &mut self.core);
         let now = progress.now;
         self.reads.request(
@@ -212,8 +233,20 @@ impl Node {
             || progress.nonce().to_vec(),
             |context| core.read_index(context),
         );
+    }
+
+    /// Tells readers whether they need to ask at all.
+    fn settle(&self) {
+        let settled = self.core.is_settled(self.progress.applied.0);
+        if self.settled.load(Ordering::Relaxed) != settled {
+            self.settled.store(settled, Ordering::SeqCst);
+        }
+    }
+
+    /// True if the members may have changed.
+    fn hand_out(&mut self, outputs: Vec<Output>) -> bool {
         let mut members_changed = false;
-        for output in self.core.poll() {
+        for output in outputs {
             match output {
                 Output::Send(message) => self.transport.send(message),
                 Output::Persist(job) => self.committer.submit(job),
@@ -228,13 +261,17 @@ impl Node {
                 }
                 Output::ReadReady { context, index } => {
                     let replies = self.reads.take(&context);
-                    self.to_apply(ApplyJob::Barrier { index, replies });
+                    if index > self.progress.applied.0 {
+                        self.to_apply(ApplyJob::Barrier { index, replies });
+                    } else {
+                        replies.into_iter().for_each(|reply| drop(reply.send(Ok(()))));
+                    }
                 }
                 Output::SnapshotWanted => self.to_apply(ApplyJob::Snapshot),
                 Output::Obsolete { below } => self.to_apply(ApplyJob::Obsolete { below }),
             }
         }
-        self.publish(members_changed);
+        members_changed
     }
 
     /// Asks for the snapshot that a new key wants, once the state is far enough.
@@ -412,6 +449,7 @@ impl Node {
     fn finish(mut self) {
         let reason = self.progress.stop.take().unwrap_or(StopReason::Shutdown);
         tracing::info!(?reason, "the raft member stops");
+        self.settled.store(false, Ordering::SeqCst);
         let read_error = match &reason {
             StopReason::Storage(reason) => ReadError::Storage {
                 reason: reason.clone(),
