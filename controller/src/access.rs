@@ -17,6 +17,7 @@ use tonic::{Code, Status};
 use crate::core::Core;
 use crate::forward;
 use crate::layer::{self, Around, Calls, Layered};
+use crate::roles;
 
 /// Who may call a service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,12 +47,12 @@ fn looked_up(path: &str) -> bool {
         || path == "/pontoon.v1.Raft/Join"
 }
 
-fn check(core: &Core, path: &str, peer: Option<&PeerIdentity>) -> Result<(), Status> {
+fn check(core: &Core, path: &str, info: Option<&ConnectionInfo>) -> Result<(), Status> {
     let right = right(path);
     if right == Right::Anybody {
         return Ok(());
     }
-    let Some(peer) = peer else {
+    let Some((info, peer)) = info.and_then(|info| Some((info, info.peer.as_ref()?))) else {
         return Err(Status::unauthenticated(
             "this call needs a node certificate: let the node join the swarm with a join token",
         ));
@@ -76,13 +77,18 @@ fn check(core: &Core, path: &str, peer: Option<&PeerIdentity>) -> Result<(), Sta
     {
         return Err(removed());
     }
+    // The log's service looks at this itself: it has more to say to a member that was removed.
+    let is_log = path.starts_with("/pontoon.v1.Raft/");
+    if right == Right::Manager && !is_log && roles::is_demoted(&snapshot, &peer.node_id, info.issued_at) {
+        return Err(roles::no_longer_a_manager(&peer.node_id));
+    }
     if !looked_up(path) || core.leading().is_none() {
         return Ok(());
     }
     match snapshot.node(&peer.node_id) {
         None => Err(removed()),
         Some(node) if right == Right::Manager && node.role() != NodeRole::Manager => {
-            Err(refused("it is no longer a manager"))
+            Err(roles::no_longer_a_manager(&peer.node_id))
         }
         Some(_) => Ok(()),
     }
@@ -134,13 +140,11 @@ impl<S> Guard<S> {
 
 impl Around for Table {
     async fn answer<S: Calls>(self, inner: S, mut request: Request<Body>) -> Response<Body> {
-        let peer = request
-            .extensions()
-            .get::<ConnectionInfo>()
-            .and_then(|info| info.peer.clone());
-        if let Err(status) = check(&self.core, request.uri().path(), peer.as_ref()) {
+        let info = request.extensions().get::<ConnectionInfo>();
+        if let Err(status) = check(&self.core, request.uri().path(), info) {
             return status.into_http();
         }
+        let peer = info.and_then(|info| info.peer.clone());
         if !peer
             .as_ref()
             .is_some_and(|peer| may_speak_for_others(&self.core, peer))

@@ -35,7 +35,7 @@ use crate::init::first_state;
 use crate::join::ask_to_join;
 use crate::keys::{self, Keys};
 use crate::replica::{Machine, Replica};
-use crate::{leader, recovery, sever, status};
+use crate::{leader, recovery, roles, sever, status};
 
 /// Holds this member's raft id, which must be known before the log is opened.
 const MEMBER_FILE: &str = "raft.id";
@@ -212,7 +212,10 @@ impl Manager {
             ));
         match &self.raft {
             Some(raft) => {
-                let raft = RaftService::new(raft.clone(), raft_peer).into_server();
+                let replica = core.replica.clone();
+                let identify =
+                    move |extensions: &tonic::Extensions| raft_peer(&replica.snapshot(), extensions);
+                let raft = RaftService::new(raft.clone(), identify).into_server();
                 routes.add_service(Guard::new(core, raft))
             }
             None => routes,
@@ -323,20 +326,25 @@ pub(crate) fn raft_config(config: &ManagerConfig, id: u64) -> Config {
     raft
 }
 
-/// Who calls the log's service: a manager, by its certificate.
-fn raft_peer(extensions: &tonic::Extensions) -> Result<PeerIdentity, Status> {
+/// Who calls the log's service: a manager, by its certificate, unless that is from before its demotion. A member that is behind can't go
+/// by the nodes' roles: it would refuse a manager that it does not know yet.
+fn raft_peer(snapshot: &Snapshot, extensions: &tonic::Extensions) -> Result<PeerIdentity, Status> {
     let info = extensions.get::<ConnectionInfo>();
-    match info
-        .and_then(|info| info.peer.as_ref())
-        .filter(|peer| peer.role == NodeRole::Manager)
-    {
-        Some(peer) => Ok(PeerIdentity {
-            node_id: peer.node_id.clone(),
-        }),
-        None => Err(Status::permission_denied(
+    let manager = info.and_then(|info| {
+        let peer = info.peer.as_ref()?;
+        (peer.role == NodeRole::Manager).then_some((peer, info.issued_at))
+    });
+    let Some((peer, issued_at)) = manager else {
+        return Err(Status::permission_denied(
             "the managers' log is for managers only",
-        )),
+        ));
+    };
+    if roles::is_demoted(snapshot, &peer.node_id, issued_at) {
+        return Err(roles::no_longer_a_manager(&peer.node_id));
     }
+    Ok(PeerIdentity {
+        node_id: peer.node_id.clone(),
+    })
 }
 
 pub(crate) fn read_member(data_dir: &Path) -> Result<u64, Error> {

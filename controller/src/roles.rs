@@ -11,13 +11,15 @@
 //! ```
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use pontoon_proto::v1::{Node, NodeRole};
+use pontoon_proto::v1::{Cluster, Node, NodeRole};
 use pontoon_raft::{Member, MembershipError, Role};
-use pontoon_store::Tx;
+use pontoon_store::{Snapshot, Tx};
+use tonic::Status;
 use tracing::{debug, info, warn};
 
+use crate::ca;
 use crate::core::Core;
 use crate::leader::Leading;
 
@@ -83,7 +85,7 @@ async fn settle(core: &Core, leading: &Leading) -> Option<Duration> {
     if snapshot.nodes().any(|node| is_due(node) && !is_member(node)) {
         let written = leading
             .writer
-            .observe(move |tx, _| demote(tx, |node| !is_member_of(&members, node)))
+            .observe(move |tx, scope| demote(tx, |node| !is_member_of(&members, node), scope.now))
             .await;
         match written.await {
             Ok(Ok(())) => {}
@@ -128,13 +130,54 @@ fn is_due(node: &Node) -> bool {
             .is_some_and(|spec| spec.role() == NodeRole::Worker)
 }
 
-fn demote(tx: &mut Tx, has_left: impl Fn(&Node) -> bool) {
+/// Remembers since when a node's manager certificates are void, or forgets it for one that is a manager again: its certificates count by when
+/// they were issued, so a manager that is behind and has not heard of that does not refuse the new one.
+pub(crate) fn note(tx: &mut Tx, before: &Node, role: NodeRole, now: i64) {
+    let Some(cluster) = tx.cluster() else { return };
+    let known = cluster.demoted_nodes.contains_key(&before.id);
+    let is_demotion = before.role() == NodeRole::Manager && role == NodeRole::Worker;
+    let is_promotion = known && role == NodeRole::Manager;
+    if !is_demotion && !is_promotion {
+        return;
+    }
+    let mut cluster = Cluster::clone(cluster);
+    let lifetime = ca::longest_expiry(&cluster);
+    cluster
+        .demoted_nodes
+        .retain(|_, since| since.saturating_add(lifetime) > now);
+    if is_demotion {
+        cluster.demoted_nodes.insert(before.id.clone(), now);
+    } else {
+        cluster.demoted_nodes.remove(&before.id);
+    }
+    // Only an empty id is refused, and this one comes from the store.
+    let _ = tx.put_cluster(cluster);
+}
+
+/// Whether a manager's certificate that was issued then is void, as far as this manager knows.
+pub(crate) fn is_demoted(snapshot: &Snapshot, node_id: &str, issued_at: Option<SystemTime>) -> bool {
+    let since = snapshot
+        .cluster()
+        .and_then(|cluster| cluster.demoted_nodes.get(node_id));
+    let Some(since) = since.and_then(|since| u64::try_from(*since).ok()) else {
+        return false;
+    };
+    issued_at.is_none_or(|issued| issued <= SystemTime::UNIX_EPOCH + Duration::from_nanos(since))
+}
+
+/// What a node with such a certificate is told.
+pub(crate) fn no_longer_a_manager(node_id: &str) -> Status {
+    Status::permission_denied(format!("node {node_id}: it is no longer a manager"))
+}
+
+fn demote(tx: &mut Tx, has_left: impl Fn(&Node) -> bool, now: i64) {
     let due: Vec<Node> = tx
         .nodes()
         .filter(|node| is_due(node) && has_left(node))
         .map(|node| Node::clone(node))
         .collect();
     for node in due {
+        note(tx, &node, NodeRole::Worker, now);
         let node = Node {
             role: NodeRole::Worker.into(),
             manager_status: None,
@@ -142,5 +185,45 @@ fn demote(tx: &mut Tx, has_left: impl Fn(&Node) -> bool) {
         };
         // Only an empty id is refused, and these come from the store.
         let _ = tx.put_node(node);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_demotion_voids_the_certificates_from_before_it() {
+        let at = |seconds: u64| Some(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
+        let nanoseconds = |seconds: i64| seconds * 1_000_000_000;
+        let mut tx = Tx::new(Snapshot::default());
+        tx.put_cluster(Cluster {
+            id: "c".into(),
+            ..Cluster::default()
+        })
+        .unwrap();
+        let node = |id: &str, role: NodeRole| Node {
+            id: id.into(),
+            role: role.into(),
+            ..Node::default()
+        };
+        let (manager, worker) = (node("n1", NodeRole::Manager), node("n2", NodeRole::Worker));
+        note(&mut tx, &worker, NodeRole::Worker, nanoseconds(100));
+        note(&mut tx, &worker, NodeRole::Manager, nanoseconds(100));
+        assert!(tx.cluster().unwrap().demoted_nodes.is_empty());
+        note(&mut tx, &manager, NodeRole::Worker, nanoseconds(100));
+        assert!(is_demoted(&tx, "n1", at(50)) && is_demoted(&tx, "n1", at(100)));
+        assert!(is_demoted(&tx, "n1", None));
+        // One that is behind knows the manager that it became again by its new certificate.
+        assert!(!is_demoted(&tx, "n1", at(101)) && !is_demoted(&tx, "n2", at(50)));
+        let again = node("n1", NodeRole::Worker);
+        note(&mut tx, &again, NodeRole::Manager, nanoseconds(200));
+        assert!(!is_demoted(&tx, "n1", at(50)));
+        // Forgotten when no certificate can be from before it.
+        note(&mut tx, &manager, NodeRole::Worker, nanoseconds(300));
+        let years = nanoseconds(20 * 365 * 86_400);
+        note(&mut tx, &node("n3", NodeRole::Manager), NodeRole::Worker, years);
+        let demoted = &tx.cluster().unwrap().demoted_nodes;
+        assert_eq!(demoted.keys().collect::<Vec<_>>(), ["n3"]);
     }
 }

@@ -88,6 +88,7 @@ impl Gate {
         });
         let info = ConnectionInfo {
             peer,
+            issued_at: None,
             remote_addr: "127.0.0.1:1".parse().unwrap(),
         };
         let routes = self.routes.lock().unwrap().clone();

@@ -10,27 +10,13 @@ use std::sync::Arc;
 
 use pontoon_controller::StopReason;
 use pontoon_identity::{Endpoint, connect, renew};
-use pontoon_proto::v1::ca_client::CaClient;
-use pontoon_proto::v1::control_client::ControlClient;
 use pontoon_proto::v1::dispatcher_client::DispatcherClient;
 use pontoon_proto::v1::{
-    AgentMessage, GetRequest, IssueCertificateRequest, ListRequest, LogSelector, NodeRole, NodeSpec,
-    Reachability, RemoveNodeRequest, ServiceLogsRequest, UpdateNodeRequest,
+    AgentMessage, GetRequest, ListRequest, LogSelector, NodeRole, Reachability, RemoveNodeRequest,
+    ServiceLogsRequest,
 };
-use support::{FakeAgent, Host, create, eventually, wait_running};
+use support::{FakeAgent, Host, create, eventually, role, three, wait_running};
 use tonic::Code;
-
-async fn three() -> Vec<Host> {
-    let first = Host::bootstrap().await;
-    let second = Host::join(&first).await;
-    // Through a follower: the certificate and the membership are the leader's to give.
-    let third = Host::join(&second).await;
-    let hosts = vec![first, second, third];
-    for host in &hosts {
-        host.wait_voters(3).await;
-    }
-    hosts
-}
 
 /// Takes the leader out of the list.
 async fn take_leader(hosts: &mut Vec<Host>) -> Host {
@@ -53,17 +39,6 @@ fn files(dir: &Path) -> Vec<PathBuf> {
     }
     assert!(!found.is_empty());
     found
-}
-
-fn role(target: &str, role: NodeRole) -> UpdateNodeRequest {
-    UpdateNodeRequest {
-        target: target.to_owned(),
-        version: 0,
-        spec: Some(NodeSpec {
-            role: role.into(),
-            ..NodeSpec::default()
-        }),
-    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -171,56 +146,6 @@ async fn a_follower_tells_agents_who_leads() {
             .to_str()
             .unwrap(),
         leader.addr
-    );
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_demoted_managers_certificate_is_worth_a_workers() {
-    let hosts = three().await;
-    let leader = eventually("somebody leads", || async {
-        hosts.iter().find(|host| host.is_leader())
-    })
-    .await;
-    let other = hosts.iter().find(|host| host.addr != leader.addr).unwrap();
-    let node_id = other.identity.node_id();
-    leader
-        .client()
-        .update_node(role(&node_id, NodeRole::Worker))
-        .await
-        .unwrap();
-    leader.wait_voters(2).await;
-    eventually("its role is taken", || async {
-        let node = leader.manager.snapshot().node(&node_id).cloned()?;
-        (node.role() == NodeRole::Worker).then_some(())
-    })
-    .await;
-    assert_eq!(other.identity.role(), NodeRole::Manager);
-    let channel = connect(&other.identity, &Endpoint::manager(&leader.addr))
-        .await
-        .unwrap();
-    let error = ControlClient::new(channel.clone())
-        .list_nodes(ListRequest::default())
-        .await
-        .unwrap_err();
-    assert!(error.message().contains("no longer a manager"), "{error:?}");
-    // It can't speak for another node any more.
-    let csr = pontoon_identity::CertificateRequest::generate().unwrap().csr_pem;
-    let mut request = tonic::Request::new(IssueCertificateRequest {
-        csr: csr.into(),
-        ..Default::default()
-    });
-    let victim = format!("manager:{}", leader.identity.node_id());
-    request
-        .metadata_mut()
-        .insert("pontoon-caller", victim.parse().unwrap());
-    let issued = CaClient::new(channel)
-        .issue_certificate(request)
-        .await
-        .unwrap()
-        .into_inner();
-    assert_eq!(
-        (issued.node_id.clone(), issued.role()),
-        (node_id, NodeRole::Worker)
     );
 }
 

@@ -1,6 +1,5 @@
 //! Nodes: availability, labels, promotion and demotion, removal.
 
-use pontoon_identity::DEFAULT_EXPIRY;
 use pontoon_proto::v1::{
     Cluster, GetRequest, ListNodesResponse, ListRequest, Node, NodeRole, NodeSpec, NodeState,
     RemoveNodeRequest, RemoveResponse, UpdateNodeRequest,
@@ -149,7 +148,7 @@ fn outlaw(tx: &mut Tx, node_id: &str, now: i64) -> Result<(), Status> {
     let Some(mut cluster) = tx.cluster().map(|cluster| Cluster::clone(cluster)) else {
         return Ok(());
     };
-    let longest = i64::try_from(ca::expiry_of(&cluster).max(DEFAULT_EXPIRY).as_nanos()).unwrap_or(i64::MAX);
+    let longest = ca::longest_expiry(&cluster);
     cluster.removed_nodes.retain(|_, until| *until > now);
     cluster
         .removed_nodes

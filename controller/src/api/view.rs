@@ -26,6 +26,7 @@ pub(super) fn cluster(cluster: &Cluster) -> Cluster {
         spec: cluster.spec.clone(),
         root_ca: cluster.root_ca.as_ref().map(public),
         removed_nodes: cluster.removed_nodes.clone(),
+        demoted_nodes: cluster.demoted_nodes.clone(),
         tls_info: cluster
             .root_ca
             .as_ref()

@@ -24,7 +24,7 @@ use tracing::info;
 
 use crate::core::Core;
 use crate::writer::Scope;
-use crate::{forward, status};
+use crate::{forward, roles, status};
 
 /// A request for a certificate is some 500 bytes.
 pub(crate) const MAX_MESSAGE: usize = 64 << 10;
@@ -124,6 +124,11 @@ pub(crate) fn expiry_of(cluster: &Cluster) -> Duration {
         .map_or(DEFAULT_EXPIRY, Duration::from_nanos)
 }
 
+/// The longest time for which a certificate that was issued in the cluster may be valid, in nanoseconds.
+pub(crate) fn longest_expiry(cluster: &Cluster) -> i64 {
+    i64::try_from(expiry_of(cluster).max(DEFAULT_EXPIRY).as_nanos()).unwrap_or(i64::MAX)
+}
+
 /// Makes the node of a token.
 fn join(
     tx: &mut Tx,
@@ -159,8 +164,8 @@ fn join(
 
 /// The role that a node's certificate is renewed for. A manager that is to be demoted stays one until it has left the
 /// log's group.
-fn renew(tx: &mut Tx, peer: &PeerIdentity) -> Result<Node, Status> {
-    let node = tx.node(&peer.node_id).ok_or_else(|| {
+fn renew(tx: &mut Tx, scope: &Scope, peer: &PeerIdentity) -> Result<Node, Status> {
+    let node = tx.node(&peer.node_id).cloned().ok_or_else(|| {
         Status::not_found(format!(
             "node {} is not part of the swarm: it was removed",
             peer.node_id
@@ -172,9 +177,10 @@ fn renew(tx: &mut Tx, peer: &PeerIdentity) -> Result<Node, Status> {
     } else {
         wish
     };
+    roles::note(tx, &node, role, scope.now);
     let node = Node {
         role: role.into(),
-        ..Node::clone(node)
+        ..Node::clone(&node)
     };
     tx.put_node(node.clone()).map_err(status::from_store)?;
     Ok(node)
@@ -226,13 +232,15 @@ impl Ca for CaService {
         let cluster = cluster_of(&snapshot)?.clone();
         let root = root::issuer(root::of(&cluster)?)?;
         let csr = message.csr.clone();
+        // Before the role is looked up: a demotion in between makes the certificate void.
+        let asked_at = SystemTime::now();
         let sign = |node_id: &str, role| {
             let subject = PeerIdentity {
                 node_id: node_id.to_owned(),
                 role,
                 cluster_id: cluster.id.clone(),
             };
-            root.issue(&csr, &subject, expiry_of(&cluster), SystemTime::now())
+            root.issue(&csr, &subject, expiry_of(&cluster), asked_at)
                 .map_err(|error| Status::invalid_argument(error.to_string()))
         };
         let applicant = self.applicant(caller, message, &cluster)?;
@@ -244,7 +252,7 @@ impl Ca for CaService {
                     .write(move |tx, scope| join(tx, scope, role, &message))
                     .await?
             }
-            Applicant::Renewal(peer) => writer.write(move |tx, _| renew(tx, &peer)).await?,
+            Applicant::Renewal(peer) => writer.write(move |tx, scope| renew(tx, scope, &peer)).await?,
         };
         let certificate = sign(&node.id, node.role())?;
         info!(node = node.id, role = ?node.role(), "certificate issued");

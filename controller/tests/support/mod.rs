@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use pontoon_proto::v1::control_client::ControlClient;
 use pontoon_proto::v1::{
-    Annotations, ContainerSpec, CreateServiceRequest, ListRequest, Node, NodeState, ReplicatedMode, Service,
-    ServiceSpec, TaskSpec, service_spec::Mode,
+    Annotations, ContainerSpec, CreateServiceRequest, ListRequest, Node, NodeRole, NodeSpec, NodeState,
+    ReplicatedMode, Service, ServiceSpec, TaskSpec, UpdateNodeRequest, service_spec::Mode,
 };
 use tonic::transport::Channel;
 
@@ -113,4 +113,29 @@ pub async fn wait_ready(host: &Host, count: usize) {
         (nodes.iter().filter(ready).count() == count).then_some(())
     })
     .await;
+}
+
+/// Three managers that vote.
+pub async fn three() -> Vec<Host> {
+    let first = Host::bootstrap().await;
+    let second = Host::join(&first).await;
+    // Through a follower: the certificate and the membership are the leader's to give.
+    let third = Host::join(&second).await;
+    let hosts = vec![first, second, third];
+    for host in &hosts {
+        host.wait_voters(3).await;
+    }
+    hosts
+}
+
+/// A wish for a node's role.
+pub fn role(target: &str, role: NodeRole) -> UpdateNodeRequest {
+    UpdateNodeRequest {
+        target: target.to_owned(),
+        version: 0,
+        spec: Some(NodeSpec {
+            role: role.into(),
+            ..NodeSpec::default()
+        }),
+    }
 }

@@ -19,7 +19,7 @@ use tracing::{debug, warn};
 use crate::connections::Connections;
 use crate::error::{Refusal, tls_error};
 use crate::identity::Identity;
-use crate::peer;
+use crate::peer::{self, Parsed};
 use crate::stream::{ConnectionInfo, TlsStream};
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -138,13 +138,15 @@ impl Handshake {
             }
         };
         let leaf = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
-        let peer = match leaf.map(peer::parse).transpose() {
-            Ok(parsed) => parsed.map(|parsed| parsed.identity),
+        let certificate = match leaf.map(peer::parse).transpose() {
+            Ok(parsed) => parsed,
             Err(error) => {
                 warn!(%remote, %error, "connection refused");
                 return None;
             }
         };
+        let issued_at = certificate.as_ref().map(Parsed::issued_at);
+        let peer = certificate.map(|certificate| certificate.identity);
         let cluster = self.identity.cluster_id();
         if let Some(peer) = &peer
             && peer.cluster_id != cluster
@@ -158,6 +160,7 @@ impl Handshake {
         }
         let info = ConnectionInfo {
             peer,
+            issued_at,
             remote_addr: remote,
         };
         let accepted = TlsStream::new(stream, info, &self.connections);

@@ -9,6 +9,7 @@ use rustls::pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::error::Error;
+use crate::root::BACKDATE;
 
 /// The other side of a connection, or this node itself, as its certificate says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +35,13 @@ pub(crate) struct Parsed {
     pub identity: PeerIdentity,
     pub not_before: SystemTime,
     pub not_after: SystemTime,
+}
+
+impl Parsed {
+    /// When it was issued: certificates are dated back, for nodes whose clocks are behind.
+    pub fn issued_at(&self) -> SystemTime {
+        self.not_before + BACKDATE
+    }
 }
 
 /// Reads a node certificate that a verifier has already accepted (or that is our own).

@@ -7,7 +7,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -26,6 +26,8 @@ const STRANGERS_TIME: Duration = Duration::from_secs(60);
 pub struct ConnectionInfo {
     /// What the client's certificate says; `None` when it showed none (it may then only call the CA).
     pub peer: Option<PeerIdentity>,
+    /// When that certificate was issued, by its issuer's clock, in whole seconds.
+    pub issued_at: Option<SystemTime>,
     /// Where it comes from.
     pub remote_addr: SocketAddr,
 }

@@ -43,7 +43,7 @@ impl RaftService {
         caller: &PeerIdentity,
         request: &v1::SnapshotProgressRequest,
     ) -> Result<v1::SnapshotProgressResponse, Status> {
-        self.check_sender(caller, request.from, &request.cluster_id)?;
+        self.check_sender(Ok(caller), request.from, &request.cluster_id)?;
         let name = Name {
             index: request.index,
             term: request.term,
@@ -85,7 +85,7 @@ impl RaftService {
         let first = next(&mut chunks)
             .await?
             .ok_or_else(|| Status::invalid_argument("the snapshot has no header"))?;
-        self.check_sender(caller, first.from, &first.cluster_id)?;
+        self.check_sender(Ok(caller), first.from, &first.cluster_id)?;
         let message = validate::decode(&first.message, first.from, shared.id).map_err(|reason| {
             Status::invalid_argument(format!("snapshot from {:x}: {reason}", first.from))
         })?;

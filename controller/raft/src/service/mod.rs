@@ -66,8 +66,14 @@ impl RaftService {
         v1::raft_server::RaftServer::new(self).max_decoding_message_size(Self::MAX_MESSAGE)
     }
 
-    /// Checks that the caller is the member that it says, of this cluster, and not a removed one.
-    fn check_sender(&self, caller: &PeerIdentity, from: u64, cluster_id: &str) -> Result<(), Status> {
+    /// Checks that the caller is the member that it says, of this cluster, and not a removed one. A removed one is told so even if it
+    /// may not call any more: else it would never learn why.
+    fn check_sender(
+        &self,
+        caller: Result<&PeerIdentity, &Status>,
+        from: u64,
+        cluster_id: &str,
+    ) -> Result<(), Status> {
         let shared = &self.handle.shared;
         if cluster_id != shared.cluster_id {
             return Err(Status::permission_denied(format!(
@@ -86,6 +92,7 @@ impl RaftService {
                 .insert(REMOVED_KEY, tonic::metadata::MetadataValue::from_static("1"));
             return Err(status);
         }
+        let caller = caller.map_err(Clone::clone)?;
         // A member that is not known here may have been added by entries that are still on their way.
         let members = shared.members.borrow();
         if let Some(member) = members.iter().find(|m| m.id == from)
@@ -151,7 +158,7 @@ impl v1::raft_server::Raft for RaftService {
         &self,
         request: Request<Streaming<v1::RaftBatch>>,
     ) -> Result<Response<v1::RaftAck>, Status> {
-        let caller = (self.identify)(request.extensions())?;
+        let caller = (self.identify)(request.extensions());
         let mut batches = request.into_inner();
         let mut stopped = self.handle.stopped();
         let mut sender = None;
@@ -172,7 +179,7 @@ impl v1::raft_server::Raft for RaftService {
                 Some(known) => known,
                 None => {
                     // Only a caller that may speak for the member may replace its stream.
-                    self.check_sender(&caller, from, &batch.cluster_id)?;
+                    self.check_sender(caller.as_ref(), from, &batch.cluster_id)?;
                     *sender.insert((from, self.open_stream(from)))
                 }
             };
@@ -181,7 +188,7 @@ impl v1::raft_server::Raft for RaftService {
                     "one stream carries the messages of one member",
                 ));
             }
-            self.check_sender(&caller, from, &batch.cluster_id)?;
+            self.check_sender(caller.as_ref(), from, &batch.cluster_id)?;
             self.accept(batch, from, stream)?;
         }
     }
