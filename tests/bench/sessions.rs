@@ -35,7 +35,7 @@ const SETTLE: Duration = Duration::from_secs(10);
 /// # Errors
 /// When one can't join or loses its session.
 pub fn process(arguments: &[String]) -> Result<()> {
-    let [count, addr, token, folder] = arguments else {
+    let [_, count, addr, token, folder] = arguments else {
         bail!("usage: {AGENTS} COUNT ADDRESS TOKEN FOLDER");
     };
     let (count, token) = (count.parse::<usize>()?, token.parse()?);
