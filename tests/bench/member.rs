@@ -11,7 +11,8 @@ use anyhow::{Context, Result, bail, ensure};
 use pontoon_proto::v1::RaftJoinRequest;
 use pontoon_proto::v1::raft_client::RaftClient;
 use pontoon_raft::{
-    Config, ConnectError, Connector, DataKey, Keyring, Member, PeerIdentity, Raft, RaftService, Role,
+    Config, ConnectError, Connector, DataKey, Keyring, Member, PeerIdentity, Raft, RaftHandle, RaftService,
+    Role,
 };
 use tokio::net::TcpListener;
 use tokio_stream::StreamExt as _;
@@ -25,6 +26,8 @@ use super::kv;
 /// First word of the arguments of one of our members' process.
 pub const MEMBER: &str = "log-member";
 const READY: &str = "ready";
+/// Between two looks at who has joined.
+const PERIOD: Duration = Duration::from_millis(50);
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A running process that ends with this value.
@@ -173,6 +176,23 @@ pub fn run(arguments: &[String]) -> Result<()> {
     runtime.block_on(serve(folder, addr, leader))
 }
 
+/// Makes voters of those who join, as soon as they have caught up: the controller's part where there is one.
+async fn promote_learners(handle: RaftHandle) {
+    let members = handle.members_watch();
+    loop {
+        let learners: Vec<u64> = {
+            let members = members.borrow();
+            let learners = members.iter().filter(|member| member.role == Role::Learner);
+            learners.map(|member| member.id).collect()
+        };
+        for id in learners {
+            // One that is behind still is asked for again.
+            let _ = handle.promote(id).await;
+        }
+        tokio::time::sleep(PERIOD).await;
+    }
+}
+
 async fn serve(folder: &str, addr: &str, leader: &str) -> Result<()> {
     let listener = TcpListener::bind(addr).await?;
     let connector = Arc::new(Plain(addr.to_owned()));
@@ -195,6 +215,9 @@ async fn serve(folder: &str, addr: &str, leader: &str) -> Result<()> {
         let members = members.map(|member| Member::new(member.raft_id, member.node_id, member.addr));
         Raft::join(config, members.collect(), state.clone(), connector).await?
     };
+    if leader.is_empty() {
+        tokio::spawn(promote_learners(handle.clone()));
+    }
     let hook = |extensions: &tonic::Extensions| {
         let known = extensions.get::<PeerIdentity>().cloned();
         known.ok_or_else(|| Status::unauthenticated("who are you"))
