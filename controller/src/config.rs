@@ -6,6 +6,9 @@ use std::time::Duration;
 
 use pontoon_identity::{Connections, Identity, RootCa, UnlockKey};
 use pontoon_proto::v1::{ClusterSpec, NodeDescription, NodeSpec, RegistryAuth};
+use pontoon_raft::Host;
+
+use crate::connector::Network;
 
 /// Timers of the replicated log.
 #[derive(Debug, Clone, Copy)]
@@ -14,6 +17,10 @@ pub struct RaftTimers {
     pub tick: Duration,
     /// Entries after which a snapshot is taken.
     pub snapshot_every: u64,
+    /// Size at which the log goes on in a new segment.
+    pub segment_bytes: u64,
+    /// Entries kept behind a snapshot for followers that are a little late.
+    pub keep_entries: u64,
 }
 
 impl Default for RaftTimers {
@@ -21,6 +28,8 @@ impl Default for RaftTimers {
         Self {
             tick: Duration::from_millis(50),
             snapshot_every: 10_000,
+            segment_bytes: 64 << 20,
+            keep_entries: 2_000,
         }
     }
 }
@@ -55,6 +64,10 @@ pub struct ManagerConfig {
     pub leader_timeout: Duration,
     /// Pins services' images; without one they stay as they are.
     pub resolver: Option<Arc<dyn ImageResolver>>,
+    /// The machine beneath.
+    pub host: Host,
+    /// The way to other managers; without one it is mutual TLS over TCP, by the identity.
+    pub network: Option<Arc<dyn Network>>,
 }
 
 impl ManagerConfig {
@@ -70,6 +83,8 @@ impl ManagerConfig {
             raft: RaftTimers::default(),
             leader_timeout: Duration::from_secs(5),
             resolver: None,
+            host: Host::default(),
+            network: None,
         }
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use pontoon_identity::{Connections, Identity};
-use pontoon_raft::{Leadership, Member};
+use pontoon_raft::{Host, Leadership, Member};
 use pontoon_store::Snapshot;
 use tonic::Status;
 
@@ -31,6 +31,7 @@ pub(crate) struct Core {
     pub(crate) resolver: Option<Arc<dyn ImageResolver>>,
     /// Failed attempts to join.
     pub(crate) attempts: Attempts,
+    pub(crate) host: Host,
     leading: ArcSwapOption<Leading>,
 }
 
@@ -50,6 +51,7 @@ impl Core {
             leader_timeout: config.leader_timeout,
             resolver: config.resolver.clone(),
             attempts: Attempts::default(),
+            host: config.host.clone(),
             leading: ArcSwapOption::empty(),
         })
     }
@@ -61,6 +63,10 @@ impl Core {
 
     /// The state with everything that was committed anywhere before this call.
     pub(crate) async fn read(&self) -> Result<Arc<Snapshot>, Status> {
+        #[cfg(feature = "planted-bugs")]
+        if pontoon_proto::planted::is_planted(pontoon_proto::planted::Bug::ReadOldState) {
+            return Ok(self.snapshot());
+        }
         match tokio::time::timeout(self.leader_timeout, self.log.read_barrier()).await {
             Ok(Ok(())) => Ok(self.snapshot()),
             Ok(Err(error)) => Err(status::from_read(error)),

@@ -12,7 +12,6 @@ use pontoon_proto::v1::{
 };
 use pontoon_store::{Object, Snapshot};
 
-use crate::clock;
 use crate::manager::Manager;
 
 impl Manager {
@@ -38,7 +37,7 @@ impl Manager {
         };
         loop {
             let now = self.core.snapshot();
-            for event in events(&known, &now) {
+            for event in events(&known, &now, self.core.host.now()) {
                 tell(event);
             }
             known = now;
@@ -51,8 +50,8 @@ impl Manager {
     }
 }
 
-/// The events between two states, in the order of their versions.
-fn events(before: &Snapshot, after: &Snapshot) -> Vec<Event> {
+/// The events between two states, in the order of their versions; `seen_at` is when the later one was seen.
+fn events(before: &Snapshot, after: &Snapshot, seen_at: i64) -> Vec<Event> {
     let mut found: Vec<(u64, Event)> = Vec::new();
     for change in after.diff(before) {
         let version = change
@@ -60,13 +59,13 @@ fn events(before: &Snapshot, after: &Snapshot) -> Vec<Event> {
             .as_ref()
             .and_then(Object::meta)
             .map_or(u64::MAX, |meta| meta.version);
-        found.extend(event(change).map(|event| (version, event)));
+        found.extend(event(change, seen_at).map(|event| (version, event)));
     }
     found.sort_by_key(|(version, _)| *version);
     found.into_iter().map(|(_, event)| event).collect()
 }
 
-fn event(change: (Option<Object>, Option<Object>)) -> Option<Event> {
+fn event(change: (Option<Object>, Option<Object>), seen_at: i64) -> Option<Event> {
     let (action, object) = match &change {
         (None, Some(new)) => ("create", new),
         (Some(_), Some(new)) => ("update", new),
@@ -93,16 +92,16 @@ fn event(change: (Option<Object>, Option<Object>)) -> Option<Event> {
         actor_id: object.id().to_owned(),
         attributes,
         scope: "swarm".to_owned(),
-        time: time(action, object.meta()),
+        time: time(action, object.meta()).unwrap_or(seen_at),
     })
 }
 
 /// A removed object does not say when that was.
-fn time(action: &str, meta: Option<&Meta>) -> i64 {
+fn time(action: &str, meta: Option<&Meta>) -> Option<i64> {
     match (action, meta) {
-        ("create", Some(meta)) => meta.created_at,
-        ("update", Some(meta)) => meta.updated_at,
-        _ => clock::now(),
+        ("create", Some(meta)) => Some(meta.created_at),
+        ("update", Some(meta)) => Some(meta.updated_at),
+        _ => None,
     }
 }
 
@@ -250,7 +249,7 @@ mod tests {
             let mut tx = Tx::new(Snapshot::clone(&before));
             edit(&mut tx);
             store.apply(tx.into_changeset(7));
-            shown(&events(&before, &store.snapshot()))
+            shown(&events(&before, &store.snapshot(), 0))
         };
         let service = |replicas| Service {
             id: "s1".to_owned(),

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use pontoon_identity::{Endpoint, connect};
 use pontoon_proto::v1::raft_client::RaftClient;
 use pontoon_proto::v1::{RaftJoinRequest, RaftJoinResponse};
 use tonic::Code;
 
 use crate::config::ManagerConfig;
+use crate::connector::network;
 use crate::error::Error;
 use crate::status;
 
@@ -67,13 +67,11 @@ async fn join_at(
     addr: &str,
     request: &RaftJoinRequest,
 ) -> Result<RaftJoinResponse, Refused> {
-    let channel = connect(&config.identity, &Endpoint::manager(addr))
-        .await
-        .map_err(|error| Refused {
-            text: pontoon_identity::describe(&error),
-            leader: None,
-            for_good: false,
-        })?;
+    let channel = network(config).connect(addr).await.map_err(|error| Refused {
+        text: error.to_string(),
+        leader: None,
+        for_good: false,
+    })?;
     match RaftClient::new(channel).join(request.clone()).await {
         Ok(answer) => Ok(answer.into_inner()),
         Err(refused) => {

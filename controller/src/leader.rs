@@ -46,6 +46,7 @@ pub(crate) async fn run(core: Arc<Core>, stop: CancellationToken) {
             reign = Some(Reign::begin(&core, term));
         }
         tokio::select! {
+            biased;
             () = stop.cancelled() => break,
             changed = leadership.changed() => if changed.is_err() { break },
         }
@@ -67,7 +68,7 @@ impl Reign {
         info!(term, "this manager leads");
         let stop = CancellationToken::new();
         let (writer, inbox) = Writer::new();
-        let sessions = Arc::new(Sessions::default());
+        let sessions = Arc::new(Sessions::new(core.host.clone()));
         let beats = Arc::new(Beats::new(&core.snapshot(), tokio::time::Instant::now()));
         let broker = Arc::new(Broker::new(sessions.clone()));
         let leading = Arc::new(Leading {

@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use pontoon_raft::watch;
 use pontoon_raft::{
     Leadership, Member, MemberChange, MembershipError, PeerProgress, ProposeError, RaftHandle, ReadError,
     StopReason,
 };
-use tokio::sync::watch;
 
 /// An ordered log that all managers share. Entries are applied by the [`pontoon_raft::StateMachine`] that it was opened with.
 #[tonic::async_trait]

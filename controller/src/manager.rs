@@ -1,7 +1,6 @@
 //! A manager: made, opened or joined; gives the services to serve; leaves and stops. See the crate's documentation for the
 //! start order.
 
-use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,11 +10,12 @@ use pontoon_proto::v1::NodeRole;
 use pontoon_proto::v1::ca_server::CaServer;
 use pontoon_proto::v1::control_server::ControlServer;
 use pontoon_proto::v1::dispatcher_server::DispatcherServer;
+use pontoon_raft::watch;
 use pontoon_raft::{
     Config, Leadership, Member, PeerIdentity, Raft, RaftHandle, RaftService, Role, StopReason,
 };
 use pontoon_store::Snapshot;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
@@ -25,7 +25,7 @@ use crate::access::Guard;
 use crate::api::ControlService;
 use crate::ca::{CaService, MAX_MESSAGE};
 use crate::config::{InitOptions, ManagerConfig};
-use crate::connector::{Channels, PeerConnector};
+use crate::connector::{Channels, PeerConnector, network};
 use crate::core::Core;
 use crate::dispatcher::DispatcherService;
 use crate::error::Error;
@@ -35,10 +35,8 @@ use crate::init::first_state;
 use crate::join::ask_to_join;
 use crate::keys::{self, Keys};
 use crate::replica::{Machine, Replica};
-use crate::{leader, recovery, roles, sever, status};
+use crate::{leader, member_file, recovery, roles, sever, status};
 
-/// Holds this member's raft id, which must be known before the log is opened.
-const MEMBER_FILE: &str = "raft.id";
 /// The folder of the log.
 pub(crate) const RAFT_DIR: &str = "raft";
 /// A lone member leads as soon as its first entry is on the disk.
@@ -57,7 +55,7 @@ pub struct Manager {
 impl Manager {
     /// True when `data_dir` holds a manager's log: [`Manager::open`] is the way to start.
     pub fn exists(data_dir: &Path) -> bool {
-        data_dir.join(MEMBER_FILE).exists()
+        member_file::exists(data_dir)
     }
 
     /// Makes a new cluster with this node as its first manager; returns when its first state is written.
@@ -65,11 +63,11 @@ impl Manager {
     /// # Errors
     /// [`Error::Raft`] when the data folder already holds a log, or the disk fails; [`Error::Init`].
     pub async fn bootstrap(config: ManagerConfig, init: InitOptions) -> Result<Self, Error> {
-        let mut raft = raft_config(&config, Member::random_id());
-        write_member(&config.data_dir, raft.id)?;
+        let mut raft = raft_config(&config, Member::random_id_by(|| config.host.random()));
+        member_file::write(&config.host, &config.data_dir, raft.id)?;
         let keys = open_keys(&config, &mut raft)?;
         let replica = Replica::new();
-        let connector = Arc::new(PeerConnector(config.identity.clone()));
+        let connector = Arc::new(PeerConnector(network(&config)));
         let handle = Raft::bootstrap(raft, Machine(replica.clone()), connector)
             .await
             .map_err(Error::Raft)?;
@@ -83,11 +81,11 @@ impl Manager {
     /// # Errors
     /// [`Error::Raft`] when the log is missing or damaged, [`Error::BadMember`].
     pub async fn open(config: ManagerConfig) -> Result<Self, Error> {
-        recovery::finish(&config.data_dir)?;
-        let mut raft = raft_config(&config, read_member(&config.data_dir)?);
+        recovery::finish(&config.host, &config.data_dir)?;
+        let mut raft = raft_config(&config, member_file::read(&config.host, &config.data_dir)?);
         let keys = open_keys(&config, &mut raft)?;
         let replica = Replica::new();
-        let connector = Arc::new(PeerConnector(config.identity.clone()));
+        let connector = Arc::new(PeerConnector(network(&config)));
         let handle = Raft::open(raft, Machine(replica.clone()), connector)
             .await
             .map_err(Error::Raft)?;
@@ -109,11 +107,11 @@ impl Manager {
             },
             ..Member::new(member.raft_id, member.node_id, member.addr)
         });
-        write_member(&config.data_dir, answer.raft_id)?;
+        member_file::write(&config.host, &config.data_dir, answer.raft_id)?;
         let mut raft = raft_config(&config, answer.raft_id);
         let keys = open_keys(&config, &mut raft)?;
         let replica = Replica::new();
-        let connector = Arc::new(PeerConnector(config.identity.clone()));
+        let connector = Arc::new(PeerConnector(network(&config)));
         let machine = Machine(replica.clone());
         let handle = Raft::join(raft, members.collect(), machine, connector)
             .await
@@ -127,7 +125,7 @@ impl Manager {
         replica: Arc<Replica>,
         handle: RaftHandle,
     ) -> Self {
-        let channels = Channels::new(config.identity.clone());
+        let channels = Channels::new(network(&config));
         let core = Core::new(replica, Arc::new(handle.clone()), &config, channels);
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
@@ -183,6 +181,7 @@ impl Manager {
                     return;
                 }
                 tokio::select! {
+                    biased;
                     Ok(()) = members.changed() => {}
                     Ok(()) = versions.changed() => {}
                     Ok(()) = leadership.changed() => {}
@@ -320,6 +319,9 @@ pub(crate) fn raft_config(config: &ManagerConfig, id: u64) -> Config {
         config.data_dir.join(RAFT_DIR),
     );
     raft.advertise.clone_from(&config.advertise);
+    raft.host = config.host.clone();
+    raft.segment_bytes = config.raft.segment_bytes;
+    raft.keep_entries = config.raft.keep_entries;
     raft.tick = config.raft.tick;
     raft.snapshot_every = config.raft.snapshot_every;
     raft.read_timeout = config.leader_timeout;
@@ -345,32 +347,4 @@ fn raft_peer(snapshot: &Snapshot, extensions: &tonic::Extensions) -> Result<Peer
     Ok(PeerIdentity {
         node_id: peer.node_id.clone(),
     })
-}
-
-pub(crate) fn read_member(data_dir: &Path) -> Result<u64, Error> {
-    let path = data_dir.join(MEMBER_FILE);
-    let text = std::fs::read_to_string(&path).map_err(|source| Error::File {
-        operation: "read",
-        path: path.clone(),
-        source,
-    })?;
-    text.trim().parse().map_err(|_| Error::BadMember { path })
-}
-
-pub(crate) fn write_member(data_dir: &Path, id: u64) -> Result<(), Error> {
-    let failed = |operation, path: &Path| {
-        let path = path.to_owned();
-        move |source| Error::File {
-            operation,
-            path,
-            source,
-        }
-    };
-    let created = std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(data_dir);
-    created.map_err(failed("create", data_dir))?;
-    let path = data_dir.join(MEMBER_FILE);
-    recovery::write_durably(&path, &format!("{id}\n")).map_err(failed("write", &path))
 }

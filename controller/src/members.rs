@@ -26,6 +26,7 @@ pub(crate) async fn run(core: Arc<Core>, leading: Arc<Leading>) {
         let mut seen = snapshot.version();
         loop {
             tokio::select! {
+                biased;
                 () = leading.stop.cancelled() => return,
                 changed = members.changed() => if changed.is_err() { return } else { break },
                 changed = versions.changed() => if changed.is_err() { return },

@@ -16,17 +16,17 @@ use std::sync::Arc;
 
 use pontoon_identity::PeerIdentity;
 use pontoon_proto::v1::{Annotations, BackupInfo, Node, NodeRole, NodeState, NodeStatus};
-use pontoon_raft::{Member, Raft};
+use pontoon_raft::{Host, Member, Raft};
 use pontoon_reconcile::edit;
 use pontoon_store::{Snapshot, Tx};
 use tracing::info;
 
 use crate::backup::{self, Backup, BackupError, BackupKey};
-use crate::clock;
 use crate::config::ManagerConfig;
-use crate::connector::PeerConnector;
+use crate::connector::{PeerConnector, network};
 use crate::error::Error;
-use crate::manager::{Manager, RAFT_DIR, open_keys, raft_config, read_member, write_member};
+use crate::manager::{Manager, RAFT_DIR, open_keys, raft_config};
+use crate::member_file;
 use crate::replica::{Machine, Replica};
 
 const NEW_DIR: &str = "raft.new";
@@ -39,8 +39,8 @@ impl Manager {
     /// # Errors
     /// [`Error::Raft`] when the log is missing or damaged, [`Error::NoState`] when it never had the cluster's state.
     pub async fn force_new_cluster(config: ManagerConfig) -> Result<Self, Error> {
-        finish(&config.data_dir)?;
-        let mut old = raft_config(&config, read_member(&config.data_dir)?);
+        finish(&config.host, &config.data_dir)?;
+        let mut old = raft_config(&config, member_file::read(&config.host, &config.data_dir)?);
         open_keys(&config, &mut old)?;
         let replica = Replica::new();
         let salvaged = Raft::salvage(old, Machine(replica.clone())).await;
@@ -73,7 +73,7 @@ impl Manager {
         raft_ids.sort_unstable();
         let info = BackupInfo {
             cluster_id: self.core.identity.cluster_id(),
-            created_at: clock::now(),
+            created_at: self.core.host.now(),
             software: env!("CARGO_PKG_VERSION").to_owned(),
             raft_ids,
             state_version: snapshot.version(),
@@ -92,9 +92,9 @@ async fn begin_anew(config: ManagerConfig, state: &Snapshot, retired: Vec<u64>) 
     let dir = &config.data_dir;
     std::fs::create_dir_all(dir).map_err(failed("create", dir))?;
     let replica = Replica::of(state.clone());
-    let changes = only_manager(state, &config.identity.peer())?;
+    let changes = only_manager(state, &config.identity.peer(), config.host.now())?;
     replica.store().apply(changes);
-    let id = Member::random_id();
+    let id = Member::random_id_by(|| config.host.random());
     let mut raft = raft_config(&config, id);
     raft.dir = dir.join(NEW_DIR);
     raft.retired = retired;
@@ -105,11 +105,11 @@ async fn begin_anew(config: ManagerConfig, state: &Snapshot, retired: Vec<u64>) 
         .map_err(Error::Raft)?;
     let path = dir.join(NEW_FILE);
     write_durably(&path, &format!("{id}\n")).map_err(failed("write", &path))?;
-    finish(dir)?;
+    finish(&config.host, dir)?;
     info!(id, "the cluster begins anew with this manager alone");
     raft.dir = dir.join(RAFT_DIR);
     let replica = Replica::new();
-    let connector = Arc::new(PeerConnector(config.identity.clone()));
+    let connector = Arc::new(PeerConnector(network(&config)));
     let handle = Raft::open(raft, Machine(replica.clone()), connector).await;
     Ok(Manager::start(
         config,
@@ -120,7 +120,10 @@ async fn begin_anew(config: ManagerConfig, state: &Snapshot, retired: Vec<u64>) 
 }
 
 /// Brings a new log that is whole into the place of the old one, and removes one that is not. Before a log is opened.
-pub(crate) fn finish(data_dir: &Path) -> Result<(), Error> {
+pub(crate) fn finish(host: &Host, data_dir: &Path) -> Result<(), Error> {
+    if host.is_simulated() {
+        return Ok(());
+    }
     let (path, new) = (data_dir.join(NEW_FILE), data_dir.join(NEW_DIR));
     let text = match std::fs::read_to_string(&path) {
         Ok(text) => text,
@@ -129,7 +132,7 @@ pub(crate) fn finish(data_dir: &Path) -> Result<(), Error> {
     };
     let bad = || Error::BadMember { path: path.clone() };
     let id = text.trim().parse().map_err(|_| bad())?;
-    write_member(data_dir, id)?;
+    member_file::write(host, data_dir, id)?;
     if new.exists() {
         let place = data_dir.join(RAFT_DIR);
         remove(&place)?;
@@ -140,8 +143,11 @@ pub(crate) fn finish(data_dir: &Path) -> Result<(), Error> {
 }
 
 /// Makes this node the only manager of a state.
-fn only_manager(state: &Snapshot, me: &PeerIdentity) -> Result<pontoon_proto::v1::Changeset, Error> {
-    let now = clock::now();
+fn only_manager(
+    state: &Snapshot,
+    me: &PeerIdentity,
+    now: i64,
+) -> Result<pontoon_proto::v1::Changeset, Error> {
     let mut tx = Tx::new(state.clone());
     let lost = |node: &&Arc<Node>| {
         let was_manager = node.role() == NodeRole::Manager || node.manager_status.is_some();
@@ -173,7 +179,7 @@ fn only_manager(state: &Snapshot, me: &PeerIdentity) -> Result<pontoon_proto::v1
 }
 
 /// Writes a small file under its name in one step, durably.
-pub(crate) fn write_durably(path: &Path, text: &str) -> io::Result<()> {
+fn write_durably(path: &Path, text: &str) -> io::Result<()> {
     let temporary = path.with_extension("tmp");
     let mut file = std::fs::File::create(&temporary)?;
     file.write_all(text.as_bytes())?;

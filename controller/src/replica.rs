@@ -5,13 +5,14 @@
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use pontoon_proto::v1::Changeset;
+use pontoon_raft::watch;
 use pontoon_raft::{SnapshotWriter, StateMachine};
 use pontoon_store::{ApplyOutcome, Event, FORMAT, Kind, Snapshot, Store, codec};
 use prost::Message;
-use tokio::sync::watch;
 use tracing::error;
 
 /// Fates remembered; the writer asks for its entry's right after the log has answered.
@@ -22,6 +23,8 @@ pub(crate) struct Replica {
     store: Store,
     version: watch::Sender<u64>,
     outcomes: Mutex<VecDeque<(u64, ApplyOutcome)>>,
+    /// When the newest entry was made, by the clock of the leader that made it.
+    newest: AtomicI64,
 }
 
 impl Replica {
@@ -31,11 +34,12 @@ impl Replica {
 
     /// A replica that begins with this state.
     pub(crate) fn of(snapshot: Snapshot) -> Arc<Self> {
-        let version = snapshot.version();
+        let (version, newest) = (snapshot.version(), newest_in(&snapshot));
         Arc::new(Self {
             store: Store::from(snapshot),
             version: watch::channel(version).0,
             outcomes: Mutex::default(),
+            newest: AtomicI64::new(newest),
         })
     }
 
@@ -45,6 +49,11 @@ impl Replica {
 
     pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
         self.store.snapshot()
+    }
+
+    /// When the newest entry was made: nanoseconds since the epoch, by the cluster's time.
+    pub(crate) fn newest(&self) -> i64 {
+        self.newest.load(Ordering::Relaxed)
     }
 
     /// Wakes at each new version. After a snapshot from the leader the number may be any.
@@ -84,6 +93,7 @@ impl Replica {
                 return;
             }
         };
+        self.newest.fetch_max(changeset.at, Ordering::Relaxed);
         let outcome = self.store.apply(changeset);
         {
             let mut outcomes = self.outcomes.lock().unwrap_or_else(PoisonError::into_inner);
@@ -125,10 +135,25 @@ impl StateMachine for Machine {
 
     fn restore(&mut self, reader: &mut dyn Read) -> io::Result<()> {
         self.0.store.restore(reader).map_err(io::Error::other)?;
-        let version = self.0.snapshot().version();
+        let snapshot = self.0.snapshot();
+        self.0.newest.fetch_max(newest_in(&snapshot), Ordering::Relaxed);
+        let version = snapshot.version();
         self.0.version.send_replace(version);
         Ok(())
     }
+}
+
+/// When the newest object was written.
+fn newest_in(snapshot: &Snapshot) -> i64 {
+    let nodes = snapshot.nodes().map(|object| &object.meta);
+    let services = snapshot.services().map(|object| &object.meta);
+    let tasks = snapshot.tasks().map(|object| &object.meta);
+    let times = nodes
+        .chain(services)
+        .chain(tasks)
+        .flatten()
+        .map(|meta| meta.updated_at);
+    times.max().unwrap_or(0)
 }
 
 struct Pinned(Arc<Snapshot>);

@@ -37,11 +37,13 @@ pub(crate) async fn run(core: Arc<Core>, leading: Arc<Leading>) {
         members.borrow_and_update();
         let mut seen = core.snapshot().version();
         let again = tokio::select! {
+            biased;
             () = leading.stop.cancelled() => return,
             again = settle(&core, &leading) => again,
         };
         loop {
             tokio::select! {
+                biased;
                 () = leading.stop.cancelled() => return,
                 () = tokio::time::sleep(again.unwrap_or(RETRY)), if again.is_some() => break,
                 changed = members.changed() => if changed.is_err() { return } else { break },

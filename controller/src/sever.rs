@@ -18,6 +18,7 @@ pub(crate) async fn run(core: Arc<Core>, stop: CancellationToken) {
     let mut last = core.snapshot();
     loop {
         tokio::select! {
+            biased;
             () = stop.cancelled() => return,
             changed = versions.changed() => if changed.is_err() { return },
         }

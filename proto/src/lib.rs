@@ -10,6 +10,8 @@
 
 pub mod id;
 pub mod name;
+#[cfg(feature = "planted-bugs")]
+pub mod planted;
 mod secret;
 pub mod state;
 

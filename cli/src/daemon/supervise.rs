@@ -7,9 +7,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pontoon_controller::StopReason;
+use pontoon_controller::{StopReason, watch};
 use pontoon_proto::v1::NodeRole;
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::node::{ManagerSlot, NodeConfig, Start, start_manager, stop_manager};

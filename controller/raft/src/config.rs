@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::error::Error;
+use crate::host::Host;
 use crate::seal::Keyring;
 
 /// Settings of one member of the raft group.
@@ -41,6 +42,8 @@ pub struct Config {
     pub segment_bytes: u64,
     /// How long a linearizable read tries to find a leader.
     pub read_timeout: Duration,
+    /// The machine beneath.
+    pub host: Host,
 }
 
 impl Config {
@@ -68,6 +71,7 @@ impl Config {
             max_proposal: 4 << 20,
             segment_bytes: 64 << 20,
             read_timeout: Duration::from_secs(5),
+            host: Host::default(),
         }
     }
 

@@ -8,13 +8,15 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crate::watch;
 use bytes::Bytes;
 use pontoon_proto::v1;
-use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::sync::{Semaphore, oneshot};
 use tokio::time::Instant;
 
 use crate::connector::Connector;
 use crate::error::{MembershipError, ProposeError, ReadError};
+use crate::host::{Host, Outlet};
 use crate::member::{Leadership, Member, Role, Status};
 use crate::node::{Event, MemberChange};
 use crate::service::Transfers;
@@ -41,7 +43,7 @@ pub(crate) struct Shared {
     pub(crate) max_proposal: usize,
     /// Length of one election timeout: the unit of all waits here.
     pub(crate) election_timeout: Duration,
-    pub(crate) events: std::sync::mpsc::Sender<Event>,
+    pub(crate) events: Outlet<Event>,
     /// Bytes of peer messages in the inbox.
     pub(crate) inbox_bytes: Arc<AtomicUsize>,
     /// A lone voter's state has all that is committed: reads need no event.
@@ -57,6 +59,7 @@ pub(crate) struct Shared {
     pub(crate) snapshots: Arc<SnapshotStore>,
     /// Snapshots that others send to this member.
     pub(crate) transfers: Transfers,
+    pub(crate) host: Host,
     /// Number of the newest stream of each peer; older ones are ignored.
     pub(crate) streams: Mutex<HashMap<u64, u64>>,
     /// Closed when the node loop and all its threads are gone.

@@ -6,7 +6,7 @@
 //! - [`StateMachine`], [`Connector`]: what the controller supplies; [`RaftService`]: the gRPC service it serves.
 //! - `core`: raft without I/O: values in, values out. `log`: its view of the entries in memory.
 //! - `wal`: segments on disk; `snapshot`: snapshot files; `vfs`: the files beneath both; `seal`: their encryption.
-//! - `node`: the raft thread and the apply thread; `transport`: streams to the peers.
+//! - [`Host`]: the machine beneath, real or simulated. `node`: the raft thread and the apply thread; `transport`: streams to the peers.
 //!
 //! # Main path
 //! `propose` → inbox → `core` → (peers and disk at the same time) → quorum → apply thread → answer.
@@ -20,6 +20,7 @@ mod error;
 #[cfg(test)]
 mod fuzz;
 mod handle;
+mod host;
 mod log;
 mod member;
 mod members;
@@ -36,11 +37,13 @@ mod transport;
 mod validate;
 mod vfs;
 mod wal;
+pub mod watch;
 
 pub use config::Config;
 pub use connector::{ConnectError, Connector};
 pub use error::{Error, MembershipError, ProposeError, ReadError};
 pub use handle::{RaftHandle, StopReason};
+pub use host::{Host, Loop, Machine};
 pub use member::{Leadership, Member, PeerProgress, Role, Status};
 pub use node::MemberChange;
 pub use recover::Salvaged;
@@ -48,3 +51,6 @@ pub use seal::{DataKey, KeyId, Keyring};
 pub use service::{PeerIdentity, RaftService};
 pub use start::Raft;
 pub use state_machine::{SnapshotWriter, StateMachine};
+#[cfg(feature = "simulation")]
+pub use vfs::sim::{Fault, SimDisk};
+pub use vfs::{Vfs, VfsFile};

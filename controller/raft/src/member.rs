@@ -42,9 +42,14 @@ impl Member {
 
     /// A fresh raft id.
     pub fn random_id() -> u64 {
+        Self::random_id_by(rand::random)
+    }
+
+    /// The same from another source of random numbers.
+    pub fn random_id_by(random: impl Fn() -> u64) -> u64 {
         // The top bit stays clear so that the id survives systems that only have signed 64-bit numbers.
         loop {
-            let id = rand::random::<u64>() >> 1;
+            let id = random() >> 1;
             if id != 0 {
                 return id;
             }

@@ -15,7 +15,7 @@ use crate::members::Members;
 use crate::node::{self, Prepared};
 use crate::snapshot::{SnapshotMeta, SnapshotStore};
 use crate::state_machine::StateMachine;
-use crate::vfs::{Dir, RealVfs, Vfs};
+use crate::vfs::Dir;
 use crate::wal::{Image, Marker, Owner, Record, Wal};
 
 /// Makes members: the first of a cluster, one that was there before, or a new one of an existing cluster.
@@ -71,7 +71,7 @@ impl Raft {
 async fn start<S: StateMachine>(
     config: Config,
     connector: Arc<dyn Connector>,
-    work: impl FnOnce(&Config, File) -> Result<Prepared<S>, Error> + Send + 'static,
+    work: impl FnOnce(&Config, Option<File>) -> Result<Prepared<S>, Error> + Send + 'static,
 ) -> Result<RaftHandle, Error> {
     let (config, prepared) = prepare(config, work).await?;
     node::start(&config, prepared, connector)
@@ -80,10 +80,11 @@ async fn start<S: StateMachine>(
 /// Checks the settings, takes the folder for this process, and does `work` on it, off the runtime's threads.
 pub(crate) async fn prepare<T: Send + 'static>(
     config: Config,
-    work: impl FnOnce(&Config, File) -> Result<T, Error> + Send + 'static,
+    work: impl FnOnce(&Config, Option<File>) -> Result<T, Error> + Send + 'static,
 ) -> Result<(Config, T), Error> {
     config.validate()?;
-    let done = tokio::task::spawn_blocking(move || {
+    let host = config.host.clone();
+    let done = host.blocking(move || {
         let lock = lock(&config)?;
         let made = work(&config, lock)?;
         Ok((config, made))
@@ -95,7 +96,10 @@ pub(crate) async fn prepare<T: Send + 'static>(
 }
 
 /// Makes the folder and takes it for this process.
-fn lock(config: &Config) -> Result<File, Error> {
+fn lock(config: &Config) -> Result<Option<File>, Error> {
+    if config.host.is_simulated() {
+        return Ok(None);
+    }
     let io = |op| {
         let path = config.dir.clone();
         move |source| Error::Io { op, path, source }
@@ -112,7 +116,7 @@ fn lock(config: &Config) -> Result<File, Error> {
         .open(config.dir.join("lock"));
     let lock = lock.map_err(io("lock"))?;
     match lock.try_lock() {
-        Ok(()) => Ok(lock),
+        Ok(()) => Ok(Some(lock)),
         Err(TryLockError::WouldBlock) => Err(Error::Locked {
             path: config.dir.clone(),
         }),
@@ -128,8 +132,7 @@ fn owner(config: &Config) -> Owner {
 }
 
 fn folder(config: &Config) -> (Dir, SnapshotStore) {
-    let vfs: Arc<dyn Vfs> = Arc::new(RealVfs);
-    let dir = Dir::new(vfs, &config.dir).with_keys(config.keys.clone());
+    let dir = Dir::new(config.host.disk(), &config.dir).with_keys(config.keys.clone());
     let snapshots = SnapshotStore::new(dir.clone(), &config.cluster_id);
     snapshots.remove_leftovers();
     (dir, snapshots)
@@ -138,7 +141,7 @@ fn folder(config: &Config) -> (Dir, SnapshotStore) {
 pub(crate) fn bootstrap<S: StateMachine>(
     config: &Config,
     state: S,
-    lock: File,
+    lock: Option<File>,
 ) -> Result<Prepared<S>, Error> {
     let (dir, snapshots) = folder(config);
     if Wal::exists(&dir)? {
@@ -202,7 +205,11 @@ fn image_of(records: Vec<Record>) -> Image {
     image
 }
 
-pub(crate) fn open<S: StateMachine>(config: &Config, mut state: S, lock: File) -> Result<Prepared<S>, Error> {
+pub(crate) fn open<S: StateMachine>(
+    config: &Config,
+    mut state: S,
+    lock: Option<File>,
+) -> Result<Prepared<S>, Error> {
     let (dir, snapshots) = folder(config);
     let (wal, image) = Wal::open(dir, owner(config), config.segment_bytes)?;
     if let Some(marker) = &image.marker {
@@ -229,7 +236,7 @@ fn join<S: StateMachine>(
     config: &Config,
     members: &[Member],
     state: S,
-    lock: File,
+    lock: Option<File>,
 ) -> Result<Prepared<S>, Error> {
     let (dir, snapshots) = folder(config);
     let records = join_records(members);

@@ -50,7 +50,7 @@ pub(super) async fn create(core: &Core, request: CreateServiceRequest) -> Result
     let named = wish.annotations.get_or_insert_default();
     let made_up = named.name.is_empty();
     if made_up {
-        named.name = name::free(rand::random, |_| false);
+        named.name = name::free(|| core.host.random() as u32, |_| false);
     }
     let mut wish = checked(Some(wish))?;
     if request.resolve_image {
@@ -59,7 +59,10 @@ pub(super) async fn create(core: &Core, request: CreateServiceRequest) -> Result
     keep_auth(&mut wish, None);
     let create = move |tx: &mut Tx, scope: &Scope| {
         if made_up && let Some(named) = &mut wish.annotations {
-            named.name = name::free(rand::random, |name| tx.service_by_name(name).is_some());
+            named.name = name::free(
+                || scope.host.random() as u32,
+                |name| tx.service_by_name(name).is_some(),
+            );
         }
         resolve_networks(tx, &mut wish)?;
         let id = scope.new_id();

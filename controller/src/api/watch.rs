@@ -90,6 +90,7 @@ impl Watcher {
             versions.borrow_and_update();
             at = self.follow(at).await?;
             tokio::select! {
+                biased;
                 () = self.out.closed() => return Err(Gone),
                 changed = versions.changed() => if changed.is_err() { return Ok(()) },
             }

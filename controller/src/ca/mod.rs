@@ -10,7 +10,7 @@ pub(crate) mod root;
 pub(crate) mod rotation;
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, UNIX_EPOCH};
 
 use pontoon_identity::{ConnectionInfo, Credentials, DEFAULT_EXPIRY, JoinToken, PeerIdentity};
 use pontoon_proto::v1::ca_server::Ca;
@@ -233,7 +233,8 @@ impl Ca for CaService {
         let root = root::issuer(root::of(&cluster)?)?;
         let csr = message.csr.clone();
         // Before the role is looked up: a demotion in between makes the certificate void.
-        let asked_at = SystemTime::now();
+        let now = u64::try_from(self.core.host.now()).unwrap_or(0);
+        let asked_at = UNIX_EPOCH + Duration::from_nanos(now);
         let sign = |node_id: &str, role| {
             let subject = PeerIdentity {
                 node_id: node_id.to_owned(),

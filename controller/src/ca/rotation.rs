@@ -4,7 +4,7 @@
 //! A node that is down, or too old to report its issuer, holds the rotation up until it comes back or is removed: were the old root
 //! forgotten before, it would be locked out.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -55,7 +55,7 @@ impl Orders {
     }
 
     /// Gives the next of `behind` their turn; who that is. `now` is the leader's clock.
-    fn give(&self, wanted: &TlsInfo, behind: &[String], now: Instant) -> HashSet<String> {
+    fn give(&self, wanted: &TlsInfo, behind: &[String], now: Instant) -> BTreeSet<String> {
         let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if told.issuer != wanted.issuer_public_key {
             *told = Told {
@@ -67,7 +67,7 @@ impl Orders {
             .iter()
             .filter(|node| told.nodes.get(*node).is_some_and(|at| now < *at + PATIENCE))
             .count();
-        let next: HashSet<String> = behind
+        let next: BTreeSet<String> = behind
             .iter()
             .filter(|node| !told.nodes.contains_key(*node))
             .take(AT_ONCE.saturating_sub(busy))
@@ -137,7 +137,7 @@ async fn settle(core: &Core, leading: &Leading) -> bool {
             let connected = leading.sessions.nodes();
             let reachable: Vec<String> = behind.into_iter().filter(|id| connected.contains(id)).collect();
             let next = leading.orders.give(&wanted, &reachable, Instant::now());
-            leading.sessions.wake(&next, &HashSet::new());
+            leading.sessions.wake(&next, &BTreeSet::new());
             return true;
         }
         leading.writer.write(finish).await

@@ -5,7 +5,7 @@
 //! raft member has been silent for three periods, counted from before the election, is not waited for any longer: the
 //! log's members talk to each other all the time, and what its agent had to say would have come by now.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -54,7 +54,7 @@ impl Expected {
 
 /// When each node must have been heard of.
 pub(crate) struct Beats {
-    expected: Mutex<HashMap<String, Expected>>,
+    expected: Mutex<BTreeMap<String, Expected>>,
     check_every: Duration,
     /// The longest silence of a manager that this leader has not heard of yet.
     silence: Duration,
@@ -142,14 +142,13 @@ impl Beats {
                 silent.push(id.clone());
             }
         }
-        silent.sort();
         silent
     }
 
     /// Takes out those that are dead.
     fn dead(&self, now: Instant) -> Vec<String> {
         let mut all = self.lock();
-        let mut dead: Vec<String> = all
+        let dead: Vec<String> = all
             .iter()
             .filter(|(_, expected)| expected.dead <= now)
             .map(|(id, _)| id.clone())
@@ -157,11 +156,10 @@ impl Beats {
         for id in &dead {
             all.remove(id);
         }
-        dead.sort();
         dead
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Expected>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Expected>> {
         self.expected.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -188,6 +186,7 @@ pub(crate) async fn run(core: Arc<Core>, leading: Arc<Leading>) {
     ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
+            biased;
             () = leading.stop.cancelled() => return,
             _ = ticker.tick() => {}
         }

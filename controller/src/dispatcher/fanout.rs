@@ -1,7 +1,7 @@
 //! Which sessions a change of the state concerns, so that a cluster of thousands does not recompute every node's
 //! assignments at each entry. Runs at the leader as one task.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use pontoon_proto::v1::{Network, Node, Service, Task};
@@ -16,6 +16,7 @@ pub(crate) async fn run(core: Arc<Core>, leading: Arc<Leading>) {
     let mut last = core.snapshot();
     loop {
         tokio::select! {
+            biased;
             () = leading.stop.cancelled() => return,
             changed = versions.changed() => if changed.is_err() { return },
         }
@@ -38,9 +39,9 @@ pub(crate) async fn run(core: Arc<Core>, leading: Arc<Leading>) {
 /// Whom a set of changes concerns.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Concern {
-    nodes: HashSet<String>,
+    nodes: BTreeSet<String>,
     /// Nodes that have an endpoint in one of these.
-    networks: HashSet<String>,
+    networks: BTreeSet<String>,
 }
 
 impl Concern {
@@ -127,7 +128,7 @@ mod tests {
     use pontoon_proto::v1::{Endpoint, NetworkAttachment, NodeDescription, VirtualIp};
     use pontoon_store::Tx;
 
-    fn set(ids: &[&str]) -> HashSet<String> {
+    fn set(ids: &[&str]) -> BTreeSet<String> {
         ids.iter().map(|id| (*id).to_owned()).collect()
     }
 

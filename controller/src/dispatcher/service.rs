@@ -112,6 +112,7 @@ impl Dispatcher for DispatcherService {
         let mut messages = request.into_inner();
         loop {
             let message = tokio::select! {
+                biased;
                 () = leading.stop.cancelled() => return Err(status::ask_leader(self.core.leader().as_ref())),
                 message = messages.message() => message?,
             };

@@ -50,6 +50,7 @@ impl Start {
     /// Registers the node and serves it to the end.
     pub(super) async fn run(self, mut incoming: Streaming<AgentMessage>) {
         let registered = tokio::select! {
+            biased;
             () = self.leading.stop.cancelled() => Err(status::ask_leader(self.core.leader().as_ref())),
             registered = self.register(&mut incoming) => registered,
         };
@@ -79,6 +80,7 @@ impl Start {
             last_push: None,
         };
         let reason = tokio::select! {
+            biased;
             () = leading.stop.cancelled() => status::ask_leader(core.leader().as_ref()),
             () = session.stop.cancelled() => Status::aborted("the session has ended: register again"),
             reason = live.serve(incoming) => reason,
@@ -190,6 +192,7 @@ impl Live {
         while alive {
             let session = self.session.clone();
             let step = tokio::select! {
+                biased;
                 message = incoming.message() => match message {
                     Ok(Some(message)) => self.receive(message).await,
                     Ok(None) => Err(Status::cancelled("the agent has closed the session")),
@@ -272,6 +275,11 @@ impl Live {
             observe::task_status(tx, &node_id, &updates, scope.now);
         };
         let written = self.leading.writer.observe(edit).await;
+        #[cfg(feature = "planted-bugs")]
+        if pontoon_proto::planted::is_planted(pontoon_proto::planted::Bug::ConfirmEarly) {
+            self.acks.spawn(async move { Some(sequence) });
+            return;
+        }
         self.acks
             .spawn(async move { matches!(written.await, Ok(Ok(()))).then_some(sequence) });
     }

@@ -1,14 +1,16 @@
 //! The open sessions by node: one a node, the newest counts.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use pontoon_proto::v1::{ManagerMessage, manager_message::Message};
-use tokio::sync::{Notify, mpsc, watch};
+use pontoon_raft::Host;
+use pontoon_raft::watch;
+use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-use crate::clock;
+use crate::ids;
 
 /// What goes out to an agent.
 pub(crate) type Outbound = mpsc::Sender<Result<ManagerMessage, Status>>;
@@ -51,7 +53,7 @@ impl Session {
         grown
     }
 
-    fn has_network_of(&self, networks: &HashSet<String>) -> bool {
+    fn has_network_of(&self, networks: &BTreeSet<String>) -> bool {
         let current = self.networks.lock().unwrap_or_else(PoisonError::into_inner);
         current.iter().any(|network| networks.contains(network))
     }
@@ -59,24 +61,24 @@ impl Session {
 
 /// All open sessions of a leader.
 pub(crate) struct Sessions {
-    by_node: Mutex<HashMap<String, Arc<Session>>>,
+    host: Host,
+    by_node: Mutex<BTreeMap<String, Arc<Session>>>,
     changed: watch::Sender<u64>,
 }
 
-impl Default for Sessions {
-    fn default() -> Self {
+impl Sessions {
+    pub(crate) fn new(host: Host) -> Self {
         Self {
+            host,
             by_node: Mutex::default(),
             changed: watch::channel(0).0,
         }
     }
-}
 
-impl Sessions {
     /// Opens a session; an older one of the node ends.
     pub(crate) fn open(&self, node_id: &str, out: Outbound) -> Arc<Session> {
         let session = Arc::new(Session {
-            id: clock::new_id(),
+            id: ids::new_id(&self.host),
             node_id: node_id.to_owned(),
             stop: CancellationToken::new(),
             wake: Notify::new(),
@@ -129,7 +131,7 @@ impl Sessions {
     }
 
     /// Wakes the sessions of these nodes, and those that must know these networks.
-    pub(crate) fn wake(&self, nodes: &HashSet<String>, networks: &HashSet<String>) {
+    pub(crate) fn wake(&self, nodes: &BTreeSet<String>, networks: &BTreeSet<String>) {
         let sessions = self.lock();
         for node in nodes {
             if let Some(session) = sessions.get(node) {
@@ -151,7 +153,7 @@ impl Sessions {
         self.lock().values().for_each(|session| session.wake.notify_one());
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<Session>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Arc<Session>>> {
         self.by_node.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

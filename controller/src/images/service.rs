@@ -73,6 +73,7 @@ pub(crate) async fn find(
             return Ok(FindImageResponse { answer });
         }
         tokio::select! {
+            biased;
             () = leading.stop.cancelled() => return Err(Status::unavailable("this manager no longer leads")),
             _ = changes.changed() => {}
             () = tokio::time::sleep_until(deadline) => {}

@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use pontoon_raft::watch;
 use tokio::time::Instant;
 
 /// A fetch that nothing is heard of for this long has ended. Agents report every two seconds.

@@ -10,9 +10,9 @@ use tonic::Status;
 
 use super::feed::Feeds;
 use super::subscription::Subscription;
-use crate::clock;
 use crate::core::Core;
 use crate::dispatcher::Sessions;
+use crate::ids;
 
 /// Lines to one client that may wait.
 const BUFFER: usize = 256;
@@ -41,7 +41,7 @@ impl Broker {
             return Err(crate::status::not_leader());
         };
         let (entries, receiver) = mpsc::channel(BUFFER);
-        let id = clock::new_id();
+        let id = ids::new_id(&core.host);
         let feeds = Arc::new(Feeds::new(entries.clone()));
         let subscription = Subscription::new(core, id.clone(), selector, entries, feeds.clone())?;
         self.lock().insert(id.clone(), feeds);

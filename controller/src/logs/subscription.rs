@@ -78,6 +78,7 @@ impl Subscription {
                 break;
             }
             tokio::select! {
+                biased;
                 () = stop.cancelled() => {
                     // The client may be gone as well.
                     let lost = Status::unavailable("the leader has changed while logs were being followed; ask again");

@@ -1,12 +1,13 @@
 //! One batch: inputs applied to one transaction, reconciled, encoded. No I/O: what it does follows from its arguments.
 
 use bytes::Bytes;
+use pontoon_raft::Host;
 use pontoon_reconcile::{Budget, Env, ReconcileState, reconcile};
 use pontoon_store::{Snapshot, Tx};
 use prost::Message;
 
 use super::input::{Input, Scope, WriteError};
-use crate::clock;
+use crate::ids;
 
 /// About the size of one entry; the reconciler goes on in the next batch.
 const MAX_CHANGES: usize = 1000;
@@ -35,10 +36,13 @@ pub(super) struct Ready {
 }
 
 impl Batch {
-    pub(super) fn new(base: &Snapshot, now: i64) -> Self {
+    pub(super) fn new(base: &Snapshot, host: &Host, now: i64) -> Self {
         Self {
             tx: Tx::new(base.clone()),
-            scope: Scope { now },
+            scope: Scope {
+                now,
+                host: host.clone(),
+            },
             inputs: Vec::new(),
         }
     }
@@ -59,7 +63,7 @@ impl Batch {
             changes: MAX_CHANGES.saturating_sub(self.tx.changes()).max(MAX_CHANGES / 2),
             bytes: MAX_BYTES.saturating_sub(self.tx.size()).max(MAX_BYTES / 2),
         };
-        let mut ids = clock::new_id;
+        let mut ids = || ids::new_id(&self.scope.host);
         let mut env = Env {
             now: self.scope.now,
             ids: &mut ids,
@@ -112,7 +116,7 @@ mod tests {
 
     #[test]
     fn a_failed_input_leaves_nothing_and_the_others_stay() {
-        let mut batch = Batch::new(&Snapshot::default(), 7);
+        let mut batch = Batch::new(&Snapshot::default(), &Host::default(), 7);
         let (good, mut good_answer) = request("good", false);
         let (bad, mut bad_answer) = request("bad", true);
         let (reply, mut seen) = oneshot::channel();
@@ -134,7 +138,7 @@ mod tests {
     #[test]
     fn what_was_not_written_is_nobodys_success() {
         for (outcome, is_retriable) in [(WriteError::NotLeader, true), (WriteError::OutcomeUnknown, false)] {
-            let mut batch = Batch::new(&Snapshot::default(), 7);
+            let mut batch = Batch::new(&Snapshot::default(), &Host::default(), 7);
             let (input, mut answer) = request("node", false);
             batch.add(input);
             batch.finish(&mut ReconcileState::default()).answer(&Err(outcome));
@@ -148,7 +152,8 @@ mod tests {
 
     #[test]
     fn nothing_changed_is_no_entry() {
-        let ready = Batch::new(&Snapshot::default(), 7).finish(&mut ReconcileState::default());
+        let ready =
+            Batch::new(&Snapshot::default(), &Host::default(), 7).finish(&mut ReconcileState::default());
         assert!(ready.entry.is_none() && !ready.needs_confirmation && !ready.more);
     }
 }

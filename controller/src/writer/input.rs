@@ -1,21 +1,23 @@
 //! Inputs of the writer: requests (may fail, see their result) and observations (may not).
 
+use pontoon_raft::Host;
 use pontoon_store::Tx;
 use tokio::sync::oneshot;
 use tonic::Status;
 
-use crate::{clock, status};
+use crate::{ids, status};
 
 /// What an input may use besides the transaction.
 pub(crate) struct Scope {
     /// The batch's time, nanoseconds since the epoch.
     pub(crate) now: i64,
+    pub(crate) host: Host,
 }
 
 impl Scope {
     /// A fresh id.
     pub(crate) fn new_id(&self) -> String {
-        clock::new_id()
+        ids::new_id(&self.host)
     }
 }
 

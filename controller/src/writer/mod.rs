@@ -9,6 +9,7 @@
 mod batch;
 mod input;
 mod run;
+mod time;
 
 use pontoon_store::Tx;
 use tokio::sync::{mpsc, oneshot};

@@ -12,7 +12,7 @@ use tracing::{debug, warn};
 use super::Inbox;
 use super::batch::{Batch, Ready};
 use super::input::{Input, WriteError};
-use crate::clock;
+use super::time::Time;
 use crate::core::Core;
 
 /// A log that is busy is asked again after this time.
@@ -31,15 +31,16 @@ enum Wake {
 pub(crate) async fn run(core: std::sync::Arc<Core>, mut inbox: Inbox, stop: CancellationToken) {
     let mut state = ReconcileState::default();
     // The first run at once: what the former leader left undone.
-    let mut wake_at = Some(clock::now());
+    let mut time = Time::new(&core.host, core.replica.newest());
+    let mut wake_at = Some(time.now());
     loop {
-        let first = match wait(&mut inbox, wake_at, &stop).await {
+        let first = match wait(&mut time, &mut inbox, wake_at, &stop).await {
             Wake::Stop => return,
             Wake::Time => None,
             Wake::Input(input) => Some(input),
         };
-        let now = clock::now();
-        let mut batch = Batch::new(&core.snapshot(), now);
+        let now = time.now();
+        let mut batch = Batch::new(&core.snapshot(), &core.host, now);
         if let Some(input) = first {
             batch.add(input);
         }
@@ -52,6 +53,7 @@ pub(crate) async fn run(core: std::sync::Arc<Core>, mut inbox: Inbox, stop: Canc
         let mut ready = batch.finish(&mut state);
         wake_at = if ready.more { Some(now) } else { ready.next_wake };
         let outcome = tokio::select! {
+            biased;
             // The log answers all proposals when leadership goes; this only ends waits for a busy log.
             () = stop.cancelled() => Err(WriteError::OutcomeUnknown),
             outcome = commit(&core, &mut ready) => outcome,
@@ -66,9 +68,9 @@ pub(crate) async fn run(core: std::sync::Arc<Core>, mut inbox: Inbox, stop: Canc
     }
 }
 
-async fn wait(inbox: &mut Inbox, wake_at: Option<i64>, stop: &CancellationToken) -> Wake {
+async fn wait(time: &mut Time, inbox: &mut Inbox, wake_at: Option<i64>, stop: &CancellationToken) -> Wake {
     let rest = wake_at.map_or(LONGEST_WAIT, |at| {
-        Duration::from_nanos(u64::try_from(at.saturating_sub(clock::now())).unwrap_or(0)).min(LONGEST_WAIT)
+        Duration::from_nanos(u64::try_from(at.saturating_sub(time.now())).unwrap_or(0)).min(LONGEST_WAIT)
     });
     tokio::select! {
         biased;
@@ -87,6 +89,12 @@ async fn commit(core: &Core, ready: &mut Ready) -> Result<(), WriteError> {
         }
         return Ok(());
     };
+    #[cfg(feature = "planted-bugs")]
+    if pontoon_proto::planted::is_planted(pontoon_proto::planted::Bug::AnswerBeforeCommit) {
+        let log = core.log.clone();
+        tokio::spawn(async move { log.propose(entry).await });
+        return Ok(());
+    }
     loop {
         let index = match core.log.propose(entry.clone()).await {
             Ok(index) => index,

@@ -127,10 +127,10 @@ fn transport(endpoint: &Endpoint) -> Result<tonic::transport::Endpoint, Error> {
         .keep_alive_while_idle(true))
 }
 
-/// No connection was made: nothing of a call has reached the peer.
+/// No connection was made: nothing of a call has reached the peer. [`never_connected`] finds it in an error.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-struct NotConnected(String);
+pub struct NotConnected(pub String);
 
 /// True when a failed call of a channel of this crate never reached its peer, so that it may safely be made again.
 pub fn never_connected(error: &(dyn std::error::Error + 'static)) -> bool {

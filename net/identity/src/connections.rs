@@ -4,7 +4,7 @@
 //! reach those that are open. Filled by the listener, which takes only so many of one node and of those without a certificate;
 //! cut by the controller.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio_util::sync::CancellationToken;
@@ -25,11 +25,11 @@ pub struct Connections {
 #[derive(Default)]
 struct Inner {
     next: u64,
-    by_node: HashMap<String, HashMap<u64, CancellationToken>>,
+    by_node: BTreeMap<String, BTreeMap<u64, CancellationToken>>,
 }
 
 /// Keeps a connection in the registry while it lives.
-pub(crate) struct Registration {
+pub struct Registration {
     connections: Connections,
     node_id: String,
     number: u64,
@@ -50,7 +50,7 @@ impl Connections {
 
     /// How many connections the node has.
     pub fn count(&self, node_id: &str) -> usize {
-        self.lock().by_node.get(node_id).map_or(0, HashMap::len)
+        self.lock().by_node.get(node_id).map_or(0, BTreeMap::len)
     }
 
     /// The nodes that have a connection.
@@ -64,7 +64,8 @@ impl Connections {
     }
 
     /// Takes a connection in, of a node or of somebody without a certificate; none when there are too many.
-    pub(crate) fn register(&self, node_id: Option<&str>, token: CancellationToken) -> Option<Registration> {
+    /// `token` is cancelled when it is to be closed.
+    pub fn register(&self, node_id: Option<&str>, token: CancellationToken) -> Option<Registration> {
         let (node_id, most) = match node_id {
             Some(STRANGERS) | None => (STRANGERS, OF_STRANGERS),
             Some(node_id) => (node_id, OF_A_NODE),

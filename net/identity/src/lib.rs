@@ -32,8 +32,8 @@ mod tls;
 mod token;
 mod unlock;
 
-pub use connect::{Endpoint, connect, connect_lazy, never_connected, probe};
-pub use connections::Connections;
+pub use connect::{Endpoint, NotConnected, connect, connect_lazy, never_connected, probe};
+pub use connections::{Connections, Registration};
 pub use error::{Error, Refusal, describe};
 pub use identity::{Credentials, Identity};
 pub use listener::{TlsListener, serve};

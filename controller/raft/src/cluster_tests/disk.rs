@@ -41,7 +41,7 @@ fn prepared(disk: &SimDisk, config: &Config, log: &Log, create: bool) -> Prepare
             image,
             state,
             snapshots,
-            lock,
+            lock: Some(lock),
         };
     }
     let (wal, image) = Wal::open(dir, owner, SEGMENT).expect("a log that failed can be opened again");
@@ -57,7 +57,7 @@ fn prepared(disk: &SimDisk, config: &Config, log: &Log, create: bool) -> Prepare
         image,
         state,
         snapshots,
-        lock,
+        lock: Some(lock),
     }
 }
 

@@ -113,6 +113,8 @@ pub(crate) struct Core {
     rekeyed: Option<u64>,
     /// Length of a tick.
     tick: Duration,
+    /// Decides the election timeouts of a simulated member.
+    election_seed: Option<u64>,
 }
 
 impl Core {
@@ -162,12 +164,14 @@ impl Core {
             shorten_at: None,
             rekeyed: None,
             tick: config.tick,
+            election_seed: config.host.election_seed(),
         })
     }
 
     /// One tick of time.
     pub(crate) fn tick(&mut self) {
         self.ticks += 1;
+        self.pin_election();
         let raft = &self.node.raft;
         // Campaigning between the arrival of a snapshot and its durability would slice the log before its beginning; and
         // a lone voter that wins with entries still on their way to the disk would trip an assertion. Both are fatal.
@@ -182,7 +186,8 @@ impl Core {
     }
 
     /// Ticks until the one that does something; those before it only count.
-    pub(crate) fn due_in(&self) -> u64 {
+    pub(crate) fn due_in(&mut self) -> u64 {
+        self.pin_election();
         let raft = &self.node.raft;
         let due = if self.is_leader() {
             let beat = raft.heartbeat_timeout().saturating_sub(raft.heartbeat_elapsed());
@@ -192,6 +197,18 @@ impl Core {
                 .saturating_sub(raft.election_elapsed)
         };
         due.max(1) as u64
+    }
+
+    /// raft draws its election timeout anew at each change of role or term, from a generator that can't be seeded: in a
+    /// simulation the seed, the term and the role decide it.
+    fn pin_election(&mut self) {
+        let Some(seed) = self.election_seed else { return };
+        let raft = &mut self.node.raft;
+        let mut mixed = seed ^ raft.term.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ raft.state as u64;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        let spread = (mixed ^ (mixed >> 31)) % self.election_ticks;
+        raft.set_randomized_election_timeout((self.election_ticks + spread) as usize);
     }
 
     /// Starts an election now, for the first member of a cluster that would otherwise wait for its time-out.

@@ -6,12 +6,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, Sender};
-use std::thread::JoinHandle;
 
 use super::event::{ChangeReply, Event, ProposeReply, ReadReply};
 use crate::core::Committed;
 use crate::error::{Error, MembershipError};
+use crate::host::{Host, Inbox, Outlet, Running};
 use crate::snapshot::{SnapshotMeta, SnapshotStore};
 use crate::state_machine::StateMachine;
 
@@ -43,30 +42,33 @@ pub(super) struct SnapshotPolicy {
 
 /// The apply thread's state.
 pub(super) struct Applier<S> {
+    host: Host,
     state: S,
     /// What the state machine contains; the configuration is that of this index.
     at: SnapshotMeta,
     snapshots: Arc<SnapshotStore>,
-    events: Sender<Event>,
+    events: Outlet<Event>,
     policy: SnapshotPolicy,
     /// Index of the last snapshot, and bytes applied since.
     last_snapshot: u64,
     bytes: u64,
     barriers: BTreeMap<u64, Vec<ReadReply>>,
     writing: Arc<AtomicBool>,
-    writer: Option<JoinHandle<()>>,
+    writer: Option<Running>,
 }
 
 impl<S: StateMachine> Applier<S> {
     /// An applier whose state is that of the snapshot `at`.
     pub(super) fn new(
+        host: &Host,
         state: S,
         at: SnapshotMeta,
         snapshots: Arc<SnapshotStore>,
-        events: Sender<Event>,
+        events: Outlet<Event>,
         policy: SnapshotPolicy,
     ) -> Self {
         Self {
+            host: host.clone(),
             state,
             last_snapshot: at.index,
             at,
@@ -81,8 +83,8 @@ impl<S: StateMachine> Applier<S> {
     }
 
     /// Works until the node loop drops its end.
-    pub(super) fn run(mut self, jobs: &Receiver<ApplyJob>) {
-        while let Ok(job) = jobs.recv() {
+    pub(super) async fn run(mut self, mut jobs: Inbox<ApplyJob>) {
+        while let Some(job) = jobs.next().await {
             match job {
                 ApplyJob::Entries(entries) => {
                     if let Err(reason) = self.apply(entries) {
@@ -108,8 +110,7 @@ impl<S: StateMachine> Applier<S> {
             self.maybe_snapshot();
         }
         if let Some(writer) = self.writer.take() {
-            // A panic there has ended the process.
-            let _ = writer.join();
+            writer.ended().await;
         }
     }
 
@@ -120,7 +121,13 @@ impl<S: StateMachine> Applier<S> {
                 if let Some(reason) = self.state.refuses(&entry.data) {
                     return Err(format!("entry {}: {reason}", entry.index));
                 }
+                self.host.applied(entry.index, &entry.data);
                 self.state.apply(entry.index, &entry.data);
+                #[cfg(feature = "planted-bugs")]
+                if pontoon_proto::planted::is_planted(pontoon_proto::planted::Bug::ApplyTwice) {
+                    self.host.applied(entry.index, &entry.data);
+                    self.state.apply(entry.index, &entry.data);
+                }
             }
             self.bytes += entry.data.len() as u64;
             (self.at.index, self.at.term) = (entry.index, entry.term);
@@ -194,7 +201,9 @@ impl<S: StateMachine> Applier<S> {
         let (store, events, writing) = (self.snapshots.clone(), self.events.clone(), self.writing.clone());
         self.last_snapshot = meta.index;
         self.bytes = 0;
-        let started = super::spawn("raft-snapshot", move || {
+        let host = self.host.clone();
+        let started = self.host.start("raft-snapshot", async move {
+            host.disk_pause().await;
             let taken = match store.write(&meta, |writer| pinned.write(writer)) {
                 Ok(()) => Some(meta),
                 Err(error) => {
@@ -209,10 +218,10 @@ impl<S: StateMachine> Applier<S> {
             writing.store(false, Ordering::Release);
         });
         match started {
-            Ok(thread) => {
-                if let Some(before) = self.writer.replace(thread) {
+            Ok(running) => {
+                if let Some(before) = self.writer.replace(running) {
                     // It has cleared its flag, so it is at its very end.
-                    let _ = before.join();
+                    before.join();
                 }
             }
             Err(error) => {

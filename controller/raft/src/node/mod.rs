@@ -5,16 +5,17 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
-use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
 
-use tokio::sync::{Semaphore, watch};
+use crate::watch;
+use tokio::sync::Semaphore;
 
 use crate::config::Config;
 use crate::connector::Connector;
 use crate::core::Core;
 use crate::error::Error;
 use crate::handle::{RaftHandle, Shared, StopReason};
+use crate::host::{Host, Outlet};
 use crate::member::{Leadership, Member};
 use crate::service::Transfers;
 use crate::snapshot::{SnapshotMeta, SnapshotStore};
@@ -39,35 +40,6 @@ use run::{Node, Progress, Published};
 /// Proposals in the inbox and the log at the same time; more wait at the handle.
 const MAX_PROPOSALS: usize = 16_384;
 
-/// Ends the process when its thread panics: a member whose raft is dead must not go on answering.
-struct AbortOnPanic(&'static str);
-
-impl Drop for AbortOnPanic {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            tracing::error!(
-                thread = self.0,
-                "the thread panicked; the process ends, because a member without it would mislead the cluster"
-            );
-            std::process::abort();
-        }
-    }
-}
-
-/// Starts a named thread whose panic ends the process.
-pub(crate) fn spawn(
-    name: &'static str,
-    body: impl FnOnce() + Send + 'static,
-) -> Result<std::thread::JoinHandle<()>, Error> {
-    std::thread::Builder::new()
-        .name(name.into())
-        .spawn(move || {
-            let _guard = AbortOnPanic(name);
-            body();
-        })
-        .map_err(|source| Error::Thread { name, source })
-}
-
 /// What was found on, or put on, the disk.
 pub(crate) struct Prepared<S> {
     pub(crate) wal: Wal,
@@ -75,7 +47,7 @@ pub(crate) struct Prepared<S> {
     pub(crate) state: S,
     pub(crate) snapshots: SnapshotStore,
     /// Held as long as the member runs.
-    pub(crate) lock: File,
+    pub(crate) lock: Option<File>,
 }
 
 /// The readers' ends of what the loop publishes.
@@ -121,7 +93,7 @@ fn restored(image: &Image) -> SnapshotMeta {
         })
 }
 
-fn start_committer(wal: Wal, events: Sender<Event>) -> Result<Committer, Error> {
+fn start_committer(host: &Host, wal: Wal, events: Outlet<Event>) -> Result<Committer, Error> {
     let on_done = move |result: Result<u64, String>| {
         // The loop may have ended; then nobody waits for the disk.
         let _ = events.send(match result {
@@ -129,7 +101,7 @@ fn start_committer(wal: Wal, events: Sender<Event>) -> Result<Committer, Error> 
             Err(reason) => Event::DiskFailed { reason },
         });
     };
-    Committer::start(wal, Box::new(on_done))
+    Committer::start(host, wal, Box::new(on_done))
 }
 
 /// Ticks after which a read is given up.
@@ -153,21 +125,22 @@ pub(crate) fn start<S: StateMachine>(
     } = prepared;
     let snapshots = Arc::new(snapshots);
     let mut core = Core::new(config, &image, None)?;
+    let host = &config.host;
     let at = restored(&image);
     if at.conf_state.voters == [config.id] && image.entries.iter().all(|entry| entry.entry_type == 0) {
         // The only voter has nobody to wait for.
         core.campaign();
     }
-    let (events, inbox) = channel();
-    let committer = start_committer(wal, events.clone())?;
-    let progress = Progress::new((at.index, at.term));
+    let (events, inbox) = host.queue();
+    let committer = start_committer(host, wal, events.clone())?;
+    let progress = Progress::new((at.index, at.term), host.random());
     let policy = SnapshotPolicy {
         every: config.snapshot_every,
         bytes: config.snapshot_bytes,
     };
-    let applier = Applier::new(state, at, snapshots.clone(), events.clone(), policy);
-    let (apply, apply_jobs) = channel();
-    let apply_thread = spawn("raft-apply", move || applier.run(&apply_jobs))?;
+    let applier = Applier::new(host, state, at, snapshots.clone(), events.clone(), policy);
+    let (apply, apply_jobs) = host.queue();
+    let applying = host.start("raft-apply", applier.run(apply_jobs))?;
     let inbox_bytes = Arc::new(AtomicUsize::new(0));
     let (published, watches) = publishers();
     let transport = Transport::new(PeerContext {
@@ -176,6 +149,7 @@ pub(crate) fn start<S: StateMachine>(
         connector: connector.clone(),
         events: events.clone(),
         snapshots: snapshots.clone(),
+        host: host.clone(),
     });
     let settled = Arc::new(AtomicBool::new(false));
     let election_ticks = config.election_ticks as u64;
@@ -195,10 +169,10 @@ pub(crate) fn start<S: StateMachine>(
         progress,
     };
     let (done_tx, done) = watch::channel(());
-    spawn("raft", move || {
-        node.run();
-        // The loop has dropped its end of the channel; a panic there has ended the process.
-        let _ = apply_thread.join();
+    host.start("raft", async move {
+        node.run().await;
+        // The loop has dropped its end of the channel.
+        applying.ended().await;
         drop(lock);
         drop(done_tx);
     })?;
@@ -219,6 +193,7 @@ pub(crate) fn start<S: StateMachine>(
         connector,
         snapshots,
         transfers: Transfers::default(),
+        host: host.clone(),
         streams: Mutex::new(HashMap::new()),
         done,
     };

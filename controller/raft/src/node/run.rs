@@ -2,13 +2,13 @@
 //!
 //! It never waits for a disk, a peer or the state machine, so heartbeats go out on time whatever those do.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use tokio::sync::watch;
+use crate::watch;
+use tokio::time::Instant;
 
 use super::apply::{ApplyJob, Waiter};
 use super::event::{ChangeReply, Event, MemberChange, ProposeReply};
@@ -17,6 +17,7 @@ use super::ticks::Ticks;
 use crate::core::{Committed, Core, Nonce, Output};
 use crate::error::{MembershipError, ProposeError, ReadError};
 use crate::handle::StopReason;
+use crate::host::{Inbox, Next, Outlet};
 use crate::member::{Leadership, Member};
 use crate::transport::Transport;
 use crate::wal::Committer;
@@ -43,10 +44,10 @@ struct Transfer {
 pub(super) struct Node {
     pub(super) id: u64,
     pub(super) core: Core,
-    pub(super) inbox: Receiver<Event>,
+    pub(super) inbox: Inbox<Event>,
     pub(super) inbox_bytes: Arc<AtomicUsize>,
     pub(super) committer: Committer,
-    pub(super) apply: Sender<ApplyJob>,
+    pub(super) apply: Outlet<ApplyJob>,
     pub(super) transport: Transport,
     pub(super) published: Published,
     pub(super) tick: Duration,
@@ -59,7 +60,7 @@ pub(super) struct Node {
 
 /// What changes while the loop runs.
 pub(super) struct Progress {
-    waiters: HashMap<Nonce, Waiter>,
+    waiters: BTreeMap<Nonce, Waiter>,
     proposals: Vec<(Nonce, Vec<u8>, ProposeReply)>,
     transfer: Option<Transfer>,
     /// Index and term that the state machine has reached.
@@ -78,14 +79,14 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    pub(super) fn new(applied: (u64, u64)) -> Self {
+    pub(super) fn new(applied: (u64, u64), boot: u64) -> Self {
         Self {
-            waiters: HashMap::new(),
+            waiters: BTreeMap::new(),
             proposals: Vec::new(),
             transfer: None,
             applied,
             now: 0,
-            boot: rand::random(),
+            boot,
             counter: 0,
             leading: None,
             stop: None,
@@ -105,29 +106,27 @@ impl Progress {
 
 impl Node {
     /// Runs until the member is shut down, removed, or its disk fails.
-    pub(super) fn run(mut self) {
+    pub(super) async fn run(mut self) {
         let mut ticks = Ticks::new(self.tick, Instant::now());
         self.publish(true);
         while self.progress.stop.is_none() {
             let wake_at = ticks.wake_at(self.due_in());
-            let first = self
-                .inbox
-                .recv_timeout(wake_at.saturating_duration_since(Instant::now()));
+            let first = self.inbox.next_until(wake_at).await;
             self.count(ticks.before_events(Instant::now()));
             match first {
-                Ok(event) => self.take_events(event),
-                Err(RecvTimeoutError::Timeout) => {}
+                Next::Value(event) => self.take_events(event),
+                Next::Timeout => {}
                 // The apply thread holds a sender, so this is only met while everything is being torn down.
-                Err(RecvTimeoutError::Disconnected) => self.progress.stop = Some(StopReason::Shutdown),
+                Next::Closed => self.progress.stop = Some(StopReason::Shutdown),
             }
             self.count(ticks.after_events(Instant::now()));
             self.turn();
         }
-        self.finish();
+        self.finish().await;
     }
 
     /// Ticks until something is due here or in the core.
-    fn due_in(&self) -> u64 {
+    fn due_in(&mut self) -> u64 {
         let progress = &self.progress;
         let counts = progress.transfer.is_some() || progress.shutdown_by.is_some() || !self.reads.is_empty();
         if counts { 1 } else { self.core.due_in() }
@@ -136,7 +135,9 @@ impl Node {
     fn take_events(&mut self, first: Event) {
         self.handle(first);
         for _ in 1..MAX_EVENTS {
-            let Ok(event) = self.inbox.try_recv() else { return };
+            let Some(event) = self.inbox.try_next() else {
+                return;
+            };
             self.handle(event);
         }
     }
@@ -437,7 +438,7 @@ impl Node {
     }
 
     fn fail_waiters(&mut self, error: &ProposeError) {
-        for (_, waiter) in self.progress.waiters.drain() {
+        for waiter in std::mem::take(&mut self.progress.waiters).into_values() {
             match waiter {
                 Waiter::Propose(reply) => drop(reply.send(Err(error.clone()))),
                 Waiter::Change(reply) => drop(reply.send(Err(error.clone().into()))),
@@ -446,7 +447,7 @@ impl Node {
     }
 
     /// Answers everybody, then ends the threads in order.
-    fn finish(mut self) {
+    async fn finish(mut self) {
         let reason = self.progress.stop.take().unwrap_or(StopReason::Shutdown);
         tracing::info!(?reason, "the raft member stops");
         self.settled.store(false, Ordering::SeqCst);
@@ -476,8 +477,8 @@ impl Node {
                 let _ = reply.send(if stopped { Ok(()) } else { Err(failed) });
             }
         }
-        self.committer.stop();
-        while let Ok(event) = self.inbox.try_recv() {
+        self.committer.stop().await;
+        while let Some(event) = self.inbox.try_next() {
             match event {
                 Event::Propose { reply, .. } => drop(reply.send(Err(refused.clone()))),
                 Event::Read { reply } => drop(reply.send(Err(read_error.clone()))),

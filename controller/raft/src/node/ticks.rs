@@ -6,7 +6,9 @@
 //! heartbeat which has arrived forestalls an election. And a process that was stopped overslept: it makes up for two ticks
 //! only, and hears from the leader first.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 /// Ticks made up for after a pause; more would only start an election against a healthy leader.
 const AFTER_PAUSE: u64 = 2;

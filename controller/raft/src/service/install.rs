@@ -3,15 +3,16 @@
 use bytes::Bytes;
 use pontoon_proto::v1;
 use raft::eraftpb::MessageType;
-use tokio::sync::{Mutex, watch};
-use tokio::task::spawn_blocking;
+use tokio::sync::Mutex;
 use tonic::{Status, Streaming};
 
 use super::{PeerIdentity, RaftService, SILENT};
 use crate::error::Error;
+use crate::host::Host;
 use crate::node::{Event, describe};
 use crate::snapshot::{FileId, Incoming};
 use crate::validate;
+use crate::watch;
 
 /// A transfer that broke off: what came before is kept in its file until the sender comes back, or sends another one.
 struct Partial {
@@ -70,7 +71,7 @@ impl RaftService {
             )),
             _ => {
                 let store = self.handle.shared.snapshots.clone();
-                blocking(move || store.receive()).await
+                blocking(&self.handle.shared.host, move || store.receive()).await
             }
         }
     }
@@ -121,9 +122,9 @@ impl RaftService {
                     return Err(Status::data_loss("the snapshot was damaged or cut on its way"));
                 }
             };
-            incoming = write(incoming, chunk.data).await?;
+            incoming = write(&shared.host, incoming, chunk.data).await?;
         }
-        blocking(move || incoming.finish(index, term)).await?;
+        blocking(&shared.host, move || incoming.finish(index, term)).await?;
         tracing::info!(index, from = first.from, "received a snapshot");
         shared
             .events
@@ -141,16 +142,15 @@ async fn next(chunks: &mut Streaming<v1::SnapshotChunk>) -> Result<Option<v1::Sn
     chunk.map_err(|_| Status::deadline_exceeded("the snapshot stopped coming"))?
 }
 
-async fn write(mut incoming: Incoming, data: Bytes) -> Result<Incoming, Status> {
-    blocking(move || incoming.write(&data).map(|()| incoming)).await
+async fn write(host: &Host, mut incoming: Incoming, data: Bytes) -> Result<Incoming, Status> {
+    blocking(host, move || incoming.write(&data).map(|()| incoming)).await
 }
 
 async fn blocking<T: Send + 'static>(
+    host: &Host,
     work: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Status> {
-    let result = spawn_blocking(work)
-        .await
-        .map_err(|error| Status::internal(error.to_string()))?;
+    let result = host.blocking(work).await.map_err(Status::internal)?;
     result.map_err(|error| {
         tracing::warn!(error = describe(&error), "could not receive a snapshot");
         Status::aborted(describe(&error))

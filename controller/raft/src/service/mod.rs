@@ -165,6 +165,7 @@ impl v1::raft_server::Raft for RaftService {
         loop {
             // A silent stream, such as one that carried a vote between followers, is closed without complaint.
             let next = tokio::select! {
+                biased;
                 next = tokio::time::timeout(SILENT, batches.message()) => next.unwrap_or(Ok(None))?,
                 // At once, so that the peer does not lose its next message, maybe a vote, to a member that is gone.
                 _ = stopped.wait_for(Option::is_some) => {

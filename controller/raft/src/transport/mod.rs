@@ -3,10 +3,9 @@
 //! Owned by the node loop, which never waits here: a queue that is full drops the message and says so, and raft sends
 //! again. The tasks run on the tokio runtime in which the member was started.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::Sender;
 
 use prost_raft::Message as _;
 use raft::eraftpb::{Message, MessageType};
@@ -15,6 +14,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::connector::Connector;
+use crate::host::{Host, Outlet};
 use crate::member::Member;
 use crate::node::Event;
 use crate::snapshot::SnapshotStore;
@@ -31,8 +31,9 @@ pub(crate) struct PeerContext {
     pub(crate) id: u64,
     pub(crate) cluster_id: String,
     pub(crate) connector: Arc<dyn Connector>,
-    pub(crate) events: Sender<Event>,
+    pub(crate) events: Outlet<Event>,
     pub(crate) snapshots: Arc<SnapshotStore>,
+    pub(crate) host: Host,
 }
 
 impl PeerContext {
@@ -65,7 +66,7 @@ impl Drop for Peer {
 pub(crate) struct Transport {
     context: Arc<PeerContext>,
     runtime: Handle,
-    peers: HashMap<u64, Peer>,
+    peers: BTreeMap<u64, Peer>,
 }
 
 impl Transport {
@@ -74,7 +75,7 @@ impl Transport {
         Self {
             context: Arc::new(context),
             runtime: Handle::current(),
-            peers: HashMap::new(),
+            peers: BTreeMap::new(),
         }
     }
 

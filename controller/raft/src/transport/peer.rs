@@ -115,6 +115,7 @@ async fn stream(
         let message = match next.take() {
             Some(message) => message,
             None => tokio::select! {
+                biased;
                 ended = &mut call => return explain(ended.map(drop)),
                 message = queue.recv() => match message {
                     Some(message) => message,
@@ -124,6 +125,7 @@ async fn stream(
         };
         let batch = gather(context, message, queue, queued);
         tokio::select! {
+            biased;
             ended = &mut call => return explain(ended.map(drop)),
             sent = timeout(STALLED, batches.send(batch)) => match sent {
                 Ok(Ok(())) => {}

@@ -8,13 +8,13 @@ use pontoon_proto::v1::raft_client::RaftClient;
 use prost_raft::Message as _;
 use raft::eraftpb::Message;
 use tokio::sync::mpsc;
-use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
 use tonic::transport::Channel;
 
 use super::PeerContext;
+use crate::host::Host;
 use crate::member::Member;
 use crate::node::{Event, describe};
 use crate::snapshot::{FileId, SnapshotFile};
@@ -55,9 +55,7 @@ async fn try_send(context: &PeerContext, member: &Member, message: Message) -> R
     let metadata = message.get_snapshot().get_metadata();
     let (index, term) = (metadata.index, metadata.term);
     let store = context.snapshots.clone();
-    let file = spawn_blocking(move || store.open(index, term))
-        .await
-        .map_err(|error| error.to_string())?;
+    let file = context.host.blocking(move || store.open(index, term)).await?;
     let file = Arc::new(file.map_err(|error| describe(&error))?);
     let channel = timeout(CHUNK, context.connector.connect(member)).await;
     let channel = channel
@@ -89,7 +87,7 @@ async fn try_send(context: &PeerContext, member: &Member, message: Message) -> R
         let mut offset = start;
         // A peer that ends the call drops its end; its answer says why.
         while let Ok(Ok(())) = timeout(CHUNK, chunks.send(next)).await {
-            let data = read(file.clone(), offset).await?;
+            let data = read(&context.host, file.clone(), offset).await?;
             if data.is_empty() {
                 drop(chunks);
                 return Ok(());
@@ -106,6 +104,7 @@ async fn try_send(context: &PeerContext, member: &Member, message: Message) -> R
     };
     let (mut call, mut feed) = (std::pin::pin!(call), std::pin::pin!(feed));
     let answer = tokio::select! {
+        biased;
         answer = &mut call => answer,
         fed = &mut feed => {
             let answer = timeout(FINISH, call).await;
@@ -139,9 +138,7 @@ async fn progress(
     }
 }
 
-async fn read(file: Arc<SnapshotFile>, offset: u64) -> Result<Vec<u8>, String> {
-    let chunk = spawn_blocking(move || file.chunk(offset))
-        .await
-        .map_err(|error| error.to_string())?;
+async fn read(host: &Host, file: Arc<SnapshotFile>, offset: u64) -> Result<Vec<u8>, String> {
+    let chunk = host.blocking(move || file.chunk(offset)).await?;
     chunk.map_err(|error| describe(&error))
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 mod real;
-#[cfg(test)]
+#[cfg(any(test, feature = "simulation"))]
 pub(crate) mod sim;
 
 pub(crate) use real::RealVfs;
@@ -16,8 +16,9 @@ pub(crate) use real::RealVfs;
 use crate::error::Error;
 use crate::seal::Keyring;
 
+#[allow(clippy::len_without_is_empty)] // No file that is asked for its length is ever empty.
 /// An open file. Positions are explicit, so there is no cursor to lose.
-pub(crate) trait VfsFile: Send + Sync {
+pub trait VfsFile: Send + Sync {
     /// Reads up to `buf.len()` bytes at `offset`; 0 only at the end of the file.
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize>;
     /// Writes all of `buf` at `offset`.
@@ -31,7 +32,7 @@ pub(crate) trait VfsFile: Send + Sync {
 }
 
 /// A file system.
-pub(crate) trait Vfs: Send + Sync + 'static {
+pub trait Vfs: Send + Sync + 'static {
     /// Makes a new file; an existing one of that name is an error.
     fn create(&self, path: &Path) -> io::Result<Box<dyn VfsFile>>;
     /// Opens an existing file for reading and writing.

@@ -12,7 +12,7 @@ const SECTOR: usize = 512;
 
 /// What happens at the chosen operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Fault {
+pub enum Fault {
     /// The machine stops before the operation has completed; all later ones fail until [`SimDisk::restart`].
     Crash,
     /// No space left; later operations work again.
@@ -44,17 +44,26 @@ struct State {
     operations: u64,
     fault: Option<(u64, Fault)>,
     crashed: bool,
-    rng: u64,
+    rng: Chance,
+}
+
+/// splitmix64: enough for choosing sectors.
+#[derive(Default)]
+struct Chance(u64);
+
+impl Chance {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
 }
 
 impl State {
     fn random(&mut self) -> u64 {
-        // splitmix64: enough for choosing sectors.
-        self.rng = self.rng.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.rng;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
+        self.rng.next()
     }
 
     /// Counts an operation; an error when it is the one to fail.
@@ -98,12 +107,13 @@ fn apply(content: &mut Vec<u8>, change: &Change) {
 
 /// A disk that can be crashed. Clones are the same disk.
 #[derive(Clone)]
-pub(crate) struct SimDisk(Arc<Mutex<State>>);
+pub struct SimDisk(Arc<Mutex<State>>);
 
 impl SimDisk {
-    pub(crate) fn new(seed: u64) -> Self {
+    /// An empty disk.
+    pub fn new(seed: u64) -> Self {
         let state = State {
-            rng: seed,
+            rng: Chance(seed),
             durable_names: vec![BTreeMap::new()],
             ..State::default()
         };
@@ -117,21 +127,22 @@ impl SimDisk {
     }
 
     /// Operations so far: writes, syncs, creates, renames, removals, cuts.
-    pub(crate) fn operations(&self) -> u64 {
+    pub fn operations(&self) -> u64 {
         self.lock().operations
     }
 
     /// Makes the operation with this number fail.
-    pub(crate) fn fail_at(&self, operation: u64, fault: Fault) {
+    pub fn fail_at(&self, operation: u64, fault: Fault) {
         self.lock().fault = Some((operation, fault));
     }
 
-    pub(crate) fn is_crashed(&self) -> bool {
+    /// True from a crash to the restart.
+    pub fn is_crashed(&self) -> bool {
         self.lock().crashed
     }
 
     /// The power comes back: what was synced is there, of the rest each sector may be.
-    pub(crate) fn restart(&self) {
+    pub fn restart(&self) {
         let mut state = self.lock();
         let keep = state.random() as usize % state.durable_names.len();
         let names = state.durable_names[keep].clone();
@@ -141,13 +152,15 @@ impl SimDisk {
         state.fault = None;
         for i in 0..state.inodes.len() {
             let mut inode = std::mem::take(&mut state.inodes[i]);
-            let mode = state.random() % 4;
+            // A sequence of its own, so that the length of one file decides nothing about another.
+            let mut chance = Chance(state.random());
+            let mode = chance.next() % 4;
             for change in &inode.pending {
                 match (mode, change) {
                     (0, _) => {}
                     (1, _) => apply(&mut inode.durable, change),
                     (_, Change::SetLen(_)) => {
-                        if state.random().is_multiple_of(2) {
+                        if chance.next().is_multiple_of(2) {
                             apply(&mut inode.durable, change);
                         }
                     }
@@ -157,7 +170,7 @@ impl SimDisk {
                         while at < data.len() {
                             let room = SECTOR - ((*offset as usize + at) % SECTOR);
                             let end = data.len().min(at + room);
-                            if state.random().is_multiple_of(2) {
+                            if chance.next().is_multiple_of(2) {
                                 let piece = Change::Write(offset + at as u64, data[at..end].to_vec());
                                 apply(&mut inode.durable, &piece);
                             }
@@ -173,14 +186,14 @@ impl SimDisk {
     }
 
     /// The process ends and starts again, the machine stays up: the page cache is still there.
-    pub(crate) fn restart_process(&self) {
+    pub fn restart_process(&self) {
         let mut state = self.lock();
         state.crashed = false;
         state.fault = None;
     }
 
     /// Flips one bit of a file's durable content; false when there is no such byte.
-    pub(crate) fn flip(&self, path: &Path, byte: u64, bit: u8) -> bool {
+    pub fn flip(&self, path: &Path, byte: u64, bit: u8) -> bool {
         let mut state = self.lock();
         let Some(&inode) = state.names.get(path) else {
             return false;
@@ -196,7 +209,7 @@ impl SimDisk {
     }
 
     /// Content of a file as a reader sees it.
-    pub(crate) fn content(&self, path: &Path) -> Option<Vec<u8>> {
+    pub fn content(&self, path: &Path) -> Option<Vec<u8>> {
         let state = self.lock();
         state
             .names

@@ -276,6 +276,10 @@ impl Allocations {
             Holding::Vni(vni) => drop(self.vnis.reserve(*vni)),
             Holding::Subnet(subnet) => drop(self.subnets.reserve(*subnet)),
             Holding::Address(network, address) => {
+                #[cfg(feature = "planted-bugs")]
+                if pontoon_proto::planted::is_planted(pontoon_proto::planted::Bug::ForgetAddresses) {
+                    return;
+                }
                 for pool in self.addresses.get_mut(network).into_iter().flatten() {
                     drop(pool.reserve(*address));
                 }
