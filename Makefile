@@ -9,7 +9,7 @@ BENCH   ?= help
 export PONTOON_BIN ?= $(RELEASE)/pontoon
 export PONTOON_WEB ?= $(RELEASE)/web
 
-.PHONY: help deps build check unit fuzz conformance e2e test demo demo-end bench install clean
+.PHONY: help deps build check unit sim fuzz conformance e2e test demo demo-end bench install clean
 
 help:
 	@echo "make demo                     three hosts on this machine, one cluster, one stack (KEEP=1 leaves it up)"
@@ -17,6 +17,7 @@ help:
 	@echo "make check                    format, lints, documentation"
 	@echo "make unit | make e2e          the tests without | with hosts"
 	@echo "make fuzz SECONDS=60          mutated input for each target that long; FUZZ_SEED=n replays what one has named"
+	@echo "make sim SEEDS=10000           the control plane simulated, with faults; SEED=n replays one seed with its trace"
 	@echo "make conformance              the OCI runtime specification, case by case, on ours and on runc; CASES='names' picks"
 	@echo "make bench BENCH='name args'  one figure; BENCH=help lists them"
 	@echo "make install PREFIX=/usr/local"
@@ -43,6 +44,10 @@ fuzz:
 	FUZZ_SECONDS=$(SECONDS) cargo test -p pontoon-store --test fuzz -- --nocapture
 	FUZZ_SECONDS=$(SECONDS) cargo test -p pontoon-raft --lib -- fuzz --nocapture
 	FUZZ_SECONDS=$(SECONDS) cargo test -p pontoon-controller --test hostile -- --nocapture
+
+# Part of `unit` too.
+sim:
+	cargo test -p pontoon-sim -- --nocapture
 
 # Part of `unit` too, on the runtime's own test program; here on the program that users get. Without runc there is nothing to compare with.
 conformance: build

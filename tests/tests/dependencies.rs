@@ -45,6 +45,10 @@ const EDGES: &[(&str, &[&str])] = &[
             "reconcile",
         ],
     ),
+    (
+        "pontoon-sim",
+        &["proto", "store", "reconcile", "raft", "controller", "identity"],
+    ),
     ("pontoon-tests", &["*"]),
 ];
 
@@ -135,6 +139,10 @@ fn text<'a>(value: &'a Value, key: &str) -> &'a str {
     value[key].as_str().unwrap_or_default()
 }
 
+fn text_of(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
 /// The workspace's own packages, by name.
 fn members(metadata: &Value) -> BTreeMap<&str, &Value> {
     let ids: BTreeSet<&str> = list(metadata, "workspace_members")
@@ -182,9 +190,30 @@ fn nothing_uses_the_tests() {
     let metadata = metadata();
     for (name, package) in members(&metadata) {
         assert!(
-            !dependencies(package).any(|used| used == "pontoon-tests"),
-            "{name} uses pontoon-tests"
+            !dependencies(package).any(|used| ["pontoon-tests", "pontoon-sim"].contains(&used)),
+            "{name} uses the tests"
         );
+    }
+}
+
+/// Bugs that the simulation plants are behind a feature that only it asks for.
+#[test]
+fn nobody_but_the_simulation_asks_for_planted_bugs() {
+    let metadata = metadata();
+    for (name, package) in members(&metadata) {
+        let asks = list(package, "dependencies")
+            .iter()
+            .flat_map(|dependency| list(dependency, "features"))
+            .any(|feature| feature == "planted-bugs");
+        let default = list(&package["features"], "default")
+            .iter()
+            .any(|feature| text_of(feature).contains("planted-bugs"));
+        assert_eq!(
+            asks,
+            name == "pontoon-sim",
+            "{name} asks for bugs, or the simulation does not"
+        );
+        assert!(!default, "{name} has bugs by default");
     }
 }
 

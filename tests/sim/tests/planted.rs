@@ -1,0 +1,92 @@
+//! Mutation tests: bugs of every kind, planted on purpose, are found by one of the first seeds, by the oracle that should.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use pontoon_sim::{Bug, Options, run};
+
+/// Within so many seeds: far fewer than CI runs.
+const SEEDS: u64 = 60;
+
+/// The first seed that finds the bug, and what it says. A panic of the product's own counts: some bugs break its assumptions.
+fn found(bug: Bug) -> (u64, String) {
+    for seed in 1..=SEEDS {
+        let mut options = Options::new(seed);
+        options.planted = Some(bug);
+        let complaint = match catch_unwind(AssertUnwindSafe(|| run(&options))) {
+            Ok(report) => report.complaint,
+            Err(_) => Some("a panic".to_owned()),
+        };
+        if let Some(what) = complaint {
+            println!("{bug:?}: seed {seed}: {what}");
+            return (seed, what);
+        }
+    }
+    panic!("{bug:?} was not found by {SEEDS} seeds");
+}
+
+fn assert_found(bug: Bug, by: &[&str]) {
+    let (seed, what) = found(bug);
+    assert!(
+        by.iter().any(|words| what.contains(words)),
+        "{bug:?}, seed {seed}: found by another oracle than {by:?}: {what}"
+    );
+}
+
+#[test]
+fn a_skipped_sync() {
+    assert_found(
+        Bug::SkipSync,
+        &[
+            "applied another entry",
+            "no order explains",
+            "does not come to rest",
+            "panic",
+        ],
+    );
+}
+
+#[test]
+fn a_forgotten_vote() {
+    assert_found(
+        Bug::ForgetVote,
+        &[
+            "applied another entry",
+            "no order explains",
+            "does not come to rest",
+            "panic",
+        ],
+    );
+}
+
+#[test]
+fn an_answer_before_the_commit() {
+    assert_found(
+        Bug::AnswerBeforeCommit,
+        &["no order explains", "was told that task"],
+    );
+}
+
+#[test]
+fn an_entry_applied_twice() {
+    assert_found(Bug::ApplyTwice, &["applied entry"]);
+}
+
+#[test]
+fn an_entry_applied_on_another_version() {
+    assert_found(Bug::ForgetVersion, &["or another state", "went back to version"]);
+}
+
+#[test]
+fn addresses_that_a_new_leader_forgot() {
+    assert_found(Bug::ForgetAddresses, &["was given to"]);
+}
+
+#[test]
+fn reads_of_an_old_state() {
+    assert_found(Bug::ReadOldState, &["no order explains"]);
+}
+
+#[test]
+fn reports_confirmed_too_early() {
+    assert_found(Bug::ConfirmEarly, &["was told that task"]);
+}
