@@ -155,8 +155,7 @@ fn find(tx: &Tx, id: &str, version: u64) -> Result<Service, Error> {
         kind: Kind::Service,
         target: id.to_owned(),
     })?;
-    let current = service.meta.as_ref().map_or(0, |meta| meta.version);
-    if version != 0 && version != current {
+    if !tx.is_at(Kind::Service, id, version) {
         return Err(Error::OutOfSequence);
     }
     Ok(Service::clone(service))

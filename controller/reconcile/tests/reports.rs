@@ -6,6 +6,7 @@ mod sim;
 use pontoon_proto::v1::*;
 use pontoon_reconcile::assignments::{self, Records};
 use pontoon_reconcile::{edit, observe};
+use pontoon_store::Snapshot;
 use sim::invariants::state;
 use sim::{Sim, words};
 
@@ -190,6 +191,21 @@ fn a_removed_services_tasks_are_to_be_removed() {
     assert!(told(&sim, &node).tasks.is_empty());
 }
 
+fn version_of(view: &Snapshot) -> u64 {
+    let service = view.service("web").unwrap();
+    service.meta.unwrap().version
+}
+
+fn other(spec: &ServiceSpec) -> ServiceSpec {
+    let mut spec = spec.clone();
+    spec.annotations
+        .as_mut()
+        .unwrap()
+        .labels
+        .insert("other".to_owned(), String::new());
+    spec
+}
+
 #[test]
 fn writers_who_read_an_old_version_are_refused() {
     let mut sim = with_service(&[]);
@@ -200,6 +216,15 @@ fn writers_who_read_an_old_version_are_refused() {
         .unwrap();
     let late = sim.commit(|tx, _| edit::update_service(tx, "web", version, spec.clone()));
     assert_eq!(late.unwrap_err().to_string(), "update out of sequence");
+    let both = sim.commit(|tx, _| {
+        edit::update_service(tx, "web", 0, other(&spec))?;
+        edit::update_service(tx, "web", version_of(tx), spec.clone())
+    });
+    assert_eq!(
+        both.unwrap_err().to_string(),
+        "update out of sequence",
+        "of two in one batch the second has read what the first replaced"
+    );
     let mut renamed = spec;
     renamed.annotations.as_mut().unwrap().name = "db".to_owned();
     let refused = sim.commit(|tx, _| edit::update_service(tx, "web", 0, renamed));

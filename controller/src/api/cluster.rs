@@ -7,7 +7,7 @@ use pontoon_proto::v1::{
     Cluster, ClusterSpec, JoinTokens, NodeRole, RotateJoinTokenRequest, RotateRootRequest, UnlockKeyResponse,
     UpdateClusterRequest,
 };
-use pontoon_store::Snapshot;
+use pontoon_store::{Kind, Snapshot};
 use tonic::Status;
 
 use super::view;
@@ -64,8 +64,7 @@ pub(super) async fn update(core: &Core, request: UpdateClusterRequest) -> Result
         .ok_or_else(|| Status::invalid_argument("the request has no cluster spec"))?;
     let update = move |tx: &mut pontoon_store::Tx, _: &crate::writer::Scope| {
         let mut cluster = Cluster::clone(cluster_of(tx)?);
-        let version = cluster.meta.map_or(0, |meta| meta.version);
-        if request.version != 0 && request.version != version {
+        if !tx.is_at(Kind::Cluster, &cluster.id, request.version) {
             return Err(status::out_of_sequence());
         }
         let before = cluster.spec.take().unwrap_or_default();
@@ -134,7 +133,7 @@ pub(super) async fn rotate_unlock_key(core: &Core) -> Result<UnlockKeyResponse, 
 pub(super) async fn rotate_root(core: &Core, request: RotateRootRequest) -> Result<Cluster, Status> {
     let begin = move |tx: &mut pontoon_store::Tx, _: &crate::writer::Scope| {
         let mut cluster = Cluster::clone(cluster_of(tx)?);
-        if request.version != 0 && cluster.meta.as_ref().map_or(0, |meta| meta.version) != request.version {
+        if !tx.is_at(Kind::Cluster, &cluster.id, request.version) {
             return Err(status::out_of_sequence());
         }
         ca::root::begin(&mut cluster, &request)?;

@@ -6,7 +6,7 @@ use pontoon_proto::v1::{
 };
 use pontoon_raft::{Member, Role};
 use pontoon_reconcile::{edit, spec};
-use pontoon_store::Tx;
+use pontoon_store::{Kind, Tx};
 use tonic::Status;
 
 use super::{filter, invalid, refused, vanished, view};
@@ -51,7 +51,7 @@ pub(super) async fn update(core: &Core, request: UpdateNodeRequest) -> Result<No
     let members = core.log.members();
     let update = move |tx: &mut Tx, _: &Scope| {
         let node = tx.find_node(&target).map_err(status::from_store)?.clone();
-        if version != 0 && node.meta.as_ref().map_or(0, |meta| meta.version) != version {
+        if !tx.is_at(Kind::Node, &node.id, version) {
             return Err(status::out_of_sequence());
         }
         let was = node.spec.as_ref().map_or(NodeRole::Worker, NodeSpec::role);

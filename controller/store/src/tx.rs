@@ -83,6 +83,18 @@ impl Tx {
         self.written.contains_key(&(kind, id.into()))
     }
 
+    /// Whether an object is still what somebody read at this version; 0 stands for any. One that this transaction has
+    /// written has a version that nobody can have read yet, though its `meta` has the old one until it is applied.
+    #[must_use]
+    pub fn is_at(&self, kind: Kind, id: &str, version: u64) -> bool {
+        let current = || {
+            let object = self.view.get(kind, id);
+            let meta = object.as_ref().and_then(Object::meta);
+            meta.map_or(0, |meta| meta.version)
+        };
+        version == 0 || (!self.is_written(kind, id) && current() == version)
+    }
+
     /// Writes the cluster.
     ///
     /// # Errors
