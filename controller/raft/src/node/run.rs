@@ -252,7 +252,11 @@ impl Node {
                 Output::Send(message) => self.transport.send(message),
                 Output::Persist(job) => self.committer.submit(job),
                 Output::Apply(entries) => {
-                    members_changed |= entries.iter().any(|entry| entry.conf.is_some());
+                    if entries.iter().any(|entry| entry.conf.is_some()) {
+                        // Whoever asked for the change looks at the members as soon as he is answered.
+                        self.publish_members();
+                        members_changed = true;
+                    }
                     let entries = entries.into_iter().map(|entry| self.with_waiter(entry)).collect();
                     self.to_apply(ApplyJob::Entries(entries));
                 }
