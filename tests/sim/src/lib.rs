@@ -80,6 +80,8 @@ impl Options {
 pub struct Report {
     /// Hash and number of all events.
     pub trace: (u64, u64),
+    /// What the source of chance would give next: it tells runs apart whose events look the same.
+    pub chance: u64,
     /// Calls of clients that were answered.
     pub answered: usize,
     /// Version of the state at the end.

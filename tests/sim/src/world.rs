@@ -140,6 +140,7 @@ pub(crate) async fn simulate(options: &Options) -> Report {
     }
     Report {
         trace: world.trace.digest(),
+        chance: world.rng.bits(),
         answered: world.history.answered(),
         version: world.oracle.state().version(),
         complaint,

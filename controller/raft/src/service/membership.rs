@@ -52,7 +52,11 @@ impl RaftService {
             // An answer that was lost, or a folder that was emptied: nothing that it once acknowledged counts.
             self.handle.remove(old.id).await.map_err(to_status)?;
         }
-        let member = Member::new(Member::random_id(), request.node_id, request.addr);
+        let member = Member::new(
+            Member::random_id_by(|| self.handle.shared.host.random()),
+            request.node_id,
+            request.addr,
+        );
         let raft_id = member.id;
         self.handle.add_learner(member).await.map_err(to_status)?;
         let members = self.handle.members();
