@@ -18,6 +18,8 @@ pub enum Bug {
     ApplyTwice,
     /// An entry is applied on whatever state there is, not on the one that it was made on.
     ForgetVersion,
+    /// Writers are not kept from replacing what they have not read.
+    ForgetLock,
     /// A new leader does not know which addresses are taken.
     ForgetAddresses,
     /// Reads do not ask whether the state is the newest.

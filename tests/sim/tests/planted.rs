@@ -77,6 +77,11 @@ fn an_entry_applied_on_another_version() {
 }
 
 #[test]
+fn a_forgotten_lock() {
+    assert_found(Bug::ForgetLock, &["no order explains"]);
+}
+
+#[test]
 fn addresses_that_a_new_leader_forgot() {
     assert_found(Bug::ForgetAddresses, &["was given to"]);
 }
