@@ -16,7 +16,8 @@ pub enum Bug {
     AnswerBeforeCommit,
     /// Each entry reaches the state machine twice.
     ApplyTwice,
-    /// An entry is applied on whatever state there is, not on the one that it was made on.
+    /// A leader begins before it has applied all that there is, and its entries are applied on whatever state there is,
+    /// not on the one that they were made on.
     ForgetVersion,
     /// Writers are not kept from replacing what they have not read.
     ForgetLock,

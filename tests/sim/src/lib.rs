@@ -97,7 +97,6 @@ pub fn run(options: &Options) -> Report {
         .start_paused(true)
         .build()
         .expect("a runtime without I/O needs nothing of the system");
-    plant(options.planted);
     let report = runtime.block_on(world::simulate(options));
     plant(None);
     report

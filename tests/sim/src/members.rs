@@ -16,6 +16,8 @@ use crate::net::{Net, place_of};
 use crate::rng::Rng;
 
 const CALL_TIMEOUT: Duration = Duration::from_secs(6);
+/// A certificate that is renewed so many times and says worker still will not say manager.
+const RENEWALS: u32 = 20;
 
 /// A manager that was taken out of the group and is to be in it again.
 pub(crate) struct Return {
@@ -42,9 +44,13 @@ impl Return {
             let (office, told) = (office.clone(), done.clone());
             let (name, node_id) = (node.name().to_owned(), node.identity.node_id());
             tokio::spawn(async move {
-                office.set_role(&node_id, NodeRole::Manager).await;
-                office.renew(&name, &node_id).await;
-                told.store(true, Ordering::Relaxed);
+                // A wish of before, whose sender is gone, may still be granted after this one.
+                loop {
+                    office.set_role(&node_id, NodeRole::Manager).await;
+                    if office.renew(&name, &node_id).await {
+                        return told.store(true, Ordering::Relaxed);
+                    }
+                }
             });
             done
         });
@@ -91,9 +97,9 @@ impl Office {
         }
     }
 
-    /// Renews a node's certificate until it says manager.
-    async fn renew(&self, name: &str, node_id: &str) {
-        loop {
+    /// Renews a node's certificate until it says manager; false when it does not come to that.
+    async fn renew(&self, name: &str, node_id: &str) -> bool {
+        for _ in 0..RENEWALS {
             let request = IssueCertificateRequest {
                 csr: self.csr.as_bytes().to_vec().into(),
                 token: String::new(),
@@ -113,9 +119,10 @@ impl Office {
             if answer
                 .is_ok_and(|answer| answer.is_some_and(|answer| answer.get_ref().role() == NodeRole::Manager))
             {
-                return;
+                return true;
             }
             tokio::time::sleep(self.rng.millis(100, 500)).await;
         }
+        false
     }
 }

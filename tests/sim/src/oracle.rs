@@ -118,6 +118,8 @@ impl Oracle {
         ));
         let before = inner.store.snapshot();
         if let ApplyOutcome::Stale { .. } = planted::without(|| inner.store.apply(changeset)) {
+            self.trace
+                .event(format_args!("entry {index} is made on another version"));
             return Ok(());
         }
         let after = inner.store.snapshot();

@@ -10,6 +10,9 @@ use tokio::time::Instant;
 
 use crate::world::World;
 
+/// A manager that is still one so long after it was to be demoted is asked for again.
+const ASK_AGAIN: Duration = Duration::from_secs(10);
+
 /// Which faults a simulation has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Faults {
@@ -54,6 +57,7 @@ enum End {
     Fast(String, String),
     Order,
     QuickDisk(usize),
+    Room(usize),
     Agent(usize),
 }
 
@@ -94,6 +98,7 @@ impl World {
                 .hardware
                 .disk_millis
                 .store(1, Ordering::Relaxed),
+            End::Room(at) => self.managers[*at].hardware.disk.fill(false),
             End::Agent(at) => self.start_agent(*at),
         }
     }
@@ -104,6 +109,7 @@ impl World {
         self.disorder.set(0);
         for node in &self.managers {
             node.hardware.disk_millis.store(1, Ordering::Relaxed);
+            node.hardware.disk.fill(false);
             if node.is_up() && !node.hardware.disk.is_crashed() {
                 node.hardware.disk.restart_process();
             }
@@ -159,15 +165,21 @@ impl World {
     /// One manager at a time, so that it can come back.
     fn demote(&mut self) {
         let all_in = self.managers.iter().all(|node| node.manager().is_some());
-        if !all_in || self.demoting {
+        if !all_in || self.demoting.is_some() {
             return;
         }
         let at = self.victim();
         let (office, node) = (self.office(at), &self.managers[at]);
         self.trace.event(format_args!("{} is to be demoted", node.name()));
-        self.demoting = true;
         let node_id = node.identity.node_id();
-        tokio::spawn(async move { office.set_role(&node_id, NodeRole::Worker).await });
+        let asking = tokio::spawn(async move {
+            // A wish of before, whose sender is gone, may still be granted after this one.
+            loop {
+                office.set_role(&node_id, NodeRole::Worker).await;
+                tokio::time::sleep(ASK_AGAIN).await;
+            }
+        });
+        self.demoting = Some(asking.abort_handle());
     }
 
     fn agent_trouble(&mut self) -> Vec<(Duration, End)> {
@@ -192,6 +204,12 @@ impl World {
             ));
             hardware.disk_millis.store(millis, Ordering::Relaxed);
             return vec![(self.rng.millis(500, 4000), End::QuickDisk(at))];
+        }
+        if self.rng.chance(150) {
+            self.trace
+                .event(format_args!("the disk of {} is full", hardware.name));
+            hardware.disk.fill(true);
+            return vec![(self.rng.millis(500, 6000), End::Room(at))];
         }
         let fault = match self.rng.below(4) {
             0 => Fault::NoSpace,

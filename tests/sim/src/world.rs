@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use pontoon_controller::StopReason;
 use pontoon_identity::{CertificateRequest, DEFAULT_EXPIRY, Identity, PeerIdentity, RootCa};
+use pontoon_proto::planted::plant;
 use pontoon_proto::v1::ca_client::CaClient;
 use pontoon_proto::v1::control_client::ControlClient;
 use pontoon_proto::v1::{
@@ -86,6 +87,13 @@ fn identity(root: &RootCa, dir: &std::path::Path, node_id: &str) -> std::sync::A
     Identity::install(&dir.join(number.to_string()), &issued).expect("the folder is writable")
 }
 
+/// Who has not heard that it is done must not ask again: it may be a manager once more by then.
+fn demotion_ends(demoting: &mut Option<AbortHandle>) {
+    if let Some(asking) = demoting.take() {
+        asking.abort();
+    }
+}
+
 /// All machines.
 pub(crate) struct World {
     pub(crate) options: Options,
@@ -103,8 +111,8 @@ pub(crate) struct World {
     pub(crate) restarts: BTreeMap<usize, Instant>,
     /// Managers that were taken out of the group.
     pub(crate) returns: BTreeMap<usize, Return>,
-    /// A demotion is under way.
-    pub(crate) demoting: bool,
+    /// A demotion under way, and who asks for it.
+    pub(crate) demoting: Option<AbortHandle>,
 }
 
 /// The whole of a simulation.
@@ -123,12 +131,13 @@ pub(crate) async fn simulate(options: &Options) -> Report {
         tokens: JoinTokens::default(),
         restarts: BTreeMap::new(),
         returns: BTreeMap::new(),
-        demoting: false,
+        demoting: None,
         rng,
         trace,
     };
     let course = async {
         world.begin().await?;
+        plant(options.planted);
         world.storm().await?;
         world.settle().await
     };
@@ -193,7 +202,7 @@ impl World {
                         .event(format_args!("{} was taken out of the group", node.name()));
                     node.wipe(&self.rng);
                     self.returns.insert(at, Return::new(&self.rng));
-                    self.demoting = false;
+                    demotion_ends(&mut self.demoting);
                 }
                 Some(_) => node.crash(false),
                 None => {}
@@ -249,7 +258,7 @@ impl World {
         if !node.has_joined() {
             node.wipe(&self.rng);
             self.returns.insert(at, Return::new(&self.rng));
-            self.demoting = false;
+            demotion_ends(&mut self.demoting);
             return;
         }
         self.trace.event(format_args!("{} starts again", node.name()));
@@ -399,7 +408,7 @@ impl World {
 
     /// Why the cluster is not at rest.
     fn unrest(&self) -> Option<String> {
-        if self.demoting {
+        if self.demoting.is_some() {
             return Some("a demotion is not done yet".to_owned());
         }
         let view = self.oracle.state();

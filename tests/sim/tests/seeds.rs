@@ -9,7 +9,7 @@ use std::time::Duration;
 use pontoon_sim::{Faults, Options, run};
 
 /// Seeds that CI runs.
-const SEEDS: u64 = 300;
+const SEEDS: u64 = 200;
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()

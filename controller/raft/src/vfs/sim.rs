@@ -43,6 +43,8 @@ struct State {
     durable_names: Vec<BTreeMap<PathBuf, usize>>,
     operations: u64,
     fault: Option<(u64, Fault)>,
+    /// Nothing may grow.
+    full: bool,
     crashed: bool,
     rng: Chance,
 }
@@ -80,6 +82,12 @@ impl State {
             return Ok(Some(fault));
         }
         Ok(None)
+    }
+
+    /// The same for one that takes room when `grows`.
+    fn growth(&mut self, grows: bool) -> io::Result<Option<Fault>> {
+        let fault = self.operation()?;
+        Ok(fault.or((self.full && grows).then_some(Fault::NoSpace)))
     }
 
     fn name_change(&mut self) {
@@ -134,6 +142,11 @@ impl SimDisk {
     /// Makes the operation with this number fail.
     pub fn fail_at(&self, operation: u64, fault: Fault) {
         self.lock().fault = Some((operation, fault));
+    }
+
+    /// Fills it, or makes room: while it is full, files can be written where they are, and removed, but not grow.
+    pub fn fill(&self, full: bool) {
+        self.lock().full = full;
     }
 
     /// True from a crash to the restart.
@@ -238,7 +251,8 @@ impl VfsFile for SimFile {
 
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
         let mut state = self.disk.lock();
-        let fault = state.operation()?;
+        let grows = state.inodes[self.inode].current.len() < offset as usize + buf.len();
+        let fault = state.growth(grows)?;
         let mut data = buf.to_vec();
         if fault.is_some() && !data.is_empty() {
             let keep = state.random() as usize % data.len();
@@ -277,7 +291,8 @@ impl VfsFile for SimFile {
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         let mut state = self.disk.lock();
-        if let Some(fault) = state.operation()? {
+        let grows = (state.inodes[self.inode].current.len() as u64) < len;
+        if let Some(fault) = state.growth(grows)? {
             return Err(if fault == Fault::Crash {
                 crash_error()
             } else {
@@ -304,7 +319,7 @@ impl VfsFile for SimFile {
 impl Vfs for SimDisk {
     fn create(&self, path: &Path) -> io::Result<Box<dyn VfsFile>> {
         let mut state = self.lock();
-        if let Some(fault) = state.operation()? {
+        if let Some(fault) = state.growth(true)? {
             return Err(if fault == Fault::Crash {
                 crash_error()
             } else {
