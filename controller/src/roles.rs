@@ -87,7 +87,9 @@ async fn settle(core: &Core, leading: &Leading) -> Option<Duration> {
     if snapshot.nodes().any(|node| is_due(node) && !is_member(node)) {
         let written = leading
             .writer
-            .observe(move |tx, scope| demote(tx, |node| !is_member_of(&members, node), scope.now))
+            .observe(move |tx, scope| {
+                demote(tx, |node| !is_member_of(&members, node), scope.host.now());
+            })
             .await;
         match written.await {
             Ok(Ok(())) => {}
@@ -133,7 +135,8 @@ fn is_due(node: &Node) -> bool {
 }
 
 /// Remembers since when a node's manager certificates are void, or forgets it for one that is a manager again: its certificates count by when
-/// they were issued, so a manager that is behind and has not heard of that does not refuse the new one.
+/// they were issued, so a manager that is behind and has not heard of that does not refuse the new one. `now` is by the
+/// clock that certificates are issued by, not the cluster's time, which one fast clock leaves ahead for good.
 pub(crate) fn note(tx: &mut Tx, before: &Node, role: NodeRole, now: i64) {
     let Some(cluster) = tx.cluster() else { return };
     let known = cluster.demoted_nodes.contains_key(&before.id);

@@ -58,6 +58,26 @@ impl<T> Shared<T> {
     fn read(&self) -> RwLockReadGuard<'_, T> {
         self.value.read().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Waits for another version than the one that was seen.
+    async fn changed(&self, seen: &mut u64) -> Result<(), Gone> {
+        loop {
+            // Before the look, so that no change is missed in between.
+            let mut notified = std::pin::pin!(self.notify.notified());
+            notified.as_mut().enable();
+            // Before the version: what was sent before the end is still seen.
+            let closed = self.closed.load(Ordering::Acquire);
+            let version = self.version.load(Ordering::Acquire);
+            if version != *seen {
+                *seen = version;
+                return Ok(());
+            }
+            if closed {
+                return Err(Gone);
+            }
+            notified.await;
+        }
+    }
 }
 
 impl<T> Sender<T> {
@@ -185,23 +205,7 @@ impl<T> Receiver<T> {
     /// # Errors
     /// The sender has gone.
     pub async fn changed(&mut self) -> Result<(), Gone> {
-        let shared = self.shared.clone();
-        loop {
-            // Before the look, so that no change is missed in between.
-            let mut notified = std::pin::pin!(shared.notify.notified());
-            notified.as_mut().enable();
-            // Before the version: what was sent before the end is still seen.
-            let closed = shared.closed.load(Ordering::Acquire);
-            let version = shared.version.load(Ordering::Acquire);
-            if version != self.seen {
-                self.seen = version;
-                return Ok(());
-            }
-            if closed {
-                return Err(Gone);
-            }
-            notified.await;
-        }
+        self.shared.changed(&mut self.seen).await
     }
 
     /// Waits for a value that fits, and counts it as seen.
@@ -209,12 +213,16 @@ impl<T> Receiver<T> {
     /// # Errors
     /// The sender has gone, and its last value does not fit.
     pub async fn wait_for(&mut self, mut fits: impl FnMut(&T) -> bool) -> Result<Ref<'_, T>, Gone> {
+        let Self { shared, seen } = self;
         loop {
-            let fitting = fits(&self.borrow_and_update());
-            if fitting {
-                return Ok(Ref(self.shared.read()));
+            {
+                let value = shared.read();
+                *seen = shared.version.load(Ordering::Acquire);
+                if fits(&value) {
+                    return Ok(Ref(value));
+                }
             }
-            self.changed().await?;
+            shared.changed(seen).await?;
         }
     }
 }

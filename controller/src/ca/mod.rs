@@ -177,7 +177,7 @@ fn renew(tx: &mut Tx, scope: &Scope, peer: &PeerIdentity) -> Result<Node, Status
     } else {
         wish
     };
-    roles::note(tx, &node, role, scope.now);
+    roles::note(tx, &node, role, scope.host.now());
     let node = Node {
         role: role.into(),
         ..Node::clone(&node)

@@ -97,6 +97,8 @@ pub fn run(options: &Options) -> Report {
         .start_paused(true)
         .build()
         .expect("a runtime without I/O needs nothing of the system");
+    // One that panicked in this thread has left its bug.
+    plant(None);
     let report = runtime.block_on(world::simulate(options));
     plant(None);
     report

@@ -142,8 +142,10 @@ pub(crate) async fn simulate(options: &Options) -> Report {
         world.settle().await
     };
     let outcome = course.await;
-    let complaint = world.oracle.complaint().or(outcome.err());
+    let complaint = world.oracle.complaint();
+    // Wrong answers tell more than a cluster that does not come to rest.
     let complaint = complaint.or_else(|| world.history.check().err());
+    let complaint = complaint.or(outcome.err());
     if let Some(what) = &complaint {
         world.trace.event(format_args!("VERDICT {what}"));
     }
