@@ -47,7 +47,7 @@ fuzz:
 
 # Part of `unit` too.
 sim:
-	cargo test -p pontoon-sim -- --nocapture
+	cargo test -p pontoon-sim $(if $(SEED)$(SEEDS),--test seeds no_seed) -- --nocapture
 
 # Part of `unit` too, on the runtime's own test program; here on the program that users get. Without runc there is nothing to compare with.
 conformance: build

@@ -89,7 +89,8 @@ fn spec(name: &str, value: u64) -> ServiceSpec {
     }
 }
 
-fn value_of(service: &Service) -> Option<u64> {
+/// The value of a service that a client made.
+pub(crate) fn value_of(service: &Service) -> Option<u64> {
     let annotations = service.spec.as_ref()?.annotations.as_ref()?;
     annotations.labels.get(LABEL)?.parse().ok()
 }

@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use tonic::transport::Channel;
 
 use crate::agent::{Agent, Surroundings};
-use crate::client::Client;
+use crate::client::{Client, value_of};
 use crate::history::History;
 use crate::machine::Hardware;
 use crate::manager::{ManagerNode, Start};
@@ -142,6 +142,13 @@ pub(crate) async fn simulate(options: &Options) -> Report {
         world.settle().await
     };
     let outcome = course.await;
+    let answered = world.history.answered();
+    if outcome.is_ok() {
+        let state = world.oracle.state();
+        world
+            .history
+            .conclude(|name| state.service_by_name(name).and_then(|service| value_of(service)));
+    }
     let complaint = world.oracle.complaint();
     // Wrong answers tell more than a cluster that does not come to rest.
     let complaint = complaint.or_else(|| world.history.check().err());
@@ -152,7 +159,7 @@ pub(crate) async fn simulate(options: &Options) -> Report {
     Report {
         trace: world.trace.digest(),
         chance: world.rng.bits(),
-        answered: world.history.answered(),
+        answered,
         version: world.oracle.state().version(),
         complaint,
     }

@@ -68,6 +68,10 @@ fn no_seed_finds_anything() {
                     if seed >= end {
                         return;
                     }
+                    let done = seed - first;
+                    if done > 0 && done.is_multiple_of(500) {
+                        println!("{done} seeds");
+                    }
                     if let Some(what) = finding(&Options::new(seed)) {
                         println!("seed {seed}: {what}");
                         found.lock().unwrap_or_else(PoisonError::into_inner).push(seed);
