@@ -4,7 +4,7 @@
 //! - [`Manager`]: wiring; `leader`: what runs only while this manager leads.
 //! - `writer`: the one place where state changes; `log`: the replicated log; `replica`: the store behind it.
 //! - `api`: Control service; `dispatcher`: agents' sessions; `ca`: certificates; `logs`: the log broker;
-//!   `roles`: promotion and demotion.
+//!   `roles`: promotion and demotion; `settings`: what the cluster's settings may be.
 //! - `images`: who has which image and who fetches it; services' images are pinned to digests.
 //! - [`keys`]: what this manager's disk is sealed with, and the unlock key.
 //! - `backup`: the state in an encrypted file; `recovery`: a cluster that begins anew from a survivor's log or from such a file.
@@ -54,6 +54,7 @@ mod members;
 mod recovery;
 mod replica;
 mod roles;
+mod settings;
 mod sever;
 mod status;
 mod writer;
@@ -64,3 +65,4 @@ pub use connector::Network;
 pub use error::Error;
 pub use manager::Manager;
 pub use pontoon_raft::{Host, Leadership, Member, Role, StopReason, watch};
+pub use settings::check_settings;

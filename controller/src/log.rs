@@ -43,6 +43,12 @@ pub(crate) trait ReplicatedLog: Send + Sync + 'static {
     async fn transfer_leadership(&self, to: Option<u64>) -> Result<(), MembershipError>;
     /// The data key that seals its files on this disk is another. Nothing happens where it has none.
     fn key_changed(&self) {}
+    /// Whether each member takes snapshots of its own.
+    fn has_snapshots(&self) -> bool {
+        false
+    }
+    /// Takes a snapshot after `every` entries (0: its default) and keeps `old` ones, where it takes any.
+    fn set_snapshots(&self, _every: u64, _old: usize) {}
     /// Hands leadership over if this member leads, and ends. May be called more than once.
     async fn shutdown(&self);
 }
@@ -101,6 +107,14 @@ impl ReplicatedLog for RaftHandle {
 
     fn key_changed(&self) {
         RaftHandle::key_changed(self);
+    }
+
+    fn has_snapshots(&self) -> bool {
+        true
+    }
+
+    fn set_snapshots(&self, every: u64, old: usize) {
+        RaftHandle::set_snapshots(self, every, old);
     }
 
     async fn shutdown(&self) {

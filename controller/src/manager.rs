@@ -35,7 +35,7 @@ use crate::init::first_state;
 use crate::join::ask_to_join;
 use crate::keys::{self, Keys};
 use crate::replica::{Machine, Replica};
-use crate::{leader, member_file, recovery, roles, sever, status};
+use crate::{leader, member_file, recovery, roles, settings, sever, status};
 
 /// The folder of the log.
 pub(crate) const RAFT_DIR: &str = "raft";
@@ -131,6 +131,7 @@ impl Manager {
         let mut tasks = JoinSet::new();
         tasks.spawn(leader::run(core.clone(), stop.clone()));
         tasks.spawn(sever::run(core.clone(), stop.clone()));
+        tasks.spawn(settings::run(core.clone(), stop.clone()));
         if let Some(keys) = keys {
             tasks.spawn(keys::run(core.clone(), keys, stop.clone()));
         }

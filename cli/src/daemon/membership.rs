@@ -15,8 +15,7 @@ use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 use std::time::Duration;
 
 use pontoon_identity::{
-    DEFAULT_EXPIRY, Identity, JoinRequest, JoinToken, LEAST_EXPIRY, PeerIdentity, RootCa, UnlockKey,
-    request_certificate,
+    DEFAULT_EXPIRY, Identity, JoinRequest, JoinToken, PeerIdentity, RootCa, UnlockKey, request_certificate,
 };
 use pontoon_proto::id;
 use pontoon_proto::v1::{
@@ -437,12 +436,6 @@ fn cluster_spec(request: SwarmInitRequest) -> Result<ClusterSpec, Status> {
             request.data_path_port
         )));
     }
-    let least = i64::try_from(LEAST_EXPIRY.as_nanos()).unwrap_or(i64::MAX);
-    if request.node_cert_expiry != 0 && request.node_cert_expiry < least {
-        return Err(Status::invalid_argument(
-            "minimum certificate expiry time is: 1h0m0s",
-        ));
-    }
     for pool in &request.default_addr_pool {
         let network = pontoon_net::host::parse_pool(pool).map_err(Status::invalid_argument)?;
         if u32::from(network) > request.default_addr_pool_mask_length
@@ -454,15 +447,20 @@ fn cluster_spec(request: SwarmInitRequest) -> Result<ClusterSpec, Status> {
             )));
         }
     }
-    Ok(ClusterSpec {
+    let spec = ClusterSpec {
         task_history_limit: request.task_history_limit,
         default_address_pool: request.default_addr_pool,
         subnet_size: request.default_addr_pool_mask_length,
         data_path_port: request.data_path_port,
         autolock_managers: request.autolock,
         node_cert_expiry: request.node_cert_expiry,
+        heartbeat_period: request.heartbeat_period,
+        snapshot_interval: request.snapshot_interval,
+        old_snapshots: request.old_snapshots,
         ..Default::default()
-    })
+    };
+    pontoon_controller::check_settings(&spec).map_err(Status::invalid_argument)?;
+    Ok(spec)
 }
 
 /// The Swarm service. A change runs to its end whatever becomes of the caller: a client that gives up must not leave a node that is

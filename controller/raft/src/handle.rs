@@ -123,6 +123,12 @@ impl RaftHandle {
         let _ = self.shared.events.send(Event::KeyChanged);
     }
 
+    /// From now on a snapshot is taken after `every` entries (0: as configured), and `old` ones are kept besides the newest. Not remembered over
+    /// a restart.
+    pub fn set_snapshots(&self, every: u64, old: usize) {
+        self.shared.snapshots.set_wishes(every, old);
+    }
+
     /// The way to other members.
     pub(crate) fn connector(&self) -> &dyn Connector {
         &*self.shared.connector

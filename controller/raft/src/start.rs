@@ -153,7 +153,7 @@ pub(crate) fn bootstrap<S: StateMachine>(
     let pinned = state.snapshot();
     // The log begins behind a snapshot of the empty state, so that joiners learn the configuration from it: entries
     // alone would start from a cluster without members.
-    snapshots.remove_below(u64::MAX);
+    snapshots.clear();
     snapshots.write(&meta, |writer| pinned.write(writer))?;
     let wal = Wal::create(dir, owner(config), config.segment_bytes, records.clone())?;
     Ok(Prepared {
@@ -221,7 +221,7 @@ pub(crate) fn open<S: StateMachine>(
         state
             .restore(&mut file.reader().map_err(restore)?)
             .map_err(restore)?;
-        snapshots.remove_below(marker.index);
+        // Older ones go with the next snapshot: how many are to be kept is not known yet.
     }
     Ok(Prepared {
         wal,

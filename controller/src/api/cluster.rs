@@ -13,6 +13,7 @@ use tonic::Status;
 use super::view;
 use crate::ca;
 use crate::core::Core;
+use crate::settings::check_settings;
 use crate::status;
 
 fn cluster_of(snapshot: &Snapshot) -> Result<&Arc<Cluster>, Status> {
@@ -62,6 +63,7 @@ pub(super) async fn update(core: &Core, request: UpdateClusterRequest) -> Result
     let spec = request
         .spec
         .ok_or_else(|| Status::invalid_argument("the request has no cluster spec"))?;
+    let has_snapshots = core.log.has_snapshots();
     let update = move |tx: &mut pontoon_store::Tx, _: &crate::writer::Scope| {
         let mut cluster = Cluster::clone(cluster_of(tx)?);
         if !tx.is_at(Kind::Cluster, &cluster.id, request.version) {
@@ -69,7 +71,13 @@ pub(super) async fn update(core: &Core, request: UpdateClusterRequest) -> Result
         }
         let before = cluster.spec.take().unwrap_or_default();
         keeps_what_is_fixed(&before, &spec)?;
-        ca::root::check_expiry(spec.node_cert_expiry)?;
+        check_settings(&spec).map_err(Status::invalid_argument)?;
+        let snapshots = |spec: &ClusterSpec| (spec.snapshot_interval, spec.old_snapshots);
+        if !has_snapshots && snapshots(&before) != snapshots(&spec) {
+            return Err(Status::failed_precondition(
+                "the managers take no snapshots of their own here: the store that they share has its own settings for that",
+            ));
+        }
         if !spec.autolock_managers {
             cluster.unlock_key.clear();
         } else if cluster.unlock_key.is_empty() {

@@ -82,6 +82,9 @@ pub struct InitArguments {
     /// Default address pool subnet mask length
     #[arg(long, value_name = "uint32", default_value_t = 24)]
     default_addr_pool_mask_length: u32,
+    /// Dispatcher heartbeat period (ns|us|ms|s|m|h) (default 1s)
+    #[arg(long, value_name = "duration", value_parser = human::parse_duration)]
+    dispatcher_heartbeat: Option<i64>,
     /// Specifications of one or more certificate signing endpoints
     #[arg(long, value_name = "external-ca")]
     external_ca: Vec<String>,
@@ -91,6 +94,12 @@ pub struct InitArguments {
     /// Listen address (format: "<ip|interface>[:port]")
     #[arg(long, value_name = "node-addr", default_value = "0.0.0.0:2377")]
     listen_addr: String,
+    /// Number of additional Raft snapshots to retain
+    #[arg(long, value_name = "uint", default_value_t = 0, hide_default_value = true)]
+    max_snapshots: u64,
+    /// Number of log entries between Raft snapshots
+    #[arg(long, value_name = "uint", default_value_t = 10_000)]
+    snapshot_interval: u64,
     /// Task history retention limit
     #[arg(long, value_name = "int", default_value_t = 5)]
     task_history_limit: u32,
@@ -193,6 +202,9 @@ async fn init(client: &Client, arguments: InitArguments) -> Outcome {
         task_history_limit: Some(arguments.task_history_limit),
         autolock: arguments.autolock,
         node_cert_expiry: arguments.cert_expiry.unwrap_or_default(),
+        heartbeat_period: arguments.dispatcher_heartbeat.unwrap_or_default(),
+        snapshot_interval: arguments.snapshot_interval,
+        old_snapshots: arguments.max_snapshots,
         force_new_cluster: arguments.force_new_cluster,
     };
     let made = client.swarm().init(request).await?.into_inner();

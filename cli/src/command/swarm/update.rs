@@ -19,10 +19,19 @@ pub struct UpdateArguments {
     /// Validity period for node certificates (ns|us|ms|s|m|h) (default 2160h0m0s)
     #[arg(long, value_name = "duration", value_parser = human::parse_duration)]
     cert_expiry: Option<i64>,
+    /// Dispatcher heartbeat period (ns|us|ms|s|m|h) (default 1s)
+    #[arg(long, value_name = "duration", value_parser = human::parse_duration)]
+    dispatcher_heartbeat: Option<i64>,
     /// Specifications of one or more certificate signing endpoints
     #[arg(long, value_name = "external-ca")]
     external_ca: Vec<String>,
-    /// Task history retention limit
+    /// Number of additional Raft snapshots to retain
+    #[arg(long, value_name = "uint")]
+    max_snapshots: Option<u64>,
+    /// Number of log entries between Raft snapshots (default 10000)
+    #[arg(long, value_name = "uint")]
+    snapshot_interval: Option<u64>,
+    /// Task history retention limit (default 5)
     #[arg(long, value_name = "int")]
     task_history_limit: Option<u32>,
 }
@@ -36,7 +45,10 @@ impl UpdateArguments {
         let given = [
             self.autolock.is_some(),
             self.cert_expiry.is_some(),
+            self.dispatcher_heartbeat.is_some(),
             !self.external_ca.is_empty(),
+            self.max_snapshots.is_some(),
+            self.snapshot_interval.is_some(),
             self.task_history_limit.is_some(),
         ];
         if !given.contains(&true) {
@@ -60,6 +72,9 @@ pub(super) async fn run(client: &Client, arguments: &UpdateArguments) -> Outcome
     let was_locked = spec.autolock_managers;
     spec.autolock_managers = arguments.autolock.unwrap_or(was_locked);
     spec.node_cert_expiry = arguments.cert_expiry.unwrap_or(spec.node_cert_expiry);
+    spec.heartbeat_period = arguments.dispatcher_heartbeat.unwrap_or(spec.heartbeat_period);
+    spec.old_snapshots = arguments.max_snapshots.unwrap_or(spec.old_snapshots);
+    spec.snapshot_interval = arguments.snapshot_interval.unwrap_or(spec.snapshot_interval);
     spec.task_history_limit = arguments.task_history_limit.or(spec.task_history_limit);
     let is_locked = spec.autolock_managers;
     let request = UpdateClusterRequest {

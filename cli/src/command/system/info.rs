@@ -126,8 +126,12 @@ fn cluster_json(cluster: &Cluster) -> Value {
         "CreatedAt": human::rfc3339(meta.created_at), "UpdatedAt": human::rfc3339(meta.updated_at),
         "Spec": {
             "Name": annotations.name, "Labels": annotations.labels,
-            "Orchestration": { "TaskHistoryRetentionLimit": spec.task_history_limit.unwrap_or(5) },
+            "Orchestration": { "TaskHistoryRetentionLimit": task_history(cluster) },
+            "Raft": { "SnapshotInterval": snapshot_interval(cluster), "KeepOldSnapshots": spec.old_snapshots },
+            "Dispatcher": { "HeartbeatPeriod": heartbeat(cluster) },
             "CAConfig": { "NodeCertExpiry": node_cert_expiry(cluster) },
+            "TaskDefaults": {},
+            "EncryptionConfig": { "AutoLockManagers": spec.autolock_managers },
         },
         "TLSInfo": tls_json(cluster.tls_info.as_ref()),
         "RootRotationInProgress": in_rotation(cluster),
@@ -139,6 +143,24 @@ fn in_rotation(cluster: &Cluster) -> bool {
         .root_ca
         .as_ref()
         .is_some_and(|root| root.rotation.is_some())
+}
+
+/// Ended tasks that are kept a slot.
+fn task_history(cluster: &Cluster) -> u32 {
+    let spec = cluster.spec.as_ref();
+    spec.and_then(|spec| spec.task_history_limit).unwrap_or(5)
+}
+
+/// Entries of the log after which a manager takes a snapshot.
+fn snapshot_interval(cluster: &Cluster) -> u64 {
+    let wish = cluster.spec.as_ref().map_or(0, |spec| spec.snapshot_interval);
+    if wish > 0 { wish } else { 10_000 }
+}
+
+/// The agents' heartbeat in nanoseconds.
+fn heartbeat(cluster: &Cluster) -> i64 {
+    let wish = cluster.spec.as_ref().map_or(0, |spec| spec.heartbeat_period);
+    if wish > 0 { wish } else { 1_000_000_000 }
 }
 
 /// Lifetime of node certificates in nanoseconds.
@@ -227,8 +249,17 @@ fn swarm_lines(page: &mut Page, swarm: &SwarmStatus, cluster: Option<&Cluster>) 
         page.line(2, "Nodes", swarm.nodes);
     }
     if let Some(cluster) = cluster {
+        let spec = cluster.spec.clone().unwrap_or_default();
+        page.heading(2, "Orchestration:");
+        page.line(3, "Task History Retention Limit", task_history(cluster));
+        page.heading(2, "Raft:");
+        page.line(3, "Snapshot Interval", snapshot_interval(cluster));
+        page.line(3, "Number of Old Snapshots to Retain", spec.old_snapshots);
+        page.heading(2, "Dispatcher:");
+        page.line(3, "Heartbeat Period", human::duration(heartbeat(cluster)));
         page.heading(2, "CA Configuration:");
         page.line(3, "Expiry Duration", human::duration(node_cert_expiry(cluster)));
+        page.line(2, "Autolock Managers", spec.autolock_managers);
         page.line(2, "Root Rotation In Progress", in_rotation(cluster));
     }
     page.line(2, "Node Address", &swarm.node_addr);

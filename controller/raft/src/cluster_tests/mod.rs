@@ -10,7 +10,9 @@ mod cut;
 mod disk;
 mod harness;
 mod keys;
+mod reads;
 mod recover;
+mod snapshots;
 
 use harness::{Cluster, connector, eventually};
 

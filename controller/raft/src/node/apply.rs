@@ -187,7 +187,8 @@ impl<S: StateMachine> Applier<S> {
     }
 
     fn maybe_snapshot(&mut self) {
-        if self.at.index - self.last_snapshot >= self.policy.every || self.bytes >= self.policy.bytes {
+        let every = self.snapshots.every().unwrap_or(self.policy.every);
+        if self.at.index - self.last_snapshot >= every || self.bytes >= self.policy.bytes {
             self.take_snapshot();
         }
     }

@@ -6,6 +6,8 @@
 
 use std::collections::BTreeSet;
 use std::io::{BufReader, Read, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use crate::error::Error;
 use crate::vfs::{Dir, Reader, VfsFile};
@@ -28,6 +30,16 @@ pub(crate) const CHUNK: usize = 1 << 20;
 pub(crate) struct SnapshotStore {
     dir: Dir,
     cluster_id: String,
+    wishes: Arc<Wishes>,
+}
+
+/// What the owner wants of snapshots while the member runs.
+#[derive(Default)]
+struct Wishes {
+    /// Entries after which one is taken; 0: as configured.
+    every: AtomicU64,
+    /// Older ones that are kept.
+    old: AtomicUsize,
 }
 
 /// A verified snapshot file.
@@ -73,7 +85,19 @@ impl SnapshotStore {
         Self {
             dir,
             cluster_id: cluster_id.to_owned(),
+            wishes: Arc::default(),
         }
+    }
+
+    /// From now on a snapshot is taken after `every` entries (0: as configured), and `old` ones are kept besides the newest.
+    pub(crate) fn set_wishes(&self, every: u64, old: usize) {
+        self.wishes.every.store(every, Ordering::Relaxed);
+        self.wishes.old.store(old, Ordering::Relaxed);
+    }
+
+    /// Entries after which a snapshot is taken, if not as configured.
+    pub(crate) fn every(&self) -> Option<u64> {
+        Some(self.wishes.every.load(Ordering::Relaxed)).filter(|every| *every > 0)
     }
 
     /// Writes a snapshot and makes it durable.
@@ -176,10 +200,40 @@ impl SnapshotStore {
         })
     }
 
-    /// Removes the files below `index`, which the log does not name any more.
+    /// Removes the files below `index`, which the log does not name any more, but for the old ones that are to be kept. None is kept that
+    /// another data key than the present one opens: that key is to be forgotten.
     pub(crate) fn remove_below(&self, index: u64) {
+        let names = self.dir.list().unwrap_or_default().into_iter();
+        let mut old: Vec<(u64, String)> = names
+            .filter_map(|name| Some((parse_name(&name)?, name)))
+            .filter(|(at, _)| *at < index)
+            .collect();
+        old.sort_unstable();
+        let is_kept = |name: &String| {
+            self.dir.keys().is_none_or(|keys| {
+                let key = self
+                    .dir
+                    .open(name)
+                    .ok()
+                    .and_then(|file| sealed::key_of(file.as_ref()));
+                key == Some(keys.current_id())
+            })
+        };
+        let mut room = self.wishes.old.load(Ordering::Relaxed);
+        for (_, name) in old.iter().rev() {
+            if room > 0 && is_kept(name) {
+                room -= 1;
+            } else {
+                self.discard(name);
+            }
+        }
+        self.report_keys();
+    }
+
+    /// Removes all of them.
+    pub(crate) fn clear(&self) {
         for name in self.dir.list().unwrap_or_default() {
-            if parse_name(&name).is_some_and(|i| i < index) {
+            if parse_name(&name).is_some() {
                 self.discard(&name);
             }
         }

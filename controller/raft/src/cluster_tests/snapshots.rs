@@ -1,0 +1,45 @@
+//! How many snapshots are taken and kept, as the owner wishes while the member runs.
+
+use super::harness::{Cluster, eventually};
+use super::plain;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn snapshots_are_taken_and_kept_as_wished() {
+    let mut cluster = Cluster::new(1, plain).await;
+    let handle = cluster.nodes[&1].handle.clone();
+    let dir = cluster.nodes[&1].config.dir.clone();
+    let files = || {
+        let names = std::fs::read_dir(&dir).expect("list").flatten();
+        let is_snapshot = |name: &str| name.starts_with("snap-") && name.ends_with(".snap");
+        names
+            .filter(|entry| entry.file_name().to_str().is_some_and(is_snapshot))
+            .count()
+    };
+    assert_eq!(files(), 1, "that of the beginning");
+    handle.set_snapshots(10, 2);
+    // A snapshot is written beside the writes, so it is the number of files that counts.
+    let write_until = async |count: usize| {
+        let mut number = 0;
+        while files() != count {
+            cluster.write(&format!("write {number} until {count}")).await;
+            number += 1;
+            assert!(number < 5000, "{} files, not {count}", files());
+        }
+    };
+    write_until(3).await;
+    for i in 0..100 {
+        cluster.write(&format!("more {i}")).await;
+    }
+    eventually("no more than wished are kept", || async { files() == 3 }).await;
+    let config = cluster.take(1).stop().await;
+    cluster.restart(1, config).await;
+    assert_eq!(files(), 3, "a restart keeps them");
+    let handle = cluster.nodes[&1].handle.clone();
+    handle.set_snapshots(10, 0);
+    let mut number = 0;
+    while files() != 1 {
+        cluster.write(&format!("last {number}")).await;
+        number += 1;
+        assert!(number < 5000, "{} files", files());
+    }
+}
