@@ -20,7 +20,8 @@ use tower::Service;
 
 use super::SharedEngine;
 use super::config::Config;
-use super::membership::{Membership, SwarmService};
+use super::membership::Membership;
+use super::service::SwarmService;
 use crate::error::Failure;
 
 /// The largest message taken from a client; archives come in chunks.

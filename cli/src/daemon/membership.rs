@@ -1,4 +1,4 @@
-//! This node's place in a cluster: `swarm init`, `join`, `leave`, the state of it on disk, and the Swarm service.
+//! This node's place in a cluster: `swarm init`, `join`, `leave`, and the state of it on disk. Called by [`super::service`].
 //!
 //! ```text
 //! INACTIVE ──init, join──▶ PENDING ──▶ ACTIVE ──leave──▶ INACTIVE
@@ -19,15 +19,12 @@ use pontoon_identity::{
 };
 use pontoon_proto::id;
 use pontoon_proto::v1::{
-    ClusterSpec, LocalNodeState, NodeRole, NodeSpec, SwarmBackupChunk, SwarmBackupRequest, SwarmInitRequest,
-    SwarmInitResponse, SwarmJoinRequest, SwarmJoinResponse, SwarmLeaveRequest, SwarmLeaveResponse,
-    SwarmRestoreRequest, SwarmStatus, SwarmStatusRequest, SwarmUnlockRequest, SwarmUnlockResponse,
-    swarm_server::Swarm,
+    ClusterSpec, LocalNodeState, NodeRole, NodeSpec, SwarmInitRequest, SwarmInitResponse, SwarmJoinRequest,
+    SwarmJoinResponse,
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::Status;
 
 use super::address::{self, InterfaceAddress};
 use super::backups::Schedule;
@@ -259,7 +256,7 @@ impl Membership {
         }
     }
 
-    async fn initialize(&self, request: SwarmInitRequest) -> Result<SwarmInitResponse, Status> {
+    pub(super) async fn initialize(&self, request: SwarmInitRequest) -> Result<SwarmInitResponse, Status> {
         let settings = settings(
             &request.advertise_addr,
             &request.listen_addr,
@@ -307,7 +304,7 @@ impl Membership {
         })
     }
 
-    async fn join_cluster(&self, request: SwarmJoinRequest) -> Result<SwarmJoinResponse, Status> {
+    pub(super) async fn join_cluster(&self, request: SwarmJoinRequest) -> Result<SwarmJoinResponse, Status> {
         let token: JoinToken = request
             .token
             .parse()
@@ -355,7 +352,7 @@ impl Membership {
         })
     }
 
-    async fn leave_cluster(&self, force: bool) -> Result<(), Status> {
+    pub(super) async fn leave_cluster(&self, force: bool) -> Result<(), Status> {
         let _change = self.changes.lock().await;
         let mut slot = self.node.lock().await;
         if self.state().0 == LocalNodeState::Inactive {
@@ -378,7 +375,10 @@ impl Membership {
     }
 
     /// Runs `init` or `join`: state, failure and the removal of what was half-made are the same for both.
-    async fn enter<T>(&self, change: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+    pub(super) async fn enter<T>(
+        &self,
+        change: impl Future<Output = Result<T, Status>>,
+    ) -> Result<T, Status> {
         self.begin()?;
         let _change = self.changes.lock().await;
         // What a change left that a crash cut off would be in the way. Removed only now, when the user wants another cluster.
@@ -461,99 +461,4 @@ fn cluster_spec(request: SwarmInitRequest) -> Result<ClusterSpec, Status> {
     };
     pontoon_controller::check_settings(&spec).map_err(Status::invalid_argument)?;
     Ok(spec)
-}
-
-/// The Swarm service. A change runs to its end whatever becomes of the caller: a client that gives up must not leave a node that is
-/// half in a cluster.
-#[derive(Debug)]
-pub struct SwarmService(pub Arc<Membership>);
-
-impl SwarmService {
-    async fn whole<T: Send + 'static>(
-        change: impl Future<Output = Result<T, Status>> + Send + 'static,
-    ) -> Result<Response<T>, Status> {
-        match tokio::spawn(change).await {
-            Ok(result) => result.map(Response::new),
-            Err(_) => Err(Status::unavailable("the daemon stops")),
-        }
-    }
-}
-
-#[tonic::async_trait]
-impl Swarm for SwarmService {
-    async fn init(&self, request: Request<SwarmInitRequest>) -> Result<Response<SwarmInitResponse>, Status> {
-        let (membership, request) = (self.0.clone(), request.into_inner());
-        Self::whole(async move {
-            if request.force_new_cluster && membership.state().0 != LocalNodeState::Inactive {
-                return membership.begin_anew(request).await;
-            }
-            membership.enter(membership.initialize(request)).await
-        })
-        .await
-    }
-
-    async fn join(&self, request: Request<SwarmJoinRequest>) -> Result<Response<SwarmJoinResponse>, Status> {
-        let (membership, request) = (self.0.clone(), request.into_inner());
-        Self::whole(async move { membership.enter(membership.join_cluster(request)).await }).await
-    }
-
-    async fn leave(
-        &self,
-        request: Request<SwarmLeaveRequest>,
-    ) -> Result<Response<SwarmLeaveResponse>, Status> {
-        let (membership, force) = (self.0.clone(), request.into_inner().force);
-        Self::whole(async move {
-            membership.leave_cluster(force).await?;
-            Ok(SwarmLeaveResponse {})
-        })
-        .await
-    }
-
-    async fn unlock(
-        &self,
-        request: Request<SwarmUnlockRequest>,
-    ) -> Result<Response<SwarmUnlockResponse>, Status> {
-        let (membership, request) = (self.0.clone(), request.into_inner());
-        Self::whole(async move {
-            membership.unlock(request).await?;
-            Ok(SwarmUnlockResponse {})
-        })
-        .await
-    }
-
-    type BackupStream = ReceiverStream<Result<SwarmBackupChunk, Status>>;
-
-    async fn backup(
-        &self,
-        request: Request<SwarmBackupRequest>,
-    ) -> Result<Response<Self::BackupStream>, Status> {
-        let chunks = self.0.backup(request.into_inner()).await?;
-        Ok(Response::new(ReceiverStream::new(chunks)))
-    }
-
-    async fn restore(
-        &self,
-        request: Request<Streaming<SwarmRestoreRequest>>,
-    ) -> Result<Response<SwarmInitResponse>, Status> {
-        let (membership, mut file) = (self.0.clone(), request.into_inner());
-        let first = file.message().await?.and_then(|message| message.options);
-        let options = first.ok_or_else(|| Status::invalid_argument("the restore's options are missing"))?;
-        Self::whole(async move { membership.enter(membership.restore_cluster(options, file)).await }).await
-    }
-
-    async fn status(&self, _request: Request<SwarmStatusRequest>) -> Result<Response<SwarmStatus>, Status> {
-        let (state, error) = self.0.state();
-        let mut status = SwarmStatus {
-            state: state.into(),
-            error,
-            ..Default::default()
-        };
-        // A change under way holds the lock; then the state alone is the answer.
-        if let Ok(slot) = self.0.node.try_lock()
-            && let Some(node) = slot.as_ref()
-        {
-            node.fill_status(&mut status);
-        }
-        Ok(Response::new(status))
-    }
 }

@@ -3,6 +3,7 @@
 //! # Layout
 //! - [`config`]: flags to settings, [`file`]: the settings file to flags; [`local`]: the services of the local socket; [`address`]: which address to advertise
 //! - [`membership`]: this node's place in a cluster: init, join, leave, what is kept of it on disk
+//! - [`service`]: the Swarm service over it; [`roles`]: promotion and demotion
 //! - [`recovery`]: a cluster begun anew or restored; [`backups`]: on a schedule
 //! - [`port`]: the cluster port; [`images`]: what services' images are pinned to
 //! - [`node`]: what runs while the node is in a cluster: agent, and on managers the controller; [`supervise`]: brings that back after a full
@@ -23,6 +24,8 @@ mod node;
 mod port;
 mod recovery;
 mod reload;
+mod roles;
+mod service;
 mod supervise;
 mod unlock;
 
