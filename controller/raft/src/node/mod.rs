@@ -104,6 +104,13 @@ fn start_committer(host: &Host, wal: Wal, events: Outlet<Event>) -> Result<Commi
     Committer::start(host, wal, Box::new(on_done))
 }
 
+fn policy(config: &Config) -> SnapshotPolicy {
+    SnapshotPolicy {
+        every: config.snapshot_every,
+        bytes: config.snapshot_bytes,
+    }
+}
+
 /// Ticks after which a read is given up.
 fn read_ticks(config: &Config) -> u64 {
     let ticks = config.read_timeout.as_millis() / config.tick.as_millis().max(1);
@@ -134,11 +141,7 @@ pub(crate) fn start<S: StateMachine>(
     let (events, inbox) = host.queue();
     let committer = start_committer(host, wal, events.clone())?;
     let progress = Progress::new((at.index, at.term), host.random());
-    let policy = SnapshotPolicy {
-        every: config.snapshot_every,
-        bytes: config.snapshot_bytes,
-    };
-    let applier = Applier::new(host, state, at, snapshots.clone(), events.clone(), policy);
+    let applier = Applier::new(host, state, at, snapshots.clone(), events.clone(), policy(config));
     let (apply, apply_jobs) = host.queue();
     let applying = host.start("raft-apply", applier.run(apply_jobs))?;
     let inbox_bytes = Arc::new(AtomicUsize::new(0));
