@@ -43,7 +43,9 @@ fuzz:
 	FUZZ_SECONDS=$(SECONDS) cargo test -p pontoon-identity --test fuzz -- --nocapture
 	FUZZ_SECONDS=$(SECONDS) cargo test -p pontoon-store --test fuzz -- --nocapture
 	FUZZ_SECONDS=$(SECONDS) cargo test -p pontoon-raft --lib -- fuzz --nocapture
+	FUZZ_SECONDS=$(SECONDS) cargo test -p pontoon-controller --lib -- fuzz --nocapture
 	FUZZ_SECONDS=$(SECONDS) cargo test -p pontoon-controller --test hostile -- --nocapture
+	FUZZ_SECONDS=$(SECONDS) cargo test -p pontoon-agent --lib -- fuzz --nocapture
 
 # Part of `unit` too.
 sim:

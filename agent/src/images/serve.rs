@@ -47,6 +47,11 @@ fn digest(text: &str) -> Result<Digest, Status> {
         .map_err(|_| Status::invalid_argument(format!("{text:?} is no digest")))
 }
 
+/// What is asked for: the image, one of its blobs, from which byte on.
+fn wanted(request: &FetchBlobRequest) -> Result<(Digest, Digest, u64), Status> {
+    Ok((digest(&request.image)?, digest(&request.blob)?, request.offset))
+}
+
 #[tonic::async_trait]
 impl Peers for PeersService {
     type FetchBlobStream = ReceiverStream<Result<BlobChunk, Status>>;
@@ -60,8 +65,7 @@ impl Peers for PeersService {
             .and_then(|info| info.peer.as_ref())
             .map(|peer| peer.node_id.clone())
             .ok_or_else(|| Status::unauthenticated("this call needs a node certificate"))?;
-        let FetchBlobRequest { image, blob, offset } = request.into_inner();
-        let (image, blob) = (digest(&image)?, digest(&blob)?);
+        let (image, blob, offset) = wanted(&request.into_inner())?;
         self.images.check(&node, &image).await?;
         let mut giving = Giving {
             images: self.images.clone(),
@@ -196,5 +200,49 @@ impl Images {
         let mut allowed = self.allowed.lock().unwrap_or_else(PoisonError::into_inner);
         allowed.insert(key, Instant::now());
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pontoon_fuzz::fuzz;
+    use prost::Message;
+    use tonic::Code;
+
+    use super::*;
+
+    #[test]
+    fn fuzz_what_peers_ask_and_answer() {
+        let (image, blob) = (
+            format!("sha256:{}", "0a".repeat(32)),
+            format!("sha256:{}", "ff".repeat(32)),
+        );
+        let request = FetchBlobRequest {
+            image,
+            blob,
+            offset: 1 << 40,
+        };
+        fuzz("request of a peer", &[&request.encode_to_vec()], |input| {
+            let Ok(request) = FetchBlobRequest::decode(input) else {
+                return;
+            };
+            match wanted(&request) {
+                Ok((image, blob, _)) => {
+                    assert_eq!(
+                        (image.to_string(), blob.to_string()),
+                        (request.image, request.blob)
+                    );
+                }
+                Err(refused) => assert_eq!(refused.code(), Code::InvalidArgument),
+            }
+        });
+        let chunk = BlobChunk {
+            data: Bytes::from_static(b"some of a layer"),
+        };
+        fuzz("chunk of a peer", &[&chunk.encode_to_vec()], |input| {
+            if let Ok(chunk) = BlobChunk::decode(input) {
+                assert!(chunk.data.len() <= input.len());
+            }
+        });
     }
 }

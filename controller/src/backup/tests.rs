@@ -1,5 +1,6 @@
 //! Every backup comes back, and nothing that is not one does.
 
+use pontoon_fuzz::fuzz;
 use pontoon_proto::v1::{Node, Service};
 use pontoon_store::{Store, Tx};
 use zeroize::Zeroizing;
@@ -132,4 +133,36 @@ fn other_files_and_later_formats_are_named() {
     let mut greedy = written(&state(0), &file_key());
     greedy[11..15].copy_from_slice(&u32::MAX.to_le_bytes());
     assert!(read(&greedy).starts_with("the backup is damaged at byte 10"));
+}
+
+#[test]
+fn fuzz_backups() {
+    let (state, key) = (state(3), file_key());
+    let good = written(&state, &key);
+    fuzz("backup", &[&good], |input| match read(input, &key) {
+        // Only what follows the end can be anything.
+        Ok(backup) => assert!(backup.snapshot == state && input.starts_with(&good)),
+        Err(refused) => assert!(!refused.to_string().is_empty()),
+    });
+    // What is inside the seal: an honest key's holder may still have an odd file.
+    let start = MAGIC.len() + 3;
+    let head_end = start + usize::from(u16::from_le_bytes([good[start - 2], good[start - 1]]));
+    let head = good[..head_end].to_vec();
+    let sealing = key.open(&head[start..], start as u64).unwrap();
+    let opener = Opener::new(&good[head_end..], &sealing, head.clone());
+    let mut plain = Vec::new();
+    let mut decoder = zstd::stream::read::Decoder::new(opener).unwrap();
+    decoder.read_to_end(&mut plain).unwrap();
+    fuzz("what is in a backup", &[&plain], |input| {
+        let mut out = head.clone();
+        let mut sealer = Sealer::new(&mut out, &sealing, head.clone());
+        let packed = zstd::stream::encode_all(input, LEVEL).unwrap();
+        sealer.write_all(&packed).unwrap();
+        sealer.finish().unwrap();
+        match read(out.as_slice(), &key) {
+            Ok(_) => {}
+            Err(BackupError::Contents(reason)) => assert!(!reason.is_empty()),
+            Err(other) => panic!("the seal is whole: {other}"),
+        }
+    });
 }

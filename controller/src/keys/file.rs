@@ -84,7 +84,7 @@ impl KeyFile {
         self.decode(&bytes).map(Some)
     }
 
-    fn decode(&self, bytes: &[u8]) -> Result<Content, Error> {
+    pub(super) fn decode(&self, bytes: &[u8]) -> Result<Content, Error> {
         let keys = ManagerKeys::decode(bytes).map_err(|error| self.damaged(&error.to_string()))?;
         if keys.format > FORMAT {
             return Err(self.damaged("it was written by a newer program: start that one, or a newer one"));

@@ -2,6 +2,10 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 
+use pontoon_fuzz::fuzz;
+use pontoon_proto::v1::{DataKey as StoredKey, ManagerKeys};
+use prost::Message as _;
+
 use super::*;
 
 fn ids(keys: &Keys) -> Vec<KeyId> {
@@ -75,4 +79,50 @@ fn a_damaged_file_is_named() {
         let refused = Keys::open(dir.path(), None).err().expect("refused").to_string();
         assert!(refused.contains("raft.keys"), "{refused}");
     }
+}
+
+#[test]
+fn fuzz_key_files() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let made = Keys::open(dir.path(), None).expect("made");
+    let lock = UnlockKey::generate();
+    let path = dir.path().join("raft.keys");
+    let content = Content {
+        data_keys: vec![DataKey::random(), made.ring.current()],
+        previous: Some(UnlockKey::generate()),
+    };
+    let written = |lock: Option<&UnlockKey>| {
+        made.file.write(&content, lock).expect("write");
+        std::fs::read(&path).expect("read")
+    };
+    let good = [written(None), written(Some(&lock))];
+    let good: Vec<&[u8]> = good.iter().map(Vec::as_slice).collect();
+    let judge = |lock: Option<&UnlockKey>| match made.file.read(lock) {
+        Ok(found) => assert!(found.is_some(), "the file is there"),
+        // Not text, or what is no key: it says which file.
+        Err(error @ (Error::BadKeys { .. } | Error::File { .. })) => {
+            assert!(error.to_string().contains("raft.keys"), "{error}");
+        }
+        Err(Error::Locked | Error::WrongUnlockKey) => {}
+        Err(other) => panic!("{other}"),
+    };
+    fuzz("key file", &good, |input| {
+        std::fs::write(&path, input).expect("write");
+        judge(Some(&lock));
+        judge(None);
+    });
+    // What is inside the seal or the base64.
+    let inside = ManagerKeys {
+        format: 1,
+        data_keys: vec![StoredKey {
+            id: vec![1; 16].into(),
+            secret: vec![2; 32].into(),
+        }],
+        previous_unlock_key: vec![3; 32].into(),
+    };
+    fuzz("keys in the key file", &[&inside.encode_to_vec()], |input| {
+        if let Ok(found) = made.file.decode(input) {
+            assert!(found.data_keys.len() <= input.len());
+        }
+    });
 }
