@@ -131,6 +131,24 @@ fn nothing_twice(view: &Snapshot) -> Result<(), String> {
     Ok(())
 }
 
+fn tasks_of(view: &Snapshot, service_id: &str) -> String {
+    let line = |task: &Task| {
+        let node = view.node(&task.node_id).and_then(|node| node.status.as_ref());
+        format!(
+            "\n  {} slot {} version {} is {:?}, desired {:?}, since {}, on {} ({:?})",
+            task.id,
+            task.slot,
+            task.spec_version,
+            state(task),
+            task.desired_state(),
+            task.meta.map_or(0, |meta| meta.updated_at),
+            task.node_id,
+            node.map(|status| status.state()),
+        )
+    };
+    view.tasks_by_service(service_id).map(|task| line(task)).collect()
+}
+
 /// What is not yet as users want it; empty once the cluster has converged.
 pub(crate) fn unsettled(view: &Snapshot, nodes_up: &[String]) -> Option<String> {
     for id in nodes_up {
@@ -157,7 +175,12 @@ pub(crate) fn unsettled(view: &Snapshot, nodes_up: &[String]) -> Option<String> 
             })
             .count() as u64;
         if running != wanted {
-            return Some(format!("service {} has {running} of {wanted} tasks", service.id));
+            return Some(format!(
+                "service {} has {running} of {wanted} tasks of version {}:{}",
+                service.id,
+                service.spec_version,
+                tasks_of(view, &service.id)
+            ));
         }
     }
     view.tasks()

@@ -114,11 +114,12 @@ fn is_mixed(service: &Service, tasks: &[Arc<Task>]) -> bool {
     live(true) && live(false)
 }
 
+/// One that has not begun has tried nothing yet: a task of its version that failed long ago was another update's try.
 fn started_at(service: &Service) -> i64 {
     service
         .update_status
         .as_ref()
-        .map_or(0, |status| status.started_at)
+        .map_or(i64::MAX, |status| status.started_at)
 }
 
 fn stage(pass: &Pass<'_, '_>, service: &Service, tasks: &[Arc<Task>]) -> Stage {
