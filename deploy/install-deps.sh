@@ -8,12 +8,13 @@ add() { packages="$packages $*"; }
 
 for purpose; do
     case $purpose in
-    # raft-rs generates its messages with protoc; the seccomp compiler is linked statically.
-    build) add protobuf-compiler libseccomp-dev gcc make ;;
+    # raft-rs and etcd's client generate their messages with protoc; the seccomp compiler is linked statically.
+    build) add protobuf-compiler libprotobuf-dev libseccomp-dev gcc make ;;
     demo) add iproute2 util-linux busybox-static ;;
     test)
         add iproute2 util-linux busybox-static nftables procps runc systemd tcpdump
         add docker-registry apache2-utils skopeo buildah umoci bzip2 git openssh-client openssl xz-utils zstd
+        add etcd-server
         ;;
     bench) add iproute2 util-linux busybox-static iperf3 runc docker-registry etcd-server ;;
     *)

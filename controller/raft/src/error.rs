@@ -144,6 +144,12 @@ pub enum ProposeError {
         /// What failed.
         reason: String,
     },
+    /// Nothing was proposed: what keeps the log does not take it.
+    #[error("the cluster's store refuses the change: {reason}")]
+    Refused {
+        /// Why.
+        reason: String,
+    },
 }
 
 /// Why a linearizable read could not be promised.

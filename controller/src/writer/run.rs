@@ -106,7 +106,11 @@ async fn commit(core: &Core, ready: &mut Ready) -> Result<(), WriteError> {
                 return Err(WriteError::NotLeader);
             }
             Err(ProposeError::OutcomeUnknown) => return Err(WriteError::OutcomeUnknown),
-            Err(error @ (ProposeError::TooLarge { .. } | ProposeError::Storage { .. })) => {
+            Err(
+                error @ (ProposeError::TooLarge { .. }
+                | ProposeError::Storage { .. }
+                | ProposeError::Refused { .. }),
+            ) => {
                 warn!(%error, "the log refuses an entry");
                 return Err(WriteError::Refused(error.to_string()));
             }
