@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pontoon_identity::{Connections, Identity, RootCa, UnlockKey};
+use crate::external::ExternalStore;
 use pontoon_proto::v1::{ClusterSpec, NodeDescription, NodeSpec, RegistryAuth};
 use pontoon_raft::Host;
 
@@ -62,6 +63,8 @@ pub struct ManagerConfig {
     pub raft: RaftTimers,
     /// How long reads and forwarded writes wait for a leader before they fail.
     pub leader_timeout: Duration,
+    /// Where the log is; without one on the managers themselves.
+    pub store: Option<ExternalStore>,
     /// Pins services' images; without one they stay as they are.
     pub resolver: Option<Arc<dyn ImageResolver>>,
     /// The machine beneath.
@@ -82,6 +85,7 @@ impl ManagerConfig {
             connections: Connections::new(),
             raft: RaftTimers::default(),
             leader_timeout: Duration::from_secs(5),
+            store: None,
             resolver: None,
             host: Host::default(),
             network: None,

@@ -45,6 +45,15 @@ pub enum Error {
         /// The file.
         path: PathBuf,
     },
+    /// The log in the external store could not be opened.
+    #[error("can't use the external store of the cluster's state")]
+    Store(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The manager's log is elsewhere than the daemon's settings say.
+    #[error("{0}")]
+    OtherStore(String),
+    /// Something that this manager's store does not have.
+    #[error("{0} is not possible with an external store of the cluster's state")]
+    NotWithStore(&'static str),
     /// The first entries of a new cluster could not be written.
     #[error("can't write the new cluster's first state: {0}")]
     Init(String),

@@ -41,6 +41,14 @@ pub(crate) trait ReplicatedLog: Send + Sync + 'static {
     async fn remove(&self, id: u64) -> Result<(), MembershipError>;
     /// Hands leadership to another member. Nothing happens on a member that does not lead.
     async fn transfer_leadership(&self, to: Option<u64>) -> Result<(), MembershipError>;
+    /// Bytes that an entry should not exceed, where the log asks for less than the writer's own limit.
+    fn entry_budget(&self) -> Option<usize> {
+        None
+    }
+    /// Whether this member's disk holds what the cluster's unlock key can lock.
+    fn seals(&self) -> bool {
+        true
+    }
     /// The data key that seals its files on this disk is another. Nothing happens where it has none.
     fn key_changed(&self) {}
     /// Whether each member takes snapshots of its own.

@@ -29,11 +29,13 @@ use crate::connector::{Channels, PeerConnector, network};
 use crate::core::Core;
 use crate::dispatcher::DispatcherService;
 use crate::error::Error;
+use crate::external::{self, ExternalStore, Way};
 use crate::forward::Forward;
 use crate::images::pin::Pin;
 use crate::init::first_state;
 use crate::join::ask_to_join;
 use crate::keys::{self, Keys};
+use crate::log::ReplicatedLog;
 use crate::replica::{Machine, Replica};
 use crate::{leader, member_file, recovery, roles, settings, sever, status};
 
@@ -63,6 +65,15 @@ impl Manager {
     /// # Errors
     /// [`Error::Raft`] when the data folder already holds a log, or the disk fails; [`Error::Init`].
     pub async fn bootstrap(config: ManagerConfig, init: InitOptions) -> Result<Self, Error> {
+        if let Some(store) = &config.store {
+            if init.spec.autolock_managers {
+                return Err(Error::NotWithStore("autolock"));
+            }
+            let id = Member::random_id_by(|| config.host.random());
+            let manager = Self::on_store(store.clone(), Way::Bootstrap, config, id).await?;
+            manager.write_first_state(init).await?;
+            return Ok(manager);
+        }
         let mut raft = raft_config(&config, Member::random_id_by(|| config.host.random()));
         member_file::write(&config.host, &config.data_dir, raft.id)?;
         let keys = open_keys(&config, &mut raft)?;
@@ -82,6 +93,11 @@ impl Manager {
     /// [`Error::Raft`] when the log is missing or damaged, [`Error::BadMember`].
     pub async fn open(config: ManagerConfig) -> Result<Self, Error> {
         recovery::finish(&config.host, &config.data_dir)?;
+        external::check(&config.data_dir, config.store.as_ref())?;
+        if let Some(store) = &config.store {
+            let id = member_file::read(&config.host, &config.data_dir)?;
+            return Self::on_store(store.clone(), Way::Open, config, id).await;
+        }
         let mut raft = raft_config(&config, member_file::read(&config.host, &config.data_dir)?);
         let keys = open_keys(&config, &mut raft)?;
         let replica = Replica::new();
@@ -98,6 +114,10 @@ impl Manager {
     /// # Errors
     /// [`Error::Join`] says what each of the remote managers answered.
     pub async fn join(config: ManagerConfig, remote_managers: &[String]) -> Result<Self, Error> {
+        if let Some(store) = &config.store {
+            let id = Member::random_id_by(|| config.host.random());
+            return Self::on_store(store.clone(), Way::Join, config, id).await;
+        }
         let answer = ask_to_join(&config, remote_managers).await?;
         let members = answer.members.into_iter().map(|member| Member {
             role: if member.learner {
@@ -119,14 +139,32 @@ impl Manager {
         Ok(Self::start(config, keys, replica, handle))
     }
 
+    /// A manager whose log lies in an external store. It is a member at once: etcd keeps the quorum.
+    async fn on_store(store: ExternalStore, way: Way, config: ManagerConfig, id: u64) -> Result<Self, Error> {
+        member_file::write(&config.host, &config.data_dir, id)?;
+        let replica = Replica::new();
+        let log = external::open(&store, way, &config, id, &replica).await?;
+        Ok(Self::start_on(config, None, replica, log, None))
+    }
+
     pub(crate) fn start(
         config: ManagerConfig,
         keys: Option<Keys>,
         replica: Arc<Replica>,
         handle: RaftHandle,
     ) -> Self {
+        Self::start_on(config, keys, replica, Arc::new(handle.clone()), Some(handle))
+    }
+
+    fn start_on(
+        config: ManagerConfig,
+        keys: Option<Keys>,
+        replica: Arc<Replica>,
+        log: Arc<dyn ReplicatedLog>,
+        raft: Option<RaftHandle>,
+    ) -> Self {
         let channels = Channels::new(network(&config));
-        let core = Core::new(replica, Arc::new(handle.clone()), &config, channels);
+        let core = Core::new(replica, log, &config, channels);
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
         tasks.spawn(leader::run(core.clone(), stop.clone()));
@@ -137,7 +175,7 @@ impl Manager {
         }
         Self {
             core,
-            raft: Some(handle),
+            raft,
             advertise: config.advertise,
             stop,
             tasks: Mutex::new(tasks),

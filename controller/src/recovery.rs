@@ -25,6 +25,7 @@ use crate::backup::{self, Backup, BackupError, BackupKey};
 use crate::config::ManagerConfig;
 use crate::connector::{PeerConnector, network};
 use crate::error::Error;
+use crate::external;
 use crate::manager::{Manager, RAFT_DIR, open_keys, raft_config};
 use crate::member_file;
 use crate::replica::{Machine, Replica};
@@ -39,6 +40,10 @@ impl Manager {
     /// # Errors
     /// [`Error::Raft`] when the log is missing or damaged, [`Error::NoState`] when it never had the cluster's state.
     pub async fn force_new_cluster(config: ManagerConfig) -> Result<Self, Error> {
+        external::check(&config.data_dir, None)?;
+        if config.store.is_some() {
+            return Err(Error::NotWithStore("--force-new-cluster"));
+        }
         finish(&config.host, &config.data_dir)?;
         let mut old = raft_config(&config, member_file::read(&config.host, &config.data_dir)?);
         open_keys(&config, &mut old)?;
@@ -54,6 +59,9 @@ impl Manager {
     /// # Errors
     /// [`Error::Raft`] when the data folder can't be written, [`Error::NoState`].
     pub async fn restore(config: ManagerConfig, backup: Backup) -> Result<Self, Error> {
+        if config.store.is_some() {
+            return Err(Error::NotWithStore("cluster restore"));
+        }
         begin_anew(config, &backup.snapshot, backup.info.raft_ids).await
     }
 

@@ -18,15 +18,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("pontoon-etcd", &["proto", "raft"]),
     (
         "pontoon-controller",
-        &[
-            "proto",
-            "store",
-            "reconcile",
-            "raft",
-            "etcd",
-            "identity",
-            "ipam",
-        ],
+        &["proto", "store", "reconcile", "raft", "etcd", "identity", "ipam"],
     ),
     ("pontoon-dataplane", &["proto"]),
     ("pontoon-net", &["proto", "ipam", "dataplane"]),

@@ -5,6 +5,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use pontoon_controller::ExternalStore;
 use pontoon_engine::{ImageGc, NATIVE_RUNTIME, NetworkDefaults, RegistrySettings, validate_log_driver};
 use pontoon_image::StorageOptions;
 use pontoon_proto::v1::LogDriver;
@@ -18,6 +19,7 @@ mod containers;
 mod images;
 mod network;
 mod registries;
+mod store;
 
 pub use containers::{ContainerArguments, Containers};
 
@@ -39,6 +41,8 @@ pub struct Arguments {
     images: images::ImageArguments,
     #[command(flatten)]
     backups: backups::BackupArguments,
+    #[command(flatten)]
+    store: store::StoreArguments,
     /// Absolute path below each cgroup hierarchy under which containers' groups are made
     #[arg(
         long,
@@ -157,6 +161,8 @@ pub struct Config {
     pub image_gc: Option<ImageGc>,
     /// Backups of the cluster's state.
     pub backups: Option<Schedule>,
+    /// Where a manager on this node keeps the cluster's state, if not itself.
+    pub store: Option<ExternalStore>,
     log_level: LevelFilter,
 }
 
@@ -208,6 +214,7 @@ impl Config {
             .map_err(|error| Failure::new(format!("--storage-driver: {error}")))?;
         Ok(Self {
             storage,
+            store: arguments.store.settings()?,
             image_gc: arguments.images.settings()?,
             backups: arguments.backups.settings()?,
             data_dir: absolute(&arguments.data_dir)?,

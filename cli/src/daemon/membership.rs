@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 use std::time::Duration;
 
+use pontoon_controller::ExternalStore;
 use pontoon_identity::{
     DEFAULT_EXPIRY, Identity, JoinRequest, JoinToken, PeerIdentity, RootCa, UnlockKey, request_certificate,
 };
@@ -56,6 +57,8 @@ pub struct Membership {
     pub(super) control: ControlSlot,
     backups: Option<Arc<Schedule>>,
     pub(super) node: Mutex<Option<Node>>,
+    /// Where a manager here keeps the cluster's state, if not itself.
+    store: Option<ExternalStore>,
     /// Held by each change from its begin to its end.
     pub(super) changes: Mutex<()>,
     /// What `status` answers while a change holds the lock: state and reason.
@@ -78,6 +81,7 @@ impl Membership {
         Ok(Arc::new(Self {
             dir,
             engine,
+            store: config.store.clone(),
             control: ControlSlot::default(),
             backups: config.backups.clone().map(Arc::new),
             node: Mutex::new(None),
@@ -173,6 +177,7 @@ impl Membership {
             identity,
             unlock_key: None,
             backups: self.backups.clone(),
+            store: self.store.clone(),
         }
     }
 

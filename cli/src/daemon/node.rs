@@ -8,7 +8,9 @@ use std::time::{Duration, SystemTime};
 
 use pontoon_agent::exec::{self, EngineExecutor, ExecutorOptions};
 use pontoon_agent::{Agent, AgentConfig, IdentityConnector, Images};
-use pontoon_controller::{Backup, InitOptions, Manager, ManagerConfig, Role, StopReason, keys};
+use pontoon_controller::{
+    Backup, ExternalStore, InitOptions, Manager, ManagerConfig, Role, StopReason, keys,
+};
 use pontoon_identity::{Identity, RootCa, UnlockKey, renew_forever};
 use pontoon_proto::v1::{ClusterSpec, LocalNodeState, ManagerPeer, NodeRole, NodeSpec, SwarmStatus};
 use tokio::sync::Mutex;
@@ -70,6 +72,8 @@ pub struct NodeConfig {
     pub unlock_key: Option<UnlockKey>,
     /// Backups on a schedule, if they are wanted.
     pub backups: Option<Arc<Schedule>>,
+    /// Where the manager keeps the cluster's state, if not itself.
+    pub store: Option<ExternalStore>,
 }
 
 /// A node in a cluster.
@@ -404,6 +408,7 @@ pub(super) async fn start_manager(
     );
     manager_config.connections = port.connections();
     manager_config.unlock_key = current_lock(config);
+    manager_config.store = config.store.clone();
     manager_config.resolver = Some(Arc::new(Resolver(config.engine.clone())));
     let joining = matches!(start, Start::Joining);
     let expired =

@@ -64,6 +64,11 @@ pub(super) async fn update(core: &Core, request: UpdateClusterRequest) -> Result
         .spec
         .ok_or_else(|| Status::invalid_argument("the request has no cluster spec"))?;
     let has_snapshots = core.log.has_snapshots();
+    if spec.autolock_managers && !core.log.seals() {
+        // The state does not lie on the managers' disks; a lock there would promise what it can't keep.
+        let refused = crate::Error::NotWithStore("autolock");
+        return Err(Status::failed_precondition(refused.to_string()));
+    }
     let update = move |tx: &mut pontoon_store::Tx, _: &crate::writer::Scope| {
         let mut cluster = Cluster::clone(cluster_of(tx)?);
         if !tx.is_at(Kind::Cluster, &cluster.id, request.version) {

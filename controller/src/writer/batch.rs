@@ -19,6 +19,7 @@ const MAX_INPUTS: usize = 1000;
 pub(super) struct Batch {
     tx: Tx,
     scope: Scope,
+    bytes: usize,
     inputs: Vec<Box<dyn Input>>,
 }
 
@@ -36,8 +37,10 @@ pub(super) struct Ready {
 }
 
 impl Batch {
-    pub(super) fn new(base: &Snapshot, host: &Host, now: i64) -> Self {
+    /// `bytes` is about what the entry may have at most.
+    pub(super) fn new(base: &Snapshot, host: &Host, now: i64, bytes: usize) -> Self {
         Self {
+            bytes: bytes.min(MAX_BYTES),
             tx: Tx::new(base.clone()),
             scope: Scope {
                 now,
@@ -49,7 +52,7 @@ impl Batch {
 
     /// Room for another input?
     pub(super) fn has_room(&self) -> bool {
-        self.inputs.len() < MAX_INPUTS && self.tx.changes() < MAX_CHANGES && self.tx.size() < MAX_BYTES
+        self.inputs.len() < MAX_INPUTS && self.tx.changes() < MAX_CHANGES && self.tx.size() < self.bytes
     }
 
     pub(super) fn add(&mut self, mut input: Box<dyn Input>) {
@@ -61,7 +64,7 @@ impl Batch {
     pub(super) fn finish(mut self, state: &mut ReconcileState) -> Ready {
         let budget = Budget {
             changes: MAX_CHANGES.saturating_sub(self.tx.changes()).max(MAX_CHANGES / 2),
-            bytes: MAX_BYTES.saturating_sub(self.tx.size()).max(MAX_BYTES / 2),
+            bytes: self.bytes.saturating_sub(self.tx.size()).max(self.bytes / 2),
         };
         let mut ids = || ids::new_id(&self.scope.host);
         let mut env = Env {
@@ -116,7 +119,7 @@ mod tests {
 
     #[test]
     fn a_failed_input_leaves_nothing_and_the_others_stay() {
-        let mut batch = Batch::new(&Snapshot::default(), &Host::default(), 7);
+        let mut batch = Batch::new(&Snapshot::default(), &Host::default(), 7, MAX_BYTES);
         let (good, mut good_answer) = request("good", false);
         let (bad, mut bad_answer) = request("bad", true);
         let (reply, mut seen) = oneshot::channel();
@@ -138,7 +141,7 @@ mod tests {
     #[test]
     fn what_was_not_written_is_nobodys_success() {
         for (outcome, is_retriable) in [(WriteError::NotLeader, true), (WriteError::OutcomeUnknown, false)] {
-            let mut batch = Batch::new(&Snapshot::default(), &Host::default(), 7);
+            let mut batch = Batch::new(&Snapshot::default(), &Host::default(), 7, MAX_BYTES);
             let (input, mut answer) = request("node", false);
             batch.add(input);
             batch.finish(&mut ReconcileState::default()).answer(&Err(outcome));
@@ -152,8 +155,8 @@ mod tests {
 
     #[test]
     fn nothing_changed_is_no_entry() {
-        let ready =
-            Batch::new(&Snapshot::default(), &Host::default(), 7).finish(&mut ReconcileState::default());
+        let batch = Batch::new(&Snapshot::default(), &Host::default(), 7, MAX_BYTES);
+        let ready = batch.finish(&mut ReconcileState::default());
         assert!(ready.entry.is_none() && !ready.needs_confirmation && !ready.more);
     }
 }

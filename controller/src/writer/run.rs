@@ -30,6 +30,7 @@ enum Wake {
 /// Runs until `stop`. What waits then is dropped; its callers hear that this manager does not lead.
 pub(crate) async fn run(core: std::sync::Arc<Core>, mut inbox: Inbox, stop: CancellationToken) {
     let mut state = ReconcileState::default();
+    let budget = core.log.entry_budget().unwrap_or(usize::MAX);
     // The first run at once: what the former leader left undone.
     let mut time = Time::new(&core.host, core.replica.newest());
     let mut wake_at = Some(time.now());
@@ -40,7 +41,7 @@ pub(crate) async fn run(core: std::sync::Arc<Core>, mut inbox: Inbox, stop: Canc
             Wake::Input(input) => Some(input),
         };
         let now = time.now();
-        let mut batch = Batch::new(&core.snapshot(), &core.host, now);
+        let mut batch = Batch::new(&core.snapshot(), &core.host, now, budget);
         if let Some(input) = first {
             batch.add(input);
         }

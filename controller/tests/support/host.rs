@@ -36,6 +36,7 @@ fn config(dir: &tempfile::TempDir, identity: &Arc<Identity>, addr: &str) -> Mana
     let mut config = ManagerConfig::new(dir.path().join("data"), identity.clone(), addr);
     config.leader_timeout = Duration::from_secs(4);
     config.resolver = Some(Arc::new(Registry));
+    config.store = super::store::of(dir.path());
     config
 }
 
@@ -76,6 +77,7 @@ impl Host {
     /// As [`Host::bootstrap`], with another heartbeat.
     pub async fn bootstrap_beating(period: Duration) -> Self {
         let dir = Arc::new(tempfile::tempdir().unwrap());
+        super::store::choose(dir.path());
         let root = RootCa::generate("cluster1").unwrap();
         let me = PeerIdentity {
             node_id: "manager1".to_owned(),
@@ -105,6 +107,7 @@ impl Host {
     /// A further manager, by the manager token and a certificate of the CA at `at`.
     pub async fn join(at: &Host) -> Self {
         let dir = Arc::new(tempfile::tempdir().unwrap());
+        super::store::share(at.dir.path(), dir.path());
         let token = at.tokens().await.manager.parse().unwrap();
         let join = JoinRequest {
             addr: at.addr.clone(),

@@ -5,6 +5,7 @@
 
 mod agent;
 mod host;
+mod store;
 
 use std::future::Future;
 use std::time::Duration;
