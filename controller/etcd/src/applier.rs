@@ -14,6 +14,8 @@ pub(crate) enum Handed {
     Known,
     /// Entries before it are missing.
     Gap,
+    /// A newer program wrote it, and this one would lose something by applying it.
+    TooNew(String),
 }
 
 pub(crate) struct Applier {
@@ -57,6 +59,9 @@ impl Applier {
         }
         if index != machine.applied + 1 {
             return Handed::Gap;
+        }
+        if let Some(reason) = machine.state.refuses(data) {
+            return Handed::TooNew(format!("entry {index}: {reason}"));
         }
         machine.state.apply(index, data);
         machine.applied = index;

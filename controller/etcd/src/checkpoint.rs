@@ -10,12 +10,16 @@ use std::sync::mpsc as blocking;
 use std::time::Duration;
 
 use etcd_client::{Compare, CompareOp, DeleteOptions, GetOptions, Txn, TxnOp};
+use pontoon_raft::SnapshotWriter;
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 use tracing::{debug, info, warn};
 
 use crate::client::describe;
+use crate::follow::Broken;
+use crate::keys::{Checkpoint, Keys, corrupt};
 use crate::log::Shared;
+use crate::seal::{self, Seal};
 
 /// Size of a chunk; with the rest of its transaction it must stay below etcd's 1.5 MiB.
 const CHUNK: usize = 1 << 20;
@@ -72,11 +76,11 @@ pub(crate) async fn run(shared: Arc<Shared>, term: i64) {
 async fn newest(shared: &Shared) -> Result<u64, etcd_client::Error> {
     let key = shared.keys.state();
     let found = shared.etcd.kv().get(key.clone(), None).await?;
-    let index = found
+    let newest = found
         .kvs()
         .first()
-        .and_then(|kv| crate::keys::checkpoint(&key, kv.value()).ok());
-    Ok(index.map_or(0, |(index, _)| index))
+        .and_then(|kv| Checkpoint::decode(&key, kv.value()).ok());
+    Ok(newest.map_or(0, |newest| newest.index))
 }
 
 struct Written {
@@ -89,27 +93,22 @@ struct Written {
 /// Writes the state as it is now, makes it count, and deletes what it replaces.
 async fn write(shared: &Shared, term: i64) -> Result<Written, String> {
     let (index, state) = shared.applier.pin();
-    let (chunks, mut ready) = mpsc::channel::<Vec<u8>>(4);
-    let encoding = tokio::task::spawn_blocking(move || {
-        let mut encoder = zstd::Encoder::new(Chunker::new(chunks), LEVEL)?;
-        {
-            let mut buffered = io::BufWriter::new(&mut encoder);
-            state.write(&mut buffered)?;
-            buffered.flush()?;
-        }
-        encoder.finish()?.finish()
-    });
+    let mut encoded = Encoded::start(state);
     let mut count = 0;
-    while let Some(chunk) = ready.recv().await {
-        let put = TxnOp::put(shared.keys.chunk(index, count), chunk, None);
+    while let Some(put) = encoded
+        .next(&shared.keys, index, count, shared.seal.as_ref())
+        .await
+    {
         guarded(shared, term, vec![put]).await?;
         count += 1;
     }
-    encoding
-        .await
-        .map_err(|error| error.to_string())?
-        .map_err(|error| error.to_string())?;
-    let state = TxnOp::put(shared.keys.state(), format!("{index} {count}"), None);
+    encoded.finish().await?;
+    let done = Checkpoint {
+        index,
+        chunks: count,
+        is_sealed: shared.seal.is_some(),
+    };
+    let state = TxnOp::put(shared.keys.state(), done.encode(), None);
     let at = guarded(shared, term, vec![state]).await?;
     let keep = shared.config.snapshot_every / 2;
     let delete = |from: String, end: String| TxnOp::delete(from, Some(DeleteOptions::new().with_range(end)));
@@ -126,8 +125,53 @@ async fn write(shared: &Shared, term: i64) -> Result<Written, String> {
     })
 }
 
+/// A state on its way to etcd, encoded on a thread of its own.
+pub(crate) struct Encoded {
+    ready: mpsc::Receiver<Vec<u8>>,
+    work: tokio::task::JoinHandle<io::Result<()>>,
+}
+
+impl Encoded {
+    pub(crate) fn start(state: Box<dyn SnapshotWriter + Send>) -> Self {
+        let (chunks, ready) = mpsc::channel::<Vec<u8>>(4);
+        let work = tokio::task::spawn_blocking(move || {
+            let mut encoder = zstd::Encoder::new(Chunker::new(chunks), LEVEL)?;
+            {
+                let mut buffered = io::BufWriter::new(&mut encoder);
+                state.write(&mut buffered)?;
+                buffered.flush()?;
+            }
+            encoder.finish()?.finish()
+        });
+        Self { ready, work }
+    }
+
+    /// What puts chunk `n` into the checkpoint at `index`; `None` behind the last one.
+    pub(crate) async fn next(
+        &mut self,
+        keys: &Keys,
+        index: u64,
+        n: u64,
+        seal: Option<&Seal>,
+    ) -> Option<TxnOp> {
+        let chunk = self.ready.recv().await?;
+        let key = keys.chunk(index, n);
+        let chunk = match seal {
+            Some(seal) => seal.seal(&key, &chunk),
+            None => chunk,
+        };
+        Some(TxnOp::put(key, chunk, None))
+    }
+
+    /// Whether all of it was encoded.
+    pub(crate) async fn finish(self) -> Result<(), String> {
+        let done = self.work.await.map_err(|error| error.to_string())?;
+        done.map_err(|error| error.to_string())
+    }
+}
+
 /// Does something as long as this manager leads; the revision of it.
-async fn guarded(shared: &Shared, term: i64, operations: Vec<TxnOp>) -> Result<i64, String> {
+pub(crate) async fn guarded(shared: &Shared, term: i64, operations: Vec<TxnOp>) -> Result<i64, String> {
     let fence = Compare::create_revision(shared.keys.leader(), CompareOp::Equal, term);
     let txn = Txn::new().when([fence]).and_then(operations);
     let answer = shared
@@ -143,46 +187,50 @@ async fn guarded(shared: &Shared, term: i64, operations: Vec<TxnOp>) -> Result<i
 }
 
 /// Replaces the state by a checkpoint.
-pub(crate) async fn restore(shared: &Arc<Shared>, index: u64, chunks: u64) -> Result<(), String> {
+pub(crate) async fn restore(shared: &Arc<Shared>, from: Checkpoint) -> Result<(), Broken> {
     // Two pages wait at most: memory stays flat.
     let (feed, source) = blocking::sync_channel::<Vec<u8>>(32);
     let restoring = {
         let shared = shared.clone();
         tokio::task::spawn_blocking(move || {
-            let mut decoder = zstd::Decoder::new(Fed::new(source, chunks))?;
-            shared.applier.restore(index, &mut decoder)
+            let mut decoder = zstd::Decoder::new(Fed::new(source, from.chunks))?;
+            shared.applier.restore(from.index, &mut decoder)
         })
     };
-    let fetched = fetch(shared, index, chunks, feed).await;
-    let restored = restoring.await.map_err(|error| error.to_string())?;
+    let fetched = fetch(shared, from, feed).await;
+    let restored = restoring
+        .await
+        .map_err(|error| Broken::Again(error.to_string()))?;
     fetched?;
-    restored.map_err(|error| format!("the checkpoint at {index} can't be read: {error}"))
+    restored.map_err(|error| {
+        // All of it was there, and yet: reading it once more would not help.
+        corrupt(&shared.keys.chunks(from.index), &error.to_string()).into()
+    })
 }
 
-async fn fetch(
-    shared: &Shared,
-    index: u64,
-    chunks: u64,
-    feed: blocking::SyncSender<Vec<u8>>,
-) -> Result<(), String> {
-    let end = shared.keys.chunk(index, chunks);
+async fn fetch(shared: &Shared, from: Checkpoint, feed: blocking::SyncSender<Vec<u8>>) -> Result<(), Broken> {
+    let index = from.index;
+    let replaced = || {
+        Broken::Again(format!(
+            "the checkpoint at {index} was replaced while it was read"
+        ))
+    };
+    let end = shared.keys.chunk(index, from.chunks);
     let mut next = 0;
-    while next < chunks {
+    while next < from.chunks {
         let range = GetOptions::new().with_range(end.clone()).with_limit(PAGE);
-        let from = shared.keys.chunk(index, next);
-        let mut page = shared
-            .etcd
-            .kv()
-            .get(from, Some(range))
-            .await
-            .map_err(|error| describe(&error))?;
+        let first = shared.keys.chunk(index, next);
+        let mut page = shared.etcd.kv().get(first, Some(range)).await?;
         for kv in page.take_kvs() {
             let (key, value) = kv.into_key_value();
-            if key != shared.keys.chunk(index, next).into_bytes() {
-                return Err(format!(
-                    "the checkpoint at {index} was replaced while it was read"
-                ));
+            let name = shared.keys.chunk(index, next);
+            if key != name.as_bytes() {
+                return Err(replaced());
             }
+            let value = match from.is_sealed {
+                true => seal::open(shared.seal.as_ref(), &name, &value)?,
+                false => value,
+            };
             next += 1;
             if send(&feed, value).await.is_err() {
                 // The reader's own error is told instead.
@@ -190,9 +238,7 @@ async fn fetch(
             }
         }
         if page.count() == 0 {
-            return Err(format!(
-                "the checkpoint at {index} was replaced while it was read"
-            ));
+            return Err(replaced());
         }
     }
     Ok(())

@@ -8,7 +8,7 @@ use crate::error::Error;
 
 const SCHEME: &str = "etcd://";
 const DEFAULT_PREFIX: &str = "/pontoon";
-const OPTIONS: &str = "cacert, cert, key, user, password-file, lease, compact";
+const OPTIONS: &str = "cacert, cert, key, user, password-file, seal-key-file, lease, compact";
 
 /// Settings of the connection to etcd.
 #[derive(Clone, PartialEq, Eq)]
@@ -25,6 +25,8 @@ pub struct EtcdConfig {
     pub user: Option<String>,
     /// File with that user's password.
     pub password_file: Option<String>,
+    /// Files of the keys that entries and checkpoints are sealed with: the first seals, all open.
+    pub seal_key_files: Vec<String>,
     /// A leader that is silent for this long loses its leadership; whole seconds, 2 to 60.
     pub lease: Duration,
     /// Whether the leader drops etcd's history of what is no longer needed, as Kubernetes' API servers do. To be switched off
@@ -64,6 +66,7 @@ impl EtcdConfig {
                 "key" => key = Some(value),
                 "user" => config.user = Some(value),
                 "password-file" => config.password_file = Some(value),
+                "seal-key-file" => config.seal_key_files.push(value),
                 "lease" => config.lease = lease(&value)?,
                 "compact" => config.compact = boolean(name, &value)?,
                 _ => {
@@ -128,6 +131,7 @@ impl EtcdConfig {
             identity: None,
             user: None,
             password_file: None,
+            seal_key_files: Vec::new(),
             lease: Duration::from_secs(3),
             compact: true,
             patience: Duration::from_secs(15),
@@ -205,6 +209,8 @@ mod tests {
             "key=/k",
             "user=u",
             "password-file=/p",
+            "seal-key-file=/new",
+            "seal-key-file=/old",
             "lease=5s",
             "compact=false",
         ];
@@ -212,6 +218,7 @@ mod tests {
         assert_eq!(config.cacert.as_deref(), Some("/ca"));
         assert_eq!(config.identity, Some(("/c".to_owned(), "/k".to_owned())));
         assert_eq!((config.lease, config.compact), (Duration::from_secs(5), false));
+        assert_eq!(config.seal_key_files, ["/new", "/old"]);
         assert!(
             !format!("{config:?}").contains("/p\""),
             "no settings of secrets in logs"

@@ -70,9 +70,12 @@ pub enum Error {
         /// What is wrong.
         reason: String,
     },
-    /// This manager was taken out of the cluster.
+    /// What is there is sealed, and not with a key of ours.
     #[error(
-        "this manager was removed from the cluster while it was down; remove its data with `swarm leave --force` and join again"
+        "{key} in etcd is sealed with a key that this daemon does not have: give it the other managers' --store-opt seal-key-file"
     )]
-    Removed,
+    Sealed {
+        /// The key.
+        key: String,
+    },
 }

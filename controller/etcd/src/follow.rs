@@ -16,9 +16,8 @@ use crate::applier::Handed;
 use crate::checkpoint;
 use crate::client::describe;
 use crate::error::Error;
-use crate::keys::{self, Watched};
+use crate::keys::{self, Checkpoint, Watched};
 use crate::log::{Shared, key_values};
-use crate::propose;
 use crate::view::Listed;
 
 /// Pause before etcd is asked again after a failure.
@@ -31,11 +30,13 @@ const MISSED: u32 = 3;
 const PAGE: i64 = 32;
 
 /// Why reading or watching ended.
-enum Broken {
+pub(crate) enum Broken {
     /// To be tried again: where from is for the caller to say.
     Again(String),
     /// What lies in etcd can't be read; trying again does not help.
     Fatal(Error),
+    /// A newer program wrote what is there; why this one can't go on.
+    TooOld(String),
 }
 
 impl From<etcd_client::Error> for Broken {
@@ -56,18 +57,21 @@ pub(crate) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
     tokio::select! {
         () = stop.cancelled() => {}
         _ = stopped.wait_for(Option::is_some) => {}
-        error = follow(&shared) => {
-            warn!(%error, "the log in etcd can't be followed");
-            shared.view.stop(StopReason::Storage(error.to_string()));
+        reason = follow(&shared) => {
+            warn!(?reason, "the log in etcd can't be followed");
+            shared.view.stop(reason);
         }
     }
+    // Whose manager has ended leads no more, and shows no sign of life.
+    stop.cancel();
 }
 
-async fn follow(shared: &Arc<Shared>) -> Error {
+async fn follow(shared: &Arc<Shared>) -> StopReason {
     loop {
         let mut next = match read_all(shared).await {
             Ok(revision) => revision + 1,
-            Err(Broken::Fatal(error)) => return error,
+            Err(Broken::Fatal(error)) => return StopReason::Storage(error.to_string()),
+            Err(Broken::TooOld(reason)) => return StopReason::TooOld(reason),
             Err(Broken::Again(reason)) => {
                 debug!(reason, "can't read the log in etcd yet");
                 sleep(RETRY).await;
@@ -78,7 +82,8 @@ async fn follow(shared: &Arc<Shared>) -> Error {
         loop {
             let from = next;
             match watch(shared, &mut next).await {
-                Err(Broken::Fatal(error)) => return error,
+                Err(Broken::Fatal(error)) => return StopReason::Storage(error.to_string()),
+                Err(Broken::TooOld(reason)) => return StopReason::TooOld(reason),
                 Err(Broken::Again(reason)) => debug!(reason, from, next, "the watch on etcd broke"),
                 Ok(()) => break,
             }
@@ -111,11 +116,9 @@ async fn read_all(shared: &Arc<Shared>) -> Result<i64, Broken> {
     let head = keys::number(&keys.head(), head.value())?;
     let applied = shared.applier.applied();
     if let Some(state) = state.first() {
-        let (index, chunks) = keys::checkpoint(&keys.state(), state.value())?;
-        if index > applied && missing_entries(shared, applied, index).await? {
-            checkpoint::restore(shared, index, chunks)
-                .await
-                .map_err(Broken::Again)?;
+        let newest = Checkpoint::decode(&keys.state(), state.value())?;
+        if newest.index > applied && missing_entries(shared, applied, newest.index).await? {
+            checkpoint::restore(shared, newest).await?;
         }
     }
     read_entries(shared, head).await?;
@@ -177,7 +180,7 @@ async fn read_entries(shared: &Shared, head: u64) -> Result<(), Broken> {
             .get(shared.keys.entry(applied + 1), Some(range))
             .await?;
         for kv in page.kvs() {
-            if apply(shared, kv)? == Handed::Gap {
+            if !apply(shared, kv)? {
                 return Err(Broken::Again(
                     "entries were trimmed while they were read".to_owned(),
                 ));
@@ -189,10 +192,17 @@ async fn read_entries(shared: &Shared, head: u64) -> Result<(), Broken> {
     }
 }
 
-fn apply(shared: &Shared, kv: &KeyValue) -> Result<Handed, Error> {
-    match shared.keys.classify(kv.key()) {
-        Watched::Entry(index) => Ok(shared.applier.apply(index, propose::data(kv)?)),
-        _ => Ok(Handed::Known),
+/// Applies an entry; false when those before it are missing.
+fn apply(shared: &Shared, kv: &KeyValue) -> Result<bool, Broken> {
+    let Watched::Entry(index) = shared.keys.classify(kv.key()) else {
+        return Ok(true);
+    };
+    let name = String::from_utf8_lossy(kv.key());
+    let data = keys::unframe(&name, kv.value(), shared.seal.as_ref())?;
+    match shared.applier.apply(index, &data) {
+        Handed::Known => Ok(true),
+        Handed::Gap => Ok(false),
+        Handed::TooNew(reason) => Err(Broken::TooOld(reason)),
     }
 }
 
@@ -237,13 +247,13 @@ async fn watch(shared: &Shared, next: &mut i64) -> Result<(), Broken> {
 }
 
 /// Takes over what a watch shows; false when entries are missing.
-fn take(shared: &Shared, answer: &WatchResponse) -> Result<bool, Error> {
+fn take(shared: &Shared, answer: &WatchResponse) -> Result<bool, Broken> {
     for event in answer.events() {
         let Some(kv) = event.kv() else { continue };
         let is_put = event.event_type() == EventType::Put;
         match shared.keys.classify(kv.key()) {
             Watched::Entry(_) if is_put => {
-                if apply(shared, kv)? == Handed::Gap {
+                if !apply(shared, kv)? {
                     return Ok(false);
                 }
             }

@@ -5,24 +5,31 @@
 //!                    format                  "1"
 //!                    head                    index of the last entry, decimal; every entry rewrites it
 //!                    leader                  RaftMember of the leader, with its lease; create_revision is the term
-//!                    log/{index:020}         one entry: 0x01, term (u64, big-endian), data
+//!                    log/{index:020}         one entry: 0x01, term (i64, big-endian), data; 0x02 where the data is sealed
 //!                    members/{node}          RaftMember
-//!                    state                   index, chunks of the newest checkpoint, decimal, a space between
+//!                    state                   index, chunks of the newest checkpoint, decimal; "sealed" behind them where they are
 //!                    states/{index:020}/{n:06}  one chunk of it: a part of a zstd stream
 //! ```
 //! Everything up to `members/` is watched in one range; checkpoints sort behind it, so that their bulk does not travel to
 //! each watcher.
+
+use std::borrow::Cow;
 
 use pontoon_proto::v1::RaftMember;
 use pontoon_raft::{Member, Role};
 use prost::Message;
 
 use crate::error::Error;
+use crate::seal::{self, Seal};
 
 /// The only format there is.
 pub(crate) const FORMAT: &str = "1";
 /// First byte of an entry.
 const ENTRY: u8 = 1;
+/// First byte of an entry whose data is sealed.
+const SEALED_ENTRY: u8 = 2;
+/// Bytes before an entry's data: kind and term.
+const HEADER: usize = 9;
 
 /// The keys of one cluster.
 #[derive(Debug, Clone)]
@@ -121,20 +128,27 @@ impl Keys {
     }
 }
 
-/// An entry as it lies in etcd.
-pub(crate) fn frame(term: i64, data: &[u8]) -> Vec<u8> {
-    let mut framed = Vec::with_capacity(9 + data.len());
-    framed.push(ENTRY);
+/// An entry as it lies in etcd under `key`.
+pub(crate) fn frame(key: &str, term: i64, data: &[u8], seal: Option<&Seal>) -> Vec<u8> {
+    let (kind, body) = match seal {
+        Some(seal) => (SEALED_ENTRY, Cow::Owned(seal.seal(key, data))),
+        None => (ENTRY, Cow::Borrowed(data)),
+    };
+    let mut framed = Vec::with_capacity(HEADER + body.len());
+    framed.push(kind);
     framed.extend_from_slice(&term.to_be_bytes());
-    framed.extend_from_slice(data);
+    framed.extend_from_slice(&body);
     framed
 }
 
 /// The data of an entry.
-pub(crate) fn unframe<'a>(key: &str, framed: &'a [u8]) -> Result<&'a [u8], Error> {
+pub(crate) fn unframe<'a>(key: &str, framed: &'a [u8], seal: Option<&Seal>) -> Result<Cow<'a, [u8]>, Error> {
     match framed.first() {
-        Some(&ENTRY) if framed.len() >= 9 => Ok(&framed[9..]),
-        Some(&ENTRY) | None => Err(corrupt(key, "it is cut")),
+        Some(&ENTRY) if framed.len() >= HEADER => Ok(Cow::Borrowed(&framed[HEADER..])),
+        Some(&SEALED_ENTRY) if framed.len() >= HEADER => {
+            seal::open(seal, key, &framed[HEADER..]).map(Cow::Owned)
+        }
+        Some(&(ENTRY | SEALED_ENTRY)) | None => Err(corrupt(key, "it is cut")),
         Some(newer) => Err(Error::Format {
             found: newer.to_string(),
             known: FORMAT,
@@ -172,13 +186,43 @@ pub(crate) fn number(key: &str, value: &[u8]) -> Result<u64, Error> {
         .ok_or_else(|| corrupt(key, "it is no number"))
 }
 
-/// Index and number of chunks of a checkpoint.
-pub(crate) fn checkpoint(key: &str, value: &[u8]) -> Result<(u64, u64), Error> {
-    let text = std::str::from_utf8(value).ok();
-    let parts = text.and_then(|text| text.split_once(' '));
-    parts
-        .and_then(|(index, chunks)| Some((index.parse().ok()?, chunks.parse().ok()?)))
-        .ok_or_else(|| corrupt(key, "it is no index and count"))
+/// What the `state` key says of a checkpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Checkpoint {
+    /// The last entry in it.
+    pub(crate) index: u64,
+    pub(crate) chunks: u64,
+    pub(crate) is_sealed: bool,
+}
+
+impl Checkpoint {
+    pub(crate) fn encode(self) -> String {
+        let sealed = if self.is_sealed { " sealed" } else { "" };
+        format!("{} {}{sealed}", self.index, self.chunks)
+    }
+
+    pub(crate) fn decode(key: &str, value: &[u8]) -> Result<Self, Error> {
+        let damaged = || corrupt(key, "it is no index and count");
+        let text = std::str::from_utf8(value).map_err(|_| damaged())?;
+        let mut words = text.split(' ');
+        let mut number = || {
+            words
+                .next()
+                .and_then(|word| word.parse().ok())
+                .ok_or_else(damaged)
+        };
+        let (index, chunks) = (number()?, number()?);
+        let is_sealed = match words.next() {
+            None => false,
+            Some("sealed") => true,
+            Some(_) => return Err(damaged()),
+        };
+        Ok(Self {
+            index,
+            chunks,
+            is_sealed,
+        })
+    }
 }
 
 pub(crate) fn corrupt(key: &str, reason: &str) -> Error {
@@ -234,13 +278,30 @@ mod tests {
 
     #[test]
     fn damaged_values_are_errors() {
-        assert_eq!(unframe("k", &frame(5, b"data")).unwrap(), b"data");
-        assert!(matches!(unframe("k", &[]), Err(Error::Corrupt { .. })));
-        assert!(matches!(unframe("k", &[1, 2]), Err(Error::Corrupt { .. })));
-        assert!(matches!(unframe("k", &[9; 20]), Err(Error::Format { .. })));
+        let framed = frame("k", 5, b"data", None);
+        assert_eq!(unframe("k", &framed, None).unwrap().as_ref(), b"data");
+        for cut in [&[][..], &[1, 2], &[2, 2]] {
+            assert!(matches!(unframe("k", cut, None), Err(Error::Corrupt { .. })));
+        }
+        assert!(matches!(unframe("k", &[9; 20], None), Err(Error::Format { .. })));
         assert!(decode_member(b"k", b"\xff\xff").is_err());
         assert!(decode_member(b"k", b"").is_err());
-        assert!(number("k", b"x").is_err() && checkpoint("k", b"1").is_err());
-        assert_eq!(checkpoint("k", b"12 3").unwrap(), (12, 3));
+        assert!(number("k", b"x").is_err());
+        for wrong in ["1", "1 x", "1 2 3", ""] {
+            assert!(Checkpoint::decode("k", wrong.as_bytes()).is_err(), "{wrong}");
+        }
+        for is_sealed in [false, true] {
+            let checkpoint = Checkpoint {
+                index: 12,
+                chunks: 3,
+                is_sealed,
+            };
+            let text = checkpoint.encode();
+            assert_eq!(
+                Checkpoint::decode("k", text.as_bytes()).unwrap(),
+                checkpoint,
+                "{text}"
+            );
+        }
     }
 }

@@ -5,6 +5,7 @@
 //! - [`EtcdLog`]: opened by the controller; propose, read, leadership, members.
 //! - [`EtcdConfig`]: where etcd is and how to log in; read from `--store etcd://…` and `--store-opt`.
 //! - `keys`: what lies under which key; `client`: the connection, and what its errors mean.
+//! - `seal`: what encrypts entries and checkpoints before they leave.
 //! - `follow`: reads the log and watches it, resumes after compaction and cuts; `applier`: the state machine.
 //! - `lead`: lease, campaign, term; `propose`: the guarded transaction; `checkpoint`: state chunks, trimming, compaction.
 //!
@@ -22,6 +23,7 @@ mod keys;
 mod lead;
 mod log;
 mod propose;
+mod seal;
 mod view;
 
 pub use config::EtcdConfig;

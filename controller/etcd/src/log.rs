@@ -4,32 +4,41 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use etcd_client::{Compare, CompareOp, GetOptions, KeyValue, Txn, TxnOp, TxnOpResponse};
-use pontoon_raft::{Leadership, Member, MembershipError, ProposeError, ReadError, StateMachine, StopReason};
+use etcd_client::{
+    Compare, CompareOp, DeleteOptions, GetOptions, KeyValue, SortOrder, SortTarget, Txn, TxnOp, TxnOpResponse,
+};
+use pontoon_raft::{
+    Leadership, Member, MembershipError, ProposeError, ReadError, SnapshotWriter, StateMachine, StopReason,
+};
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::applier::Applier;
+use crate::checkpoint::{Encoded, guarded};
 use crate::client::{Etcd, describe};
 use crate::config::EtcdConfig;
 use crate::error::Error;
 use crate::follow;
-use crate::keys::{self, Keys};
+use crate::keys::{self, Checkpoint, Keys};
 use crate::lead::{self, Resign};
 use crate::propose::Proposer;
+use crate::seal::Seal;
 use crate::view::View;
 
 /// Longest wait for one answer; a request that is repeated must fit into a lease twice.
 const REQUEST_TIMEOUT: Duration = Duration::from_millis(1500);
 /// Largest entry: etcd takes requests of 1.5 MiB unless told otherwise, and there is the rest of the transaction.
 const MAX_ENTRY: usize = 1_500_000;
+/// Index of the checkpoint that a log of a state begins with.
+const SEEDED: u64 = 1;
 
 /// What the tasks and the handle share.
 pub(crate) struct Shared {
     pub(crate) etcd: Etcd,
     pub(crate) config: EtcdConfig,
     pub(crate) keys: Keys,
+    pub(crate) seal: Option<Seal>,
     pub(crate) own: Member,
     pub(crate) view: View,
     pub(crate) applier: Applier,
@@ -57,7 +66,7 @@ impl EtcdLog {
         own: Member,
         state: impl StateMachine,
     ) -> Result<Self, Error> {
-        let (etcd, keys) = connect(&config, cluster).await?;
+        let (etcd, keys, seal) = connect(&config, cluster).await?;
         let member = keys::encode_member(&own);
         let txn = Txn::new()
             .when([Compare::create_revision(keys.format(), CompareOp::Equal, 0)])
@@ -76,7 +85,62 @@ impl EtcdLog {
                 prefix: config.prefix,
             });
         }
-        Ok(Self::start(config, etcd, keys, own, state))
+        Ok(Self::start(config, (etcd, keys, seal), own, state))
+    }
+
+    /// Makes the log of a cluster with this manager as its only one and a state that is there already; to be opened then.
+    ///
+    /// # Errors
+    /// [`Error::Exists`], [`Error::Unavailable`].
+    pub async fn seed(
+        config: &EtcdConfig,
+        cluster: &str,
+        own: &Member,
+        state: Box<dyn SnapshotWriter + Send>,
+    ) -> Result<(), Error> {
+        let (etcd, keys, seal) = connect(config, cluster).await?;
+        let exists = || Error::Exists {
+            cluster: cluster.to_owned(),
+            prefix: config.prefix.clone(),
+        };
+        let none = Compare::create_revision(keys.format(), CompareOp::Equal, 0);
+        let looked = etcd.ask(config, Txn::new().when([none.clone()])).await?;
+        if !looked.succeeded() {
+            return Err(exists());
+        }
+        // They count once the format is there.
+        let mut encoded = Encoded::start(state);
+        let mut count = 0;
+        while let Some(put) = encoded.next(&keys, SEEDED, count, seal.as_ref()).await {
+            etcd.ask(config, Txn::new().when([none.clone()]).and_then([put]))
+                .await?;
+            count += 1;
+        }
+        encoded
+            .finish()
+            .await
+            .map_err(|reason| keys::corrupt(&keys.states(), &reason))?;
+        let checkpoint = Checkpoint {
+            index: SEEDED,
+            chunks: count,
+            is_sealed: seal.is_some(),
+        };
+        let member = keys::encode_member(own);
+        let txn = Txn::new()
+            .when([none])
+            .and_then([
+                TxnOp::put(keys.state(), checkpoint.encode(), None),
+                TxnOp::put(keys.head(), SEEDED.to_string(), None),
+                TxnOp::put(keys.member(&own.node_id), member.clone(), None),
+                TxnOp::put(keys.format(), keys::FORMAT, None),
+            ])
+            .or_else([TxnOp::get(keys.member(&own.node_id), None)]);
+        let answer = etcd.ask(config, txn).await?;
+        let mut found = answer.op_responses().into_iter().flat_map(key_values);
+        if !answer.succeeded() && !found.any(|kv| kv.value() == member) {
+            return Err(exists());
+        }
+        Ok(())
     }
 
     /// Joins as a further manager.
@@ -89,8 +153,9 @@ impl EtcdLog {
         own: Member,
         state: impl StateMachine,
     ) -> Result<Self, Error> {
-        let (etcd, keys) = connect(&config, cluster).await?;
+        let (etcd, keys, seal) = connect(&config, cluster).await?;
         let others = members(&etcd, &config, &keys, cluster).await?;
+        readable(&etcd, &config, &keys, seal.as_ref()).await?;
         if let Some(other) = others
             .iter()
             .find(|m| m.addr == own.addr && m.node_id != own.node_id)
@@ -100,33 +165,42 @@ impl EtcdLog {
                 node: other.node_id.clone(),
             });
         }
-        put_member(&etcd, &config, &keys, &own).await?;
-        Ok(Self::start(config, etcd, keys, own, state))
+        let put = TxnOp::put(keys.member(&own.node_id), keys::encode_member(&own), None);
+        etcd.ask(&config, Txn::new().and_then([put])).await?;
+        Ok(Self::start(config, (etcd, keys, seal), own, state))
     }
 
-    /// Goes on after a restart.
+    /// Goes on after a restart. A manager that was removed meanwhile stops at once: see [`EtcdLog::stopped`].
     ///
     /// # Errors
-    /// [`Error::Removed`], [`Error::Missing`], [`Error::Unavailable`].
+    /// [`Error::Missing`], [`Error::Unavailable`].
     pub async fn open(
         config: EtcdConfig,
         cluster: &str,
         own: Member,
         state: impl StateMachine,
     ) -> Result<Self, Error> {
-        let (etcd, keys) = connect(&config, cluster).await?;
+        let (etcd, keys, seal) = connect(&config, cluster).await?;
         let members = members(&etcd, &config, &keys, cluster).await?;
-        match members.iter().find(|member| member.node_id == own.node_id) {
-            None => return Err(Error::Removed),
-            Some(known) if known.addr != own.addr || known.id != own.id => {
-                put_member(&etcd, &config, &keys, &own).await?;
-            }
-            Some(_) => {}
+        readable(&etcd, &config, &keys, seal.as_ref()).await?;
+        let known = members.iter().find(|member| member.node_id == own.node_id);
+        if known.is_some_and(|known| known.addr != own.addr || known.id != own.id) {
+            let key = keys.member(&own.node_id);
+            // Who is being removed at this moment does not put itself back.
+            let is_there = Compare::create_revision(key.clone(), CompareOp::Greater, 0);
+            let put = TxnOp::put(key, keys::encode_member(&own), None);
+            etcd.ask(&config, Txn::new().when([is_there]).and_then([put]))
+                .await?;
         }
-        Ok(Self::start(config, etcd, keys, own, state))
+        Ok(Self::start(config, (etcd, keys, seal), own, state))
     }
 
-    fn start(config: EtcdConfig, etcd: Etcd, keys: Keys, own: Member, state: impl StateMachine) -> Self {
+    fn start(
+        config: EtcdConfig,
+        (etcd, keys, seal): (Etcd, Keys, Option<Seal>),
+        own: Member,
+        state: impl StateMachine,
+    ) -> Self {
         let (resign, resigns) = mpsc::channel(4);
         let shared = Arc::new(Shared {
             view: View::new(&own),
@@ -135,6 +209,7 @@ impl EtcdLog {
             etcd,
             config,
             keys,
+            seal,
             own,
             resign,
         });
@@ -227,18 +302,41 @@ impl EtcdLog {
             let leader = self.leadership().borrow().leader.clone();
             return Err(ProposeError::NotLeader { leader }.into());
         }
-        let key = self.shared.keys.member(&member.node_id);
-        let deleted = self.shared.etcd.kv().delete(key, None).await;
-        deleted.map_err(|error| {
-            tracing::warn!(
-                node = member.node_id,
-                error = describe(&error),
-                "can't take a manager off the list"
-            );
+        let delete = TxnOp::delete(self.shared.keys.member(&member.node_id), None);
+        let failed = |reason: String| {
+            tracing::warn!(node = member.node_id, reason, "can't take a manager off the list");
             MembershipError::Propose(ProposeError::OutcomeUnknown)
-        })?;
+        };
+        // Others are the leader's to remove, as long as it leads; anybody may go.
+        if let Some(term) = self.shared.view.reign().filter(|_| id != self.shared.own.id) {
+            guarded(&self.shared, term, vec![delete]).await.map_err(failed)?;
+        } else if id == self.shared.own.id {
+            let deleted = self.shared.etcd.kv().txn(Txn::new().and_then([delete])).await;
+            deleted.map_err(|error| failed(describe(&error)))?;
+        } else {
+            return Err(ProposeError::NotLeader { leader: None }.into());
+        }
         self.shared.view.remove_member(&member.node_id);
         Ok(())
+    }
+
+    /// Deletes all that etcd has of the cluster, when its last manager goes. Only who leads, and is alone, may.
+    ///
+    /// # Errors
+    /// [`MembershipError::Propose`].
+    pub async fn erase(&self) -> Result<(), MembershipError> {
+        let leader = self.leadership().borrow().leader.clone();
+        let not_leader = ProposeError::NotLeader { leader };
+        let term = self.shared.view.reign().filter(|_| self.members().len() == 1);
+        let term = term.ok_or(MembershipError::Propose(not_leader))?;
+        let all = TxnOp::delete(self.shared.keys.root(), Some(DeleteOptions::new().with_prefix()));
+        guarded(&self.shared, term, vec![all])
+            .await
+            .map(drop)
+            .map_err(|reason| {
+                tracing::warn!(reason, "the cluster's keys stay in etcd");
+                MembershipError::Propose(ProposeError::OutcomeUnknown)
+            })
     }
 
     /// Gives leadership up, and returns when another manager has it. Nothing happens on one that does not lead.
@@ -272,9 +370,35 @@ impl EtcdLog {
     }
 }
 
-async fn connect(config: &EtcdConfig, cluster: &str) -> Result<(Etcd, Keys), Error> {
+async fn connect(config: &EtcdConfig, cluster: &str) -> Result<(Etcd, Keys, Option<Seal>), Error> {
+    let seal = Seal::read(&config.seal_key_files)?;
+    if seal.is_none() {
+        tracing::warn!(
+            "the cluster's state, with its secrets and the key of its CA, lies in etcd in clear: protect etcd's disks and \
+             backups, or seal it with --store-opt seal-key-file"
+        );
+    }
+    if config.cacert.is_none() {
+        tracing::warn!(
+            "the connection to etcd is not encrypted: use --store-opt cacert on networks that others share"
+        );
+    }
     let etcd = Etcd::connect(config, REQUEST_TIMEOUT).await?;
-    Ok((etcd, Keys::new(&config.prefix, cluster)))
+    Ok((etcd, Keys::new(&config.prefix, cluster), seal))
+}
+
+/// Refuses what is sealed with a key that this manager does not have, before it counts as one.
+async fn readable(etcd: &Etcd, config: &EtcdConfig, keys: &Keys, seal: Option<&Seal>) -> Result<(), Error> {
+    let newest = GetOptions::new()
+        .with_range(keys.entry(u64::MAX))
+        .with_sort(SortTarget::Key, SortOrder::Descend)
+        .with_limit(1);
+    let get = TxnOp::get(keys.entry(0), Some(newest));
+    let answer = etcd.ask(config, Txn::new().and_then([get])).await?;
+    for kv in answer.op_responses().into_iter().flat_map(key_values) {
+        keys::unframe(&String::from_utf8_lossy(kv.key()), kv.value(), seal)?;
+    }
+    Ok(())
 }
 
 /// The managers of a cluster that must be there.
@@ -301,12 +425,6 @@ async fn members(etcd: &Etcd, config: &EtcdConfig, keys: &Keys, cluster: &str) -
             .map(|kv| keys::decode_member(kv.key(), kv.value()))
             .collect(),
     }
-}
-
-async fn put_member(etcd: &Etcd, config: &EtcdConfig, keys: &Keys, own: &Member) -> Result<(), Error> {
-    let put = TxnOp::put(keys.member(&own.node_id), keys::encode_member(own), None);
-    etcd.ask(config, Txn::new().and_then([put])).await?;
-    Ok(())
 }
 
 /// The keys that one operation of a transaction found.

@@ -13,7 +13,6 @@ use tokio::sync::{Mutex, oneshot};
 use tracing::{debug, warn};
 
 use crate::client::{Failure, classify, describe};
-use crate::error::Error;
 use crate::keys;
 use crate::log::{Shared, key_values};
 
@@ -74,7 +73,8 @@ impl Shared {
             .view
             .reign()
             .ok_or_else(|| ProposeError::NotLeader { leader: leader() })?;
-        let framed = keys::frame(term, data);
+        let entry = self.keys.entry(head.index + 1);
+        let framed = keys::frame(&entry, term, data, self.seal.as_ref());
         let mut asked_before = false;
         loop {
             match self.try_entry(term, *head, &framed).await {
@@ -249,9 +249,4 @@ fn answer(batch: Vec<Answer>, result: &Result<(), ReadError>) {
         // A reader that went away needs no answer.
         let _ = waiting.send(result.clone());
     }
-}
-
-/// An entry's data, for the followers.
-pub(crate) fn data(kv: &KeyValue) -> Result<&[u8], Error> {
-    keys::unframe(&String::from_utf8_lossy(kv.key()), kv.value())
 }

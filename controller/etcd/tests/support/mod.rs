@@ -1,6 +1,8 @@
 //! Real etcd servers on loopback ports, a proxy that cuts, and a state machine that remembers everything. For the tests of
 //! this crate.
 
+#![allow(dead_code)] // Each test binary uses its part.
+
 pub mod proxy;
 pub mod servers;
 
@@ -8,7 +10,7 @@ use std::io::{self, Read, Write};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use pontoon_etcd::EtcdLog;
+use pontoon_etcd::{EtcdConfig, EtcdLog};
 use pontoon_raft::{Member, SnapshotWriter, StateMachine};
 
 /// Longest wait for anything; reached only when something is broken.
@@ -21,9 +23,19 @@ type Entry = (u64, Vec<u8>);
 pub struct Entries {
     list: Arc<Mutex<Vec<Entry>>>,
     restored: Arc<Mutex<usize>>,
+    /// An entry that an older program must not apply.
+    too_new: Option<&'static str>,
 }
 
 impl Entries {
+    /// The same list, kept by a program that must not apply the entry `too_new`.
+    pub fn older(&self, too_new: &'static str) -> Self {
+        Self {
+            too_new: Some(too_new),
+            ..self.clone()
+        }
+    }
+
     pub fn data(&self) -> Vec<String> {
         let list = self.list.lock().unwrap();
         list.iter()
@@ -49,6 +61,11 @@ impl Entries {
 impl StateMachine for Entries {
     fn apply(&mut self, index: u64, data: &[u8]) {
         self.list.lock().unwrap().push((index, data.to_vec()));
+    }
+
+    fn refuses(&self, data: &[u8]) -> Option<String> {
+        let too_new = self.too_new.map(str::as_bytes);
+        (too_new == Some(data)).then(|| "it needs a newer program".to_owned())
     }
 
     fn snapshot(&self) -> Box<dyn SnapshotWriter + Send> {
@@ -104,6 +121,16 @@ pub async fn until(what: &str, mut holds: impl FnMut() -> bool) {
         tokio::time::timeout(PATIENCE, waited).await.is_ok(),
         "never: {what}"
     );
+}
+
+/// The first manager of a new cluster, which leads.
+pub async fn first(config: EtcdConfig) -> (EtcdLog, Entries) {
+    let entries = Entries::default();
+    let log = EtcdLog::bootstrap(config, "c", member(1), entries.clone())
+        .await
+        .unwrap();
+    leads(&log).await;
+    (log, entries)
 }
 
 /// Waits until `log` leads.
