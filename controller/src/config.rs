@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pontoon_identity::{Connections, Identity, RootCa, UnlockKey};
 use crate::external::ExternalStore;
+use pontoon_identity::{Connections, Identity, RootCa, UnlockKey};
 use pontoon_proto::v1::{ClusterSpec, NodeDescription, NodeSpec, RegistryAuth};
 use pontoon_raft::Host;
 

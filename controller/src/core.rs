@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use pontoon_identity::{Connections, Identity};
-use pontoon_raft::{Host, Leadership, Member};
+use pontoon_raft::{Host, Leadership, Member, ReadError};
 use pontoon_store::Snapshot;
 use tonic::Status;
 
@@ -69,8 +69,16 @@ impl Core {
         }
         match tokio::time::timeout(self.leader_timeout, self.log.read_barrier()).await {
             Ok(Ok(())) => Ok(self.snapshot()),
-            Ok(Err(error)) => Err(status::from_read(error)),
-            Err(_) => Err(status::no_leader()),
+            Ok(Err(ReadError::NoLeader)) | Err(_) => Err(self.no_leader()),
+            Ok(Err(error)) => Err(status::from_read(&error)),
+        }
+    }
+
+    /// Why nothing goes without a leader.
+    pub(crate) fn no_leader(&self) -> Status {
+        match self.log.keeps_quorum() {
+            true => status::no_leader(),
+            false => status::no_leader_in_store(),
         }
     }
 

@@ -52,8 +52,13 @@ pub enum Error {
     #[error("{0}")]
     OtherStore(String),
     /// Something that this manager's store does not have.
-    #[error("{0} is not possible with an external store of the cluster's state")]
-    NotWithStore(&'static str),
+    #[error("{what} is not possible while the cluster's state lies in an external store: {instead}")]
+    NotWithStore {
+        /// What was asked for.
+        what: &'static str,
+        /// What to do.
+        instead: &'static str,
+    },
     /// The first entries of a new cluster could not be written.
     #[error("can't write the new cluster's first state: {0}")]
     Init(String),
@@ -87,6 +92,29 @@ pub enum Error {
     /// The state for a backup is not to be had.
     #[error("{0}")]
     Read(String),
+}
+
+impl Error {
+    /// Managers with an external store have no disk of their own to lock.
+    pub(crate) fn no_autolock() -> Self {
+        Self::NotWithStore {
+            what: "autolock",
+            instead: "seal what lies there with the daemons' --store-opt seal-key-file",
+        }
+    }
+
+    /// A cluster with an external store needs no new beginning.
+    pub fn no_new_cluster() -> Self {
+        Self::NotWithStore {
+            what: "--force-new-cluster",
+            instead: "any one manager is enough there: demote the lost ones on it, then remove them",
+        }
+    }
+
+    /// Whether the same start may work later, with nothing changed on this host: what it needs is elsewhere.
+    pub fn may_pass(&self) -> bool {
+        matches!(self, Self::Store(_) | Self::Join(_))
+    }
 }
 
 /// An error with its causes, for a log line.

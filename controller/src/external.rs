@@ -6,12 +6,17 @@
 use std::path::Path;
 use std::sync::Arc;
 
+#[cfg(feature = "etcd")]
 use pontoon_raft::Member;
+use pontoon_store::Snapshot;
 
 use crate::config::ManagerConfig;
 use crate::error::Error;
 use crate::log::ReplicatedLog;
-use crate::replica::{Machine, Replica};
+use crate::member_file::write_line;
+use crate::replica::Replica;
+#[cfg(feature = "etcd")]
+use crate::replica::{Machine, Pinned};
 
 #[cfg(feature = "etcd")]
 pub use etcd::ExternalStore;
@@ -64,8 +69,31 @@ pub(crate) async fn open(
     let cluster = identity.cluster_id;
     let machine = Machine(replica.clone());
     let log = etcd::open(store, way, &cluster, own, machine).await?;
-    mark(&config.data_dir, store)?;
     Ok(Arc::new(log))
+}
+
+/// Makes a log that begins with a state.
+#[cfg(feature = "etcd")]
+pub(crate) async fn seed(
+    store: &ExternalStore,
+    config: &ManagerConfig,
+    id: u64,
+    state: Arc<Snapshot>,
+) -> Result<(), Error> {
+    let identity = config.identity.peer();
+    let own = Member::new(id, identity.node_id, config.advertise.as_str());
+    etcd::seed(store, &identity.cluster_id, &own, Box::new(Pinned(state))).await
+}
+
+/// There is no external store in this build.
+#[cfg(not(feature = "etcd"))]
+pub(crate) async fn seed(
+    store: &ExternalStore,
+    _config: &ManagerConfig,
+    _id: u64,
+    _state: Arc<Snapshot>,
+) -> Result<(), Error> {
+    match *store {}
 }
 
 /// There is no external store in this build.
@@ -81,13 +109,8 @@ pub(crate) async fn open(
 }
 
 /// Notes where the log is.
-fn mark(data_dir: &Path, store: &ExternalStore) -> Result<(), Error> {
-    let path = data_dir.join(STORE_FILE);
-    std::fs::write(&path, format!("{}\n", store.name())).map_err(|source| Error::File {
-        operation: "write",
-        path,
-        source,
-    })
+pub(crate) fn mark(data_dir: &Path, store: &ExternalStore) -> Result<(), Error> {
+    write_line(&pontoon_raft::Host::default(), data_dir, STORE_FILE, &store.name())
 }
 
 /// Refuses to open a manager's data with another store than it has.
@@ -126,13 +149,17 @@ mod etcd {
     use bytes::Bytes;
     use pontoon_etcd::{EtcdConfig, EtcdLog};
     use pontoon_raft::{
-        Leadership, Member, MembershipError, ProposeError, ReadError, StateMachine, StopReason,
+        Leadership, Member, MembershipError, ProposeError, ReadError, SnapshotWriter, StateMachine,
+        StopReason,
     };
-    use tokio::sync::watch;
+    use pontoon_raft::watch;
 
     use super::Way;
     use crate::error::Error;
     use crate::log::ReplicatedLog;
+
+    /// So long a restarted manager waits for an etcd that does not answer.
+    const PATIENCE_AGAIN: Duration = Duration::from_secs(5);
 
     /// An external store of the log.
     #[derive(Debug, Clone)]
@@ -168,13 +195,27 @@ mod etcd {
         own: Member,
         state: impl StateMachine,
     ) -> Result<EtcdLog, Error> {
-        let config = store.0.clone();
+        let mut config = store.0.clone();
+        if matches!(way, Way::Open) {
+            // Whoever restarts it tries again; the node's tasks wait for this.
+            config.patience = config.patience.min(PATIENCE_AGAIN);
+        }
         let log = match way {
             Way::Bootstrap => EtcdLog::bootstrap(config, cluster, own, state).await,
             Way::Join => EtcdLog::join(config, cluster, own, state).await,
             Way::Open => EtcdLog::open(config, cluster, own, state).await,
         };
         log.map_err(|error| Error::Store(Box::new(error)))
+    }
+
+    pub(super) async fn seed(
+        store: &ExternalStore,
+        cluster: &str,
+        own: &Member,
+        state: Box<dyn SnapshotWriter + Send>,
+    ) -> Result<(), Error> {
+        let seeded = EtcdLog::seed(&store.0, cluster, own, state).await;
+        seeded.map_err(|error| Error::Store(Box::new(error)))
     }
 
     #[tonic::async_trait]
@@ -213,6 +254,14 @@ mod etcd {
 
         fn seals(&self) -> bool {
             false
+        }
+
+        fn keeps_quorum(&self) -> bool {
+            false
+        }
+
+        async fn erase(&self) -> Result<(), MembershipError> {
+            EtcdLog::erase(self).await
         }
 
         async fn promote(&self, _id: u64) -> Result<(), MembershipError> {

@@ -161,12 +161,12 @@ async fn route<S: Calls>(core: &Core, inner: S, request: Request<Body>) -> Respo
         // Refused by one that does not lead, or no leader to ask: nothing was done.
         match response {
             Some(response) if !response.headers().contains_key(status::NOT_LEADER) => return response,
-            _ if Instant::now() >= deadline => return status::no_leader().into_http(),
+            _ if Instant::now() >= deadline => return core.no_leader().into_http(),
             _ => {}
         }
         let changed = tokio::time::timeout(RETRY_PAUSE, leadership.changed()).await;
         if matches!(changed, Ok(Err(_))) {
-            return status::no_leader().into_http();
+            return core.no_leader().into_http();
         }
     }
 }

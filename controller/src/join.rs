@@ -15,6 +15,9 @@ use crate::status;
 const TIMEOUT: Duration = Duration::from_secs(20);
 const PAUSE: Duration = Duration::from_millis(200);
 
+/// What is told when the cluster has no log of its own to take part in.
+const EXTERNAL: &str = "this cluster's state lies in an external store: start this daemon with the same --store (and --store-opt) as its managers', then try again";
+
 /// Asks the remote managers, and the leader that they name, until one takes this node in.
 pub(crate) async fn ask_to_join(
     config: &ManagerConfig,
@@ -74,6 +77,12 @@ async fn join_at(
     })?;
     match RaftClient::new(channel).join(request.clone()).await {
         Ok(answer) => Ok(answer.into_inner()),
+        // Managers that keep their state elsewhere don't have this service.
+        Err(refused) if refused.code() == Code::Unimplemented => Err(Refused {
+            text: EXTERNAL.to_owned(),
+            leader: None,
+            for_good: true,
+        }),
         Err(refused) => {
             let leader = refused
                 .metadata()

@@ -45,6 +45,14 @@ pub(crate) trait ReplicatedLog: Send + Sync + 'static {
     fn entry_budget(&self) -> Option<usize> {
         None
     }
+    /// Whether the members are the ones that a decision needs a majority of.
+    fn keeps_quorum(&self) -> bool {
+        true
+    }
+    /// Removes what the last member leaves behind elsewhere than on its own disk, when it goes for good.
+    async fn erase(&self) -> Result<(), MembershipError> {
+        Ok(())
+    }
     /// Whether this member's disk holds what the cluster's unlock key can lock.
     fn seals(&self) -> bool {
         true

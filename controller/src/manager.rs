@@ -67,11 +67,16 @@ impl Manager {
     pub async fn bootstrap(config: ManagerConfig, init: InitOptions) -> Result<Self, Error> {
         if let Some(store) = &config.store {
             if init.spec.autolock_managers {
-                return Err(Error::NotWithStore("autolock"));
+                return Err(Error::no_autolock());
             }
             let id = Member::random_id_by(|| config.host.random());
-            let manager = Self::on_store(store.clone(), Way::Bootstrap, config, id).await?;
-            manager.write_first_state(init).await?;
+            let manager = Box::pin(Self::on_store(store.clone(), Way::Bootstrap, config, id)).await?;
+            if let Err(error) = manager.write_first_state(init).await {
+                // Nobody would ever look for it again.
+                let _ = manager.erase().await;
+                manager.shutdown().await;
+                return Err(error);
+            }
             return Ok(manager);
         }
         let mut raft = raft_config(&config, Member::random_id_by(|| config.host.random()));
@@ -96,7 +101,7 @@ impl Manager {
         external::check(&config.data_dir, config.store.as_ref())?;
         if let Some(store) = &config.store {
             let id = member_file::read(&config.host, &config.data_dir)?;
-            return Self::on_store(store.clone(), Way::Open, config, id).await;
+            return Box::pin(Self::on_store(store.clone(), Way::Open, config, id)).await;
         }
         let mut raft = raft_config(&config, member_file::read(&config.host, &config.data_dir)?);
         let keys = open_keys(&config, &mut raft)?;
@@ -116,7 +121,7 @@ impl Manager {
     pub async fn join(config: ManagerConfig, remote_managers: &[String]) -> Result<Self, Error> {
         if let Some(store) = &config.store {
             let id = Member::random_id_by(|| config.host.random());
-            return Self::on_store(store.clone(), Way::Join, config, id).await;
+            return Box::pin(Self::on_store(store.clone(), Way::Join, config, id)).await;
         }
         let answer = ask_to_join(&config, remote_managers).await?;
         let members = answer.members.into_iter().map(|member| Member {
@@ -141,10 +146,23 @@ impl Manager {
 
     /// A manager whose log lies in an external store. It is a member at once: etcd keeps the quorum.
     async fn on_store(store: ExternalStore, way: Way, config: ManagerConfig, id: u64) -> Result<Self, Error> {
-        member_file::write(&config.host, &config.data_dir, id)?;
+        external::mark(&config.data_dir, &store)?;
         let replica = Replica::new();
         let log = external::open(&store, way, &config, id, &replica).await?;
+        // Last: a start that was cut off before is a first one again, under another id.
+        member_file::write(&config.host, &config.data_dir, id)?;
         Ok(Self::start_on(config, None, replica, log, None))
+    }
+
+    /// A manager whose log in an external store begins with a state.
+    pub(crate) async fn seed_store(
+        store: ExternalStore,
+        config: ManagerConfig,
+        state: Arc<Snapshot>,
+    ) -> Result<Self, Error> {
+        let id = Member::random_id();
+        external::seed(&store, &config, id, state).await?;
+        Box::pin(Self::on_store(store, Way::Open, config, id)).await
     }
 
     pub(crate) fn start(
@@ -302,6 +320,14 @@ impl Manager {
             .remove(self.core.log.id())
             .await
             .map_err(Error::Leave)
+    }
+
+    /// Removes what this manager, the last one, would leave behind in an external store. Before [`Manager::shutdown`].
+    ///
+    /// # Errors
+    /// [`Error::Leave`] when it is not the last one, or the store does not answer.
+    pub async fn erase(&self) -> Result<(), Error> {
+        self.core.log.erase().await.map_err(Error::Leave)
     }
 
     /// Stops: hands leadership over, ends all tasks, makes the log durable. May be called more than once.

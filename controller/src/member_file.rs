@@ -9,6 +9,7 @@ use pontoon_raft::{Host, Vfs};
 use crate::error::Error;
 
 const NAME: &str = "raft.id";
+#[cfg(test)]
 const TEMPORARY: &str = "raft.id.tmp";
 /// A number and a line's end; anything longer is no id.
 const MAX_SIZE: usize = 64;
@@ -39,6 +40,11 @@ fn content(disk: &dyn Vfs, path: &Path) -> io::Result<String> {
 
 /// Writes it, durably: a log without its member's id can't be opened.
 pub(crate) fn write(host: &Host, data_dir: &Path, id: u64) -> Result<(), Error> {
+    write_line(host, data_dir, NAME, &id.to_string())
+}
+
+/// Writes a small file of the data folder, which is made if need be, durably and under its name in one step.
+pub(crate) fn write_line(host: &Host, data_dir: &Path, name: &str, line: &str) -> Result<(), Error> {
     let failed = |operation, path: &Path| {
         let path = path.to_owned();
         move |source| Error::File {
@@ -55,11 +61,11 @@ pub(crate) fn write(host: &Host, data_dir: &Path, id: u64) -> Result<(), Error> 
         created.map_err(failed("create", data_dir))?;
     }
     let disk = host.disk();
-    let (path, temporary) = (data_dir.join(NAME), data_dir.join(TEMPORARY));
+    let (path, temporary) = (data_dir.join(name), data_dir.join(format!("{name}.tmp")));
     // One that a crash left; most often there is none.
     let _ = disk.remove(&temporary);
     let written = disk.create(&temporary).and_then(|file| {
-        file.write_at(format!("{id}\n").as_bytes(), 0)?;
+        file.write_at(format!("{line}\n").as_bytes(), 0)?;
         file.sync()
     });
     written.map_err(failed("write", &temporary))?;

@@ -40,10 +40,10 @@ impl Manager {
     /// # Errors
     /// [`Error::Raft`] when the log is missing or damaged, [`Error::NoState`] when it never had the cluster's state.
     pub async fn force_new_cluster(config: ManagerConfig) -> Result<Self, Error> {
-        external::check(&config.data_dir, None)?;
         if config.store.is_some() {
-            return Err(Error::NotWithStore("--force-new-cluster"));
+            return Err(Error::no_new_cluster());
         }
+        external::check(&config.data_dir, None)?;
         finish(&config.host, &config.data_dir)?;
         let mut old = raft_config(&config, member_file::read(&config.host, &config.data_dir)?);
         open_keys(&config, &mut old)?;
@@ -54,13 +54,15 @@ impl Manager {
     }
 
     /// Makes a manager of a backup; this node's certificate must be of the backup's cluster. The managers of that time
-    /// are taken out of the state; workers, services, networks and tokens are as they were.
+    /// are taken out of the state; workers, services, networks and tokens are as they were. With an external store the cluster
+    /// must not be there yet.
     ///
     /// # Errors
-    /// [`Error::Raft`] when the data folder can't be written, [`Error::NoState`].
+    /// [`Error::Raft`] when the data folder can't be written, [`Error::NoState`], [`Error::Store`].
     pub async fn restore(config: ManagerConfig, backup: Backup) -> Result<Self, Error> {
-        if config.store.is_some() {
-            return Err(Error::NotWithStore("cluster restore"));
+        if let Some(store) = config.store.clone() {
+            let state = only_state(&config, &backup.snapshot)?;
+            return Box::pin(Self::seed_store(store, config, state.snapshot())).await;
         }
         begin_anew(config, &backup.snapshot, backup.info.raft_ids).await
     }
@@ -94,14 +96,9 @@ impl Manager {
 }
 
 async fn begin_anew(config: ManagerConfig, state: &Snapshot, retired: Vec<u64>) -> Result<Manager, Error> {
-    if state.cluster().is_none() {
-        return Err(Error::NoState);
-    }
+    let replica = only_state(&config, state)?;
     let dir = &config.data_dir;
     std::fs::create_dir_all(dir).map_err(failed("create", dir))?;
-    let replica = Replica::of(state.clone());
-    let changes = only_manager(state, &config.identity.peer(), config.host.now())?;
-    replica.store().apply(changes);
     let id = Member::random_id_by(|| config.host.random());
     let mut raft = raft_config(&config, id);
     raft.dir = dir.join(NEW_DIR);
@@ -150,7 +147,18 @@ pub(crate) fn finish(host: &Host, data_dir: &Path) -> Result<(), Error> {
     std::fs::remove_file(&path).map_err(failed("remove", &path))
 }
 
-/// Makes this node the only manager of a state.
+/// A state with this node as its only manager.
+fn only_state(config: &ManagerConfig, state: &Snapshot) -> Result<Arc<Replica>, Error> {
+    if state.cluster().is_none() {
+        return Err(Error::NoState);
+    }
+    let replica = Replica::of(state.clone());
+    let changes = only_manager(state, &config.identity.peer(), config.host.now())?;
+    replica.store().apply(changes);
+    Ok(replica)
+}
+
+/// The changes that make this node the only manager of a state.
 fn only_manager(
     state: &Snapshot,
     me: &PeerIdentity,

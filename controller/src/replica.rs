@@ -156,7 +156,8 @@ fn newest_in(snapshot: &Snapshot) -> i64 {
     times.max().unwrap_or(0)
 }
 
-struct Pinned(Arc<Snapshot>);
+/// A state that is written as it is.
+pub(crate) struct Pinned(pub(crate) Arc<Snapshot>);
 
 impl SnapshotWriter for Pinned {
     fn write(self: Box<Self>, writer: &mut dyn Write) -> io::Result<()> {

@@ -20,6 +20,14 @@ pub(crate) fn no_leader() -> Status {
     )
 }
 
+/// The same where the state lies in an external store, which has the majority.
+pub(crate) fn no_leader_in_store() -> Status {
+    Status::unavailable(
+        "the swarm does not have a leader; it's possible that the external store of its state does not answer. \
+         Make sure that more than half of its members are online and reachable",
+    )
+}
+
 /// This manager does not lead (any more); nothing was done.
 pub(crate) fn not_leader() -> Status {
     let mut status = Status::unavailable("this manager does not lead the swarm at this moment; try again");
@@ -38,12 +46,9 @@ pub(crate) fn ask_leader(leader: Option<&Member>) -> Status {
     status
 }
 
-/// A read could not be confirmed.
-pub(crate) fn from_read(error: ReadError) -> Status {
-    match error {
-        ReadError::NoLeader => no_leader(),
-        other => Status::unavailable(other.to_string()),
-    }
+/// A read could not be confirmed, for another reason than a missing leader.
+pub(crate) fn from_read(error: &ReadError) -> Status {
+    Status::unavailable(error.to_string())
 }
 
 /// What the store refuses.

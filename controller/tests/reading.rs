@@ -203,6 +203,10 @@ async fn a_watch_that_wants_no_gap_is_told_of_one() {
     assert!(!resumed.message().await.unwrap().unwrap().changes.is_empty());
     // A restart begins with a snapshot, or replays: what is not known any more is said, never skipped.
     let addr = host.addr.clone();
+    if support::store::is_external() {
+        println!("skipped from here: etcd's entries are all there after a restart");
+        return;
+    }
     let anew = Host::force_new(host.stop().await, &addr).await;
     eventually("it serves", || async {
         anew.client().list_services(ListRequest::default()).await.ok()

@@ -58,7 +58,7 @@ pub struct Membership {
     backups: Option<Arc<Schedule>>,
     pub(super) node: Mutex<Option<Node>>,
     /// Where a manager here keeps the cluster's state, if not itself.
-    store: Option<ExternalStore>,
+    pub(super) store: Option<ExternalStore>,
     /// Held by each change from its begin to its end.
     pub(super) changes: Mutex<()>,
     /// What `status` answers while a change holds the lock: state and reason.

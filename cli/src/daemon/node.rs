@@ -118,8 +118,8 @@ impl Node {
             let again = matches!(start, Start::Again);
             match start_manager(&config, &port, start).await {
                 Ok(running) => *manager.lock().await = Some(running),
-                // The node does without, and the supervisor tries again when there is space.
-                Err(failure) if again && failure.disk_full => {
+                // The node does without, and the supervisor tries again.
+                Err(failure) if again && (failure.disk_full || failure.may_pass) => {
                     config.control.set_trouble(Some(failure.text));
                 }
                 Err(failure) => return Err(failure.text),
@@ -202,6 +202,11 @@ impl Node {
             );
             return Some(text);
         }
+        if self.config.store.is_some() {
+            // Any manager that is left has all of the state.
+            text.push_str("Demote it first, or use `--force` to suppress this message.");
+            return Some(text);
+        }
         if reachable <= unreachable + 2 {
             text.push_str(&format!(
                 "Removing this node leaves {} managers out of {}. Without a Raft quorum your swarm will be inaccessible. ",
@@ -265,9 +270,12 @@ impl Node {
         self.stop.cancel();
         while self.tasks.join_next().await.is_some() {}
         if let Some(running) = self.manager.lock().await.take() {
-            if running.manager.members().len() > 1
-                && let Err(error) = running.manager.leave().await
-            {
+            let left = if running.manager.members().len() > 1 {
+                running.manager.leave().await
+            } else {
+                running.manager.erase().await
+            };
+            if let Err(error) = left {
                 problems.push(describe(&error));
             }
             stop_manager(&self.config, &self.port, running).await;
@@ -359,11 +367,14 @@ pub(super) struct StartFailure {
     pub(super) text: String,
     /// There is no space left for its files.
     pub(super) disk_full: bool,
+    /// What it needs is elsewhere, and may be there later.
+    pub(super) may_pass: bool,
 }
 
 impl StartFailure {
-    fn new(error: &(dyn std::error::Error + 'static)) -> Self {
-        let mut causes = std::iter::successors(Some(error), |error| error.source());
+    fn new(error: &pontoon_controller::Error) -> Self {
+        let first: &(dyn std::error::Error + 'static) = error;
+        let mut causes = std::iter::successors(Some(first), |error| error.source());
         let disk_full = causes.any(|cause| {
             let kind = cause.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
             use std::io::ErrorKind::{QuotaExceeded, StorageFull};
@@ -372,6 +383,7 @@ impl StartFailure {
         Self {
             text: describe(error),
             disk_full,
+            may_pass: error.may_pass(),
         }
     }
 }
@@ -381,6 +393,7 @@ impl From<String> for StartFailure {
         Self {
             text,
             disk_full: false,
+            may_pass: false,
         }
     }
 }
@@ -425,13 +438,13 @@ pub(super) async fn start_manager(
                 node: init.node,
                 description: None,
             };
-            Manager::bootstrap(manager_config, init).await
+            Box::pin(Manager::bootstrap(manager_config, init)).await
         }
-        Start::Again if Manager::exists(&config.dir) => Manager::open(manager_config).await,
-        Start::Anew => Manager::force_new_cluster(manager_config).await,
-        Start::Restored(backup) => Manager::restore(manager_config, *backup).await,
+        Start::Again if Manager::exists(&config.dir) => Box::pin(Manager::open(manager_config)).await,
+        Start::Anew => Box::pin(Manager::force_new_cluster(manager_config)).await,
+        Start::Restored(backup) => Box::pin(Manager::restore(manager_config, *backup)).await,
         Start::Again | Start::Joining => {
-            Manager::join(manager_config, &config.settings.remote_managers).await
+            Box::pin(Manager::join(manager_config, &config.settings.remote_managers)).await
         }
     };
     let manager = Arc::new(manager.map_err(|error| StartFailure::new(&error))?);

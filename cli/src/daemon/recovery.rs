@@ -36,6 +36,10 @@ impl Membership {
         if self.state().0 == LocalNodeState::Locked {
             return Err(Status::failed_precondition(unlock::LOCKED));
         }
+        if self.store.is_some() {
+            let refused = pontoon_controller::Error::no_new_cluster();
+            return Err(Status::failed_precondition(refused.to_string()));
+        }
         let (identity, lock) = match slot.as_ref() {
             Some(node) => node.unlocked(),
             None => {

@@ -112,6 +112,7 @@ fn remove_log(dir: &Path) -> std::io::Result<()> {
     for name in [
         "raft",
         "raft.id",
+        "store",
         "raft.new",
         "raft.new.id",
         "raft.keys",

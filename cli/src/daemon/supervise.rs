@@ -1,4 +1,4 @@
-//! Looks after a manager whose log has stopped: says why, and starts it again when the disk has room.
+//! Looks after a manager whose log has stopped: says why, and starts it again when the disk has room, or the external store is there.
 //!
 //! A log whose disk failed takes part in nothing any more; the other managers elect another leader. What it holds then can only be judged by
 //! a fresh start, so that is what happens here, once the file system has space. Runs beside each node's parts ([`super::node`]).
@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pontoon_controller::{StopReason, watch};
+use pontoon_controller::{Manager, StopReason, watch};
 use pontoon_proto::v1::NodeRole;
 use tokio_util::sync::CancellationToken;
 
@@ -46,7 +46,7 @@ impl Supervisor {
                 Ok(reason) => reason.clone(),
                 Err(_) => None,
             },
-            // The node came up without its manager, for want of space.
+            // The node came up without its manager, for want of space or of what is elsewhere.
             None => self.config.control.trouble().map(StopReason::Storage),
         };
         match reason {
@@ -77,12 +77,19 @@ impl Supervisor {
 
     async fn recover(&self, reason: &str, stop: &CancellationToken) {
         let dir = &self.config.dir;
-        let text = format!(
-            "this node's manager takes no part in the swarm: {reason}; free space on the file system of {}, \
-             and it goes on by itself",
-            dir.display()
-        );
-        tracing::error!(reason, "the manager stops until the disk has room");
+        let mut text = format!("this node's manager takes no part in the swarm: {reason}");
+        // A log elsewhere needs no room here; what the other managers said is no matter of room either.
+        let on_disk = self.config.store.is_none() && Manager::exists(dir);
+        if on_disk {
+            let room = format!(
+                "; free space on the file system of {}, and it goes on by itself",
+                dir.display()
+            );
+            text.push_str(&room);
+        } else {
+            text.push_str("; it is tried again until it works");
+        }
+        tracing::error!(reason, "the manager stops for now");
         self.take_down(&text).await;
         loop {
             tokio::select! {

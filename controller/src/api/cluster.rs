@@ -66,7 +66,7 @@ pub(super) async fn update(core: &Core, request: UpdateClusterRequest) -> Result
     let has_snapshots = core.log.has_snapshots();
     if spec.autolock_managers && !core.log.seals() {
         // The state does not lie on the managers' disks; a lock there would promise what it can't keep.
-        let refused = crate::Error::NotWithStore("autolock");
+        let refused = crate::Error::no_autolock();
         return Err(Status::failed_precondition(refused.to_string()));
     }
     let update = move |tx: &mut pontoon_store::Tx, _: &crate::writer::Scope| {

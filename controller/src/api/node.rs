@@ -48,7 +48,7 @@ pub(super) async fn update(core: &Core, request: UpdateNodeRequest) -> Result<No
     } = request;
     let wish = wish.ok_or_else(|| Status::invalid_argument("the node's spec is missing"))?;
     spec::validate_node(&wish).map_err(|problems| invalid(&problems))?;
-    let members = core.log.members();
+    let (members, keeps_quorum) = (core.log.members(), core.log.keeps_quorum());
     let update = move |tx: &mut Tx, _: &Scope| {
         let node = tx.find_node(&target).map_err(status::from_store)?.clone();
         if !tx.is_at(Kind::Node, &node.id, version) {
@@ -56,7 +56,7 @@ pub(super) async fn update(core: &Core, request: UpdateNodeRequest) -> Result<No
         }
         let was = node.spec.as_ref().map_or(NodeRole::Worker, NodeSpec::role);
         if was == NodeRole::Manager && wish.role() == NodeRole::Worker {
-            may_demote(tx, &node, &members)?;
+            may_demote(tx, &node, &members, keeps_quorum)?;
         }
         tx.put_node(Node {
             spec: Some(wish),
@@ -74,7 +74,8 @@ pub(super) async fn update(core: &Core, request: UpdateNodeRequest) -> Result<No
 }
 
 /// Refuses a demotion after which nobody, or too few, could decide. Those that are to be demoted already don't count.
-fn may_demote(tx: &Tx, node: &Node, members: &[Member]) -> Result<(), Status> {
+/// An external store has the quorum to itself: any one manager is enough then.
+fn may_demote(tx: &Tx, node: &Node, members: &[Member], keeps_quorum: bool) -> Result<(), Status> {
     let wishes_manager = |other: &&std::sync::Arc<Node>| {
         other
             .spec
@@ -100,7 +101,7 @@ fn may_demote(tx: &Tx, node: &Node, members: &[Member]) -> Result<(), Status> {
         .filter(stays)
         .filter(|member| member.reachable)
         .count();
-    if is_voter && reachable < voters / 2 + 1 {
+    if keeps_quorum && is_voter && reachable < voters / 2 + 1 {
         return Err(Status::failed_precondition(format!(
             "can't remove member from the raft: this would result in a loss of quorum ({reachable} of {voters} \
              remaining managers are reachable)"

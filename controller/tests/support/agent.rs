@@ -53,6 +53,7 @@ impl FakeAgent {
     /// Joins as a worker and begins its sessions.
     pub async fn join(at: &Host, name: &str) -> Self {
         let dir = Arc::new(tempfile::tempdir().unwrap());
+        super::store::share(at.dir.path(), dir.path());
         let token = at.tokens().await.worker.parse().unwrap();
         let join = JoinRequest {
             addr: at.addr.clone(),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use pontoon_controller::{Backup, ImageResolver, InitOptions, Manager, ManagerConfig};
+use pontoon_controller::{Backup, Error, ImageResolver, InitOptions, Manager, ManagerConfig};
 use pontoon_identity::{
     Connections, DEFAULT_EXPIRY, Identity, JoinRequest, PeerIdentity, RootCa, TlsListener,
     request_certificate, serve,
@@ -61,6 +61,19 @@ impl ImageResolver for Registry {
     }
 }
 
+/// A new manager's identity, by the root that a backup holds.
+fn identity_of(dir: &tempfile::TempDir, backup: &Backup) -> Arc<Identity> {
+    let root = backup.snapshot.cluster().unwrap().root_ca.clone().unwrap();
+    let root = RootCa::from_pem(&root.certificate, &root.key).unwrap();
+    let subject = PeerIdentity {
+        node_id: "restored".to_owned(),
+        role: NodeRole::Manager,
+        cluster_id: backup.info.cluster_id.clone(),
+    };
+    let credentials = root.issue_credentials(&subject, DEFAULT_EXPIRY).unwrap();
+    Identity::install(&dir.path().join("identity"), &credentials).unwrap()
+}
+
 async fn bind(addr: &str) -> TcpListener {
     eventually("the address is free again", || async {
         TcpListener::bind(addr).await.ok()
@@ -78,6 +91,11 @@ impl Host {
     pub async fn bootstrap_beating(period: Duration) -> Self {
         let dir = Arc::new(tempfile::tempdir().unwrap());
         super::store::choose(dir.path());
+        Self::bootstrap_in(dir).await
+    }
+
+    /// A new cluster of one manager, in a folder that names the store.
+    pub async fn bootstrap_in(dir: Arc<tempfile::TempDir>) -> Self {
         let root = RootCa::generate("cluster1").unwrap();
         let me = PeerIdentity {
             node_id: "manager1".to_owned(),
@@ -155,6 +173,47 @@ impl Host {
         let connections = config.connections.clone();
         let manager = Manager::restore(config, backup).await.unwrap();
         Self::serve(manager, identity, connections, listener, dir).await
+    }
+
+    /// Why a manager without a store can't join.
+    pub async fn try_join(
+        identity: Arc<Identity>,
+        dir: Arc<tempfile::TempDir>,
+        remotes: &[String],
+    ) -> Result<(), Error> {
+        let config = config(&dir, &identity, "127.0.0.1:1");
+        Manager::join(config, remotes).await.map(drop)
+    }
+
+    /// Why a cluster can't begin anew with a host that was stopped.
+    pub async fn try_force_new(dir: Arc<tempfile::TempDir>, addr: &str) -> Result<(), Error> {
+        let identity = Identity::open(&dir.path().join("identity")).unwrap();
+        let config = config(&dir, &identity, addr);
+        Box::pin(Manager::force_new_cluster(config)).await.map(drop)
+    }
+
+    /// Why a backup can't be restored where the cluster of `at` is.
+    pub async fn try_restore(at: &Host, backup: Backup) -> Result<(), Error> {
+        let dir = Arc::new(tempfile::tempdir().unwrap());
+        super::store::share(at.dir.path(), dir.path());
+        let identity = identity_of(&dir, &backup);
+        let config = config(&dir, &identity, "127.0.0.1:1");
+        Box::pin(Manager::restore(config, backup)).await.map(drop)
+    }
+
+    /// The only manager of a backup's cluster, in a new place of its own.
+    pub async fn restored(backup: Backup, in_store: bool) -> Self {
+        let dir = Arc::new(tempfile::tempdir().unwrap());
+        if in_store {
+            super::store::choose(dir.path());
+        }
+        let identity = identity_of(&dir, &backup);
+        let addr = TcpListener::bind("127.0.0.1:0")
+            .await
+            .unwrap()
+            .local_addr()
+            .unwrap();
+        Self::restore(identity, dir, &addr.to_string(), backup).await
     }
 
     /// A manager for a node that has a manager certificate.

@@ -5,7 +5,7 @@
 
 mod agent;
 mod host;
-mod store;
+pub mod store;
 
 use std::future::Future;
 use std::time::Duration;

@@ -1,6 +1,6 @@
 //! Where the managers of a test keep their log: themselves, or in an etcd when the tests are compiled into the binary `etcd`.
 //!
-//! One etcd serves the whole binary, each cluster has a prefix of its own, named in a file of each host's folder.
+//! One etcd serves each file of tests, each cluster has a prefix of its own, named in a file of each host's folder.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -14,10 +14,20 @@ static CLUSTERS: AtomicU32 = AtomicU32::new(0);
 
 /// For a new cluster.
 pub fn choose(dir: &Path) {
-    if env!("CARGO_CRATE_NAME") == "etcd" {
+    if is_external() {
         let n = CLUSTERS.fetch_add(1, Ordering::Relaxed);
         std::fs::write(dir.join(FILE), format!("{}/t{n}", *SERVER)).unwrap();
     }
+}
+
+/// True when the tests run on etcd.
+pub fn is_external() -> bool {
+    env!("CARGO_CRATE_NAME") == "etcd"
+}
+
+/// For a new cluster in another etcd.
+pub fn set(dir: &Path, store: &str) {
+    std::fs::write(dir.join(FILE), store).unwrap();
 }
 
 /// For a further manager.
@@ -37,8 +47,12 @@ static SERVER: LazyLock<String> = LazyLock::new(|| {
     let (started, address) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         // Nobody is left to remove it when the process ends; the next one does.
-        let dir = concat!(env!("CARGO_TARGET_TMPDIR"), "/etcd");
-        let _ = std::fs::remove_dir_all(dir);
+        let dir = format!(
+            "{}/{}",
+            env!("CARGO_TARGET_TMPDIR"),
+            module_path!().replace("::", "-")
+        );
+        let _ = std::fs::remove_dir_all(&dir);
         let port = || {
             let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
             listener.local_addr().unwrap().port()
@@ -48,7 +62,7 @@ static SERVER: LazyLock<String> = LazyLock::new(|| {
             format!("http://127.0.0.1:{}", port()),
         );
         let mut server = Command::new("setpriv")
-            .args(["--pdeathsig", "KILL", "/usr/bin/etcd", "--data-dir", dir])
+            .args(["--pdeathsig", "KILL", "/usr/bin/etcd", "--data-dir", &dir])
             .args([
                 "--listen-client-urls",
                 &client,
