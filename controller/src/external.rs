@@ -110,7 +110,12 @@ pub(crate) async fn open(
 
 /// Notes where the log is.
 pub(crate) fn mark(data_dir: &Path, store: &ExternalStore) -> Result<(), Error> {
-    write_line(&pontoon_raft::Host::default(), data_dir, STORE_FILE, &store.name())
+    write_line(
+        &pontoon_raft::Host::default(),
+        data_dir,
+        STORE_FILE,
+        &store.name(),
+    )
 }
 
 /// Refuses to open a manager's data with another store than it has.
@@ -148,11 +153,11 @@ mod etcd {
 
     use bytes::Bytes;
     use pontoon_etcd::{EtcdConfig, EtcdLog};
+    use pontoon_raft::watch;
     use pontoon_raft::{
         Leadership, Member, MembershipError, ProposeError, ReadError, SnapshotWriter, StateMachine,
         StopReason,
     };
-    use pontoon_raft::watch;
 
     use super::Way;
     use crate::error::Error;

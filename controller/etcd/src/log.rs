@@ -7,10 +7,11 @@ use bytes::Bytes;
 use etcd_client::{
     Compare, CompareOp, DeleteOptions, GetOptions, KeyValue, SortOrder, SortTarget, Txn, TxnOp, TxnOpResponse,
 };
+use pontoon_raft::watch;
 use pontoon_raft::{
     Leadership, Member, MembershipError, ProposeError, ReadError, SnapshotWriter, StateMachine, StopReason,
 };
-use tokio::sync::{Mutex, mpsc, oneshot, watch};
+use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use pontoon_raft::watch;
 use pontoon_raft::{Leadership, Member, StopReason};
-use tokio::sync::watch;
 
 pub(crate) struct View {
     own: String,
