@@ -2,7 +2,8 @@
 //!
 //! # Layout
 //! - [`Manager`]: wiring; `leader`: what runs only while this manager leads.
-//! - `writer`: the one place where state changes; `log`: the replicated log; `replica`: the store behind it.
+//! - `writer`: the one place where state changes; `log`: the replicated log; `replica`: the store behind it;
+//!   `external`: a log that lies in an etcd.
 //! - `api`: Control service; `dispatcher`: agents' sessions; `ca`: certificates; `logs`: the log broker;
 //!   `roles`: promotion and demotion; `settings`: what the cluster's settings may be.
 //! - `images`: who has which image and who fetches it; services' images are pinned to digests.

@@ -36,6 +36,10 @@ async fn demoted(hosts: &[Host]) -> (&Host, &Host) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_demoted_manager_has_no_voice_in_the_log() {
+    if support::store::is_external() {
+        println!("skipped: managers on etcd don't talk to each other");
+        return;
+    }
     let hosts = three().await;
     let member = |host: &Host| {
         let node_id = host.identity.node_id();

@@ -6,6 +6,8 @@
 // Each file is a test program of its own as well.
 #![allow(clippy::duplicate_mod)]
 
+#[path = "demoted.rs"]
+mod demoted;
 #[path = "images.rs"]
 mod images;
 #[path = "managers.rs"]
