@@ -178,7 +178,7 @@ async fn what_was_acknowledged_outlives_etcd_members_history_and_leases() {
     let dir = std::sync::Arc::new(tempfile::tempdir().unwrap());
     let store = format!("etcd://{}", servers.config().endpoints.join(","));
     support::store::set(dir.path(), &store);
-    let first = Host::bootstrap_in(dir).await;
+    let first = Host::bootstrap_in(dir, std::time::Duration::from_millis(500)).await;
     let second = Host::join(&first).await;
     first.wait_voters(2).await;
     let mut names = Vec::new();

@@ -91,11 +91,11 @@ impl Host {
     pub async fn bootstrap_beating(period: Duration) -> Self {
         let dir = Arc::new(tempfile::tempdir().unwrap());
         super::store::choose(dir.path());
-        Self::bootstrap_in(dir).await
+        Self::bootstrap_in(dir, period).await
     }
 
     /// A new cluster of one manager, in a folder that names the store.
-    pub async fn bootstrap_in(dir: Arc<tempfile::TempDir>) -> Self {
+    pub async fn bootstrap_in(dir: Arc<tempfile::TempDir>, period: Duration) -> Self {
         let root = RootCa::generate("cluster1").unwrap();
         let me = PeerIdentity {
             node_id: "manager1".to_owned(),
