@@ -122,7 +122,11 @@ impl Node {
                 Err(failure) if again && (failure.disk_full || failure.may_pass) => {
                     config.control.set_trouble(Some(failure.text));
                 }
-                Err(failure) => return Err(failure.text),
+                Err(failure) => {
+                    // The next try needs it.
+                    port.close().await;
+                    return Err(failure.text);
+                }
             }
         } else {
             config.control.set_worker(true);

@@ -141,6 +141,13 @@ impl ClusterPort {
     }
 }
 
+impl Drop for ClusterPort {
+    fn drop(&mut self) {
+        // A start that failed keeps no port.
+        self.stop.cancel();
+    }
+}
+
 /// One of the managers' services, while this node is a manager.
 #[derive(Clone)]
 struct Managers<const N: usize>(Slot);
