@@ -81,6 +81,7 @@ fn an_entry_applied_on_another_version() {
             "went from",
             "went back",
             "or another state",
+            "was told that task",
         ],
     );
 }
