@@ -29,6 +29,15 @@ fn restart(host: &Host) -> Result<()> {
     host.start()
 }
 
+/// The cluster part starts when the daemon answers already.
+fn wait_active(host: &Host) -> Result<()> {
+    wait_until("the node's part in the swarm has started", SHORT, || {
+        let state = swarm_state(host)?;
+        ensure!(state.trim() == "active", "{state}");
+        Ok(())
+    })
+}
+
 fn cluster_dir(host: &Host) -> PathBuf {
     host.data_dir().join("cluster")
 }
@@ -146,7 +155,7 @@ fn a_locked_manager_asks_for_its_key() {
             .fails(1, &["cannot rotate because autolock is not turned on"])?;
         wait_sealed(host, false)?;
         restart(host)?;
-        ensure!(swarm_state(host)?.trim() == "active");
+        wait_active(host)?;
         Ok(())
     });
 }
@@ -216,7 +225,7 @@ fn all_managers_take_a_new_key() {
         here.ok(&["node", "demote", &away.name()])?;
         wait_sealed_key(away, false)?;
         restart(away)?;
-        ensure!(swarm_state(away)?.trim() == "active");
+        wait_active(away)?;
         Ok(())
     });
 }
