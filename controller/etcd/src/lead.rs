@@ -218,8 +218,10 @@ async fn one_round(shared: &Arc<Shared>, lease: i64, resigns: &mut mpsc::Receive
     tokio::select! {
         () = deposed => End::Again,
         Some(Resign(answer)) = resigns.recv() => {
-            shared.view.end_reign();
+            // What asked for this may be the entry on its way: its caller is answered first.
+            shared.settle().await;
             give_up(shared, term).await;
+            shared.view.end_reign();
             End::Resign(answer)
         }
     }

@@ -65,6 +65,11 @@ impl Shared {
         *self.proposer.head.lock().await = head;
     }
 
+    /// Returns when no entry is on its way.
+    pub(crate) async fn settle(&self) {
+        drop(self.proposer.head.lock().await);
+    }
+
     /// Writes one entry and applies it.
     pub(crate) async fn propose(&self, data: &[u8]) -> Result<u64, ProposeError> {
         let mut head = self.proposer.head.lock().await;
