@@ -247,11 +247,12 @@ fn what_such_a_cluster_can_not_do_is_refused() {
 
         // A manager stays with its store.
         configure(&[first], "")?;
-        let said = swarm_error(first)?;
-        ensure!(
-            said.contains("this manager's log is in etcd://.../pontoon"),
-            "{said}"
-        );
+        wait_until("it says where its log is", LONG, || {
+            let said = swarm_error(first)?;
+            let reason = "this manager's log is in etcd://.../pontoon";
+            ensure!(said.contains(reason), "{said}");
+            Ok(())
+        })?;
         configure(&[first], &settings(&etcd, "lease = \"2s\""))?;
         wait_until("it is back", LONG, || {
             ensure!(view::node(first, "host1")?.status == "Ready");
@@ -269,7 +270,8 @@ fn what_such_a_cluster_can_not_do_is_refused() {
         first
             .pontoon(&["swarm", "leave"])?
             .fails(1, &["Demote it first"])?;
-        second.ok(&["node", "demote", "host1"])?;
+        // The leader itself: the answer may be lost with its leadership, and asking again does no harm.
+        wait_until("it is demoted", LONG, || second.ok(&["node", "demote", "host1"]))?;
         wait_until("the other one is alone", LONG, || {
             ensure!(!view::node(second, "host1")?.is_manager());
             Ok(())
