@@ -100,6 +100,9 @@ fn an_update_that_fails_pauses_or_rolls_back() {
             "2",
             "--restart-delay",
             "100ms",
+            // A task that has started and failed at once must not have let the next slot begin.
+            "--update-delay",
+            "5s",
             "--update-monitor",
             "500ms",
             "--restart-max-attempts",
