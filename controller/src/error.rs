@@ -103,6 +103,14 @@ impl Error {
         }
     }
 
+    /// Managers with an external store take no snapshots of their own.
+    pub(crate) fn no_snapshots() -> Self {
+        Self::NotWithStore {
+            what: "--snapshot-interval or --max-snapshots",
+            instead: "the store that the managers share has checkpoints at an interval of its own",
+        }
+    }
+
     /// A cluster with an external store needs no new beginning.
     pub fn no_new_cluster() -> Self {
         Self::NotWithStore {

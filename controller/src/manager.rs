@@ -69,6 +69,9 @@ impl Manager {
             if init.spec.autolock_managers {
                 return Err(Error::no_autolock());
             }
+            if settings::has_snapshots(&init.spec) {
+                return Err(Error::no_snapshots());
+            }
             let id = Member::random_id_by(|| config.host.random());
             let manager = Box::pin(Self::on_store(store.clone(), Way::Bootstrap, config, id)).await?;
             if let Err(error) = manager.write_first_state(init).await {

@@ -35,6 +35,14 @@ pub fn check_settings(spec: &ClusterSpec) -> Result<(), String> {
     Ok(())
 }
 
+/// What the command line asks for when nobody says anything about snapshots.
+const DEFAULT_INTERVAL: u64 = 10_000;
+
+/// Something is said about snapshots that a manager would not do anyway.
+pub(crate) fn has_snapshots(spec: &ClusterSpec) -> bool {
+    !matches!(spec.snapshot_interval, 0 | DEFAULT_INTERVAL) || spec.old_snapshots != 0
+}
+
 /// Interval and number of snapshots.
 fn snapshots(state: &Snapshot) -> Option<(u64, usize)> {
     let spec = state.cluster()?.spec.as_ref()?;

@@ -231,7 +231,15 @@ fn what_such_a_cluster_can_not_do_is_refused() {
                 &first.address(),
             ])?
             .fails(1, &["autolock is not possible", "seal-key-file"])?;
+        for flag in ["--snapshot-interval=500", "--max-snapshots=2"] {
+            first
+                .pontoon(&["swarm", "init", flag, "--advertise-addr", &first.address()])?
+                .fails(1, &["--snapshot-interval or --max-snapshots is not possible"])?;
+        }
         first.ok(&["swarm", "init", "--advertise-addr", &first.address()])?;
+        first
+            .pontoon(&["swarm", "update", "--snapshot-interval=500"])?
+            .fails(1, &["no snapshots of their own"])?;
         ensure!(first.log_tail(200).contains("lies in etcd in clear"));
         first
             .pontoon(&["swarm", "update", "--autolock"])?
