@@ -54,6 +54,13 @@ pub struct Manager {
     tasks: Mutex<JoinSet<()>>,
 }
 
+#[cfg_attr(
+    not(feature = "etcd"),
+    allow(
+        unused_variables,
+        reason = "without a kind of external store what opens one is never reached"
+    )
+)]
 impl Manager {
     /// True when `data_dir` holds a manager's log: [`Manager::open`] is the way to start.
     pub fn exists(data_dir: &Path) -> bool {
