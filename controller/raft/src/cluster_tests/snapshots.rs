@@ -33,7 +33,8 @@ async fn snapshots_are_taken_and_kept_as_wished() {
     eventually("no more than wished are kept", || async { files() == 3 }).await;
     let config = cluster.take(1).stop().await;
     cluster.restart(1, config).await;
-    assert_eq!(files(), 3, "a restart keeps them");
+    // One more if the member was stopped between a snapshot and the removal of the oldest.
+    assert!((3..=4).contains(&files()), "a restart keeps them: {}", files());
     let handle = cluster.nodes[&1].handle.clone();
     handle.set_snapshots(10, 0);
     let mut number = 0;
