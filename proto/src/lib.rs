@@ -2,18 +2,21 @@
 //!
 //! # Layout
 //! - [`v1`]: everything generated; with the feature `grpc` also the clients and servers.
-//! - [`id`]: id newtypes; [`name`]: made-up names; [`state`]: what follows from a state alone.
+//! - [`id`]: id newtypes; [`name`]: made-up names; [`state`]: what follows from a state alone; [`mode`]: from a service's mode;
+//!   [`template`]: placeholders in a service's settings.
 //! - `secret`: what is not shown of messages in logs.
 //! - [`FILE_DESCRIPTOR_SET`]: the descriptors, for server reflection.
 //!
 //! Called by every other crate. It holds no logic.
 
 pub mod id;
+pub mod mode;
 pub mod name;
 #[cfg(feature = "planted-bugs")]
 pub mod planted;
 mod secret;
 pub mod state;
+pub mod template;
 
 /// Version 1 of the API.
 #[allow(missing_docs, clippy::all, clippy::pedantic)]

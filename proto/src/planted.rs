@@ -27,6 +27,16 @@ pub enum Bug {
     ReadOldState,
     /// Agents' reports are confirmed before they are written.
     ConfirmEarly,
+    /// Updates don't count the slots that are being moved already.
+    ForgetBudget,
+    /// Start-first: the old task goes as soon as the new one is made.
+    LeaveEarly,
+    /// Tasks are made without a reason.
+    ForgetCause,
+    /// All slots of a job are opened at once.
+    ForgetLimit,
+    /// Constraints are not asked when tasks are placed.
+    ForgetConstraint,
 }
 
 thread_local! {
