@@ -40,7 +40,11 @@ pub fn encode(snapshot: &Snapshot, w: &mut dyn Write) -> io::Result<()> {
         base_version: snapshot.version(),
         changes: Vec::new(),
         at: 1,
-        format: 0,
+        format: snapshot
+            .objects()
+            .map(|object| object.format())
+            .max()
+            .unwrap_or(0),
     };
     write_record(w, &header, &mut buffer)?;
     let mut count: u64 = 0;

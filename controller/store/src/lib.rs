@@ -12,7 +12,10 @@
 
 /// What this program knows of changesets and snapshots: those of a higher format are refused, not half understood. Raised by a
 /// release whose new fields an older one must not lose; see `proto/README.md`.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
+
+/// Since this format services can be jobs, back off, drain and depend on others, and nodes and tasks have generic resources.
+pub(crate) const FORMAT_OF_JOBS: u32 = 2;
 
 pub mod codec;
 mod error;

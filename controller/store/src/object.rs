@@ -4,7 +4,9 @@
 use std::fmt;
 use std::sync::Arc;
 
-use pontoon_proto::v1::{self, Cluster, Meta, Network, Node, Service, Task, change};
+use pontoon_proto::v1::{self, Cluster, Meta, Network, Node, Service, ServiceSpec, Task, change};
+
+use crate::FORMAT_OF_JOBS;
 
 /// Kind of an object. The order is the order of changes within a changeset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -93,6 +95,22 @@ impl Object {
         }
     }
 
+    /// The format that a reader must know to lose nothing of it.
+    pub(crate) fn format(&self) -> u32 {
+        let has_news = match self {
+            Object::Service(o) => {
+                o.job_status.is_some() || o.released_version != 0 || specs(o).any(has_news_of_jobs)
+            }
+            Object::Task(o) => o.job_iteration.is_some() || !o.generic_resources.is_empty(),
+            Object::Node(o) => {
+                let description = o.description.as_ref();
+                description.is_some_and(|node| !node.generic_resources.is_empty())
+            }
+            _ => false,
+        };
+        if has_news { FORMAT_OF_JOBS } else { 0 }
+    }
+
     /// The change that writes it.
     #[must_use]
     pub fn to_put(&self) -> v1::Change {
@@ -105,6 +123,27 @@ impl Object {
         };
         v1::Change { change: Some(change) }
     }
+}
+
+/// All specs that a service holds.
+fn specs(service: &Service) -> impl Iterator<Item = &ServiceSpec> {
+    let retained = service
+        .retained
+        .iter()
+        .filter_map(|retained| retained.spec.as_ref());
+    retained.chain(&service.spec).chain(&service.previous_spec)
+}
+
+/// Whether a spec asks for what is known since [`FORMAT_OF_JOBS`]: restarts with a growing delay, a drain period, services that it
+/// depends on, or units of generic resources.
+fn has_news_of_jobs(spec: &ServiceSpec) -> bool {
+    let task = spec.task.as_ref();
+    let restart = task.and_then(|task| task.restart.as_ref());
+    let resources = task.and_then(|task| task.resources.as_ref());
+    !spec.depends_on.is_empty()
+        || restart.is_some_and(|restart| restart.max_delay.is_some())
+        || task.is_some_and(|task| task.drain_period.is_some())
+        || resources.is_some_and(|resources| !resources.generic_reservations.is_empty())
 }
 
 /// The change that deletes an object.

@@ -187,18 +187,21 @@ impl Tx {
         let Self {
             base, view, written, ..
         } = self;
+        let mut format = 0;
         let change = |(kind, id): (Kind, Id)| match (base.get(kind, &id), view.get(kind, &id)) {
-            (before, Some(now)) => (before.as_ref() != Some(&now)).then(|| now.to_put()),
+            (before, Some(now)) if before.as_ref() != Some(&now) => {
+                format = format.max(now.format());
+                Some(now.to_put())
+            }
             (Some(_), None) => Some(object::deletion(kind, id.as_ref().to_owned())),
-            (None, None) => None,
+            (_, Some(_)) | (None, None) => None,
         };
         let changes = written.into_keys().filter_map(change).collect();
         Changeset {
             base_version: base.version,
             changes,
             at,
-            // Nothing in it needs more than the first format.
-            format: 0,
+            format,
         }
     }
 }

@@ -8,7 +8,7 @@
 use std::path::PathBuf;
 
 use pontoon_proto::v1::*;
-use pontoon_store::{ApplyOutcome, Error, FORMAT, Snapshot, Store, Tx, codec};
+use pontoon_store::{ApplyOutcome, Error, FORMAT, Kind, Snapshot, Store, Tx, codec};
 use prost::Message;
 
 fn path(name: &str) -> PathBuf {
@@ -134,6 +134,78 @@ fn network() -> Network {
     }
 }
 
+/// A job in its third run, which waits for another service and holds a unit of a generic resource: format 2.
+fn job() -> (Service, Task) {
+    let mode = ReplicatedJobMode {
+        max_concurrent: 2,
+        total_completions: 9,
+    };
+    let service = Service {
+        id: "service2".to_owned(),
+        spec: Some(ServiceSpec {
+            annotations: annotations("migrate"),
+            mode: Some(service_spec::Mode::ReplicatedJob(mode)),
+            depends_on: vec![Dependency {
+                service: "db".to_owned(),
+                condition: dependency::Condition::Healthy.into(),
+                optional: true,
+            }],
+            task: Some(TaskSpec {
+                drain_period: Some(15),
+                resources: Some(ResourceRequirements {
+                    generic_reservations: vec![gpu("")],
+                    ..Default::default()
+                }),
+                ..Default::default()
+            }),
+            ..Default::default()
+        }),
+        spec_version: 1,
+        released_version: 1,
+        waits_for: "nothing".to_owned(),
+        job_status: Some(JobStatus {
+            iteration: 2,
+            last_execution: 14,
+        }),
+        ..Default::default()
+    };
+    let task = Task {
+        id: "task2".to_owned(),
+        service_id: "service2".to_owned(),
+        spec_version: 1,
+        slot: 4,
+        desired_state: TaskState::Complete.into(),
+        job_iteration: Some(2),
+        steps: vec![TaskStep {
+            at: 16,
+            state: TaskState::Pending.into(),
+            reason: "the one before failed".to_owned(),
+        }],
+        generic_resources: vec![gpu("gpu0")],
+        service_name: "migrate".to_owned(),
+        ..Default::default()
+    };
+    (service, task)
+}
+
+/// One unit: any, or the one of that name.
+fn gpu(name: &str) -> GenericResource {
+    GenericResource {
+        kind: "gpu".to_owned(),
+        name: name.to_owned(),
+        count: i64::from(name.is_empty()),
+    }
+}
+
+fn changeset_with_job() -> Changeset {
+    let mut tx = Tx::new(Snapshot::default());
+    let (service, task) = job();
+    tx.put_cluster(cluster()).unwrap();
+    tx.put_service(service).unwrap();
+    tx.put_task(task).unwrap();
+    tx.into_changeset(1_800_000_000_000_000_000)
+}
+
 fn changeset() -> Changeset {
     let mut tx = Tx::new(Snapshot::default());
     tx.put_cluster(cluster()).unwrap();
@@ -144,9 +216,9 @@ fn changeset() -> Changeset {
     tx.into_changeset(1_700_000_000_000_000_000)
 }
 
-fn store() -> Store {
+fn store(changeset: Changeset) -> Store {
     let store = Store::new();
-    assert!(matches!(store.apply(changeset()), ApplyOutcome::Applied { .. }));
+    assert!(matches!(store.apply(changeset), ApplyOutcome::Applied { .. }));
     store
 }
 
@@ -154,11 +226,58 @@ fn store() -> Store {
 fn what_earlier_versions_wrote_is_read_with_all_that_was_in_it() {
     let bytes = std::fs::read(path("snapshot-1.bin")).unwrap();
     let found = codec::decode(&mut bytes.as_slice()).unwrap();
-    assert_eq!(found, *store().snapshot());
+    assert_eq!(found, *store(changeset()).snapshot());
     assert_eq!(found.cluster().unwrap().unlock_key, cluster().unlock_key);
 
     let bytes = std::fs::read(path("changeset-1.bin")).unwrap();
     assert_eq!(Changeset::decode(bytes.as_slice()).unwrap(), changeset());
+
+    let bytes = std::fs::read(path("snapshot-2.bin")).unwrap();
+    let found = codec::decode(&mut bytes.as_slice()).unwrap();
+    assert_eq!(found, *store(changeset_with_job()).snapshot());
+    let bytes = std::fs::read(path("changeset-2.bin")).unwrap();
+    assert_eq!(Changeset::decode(bytes.as_slice()).unwrap(), changeset_with_job());
+}
+
+fn task_of(spec: &mut ServiceSpec) -> &mut TaskSpec {
+    spec.task.get_or_insert_default()
+}
+
+#[test]
+fn only_what_an_older_version_would_lose_raises_the_format() {
+    assert_eq!(changeset().format, 0);
+    assert_eq!(changeset_with_job().format, 2);
+    let news: [fn(&mut ServiceSpec); 4] = [
+        |spec| task_of(spec).restart.get_or_insert_default().max_delay = Some(1),
+        |spec| task_of(spec).drain_period = Some(0),
+        |spec| spec.depends_on.push(Dependency::default()),
+        |spec| {
+            let resources = task_of(spec).resources.get_or_insert_default();
+            resources.generic_reservations.push(gpu(""));
+        },
+    ];
+    for news in news {
+        let mut service = service();
+        news(service.previous_spec.get_or_insert_default());
+        let mut tx = Tx::new(Snapshot::default());
+        tx.put_service(service).unwrap();
+        assert_eq!(tx.into_changeset(1).format, 2);
+    }
+    let mut node = node();
+    node.description.get_or_insert_default().generic_resources = vec![gpu("gpu0")];
+    let mut tx = Tx::new(Snapshot::default());
+    tx.put_node(node).unwrap();
+    assert_eq!(tx.into_changeset(1).format, 2);
+    // A changeset that only takes the job away can be read by all.
+    let view = store(changeset_with_job()).snapshot();
+    let mut tx = Tx::new(Snapshot::clone(&view));
+    tx.delete(Kind::Task, "task2");
+    tx.delete(Kind::Service, "service2");
+    assert_eq!(tx.into_changeset(1).format, 0);
+    let mut bytes = Vec::new();
+    codec::encode(&view, &mut bytes).unwrap();
+    let header = Changeset::decode_length_delimited(&bytes[8..]).unwrap();
+    assert_eq!(header.format, 2);
 }
 
 #[test]
@@ -192,7 +311,7 @@ fn what_a_newer_version_wrote_is_refused_by_name() {
 #[ignore = "writes the fixtures of this version"]
 fn write() {
     let mut bytes = Vec::new();
-    codec::encode(&store().snapshot(), &mut bytes).unwrap();
-    std::fs::write(path("snapshot-1.bin"), bytes).unwrap();
-    std::fs::write(path("changeset-1.bin"), changeset().encode_to_vec()).unwrap();
+    codec::encode(&store(changeset_with_job()).snapshot(), &mut bytes).unwrap();
+    std::fs::write(path("snapshot-2.bin"), bytes).unwrap();
+    std::fs::write(path("changeset-2.bin"), changeset_with_job().encode_to_vec()).unwrap();
 }
