@@ -1,6 +1,7 @@
 //! Placement constraints: `node.labels.zone==a`, `node.role!=manager`. Parsed when a service is validated and when its
 //! tasks are placed; SwarmKit's grammar, keys and words.
 
+use std::fmt;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -95,6 +96,13 @@ fn matches_address(addr: &str, value: &str) -> bool {
         (Ok(ip), _) => ip == addr,
         (_, Ok(net)) => net.contains(&addr),
         _ => false,
+    }
+}
+
+impl fmt::Display for Constraint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let operator = if self.equal { "==" } else { "!=" };
+        write!(f, "{}{operator}{}", self.key, self.value)
     }
 }
 

@@ -11,6 +11,8 @@ pub const SECOND: i64 = 1_000_000_000;
 pub const RESTART_DELAY: i64 = 5 * SECOND;
 /// How long after its start a task's failure counts against the update.
 pub const UPDATE_MONITOR: i64 = 5 * SECOND;
+/// Time between the last new connection to a leaving task that others reach by the network and SIGTERM; the agent's.
+pub const DRAIN_PERIOD: i64 = SECOND;
 /// Time between SIGTERM and SIGKILL.
 pub const STOP_GRACE_PERIOD: i64 = 10 * SECOND;
 /// How much longer than its grace period a task may take to stop before its successor starts all the same.
@@ -39,6 +41,8 @@ pub struct Restart {
     pub max_attempts: u64,
     /// Nanoseconds over which attempts count; 0: the slot's life.
     pub window: i64,
+    /// Nanoseconds up to which the delay doubles; none: it stays as it is.
+    pub max_delay: Option<i64>,
 }
 
 /// The restart policy of a service's spec.
@@ -52,6 +56,7 @@ pub fn restart(spec: Option<&ServiceSpec>) -> Restart {
         delay: policy.and_then(|p| p.delay).unwrap_or(RESTART_DELAY),
         max_attempts: policy.map_or(0, |p| p.max_attempts),
         window: policy.map_or(0, |p| p.window),
+        max_delay: policy.and_then(|p| p.max_delay),
     }
 }
 

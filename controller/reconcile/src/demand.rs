@@ -4,10 +4,15 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use pontoon_proto::v1::{Node, Platform, PublishMode, Resources, ServiceSpec};
+use pontoon_proto::v1::{
+    GenericResource, MountType, Node, Platform, PublishMode, Resources, ServiceSpec, Task, TaskSpec,
+    TaskState,
+};
 use pontoon_store::Id;
 
 use crate::constraint::{self, Constraint};
+use crate::generic::Held;
+use crate::state::{is_live, state_of};
 use crate::{defaults, versions};
 
 /// What tasks of one spec version ask of a node.
@@ -15,6 +20,9 @@ use crate::{defaults, versions};
 pub(crate) struct Demand {
     pub(crate) nano_cpus: i64,
     pub(crate) memory: i64,
+    pub(crate) generic: Vec<GenericResource>,
+    /// (type, name) of the drivers that its node must have, as nodes report them.
+    pub(crate) plugins: Vec<(&'static str, String)>,
     /// (protocol, port) published in host mode.
     pub(crate) host_ports: Vec<(i32, u32)>,
     pub(crate) constraints: Vec<Constraint>,
@@ -30,9 +38,8 @@ impl Demand {
     pub(crate) fn new(spec: &ServiceSpec) -> Self {
         let task = spec.task.as_ref();
         let placement = task.and_then(|task| task.placement.as_ref());
-        let reserved = task
-            .and_then(|t| t.resources.as_ref())
-            .and_then(|r| r.reservations.as_ref());
+        let resources = task.and_then(|task| task.resources.as_ref());
+        let reserved = resources.and_then(|resources| resources.reservations.as_ref());
         let parsed = placement
             .map_or(&[][..], |p| &p.constraints)
             .iter()
@@ -42,6 +49,8 @@ impl Demand {
         Self {
             nano_cpus: reserved.map_or(0, |r| r.nano_cpus),
             memory: reserved.map_or(0, |r| r.memory_bytes),
+            generic: resources.map_or_else(Vec::new, |r| r.generic_reservations.clone()),
+            plugins: task.map_or_else(Vec::new, plugins),
             host_ports: host
                 .filter(|p| p.published_port != 0)
                 .map(|p| (p.protocol, p.published_port))
@@ -65,6 +74,31 @@ impl Demand {
     }
 }
 
+/// The drivers that a task can't do without. `none` is the absence of a log driver, and needs none.
+fn plugins(task: &TaskSpec) -> Vec<(&'static str, String)> {
+    let mounts = task
+        .container
+        .as_ref()
+        .map_or(&[][..], |container| &container.mounts);
+    let volumes = mounts
+        .iter()
+        .filter(|mount| mount.r#type() == MountType::Volume)
+        .filter_map(|mount| mount.volume.as_ref())
+        .map(|volume| ("Volume", volume.driver.as_str()));
+    let log = task.log_driver.iter().map(|log| ("Log", log.name.as_str()));
+    let mut needed: Vec<_> = volumes
+        .chain(log.filter(|(_, name)| *name != "none"))
+        .filter(|(_, name)| !name.is_empty())
+        .map(|(kind, name)| (kind, name.to_owned()))
+        .collect();
+    if !task.networks.is_empty() {
+        needed.push(("Network", "overlay".to_owned()));
+    }
+    needed.sort();
+    needed.dedup();
+    needed
+}
+
 /// What a node offers.
 pub(crate) fn capacity(node: &Node) -> Resources {
     node.description
@@ -78,6 +112,7 @@ pub(crate) fn capacity(node: &Node) -> Resources {
 pub(crate) struct Usage {
     pub(crate) nano_cpus: i64,
     pub(crate) memory: i64,
+    pub(crate) generic: Held,
     /// Tasks that are to run.
     pub(crate) active: usize,
     /// The same by service.
@@ -91,12 +126,24 @@ impl Usage {
     /// Notes a failure at `at`; those that are too old at that time are forgotten.
     pub(crate) fn fail(&mut self, service: &Id, version: u64, at: i64) {
         let times = self.failures.entry((service.clone(), version)).or_default();
-        times.retain(|time| at - *time < defaults::FAILURE_WINDOW);
         times.push(at);
+        // Those of versions that are gone too.
+        self.failures.retain(|_, times| {
+            times.retain(|time| at - *time < defaults::FAILURE_WINDOW);
+            !times.is_empty()
+        });
+    }
+
+    /// Forgets a service that was removed.
+    pub(crate) fn forget(&mut self, service: &Id) {
+        self.failures.retain(|(failed, _), _| failed != service);
     }
 
     /// Failures that count at `now`; fewer than [`defaults::MAX_FAILURES`] count as none.
     pub(crate) fn failures(&self, service: &Id, version: u64, now: i64) -> usize {
+        if self.failures.is_empty() {
+            return 0;
+        }
         let times = self
             .failures
             .get(&(service.clone(), version))
@@ -124,15 +171,30 @@ pub(crate) struct Share {
     pub(crate) node: Id,
     pub(crate) service: Id,
     pub(crate) demand: Arc<Demand>,
+    pub(crate) generic: Box<[GenericResource]>,
     /// Counted among the tasks that are to run.
     pub(crate) active: bool,
 }
 
 impl Share {
+    /// What a task is counted as; nothing while it is on no node, or has ended.
+    pub(crate) fn of(task: &Task, demand: impl FnOnce() -> Arc<Demand>) -> Option<Self> {
+        let state = state_of(task);
+        let placed = !task.node_id.is_empty() && state >= TaskState::Assigned && !state.is_terminal();
+        placed.then(|| Self {
+            node: task.node_id.as_str().into(),
+            service: task.service_id.as_str().into(),
+            demand: demand(),
+            generic: task.generic_resources.clone().into_boxed_slice(),
+            active: is_live(task),
+        })
+    }
+
     /// Adds the share to the node's usage.
     pub(crate) fn add(&self, usage: &mut Usage) {
         usage.nano_cpus += self.demand.nano_cpus;
         usage.memory += self.demand.memory;
+        usage.generic.add(&self.generic);
         for port in &self.demand.host_ports {
             *usage.host_ports.entry(*port).or_default() += 1;
         }
@@ -146,6 +208,7 @@ impl Share {
     pub(crate) fn take(&self, usage: &mut Usage) {
         usage.nano_cpus -= self.demand.nano_cpus;
         usage.memory -= self.demand.memory;
+        usage.generic.take(&self.generic);
         for port in &self.demand.host_ports {
             if let Some(count) = usage.host_ports.get_mut(port) {
                 *count -= 1;

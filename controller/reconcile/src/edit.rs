@@ -3,12 +3,13 @@
 
 use ipnet::IpNet;
 use pontoon_proto::v1::{
-    Network, NetworkSpec, PortConfig, PublishMode, Service, ServiceSpec, UpdateState, UpdateStatus,
+    JobStatus, Network, NetworkSpec, PortConfig, PublishMode, Service, ServiceSpec, UpdateState, UpdateStatus,
 };
 use pontoon_store::{Id, Kind, Snapshot, Tx};
 
 use crate::allocator::{NODE_NETWORKS, conflict, shares_port};
-use crate::state::{is_global, state_of};
+use crate::orchestrator::dependencies;
+use crate::state::state_of;
 use crate::versions;
 
 /// A refused edit. The messages are Docker's where it has some.
@@ -81,23 +82,56 @@ fn known_networks(view: &Snapshot, spec: &ServiceSpec) -> Result<(), Error> {
     Ok(())
 }
 
+/// Services that wait for each other would never start.
+fn no_circle(view: &Snapshot, spec: &ServiceSpec) -> Result<(), Error> {
+    let name = spec
+        .annotations
+        .as_ref()
+        .map_or("", |annotations| annotations.name.as_str());
+    let next = |other: &str| {
+        let spec = if other == name {
+            Some(spec)
+        } else {
+            view.service_by_name(other)
+                .and_then(|service| service.spec.as_ref())
+        };
+        let depends = dependencies::of(spec).iter();
+        depends
+            .map(|dependency| dependency.service.as_str())
+            .collect::<Vec<_>>()
+    };
+    dependencies::circle(name, &next).map_or(Ok(()), |circle| {
+        let circle = circle.join(" -> ");
+        Err(Error::Unsupported(format!(
+            "services depend on each other: {circle}"
+        )))
+    })
+}
+
 /// Creates a service under `id`.
 ///
 /// # Errors
 /// [`Error::Store`] if the name is taken or a network does not exist, [`Error::Conflict`] if a port is.
 pub fn create_service(tx: &mut Tx, id: String, spec: ServiceSpec) -> Result<(), Error> {
     known_networks(tx, &spec)?;
+    no_circle(tx, &spec)?;
     port_conflict(tx, &id, &spec)?;
+    let job_status = spec.is_job().then(JobStatus::default);
     let service = Service {
         id,
         spec: Some(spec),
         spec_version: 1,
+        job_status,
         ..Default::default()
     };
     Ok(tx.put_service(service)?)
 }
 
-/// Gives a service a new spec; `version` is the object's version that the user read (0: any).
+fn mode(spec: Option<&ServiceSpec>) -> &'static str {
+    spec.map_or("replicated", ServiceSpec::mode_name)
+}
+
+/// Gives a service a new spec, and begins a new run of a job; `version` is the object's version that the user read (0: any).
 ///
 /// # Errors
 /// [`Error::OutOfSequence`], [`Error::Unsupported`] if the mode would change, else as [`create_service`].
@@ -107,7 +141,7 @@ pub fn update_service(tx: &mut Tx, id: &str, version: u64, spec: ServiceSpec) ->
         spec: Some(spec.clone()),
         ..Default::default()
     };
-    if is_global(&service) != is_global(&next) {
+    if mode(service.spec.as_ref()) != mode(next.spec.as_ref()) {
         return Err(Error::Unsupported(
             "service mode change is not allowed".to_owned(),
         ));
@@ -119,18 +153,37 @@ pub fn update_service(tx: &mut Tx, id: &str, version: u64, spec: ServiceSpec) ->
     }
     known_networks(tx, &spec)?;
     port_conflict(tx, id, &spec)?;
-    service.previous_spec.clone_from(&service.spec);
+    no_circle(tx, &spec)?;
+    if service.spec.as_ref() != Some(&spec) {
+        // The same again lets a paused update go on: the way back stays.
+        service.previous_spec.clone_from(&service.spec);
+    }
     service.update_status = None;
+    if let Some(iteration) = service.iteration() {
+        service.job_status = Some(JobStatus {
+            iteration: iteration + 1,
+            last_execution: 0,
+        });
+    }
+    let (released, version) = (dependencies::is_released(&service), service.spec_version);
     advance(tx, &mut service, spec);
+    if released && service.spec_version == version {
+        // Its tasks run already: dependencies that were added hold up none of them.
+        service.released_version = version;
+    }
     Ok(tx.put_service(service)?)
 }
 
 /// Takes a service's previous spec again; doing so twice leads back to where it was.
 ///
 /// # Errors
-/// [`Error::Unsupported`] if there is no previous spec, else as [`update_service`].
+/// [`Error::Unsupported`] if there is no previous spec, or it is a job, else as [`update_service`].
 pub fn rollback_service(tx: &mut Tx, id: &str, version: u64, now: i64) -> Result<(), Error> {
     let mut service = find(tx, id, version)?;
+    if service.iteration().is_some() {
+        let message = "jobs cannot be rolled back: update the job instead, which runs it again";
+        return Err(Error::Unsupported(message.to_owned()));
+    }
     let Some(previous) = service.previous_spec.take() else {
         let name = versions::name(&service);
         return Err(Error::Unsupported(format!(

@@ -1,13 +1,14 @@
 //! Orchestration, allocation and placement as one pure function over a transaction.
 //!
 //! # Layout
-//! - [`reconcile`]: the loop: orchestrate → allocate → schedule, until nothing changes or the budget is used;
+//! - [`reconcile`]: the loop: orchestrate → allocate → schedule, until nothing changes or the budget is used; [`place`]: only the last;
 //! - [`ReconcileState`]: caches derived from the objects, kept from call to call, rebuilt from nothing when lost;
-//! - `orchestrator`: tasks of replicated and global services, restarts, updates and rollbacks, history, nodes that left;
+//! - `orchestrator`: tasks of replicated and global services and of jobs, restarts, updates and rollbacks, history, nodes that left;
 //! - `allocator`: VNIs, subnets, VIPs, task addresses, published ports, the ingress network;
-//! - `scheduler`: filters, then spread;
+//! - `scheduler`: filters, then spread; `demand`, `generic`: what a task asks of a node and what a node has left of it;
 //! - [`edit`]: users' writes (create, update, roll back, remove); [`observe`]: what agents and sessions report;
 //! - [`spec`], [`constraint`], [`defaults`]: what users may ask for, and what holds when they don't say;
+//! - `reasons`: why things happen to tasks; [`explain`]: the whole chain of them;
 //! - [`assignments`]: what a node is told.
 //!
 //! Called by the controller's writer (and its API for validation, its dispatcher for assignments). Pure: time and ids come
@@ -19,16 +20,20 @@ pub mod constraint;
 pub mod defaults;
 mod demand;
 pub mod edit;
+pub mod explain;
+mod generic;
 pub mod observe;
 mod orchestrator;
 mod pass;
+mod reasons;
 mod scheduler;
 pub mod spec;
 mod state;
 mod timers;
 mod versions;
 
+pub use orchestrator::dependencies::circle;
 pub use versions::image_of;
 
-pub use pass::{Budget, Env, Outcome, reconcile};
+pub use pass::{Budget, Env, Outcome, place, reconcile};
 pub use state::ReconcileState;

@@ -3,6 +3,7 @@
 use pontoon_proto::v1::{Node, NodeDescription, NodeState, NodeStatus, TaskState, TaskStatusUpdate};
 use pontoon_store::Tx;
 
+use crate::reasons;
 use crate::state::state_of;
 
 /// Takes in what the node's agent says of its tasks; returns how many updates said something new. A task's state never
@@ -26,6 +27,9 @@ pub fn task_status(tx: &mut Tx, node_id: &str, updates: &[TaskStatusUpdate], now
         }
         let mut task = pontoon_proto::v1::Task::clone(&task);
         let mut status = status.clone();
+        if status.leaving && !task.status.as_ref().is_some_and(|before| before.leaving) {
+            reasons::note(&mut task, now, status.err.clone());
+        }
         if status.timestamp <= 0 {
             status.timestamp = now;
         }

@@ -50,16 +50,7 @@ pub struct Outcome {
 /// Brings the objects in `tx` towards what their specs ask for. `state` must come from earlier calls or be new; it finds
 /// out by itself what has changed since, also if an earlier transaction was dropped.
 pub fn reconcile(tx: &mut Tx, state: &mut ReconcileState, env: &mut Env<'_>) -> Outcome {
-    let changes = tx.changes().saturating_add(env.budget.changes.max(1));
-    let bytes = tx.size().saturating_add(env.budget.bytes.max(1));
-    let mut pass = Pass {
-        tx,
-        state,
-        env,
-        changes,
-        bytes,
-    };
-    pass.state.sync(pass.tx.view());
+    let mut pass = Pass::begin(tx, state, env);
     while let Some(subject) = pass.state.timers.pop_due(pass.env.now) {
         match subject {
             Subject::Slot(service, slot) => pass.state.mark_slot(&service, slot),
@@ -84,6 +75,13 @@ pub fn reconcile(tx: &mut Tx, state: &mut ReconcileState, env: &mut Env<'_>) -> 
     }
 }
 
+/// The last of [`reconcile`]'s steps alone: gives waiting tasks their nodes. What differs from the objects seen last is taken in
+/// first. For measurements, and for who asks what would be placed where.
+pub fn place(tx: &mut Tx, state: &mut ReconcileState, env: &mut Env<'_>) {
+    let mut pass = Pass::begin(tx, state, env);
+    scheduler::run(&mut pass);
+}
+
 /// What the parts of one call share.
 pub(crate) struct Pass<'a, 'b> {
     pub(crate) tx: &'a mut Tx,
@@ -91,6 +89,22 @@ pub(crate) struct Pass<'a, 'b> {
     pub(crate) env: &'a mut Env<'b>,
     changes: usize,
     bytes: usize,
+}
+
+impl<'a, 'b> Pass<'a, 'b> {
+    /// Takes in what has changed since the call before.
+    fn begin(tx: &'a mut Tx, state: &'a mut ReconcileState, env: &'a mut Env<'b>) -> Self {
+        let changes = tx.changes().saturating_add(env.budget.changes.max(1));
+        let bytes = tx.size().saturating_add(env.budget.bytes.max(1));
+        state.sync(tx.view());
+        Self {
+            tx,
+            state,
+            env,
+            changes,
+            bytes,
+        }
+    }
 }
 
 impl Pass<'_, '_> {

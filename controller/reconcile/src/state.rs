@@ -5,11 +5,12 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use pontoon_proto::v1::{Cluster, Node, Service, Task, TaskState, service_spec::Mode};
+use pontoon_proto::v1::{Cluster, Node, Service, ServiceSpec, Task, TaskState};
 use pontoon_store::{Id, Object, Snapshot};
 
 use crate::allocator::Allocations;
 use crate::demand::{Demand, Share, Usage};
+use crate::orchestrator::dependencies;
 use crate::scheduler::Queue;
 use crate::timers::{SlotKey, Timers};
 use crate::{defaults, versions};
@@ -23,9 +24,38 @@ pub(crate) struct ServiceState {
     pub(crate) dirty: BTreeSet<SlotKey>,
     /// Slots that have a live task, or one that is not to be restarted.
     pub(crate) occupied: BTreeSet<SlotKey>,
+    /// Those of them whose task has ended.
+    pub(crate) ended: BTreeSet<SlotKey>,
     /// Number of tasks by spec version.
     pub(crate) versions: BTreeMap<u64, usize>,
     demands: BTreeMap<u64, Arc<Demand>>,
+}
+
+/// What a slot is to its service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// It has no task that counts.
+    Free,
+    /// It has a live task.
+    Live,
+    /// Its last task ended and gets no successor.
+    Ended,
+}
+
+impl ServiceState {
+    /// Notes what a slot is by now.
+    pub(crate) fn note(&mut self, slot: SlotKey, standing: Standing) {
+        if standing == Standing::Ended {
+            self.ended.insert(slot.clone());
+        } else {
+            self.ended.remove(&slot);
+        }
+        if standing == Standing::Free {
+            self.occupied.remove(&slot);
+        } else {
+            self.occupied.insert(slot);
+        }
+    }
 }
 
 /// What the reconciler remembers from call to call. Holds nothing that the objects don't tell: losing it costs one
@@ -35,6 +65,8 @@ pub struct ReconcileState {
     seen: Snapshot,
     pub(crate) services: BTreeMap<Id, ServiceState>,
     pub(crate) globals: BTreeSet<Id>,
+    /// By name of a service, those that wait for it.
+    waiters: BTreeMap<Id, BTreeSet<Id>>,
     pub(crate) dirty_services: BTreeSet<Id>,
     pub(crate) dirty_nodes: BTreeSet<Id>,
     pub(crate) usage: BTreeMap<Id, Usage>,
@@ -44,12 +76,18 @@ pub struct ReconcileState {
     pub(crate) queue: Queue,
 }
 
-/// Whether a service is global.
+/// Whether a service has its tasks by nodes: a global one, or a global job.
 pub(crate) fn is_global(service: &Service) -> bool {
-    matches!(
-        service.spec.as_ref().and_then(|spec| spec.mode.as_ref()),
-        Some(Mode::Global(_))
-    )
+    service.spec.as_ref().is_some_and(ServiceSpec::is_per_node)
+}
+
+/// What is desired of a service's task once it may start.
+pub(crate) fn goal(service: &Service) -> TaskState {
+    if service.iteration().is_some() {
+        TaskState::Complete
+    } else {
+        TaskState::Running
+    }
 }
 
 /// The slot that a task belongs to.
@@ -71,9 +109,12 @@ pub(crate) fn ended_at(task: &Task) -> i64 {
     task.meta.as_ref().map_or(0, |meta| meta.updated_at)
 }
 
-/// Whether the task is to run (or to get ready for it).
+/// Whether the task is to run (or to get ready for it). A job's is to complete, and is over when it has ended.
 pub(crate) fn is_live(task: &Task) -> bool {
-    task.desired_state() <= TaskState::Running
+    match task.desired_state() {
+        TaskState::Complete => !state_of(task).is_terminal(),
+        desired => desired <= TaskState::Running,
+    }
 }
 
 impl ReconcileState {
@@ -103,8 +144,9 @@ impl ReconcileState {
             && !self.queue.retry
     }
 
-    /// Takes in what differs from the objects seen last.
-    pub(crate) fn sync(&mut self, view: &Snapshot) {
+    /// Takes in what differs from the objects seen last. [`reconcile`](crate::reconcile) begins with it; called by itself only where
+    /// that is measured.
+    pub fn sync(&mut self, view: &Snapshot) {
         let diff = view.diff(&self.seen);
         if diff.is_empty() {
             return;
@@ -134,6 +176,9 @@ impl ReconcileState {
                 (Some(Object::Service(old)), None) => {
                     let id = Id::from(old.id.as_str());
                     self.globals.remove(&id);
+                    self.track_waiter(&id, None);
+                    self.wake_waiters(versions::name(old));
+                    self.usage.values_mut().for_each(|usage| usage.forget(&id));
                     self.mark_service(&id);
                 }
                 (old, Some(Object::Task(new))) => {
@@ -169,9 +214,42 @@ impl ReconcileState {
         } else {
             self.globals.remove(&id);
         }
-        let relevant = |s: &Service| (s.spec.clone(), s.spec_version, s.update_status.clone());
+        self.track_waiter(&id, Some(new));
+        let relevant = |s: &Service| {
+            (
+                s.spec.clone(),
+                s.spec_version,
+                s.update_status.clone(),
+                s.iteration(),
+                dependencies::is_released(s),
+            )
+        };
         if old.map(relevant) != Some(relevant(new)) {
             self.mark_service(&id);
+            self.wake_waiters(versions::name(new));
+        }
+    }
+
+    /// Keeps who waits for whom: services whose newest version is not released.
+    fn track_waiter(&mut self, id: &Id, service: Option<&Service>) {
+        self.waiters.retain(|_, waiting| {
+            waiting.remove(id);
+            !waiting.is_empty()
+        });
+        let waits = service.filter(|service| !dependencies::is_released(service));
+        for dependency in waits
+            .iter()
+            .flat_map(|service| dependencies::of(service.spec.as_ref()))
+        {
+            let name = Id::from(dependency.service.as_str());
+            self.waiters.entry(name).or_default().insert(id.clone());
+        }
+    }
+
+    /// Has those looked at that wait for a service to which something happened.
+    fn wake_waiters(&mut self, name: &str) {
+        if let Some(waiting) = self.waiters.get(name) {
+            self.dirty_services.extend(waiting.iter().cloned());
         }
     }
 
@@ -179,6 +257,11 @@ impl ReconcileState {
         let Some(task) = new.or(old) else { return };
         let (id, service_id) = (Id::from(task.id.as_str()), Id::from(task.service_id.as_str()));
         let service = view.service(&service_id);
+        if !self.waiters.is_empty()
+            && let Some(service) = service
+        {
+            self.wake_waiters(versions::name(service));
+        }
         let updating = service.is_some_and(|s| defaults::is_unfinished(s));
         let state = self.services.entry(service_id.clone()).or_default();
         if let Some(old) = old
@@ -195,8 +278,10 @@ impl ReconcileState {
             *state.versions.entry(new.spec_version).or_default() += 1;
         }
         // What the orchestrator has just made it need not look at again.
-        let made =
-            |new: &Task| new.desired_state() == TaskState::Running && state_of(new) < TaskState::Assigned;
+        let made = |new: &Task| {
+            let starts = matches!(new.desired_state(), TaskState::Running | TaskState::Complete);
+            starts && state_of(new) < TaskState::Assigned
+        };
         let is_made = old.is_none() && new.is_some_and(made) && state.occupied.contains(&slot_key(task));
         if !is_made && matters(old, new, updating) {
             self.mark_slot(&service_id, slot_key(task));
@@ -231,18 +316,11 @@ impl ReconcileState {
 
     /// Counts a task as it is now on its node, in place of how it was counted before.
     pub(crate) fn count(&mut self, view: &Snapshot, id: &Id, task: Option<&Task>) {
-        let placed = |task: &&Task| {
-            let state = state_of(task);
-            !task.node_id.is_empty() && state >= TaskState::Assigned && !state.is_terminal()
-        };
-        let share = task.filter(placed).map(|task| Share {
-            node: task.node_id.as_str().into(),
-            service: task.service_id.as_str().into(),
-            demand: match self.shares.get(id) {
-                Some(share) => share.demand.clone(),
-                None => self.demand(view, &task.service_id, task.spec_version),
-            },
-            active: is_live(task),
+        let known = self.shares.get(id).map(|share| share.demand.clone());
+        let share = task.and_then(|task| {
+            Share::of(task, || {
+                known.unwrap_or_else(|| self.demand(view, &task.service_id, task.spec_version))
+            })
         });
         let old = self.shares.get(id);
         if old == share.as_ref() {

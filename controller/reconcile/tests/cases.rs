@@ -3,13 +3,17 @@
 //! ```text
 //! node NAME WORD…              service NAME WORD…        network NAME [SUBNET] [ingress]
 //! set-node NAME WORD…          update NAME WORD…         rollback NAME        rm service|network|node NAME
-//! down NODE   up NODE          run (agents walk)         wait DURATION        history N
-//! fail TASK   complete TASK    broken IMAGE              mended IMAGE         forget (a new leader)
+//! down NODE   up NODE          run (agents walk)         wait DURATION        history N            silent NODE (its agent hangs)
+//! fail TASK   complete TASK    unhealthy TASK (still runs) broken IMAGE       mended IMAGE         forget (a new leader)
 //! refused "MESSAGE" COMMAND…
 //! expect SERVICE running N | live N | tasks N        expect SERVICE on NODE=N …       expect SERVICE slots N …
 //! expect SERVICE image IMAGE=N … (running)           expect SERVICE update STATE ["MESSAGE"]
+//! expect SERVICE backends N (given traffic)          expect SERVICE versions N    expect SERVICE waits "TEXT"
+//! expect JOB completed N (slots or nodes, in this run)                                    expect JOB iteration N
 //! expect SERVICE port N                              expect SERVICE why "ERR" (of each task that waits)
 //! expect SERVICE vip NETWORK ADDR                    expect network NAME SUBNET [VNI] | why "ERR"
+//! expect explain task|service|node NAME "LINE" … (all of these are among what is said)
+//! expect TASK because "REASON" … (its steps)         expect TASK units KIND=NAME KIND=N …
 //! expect TASK STATE DESIRED [on NODE]                expect node NAME leg ADDR | tasks N
 //! expect wake DURATION | never
 //! ```
@@ -23,7 +27,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use pontoon_proto::v1::*;
-use pontoon_reconcile::{assignments, edit, spec};
+use pontoon_reconcile::{assignments, edit, explain, spec};
 use pontoon_store::Snapshot;
 use sim::{Sim, words};
 
@@ -144,10 +148,12 @@ fn run_line(sim: &mut Sim, line: &[&str]) {
         }
         ["down", name] => sim.down(name),
         ["up", name] => sim.up(name),
+        ["silent", name] => drop(sim.silent.insert((*name).to_owned())),
         ["run"] => sim.run(),
         ["step"] => drop(sim.step()),
         ["wait", time] => sim.wait(words::duration(time)),
         ["fail", name] => sim.report(&newest(&sim.view(), name), TaskState::Failed),
+        ["unhealthy", name] => sim.unhealthy(&newest(&sim.view(), name)),
         ["reject", name] => sim.report(&newest(&sim.view(), name), TaskState::Rejected),
         ["complete", name] => sim.report(&newest(&sim.view(), name), TaskState::Complete),
         ["broken", image] => drop(sim.broken.insert((*image).to_owned())),
@@ -208,6 +214,30 @@ fn expect(sim: &mut Sim, line: &[&str]) {
             assert_eq!(assignments.tasks.len().to_string(), *number);
         }
         ["gone", service] => assert!(view.find_service(service).is_err() && view.task_count() == 0),
+        ["explain", kind, name, wanted @ ..] => {
+            let said = match *kind {
+                "task" => explain::task(&view, &newest(&view, name)),
+                "service" => explain::service(&view, view.find_service(name).expect("a service")),
+                _ => explain::node(&view, view.node(name).expect("a node")),
+            };
+            for wanted in wanted {
+                assert!(said.iter().any(|line| line.text == *wanted), "{said:#?}");
+            }
+        }
+        [name, "because", reasons @ ..] => {
+            let task = newest(&view, name);
+            let steps: Vec<_> = task.steps.iter().map(|step| step.reason.as_str()).collect();
+            assert_eq!(steps, reasons, "{task:#?}");
+        }
+        [name, "units", rest @ ..] if name.contains('.') => {
+            let task = newest(&view, name);
+            let value = |unit: &GenericResource| match unit.name.as_str() {
+                "" => format!("{}={}", unit.kind, unit.count),
+                own => format!("{}={own}", unit.kind),
+            };
+            let units: Vec<_> = task.generic_resources.iter().map(value).collect();
+            assert_eq!(units.join(" "), rest.join(" "), "{:?}", task.status);
+        }
         [name, what, rest @ ..] if name.contains('.') => {
             let task = newest(&view, name);
             let described = (state(&task).name(), task.desired_state().name());
@@ -230,13 +260,20 @@ fn expect_service(sim: &Sim, view: &Snapshot, name: &str, line: &[&str]) {
         ["live", number] => assert_eq!(live.len().to_string(), *number),
         ["tasks", number] => assert_eq!(view.service_task_count(&service.id).to_string(), *number),
         ["on", rest @ ..] => assert_eq!(counts(live.iter().map(|t| t.node_id.as_str())), rest.join(" ")),
+        ["completed", number] => assert_eq!(sim.completed(name).to_string(), *number, "{live:#?}"),
+        ["iteration", number] => {
+            let iteration = service.iteration().expect("a job");
+            assert_eq!(iteration.to_string(), *number);
+            let begun = service.job_status.unwrap_or_default().last_execution;
+            assert!(begun > 0 && begun <= sim.now);
+        }
         ["slots", rest @ ..] => {
             let slots: Vec<_> = live.iter().map(|task| task.slot.to_string()).collect();
             assert_eq!(slots.join(" "), rest.join(" "));
         }
         ["image", rest @ ..] => {
             let image = |task: &Arc<Task>| {
-                let spec = sim::invariants::spec(view, task).unwrap().task.clone().unwrap();
+                let spec = sim::rules::spec(view, task).unwrap().task.clone().unwrap();
                 spec.container.unwrap().image
             };
             let images: Vec<_> = running().map(image).collect();
@@ -277,6 +314,18 @@ fn expect_service(sim: &Sim, view: &Snapshot, name: &str, line: &[&str]) {
                 .map_or("", |vip| &vip.addr);
             assert_eq!(vip, *addr);
         }
+        ["waits", text] => assert_eq!(service.waits_for, *text),
+        ["backends", number] => {
+            let mut backends = 0;
+            for node in view.nodes() {
+                let told = assignments::for_node(view, &mut assignments::Records::default(), &node.id);
+                let mut records = told.networks.iter().flat_map(|network| &network.services);
+                if let Some(record) = records.find(|record| record.name == name) {
+                    backends = record.backends.len();
+                }
+            }
+            assert_eq!(backends.to_string(), *number);
+        }
         ["versions", number] => assert_eq!((service.retained.len() + 1).to_string(), *number),
         other => panic!("expect what? {other:?}"),
     }
@@ -314,4 +363,7 @@ macro_rules! files {
     )*};
 }
 
-files!(replicated, global, restart, update, nodes, allocation, scheduling);
+files!(
+    replicated, global, jobs, tasks, restart, update, leaving, reasons, depends, nodes, allocation,
+    scheduling, generic
+);

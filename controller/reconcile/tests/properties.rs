@@ -8,10 +8,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use pontoon_proto::v1::*;
-use pontoon_reconcile::assignments::{self, Records};
+use pontoon_reconcile::assignments::{self, Changes, Records, Told, matters_to_node};
 use pontoon_reconcile::{Budget, ReconcileState, edit};
+use pontoon_store::{Object, Snapshot};
 use proptest::prelude::*;
-use sim::invariants::{is_open, reserved, spec, state, suits, used};
+use sim::rules::{is_open, reserved, spec, state, suits, units_free, used};
 use sim::{SECOND, Sim, words};
 
 #[derive(Debug, Clone)]
@@ -31,14 +32,19 @@ enum Op {
     StepNode(usize),
     Fail(usize),
     Complete(usize),
+    Unhealthy(usize),
     Wait(i64),
     Break(bool),
     Forget,
 }
 
 fn service_words() -> impl Strategy<Value = Vec<String>> {
-    let mode =
-        prop_oneof![4 => (0..6u8).prop_map(|n| format!("replicas={n}")), 1 => Just("global".to_owned())];
+    let mode = prop_oneof![
+        4 => (0..6u8).prop_map(|n| format!("replicas={n}")),
+        1 => Just("global".to_owned()),
+        2 => (0..6u8, 0..3u8).prop_map(|(n, at_a_time)| format!("job={n}:{at_a_time}")),
+        1 => Just("global-job".to_owned()),
+    ];
     let optional = |word: &'static str| prop_oneof![Just(None), Just(Some(word.to_owned()))];
     (
         mode,
@@ -57,7 +63,11 @@ fn service_words() -> impl Strategy<Value = Vec<String>> {
             Just(Some("update-failure-action=rollback".to_owned())),
             Just(Some("update-failure-action=continue".to_owned()))
         ],
-        optional("update-order=start-first"),
+        prop_oneof![
+            Just(None),
+            Just(Some("update-order=start-first".to_owned())),
+            Just(Some("generic=gpu:1".to_owned()))
+        ],
     )
         .prop_map(|(mode, a, b, c, d, e, f, g, h)| {
             [Some(mode), a, b, c, d, e, f, g, h]
@@ -76,7 +86,8 @@ fn op() -> impl Strategy<Value = Op> {
         1 => any::<usize>().prop_map(Op::Down),
         1 => any::<usize>().prop_map(Op::Up),
         2 => (any::<usize>(), prop_oneof![
-            Just("drain"), Just("pause"), Just("active"), Just("label.zone=1"), Just("label.zone=2"), Just("cpu=1")
+            Just("drain"), Just("pause"), Just("active"), Just("label.zone=1"), Just("label.zone=2"), Just("cpu=1"),
+            Just("generic.gpu=1"), Just("generic.gpu=a,b"), Just("generic.gpu=b,c"), Just("generic.gpu=3")
         ]).prop_map(|(node, word)| Op::SetNode(node, word)),
         1 => any::<usize>().prop_map(Op::RemoveNode),
         2 => service_words().prop_map(|words| Op::Create { words }),
@@ -89,6 +100,7 @@ fn op() -> impl Strategy<Value = Op> {
         6 => any::<usize>().prop_map(Op::StepNode),
         2 => any::<usize>().prop_map(Op::Fail),
         1 => any::<usize>().prop_map(Op::Complete),
+        1 => any::<usize>().prop_map(Op::Unhealthy),
         3 => (1..20i64).prop_map(Op::Wait),
         1 => any::<bool>().prop_map(Op::Break),
         1 => Just(Op::Forget),
@@ -140,6 +152,7 @@ fn apply(sim: &mut Sim, op: Op) -> Option<()> {
             sim.node(&name, |node| {
                 words::node(node, &format!("label.zone={zone}"));
                 words::node(node, &format!("cpu={cpus}"));
+                words::node(node, ["generic.gpu=2", "generic.gpu=x,y"][usize::from(cpus % 2)]);
             });
         }
         Op::Down(at) => sim.down(&node(sim, at)?),
@@ -190,6 +203,7 @@ fn apply(sim: &mut Sim, op: Op) -> Option<()> {
         Op::StepNode(at) => drop(sim.step_node(&node(sim, at)?)),
         Op::Fail(at) => sim.report(&*running(sim, at)?, TaskState::Failed),
         Op::Complete(at) => sim.report(&*running(sim, at)?, TaskState::Complete),
+        Op::Unhealthy(at) => sim.unhealthy(&*running(sim, at)?),
         Op::Wait(seconds) => sim.wait(seconds * SECOND),
         Op::Break(yes) => {
             if yes {
@@ -207,7 +221,7 @@ fn apply(sim: &mut Sim, op: Op) -> Option<()> {
 fn nobody_waits_in_vain(sim: &Sim) {
     let view = sim.view();
     let waits = |task: &&Arc<Task>| {
-        state(task) == TaskState::Pending && task.desired_state() <= TaskState::Running && task.slot != 0
+        state(task) == TaskState::Pending && task.desired_state() <= TaskState::Complete && task.slot != 0
     };
     for task in view.tasks().filter(waits) {
         let spec = spec(&view, task);
@@ -223,7 +237,14 @@ fn nobody_waits_in_vain(sim: &Sim) {
         {
             let has = node.description.as_ref().unwrap().resources.unwrap().nano_cpus;
             let fits = cpus == 0 || used(&view, &node.id).0 + cpus <= has;
-            let fits = fits && !view.tasks_by_node(&node.id).any(removed);
+            let resources = spec
+                .and_then(|s| s.task.as_ref())
+                .and_then(|t| t.resources.as_ref());
+            let units = resources.is_none_or(|r| {
+                let mut wanted = r.generic_reservations.iter();
+                wanted.all(|unit| units_free(&view, node, &unit.kind) >= unit.count)
+            });
+            let fits = fits && units && !view.tasks_by_node(&node.id).any(removed);
             assert!(
                 !fits,
                 "{} waits ({}), but {} has room",
@@ -264,6 +285,62 @@ fn merge(held: &Assignments, change: Assignments) -> Assignments {
     }
 }
 
+/// What the dispatcher has told agents, and what they have made of it.
+#[derive(Default)]
+struct Agents {
+    seen: Snapshot,
+    told: BTreeMap<String, (Told, Assignments)>,
+}
+
+/// What may have changed for nodes between two states; tasks of other nodes are no harm.
+fn changes(before: &Snapshot, now: &Snapshot) -> Changes {
+    let mut changes = Changes {
+        networks: true,
+        version: now.version(),
+        ..Changes::default()
+    };
+    for pair in now.diff(before) {
+        match pair {
+            (Some(Object::Task(old)), Some(Object::Task(new))) if !matters_to_node(&old, &new) => {}
+            (_, Some(Object::Task(task))) | (Some(Object::Task(task)), None) => {
+                changes.tasks.insert(task.id.clone());
+            }
+            (_, Some(Object::Service(service))) | (Some(Object::Service(service)), None) => {
+                let tasks = now.tasks_by_service(&service.id);
+                changes.tasks.extend(tasks.map(|task| task.id.clone()));
+            }
+            _ => {}
+        }
+    }
+    changes
+}
+
+/// Looking only at what has changed leads to what a fresh look would say.
+fn agents_know_all(sim: &mut Sim, agents: &mut Agents) {
+    let view = sim.view();
+    let changes = changes(&agents.seen, &view);
+    for node in view.nodes() {
+        let full = assignments::for_node(&view, &mut Records::default(), &node.id);
+        let (told, held) = agents.told.entry(node.id.clone()).or_default();
+        if let Some(change) = told.advance(&view, &mut sim.records, &node.id, &changes) {
+            *held = if change.full { change } else { merge(held, change) };
+        }
+        held.version = full.version;
+        assert_eq!(*held, full);
+        let networks: std::collections::BTreeSet<&str> =
+            full.networks.iter().map(|n| n.id.as_str()).collect();
+        assert!(
+            told.networks()
+                .all(|id| networks.contains(id) || full.ingress.is_some())
+        );
+        assert_eq!(
+            told.advance(&view, &mut sim.records, &node.id, &Changes::default()),
+            None
+        );
+    }
+    agents.seen = Snapshot::clone(&view);
+}
+
 /// The increments lead to what a fresh look would say.
 fn increments_add_up(sim: &mut Sim, held: &mut BTreeMap<String, Assignments>) {
     let view = sim.view();
@@ -283,6 +360,7 @@ fn increments_add_up(sim: &mut Sim, held: &mut BTreeMap<String, Assignments>) {
 
 fn heal(sim: &mut Sim) {
     sim.broken.clear();
+    sim.finishing = true;
     for node in sim.view().nodes().cloned().collect::<Vec<_>>() {
         sim.up(&node.id);
         sim.edit_node(&node.id, |node| words::node(node, "active"));
@@ -291,6 +369,7 @@ fn heal(sim: &mut Sim) {
         sim.node(&format!("healer{zone}"), |node| {
             words::node(node, &format!("label.zone={zone}"));
             words::node(node, "cpu=64");
+            words::node(node, "generic.gpu=64");
         });
     }
     for _ in 0..20 {
@@ -302,11 +381,37 @@ fn converged(sim: &Sim) {
     let view = sim.view();
     for service in view.services() {
         let spec = service.spec.as_ref().unwrap();
-        let placement = spec.task.as_ref().unwrap().placement.as_ref();
+        let task = spec.task.as_ref().unwrap();
+        let placement = task.placement.as_ref();
+        let units = task
+            .resources
+            .as_ref()
+            .is_some_and(|r| !r.generic_reservations.is_empty());
         let wanted = match spec.mode.as_ref().unwrap() {
             service_spec::Mode::Replicated(mode) => usize::try_from(mode.replicas).unwrap(),
             // A task that does not fit its node waits.
-            service_spec::Mode::Global(_) if reserved(Some(spec)).0 > 0 => continue,
+            _ if spec.is_per_node() && (reserved(Some(spec)).0 > 0 || units) => continue,
+            service_spec::Mode::ReplicatedJob(job) => {
+                assert_eq!(
+                    sim.completed(&service.id) as u64,
+                    job.total_completions,
+                    "{service:#?}"
+                );
+                assert_eq!(sim.live(&service.id).len(), 0, "{service:#?}");
+                continue;
+            }
+            service_spec::Mode::GlobalJob(_) => {
+                let done = |node: &Node| {
+                    view.tasks_by_node(&node.id).any(|task| {
+                        task.service_id == service.id
+                            && service.is_of_this_run(task)
+                            && state(task) == TaskState::Complete
+                    })
+                };
+                let late = view.nodes().find(|node| suits(node, placement) && !done(node));
+                assert!(late.is_none(), "{service:#?} has not run on {late:#?}");
+                continue;
+            }
             service_spec::Mode::Global(_) => view.nodes().filter(|node| suits(node, placement)).count(),
         };
         let live = sim.live(&service.id);
@@ -344,11 +449,12 @@ proptest! {
         let mut sim = Sim::default();
         sim.budget = Budget { changes, bytes: 1 << 20 };
         sim.forgetful = forgetful;
-        let mut held = BTreeMap::new();
+        let (mut held, mut agents) = (BTreeMap::new(), Agents::default());
         for op in ops {
             apply(&mut sim, op);
             nobody_waits_in_vain(&sim);
             increments_add_up(&mut sim, &mut held);
+            agents_know_all(&mut sim, &mut agents);
         }
         heal(&mut sim);
         converged(&sim);

@@ -7,7 +7,7 @@ use pontoon_proto::v1::*;
 use pontoon_reconcile::assignments::{self, Records};
 use pontoon_reconcile::{edit, observe};
 use pontoon_store::Snapshot;
-use sim::invariants::state;
+use sim::rules::state;
 use sim::{Sim, words};
 
 fn with_service(list: &[&str]) -> Sim {
@@ -177,6 +177,21 @@ fn the_mesh_is_told_to_every_node_with_a_leg() {
     assert_eq!(change.ingress, Some(IngressConfig::default()), "out of the mesh");
     assert_eq!(change.removed_networks, [ingress]);
     assert_eq!(assignments::diff(&before, &before), None);
+}
+
+#[test]
+fn a_jobs_task_is_told_to_run_and_once_it_has_ended_not_again() {
+    let mut sim = with_service(&["job=1"]);
+    sim.run();
+    let task = sim.live("web")[0].clone();
+    assert_eq!(
+        (state(&task), task.desired_state()),
+        (TaskState::Running, TaskState::Complete)
+    );
+    let desired = |sim: &Sim| told(sim, &task.node_id).tasks[0].desired_state();
+    assert_eq!(desired(&sim), TaskState::Running);
+    sim.report(&task, TaskState::Complete);
+    assert_eq!(desired(&sim), TaskState::Shutdown);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use pontoon_store::{Id, Kind};
 
 use super::NODE_NETWORKS;
 use crate::pass::Pass;
-use crate::versions;
+use crate::{reasons, versions};
 
 /// Gives all waiting tasks their addresses, as far as that is possible.
 pub(super) fn run(pass: &mut Pass<'_, '_>) {
@@ -38,6 +38,9 @@ pub(super) fn run(pass: &mut Pass<'_, '_>) {
             };
             let mut task = Task::clone(&task);
             let now = pass.now();
+            if attachments.is_ok() {
+                reasons::waited(&mut task, now);
+            }
             let status = task.status.get_or_insert_default();
             match attachments {
                 Ok(networks) => {

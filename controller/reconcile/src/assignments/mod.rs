@@ -1,20 +1,23 @@
-//! What a node is told: its tasks, the overlay networks that it has an endpoint in, the routing mesh. Called by the
-//! dispatcher for each session: the full set first, then what differs.
+//! What a node is told: its tasks, the overlay networks that it has an endpoint in, the routing mesh. The dispatcher keeps a [`Told`]
+//! for each session: the full set first, then what differs. [`for_node`] and [`diff`] say the same the plain way: tests compare.
 //!
 //! Ended tasks stay in the set until the reaper takes them: the agent keeps their containers and logs as long. Networks'
 //! records are the same for all nodes and come from [`Records`], which follows the store from version to version.
 
 mod records;
+mod told;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use pontoon_proto::v1::{
-    Assignments, IngressConfig, OverlayNetwork, PublishMode, Task, TaskAssignment, TaskState,
+    Assignments, IngressConfig, NetworkAttachment, OverlayNetwork, PublishMode, Service, Task,
+    TaskAssignment, TaskState,
 };
 use pontoon_store::Snapshot;
 
 pub use records::Records;
+pub use told::{Changes, Told, matters_to_networks, matters_to_node};
 
 use crate::state::state_of;
 use crate::versions;
@@ -26,18 +29,27 @@ fn concerns_node(task: &Task) -> bool {
     state >= TaskState::Assigned && state != TaskState::Orphaned && !removed
 }
 
-fn assignment(snapshot: &Snapshot, task: &Task) -> TaskAssignment {
-    let service = snapshot.service(&task.service_id).map(Arc::as_ref);
+/// What a task's agent is to bring it to. Agents know of no jobs: theirs are run as others are, and one that has ended is not to run again
+/// on a node that forgot it.
+fn desired(task: &Task) -> TaskState {
+    match task.desired_state() {
+        TaskState::Complete if state_of(task).is_terminal() => TaskState::Shutdown,
+        TaskState::Complete => TaskState::Running,
+        desired => desired,
+    }
+}
+
+fn assignment(service: Option<&Service>, task: &Task) -> TaskAssignment {
     let spec = versions::spec_of(service, task.spec_version);
     let endpoint = spec.and_then(|spec| spec.endpoint.as_ref());
     let annotations = service
         .and_then(|s| s.spec.as_ref())
         .and_then(|spec| spec.annotations.as_ref());
     // A removed service's tasks have no spec to go by any more; all that is left to do with them is to stop them.
-    let desired = if service.is_some() {
-        task.desired_state()
-    } else {
+    let desired = if service.is_none() {
         TaskState::Remove
+    } else {
+        desired(task)
     };
     TaskAssignment {
         task_id: task.id.clone(),
@@ -53,7 +65,17 @@ fn assignment(snapshot: &Snapshot, task: &Task) -> TaskAssignment {
             .map(|annotations| annotations.labels.clone())
             .unwrap_or_default(),
         node_id: task.node_id.clone(),
+        generic_resources: task.generic_resources.clone(),
     }
+}
+
+/// A node's leg in the routing mesh: the network, and the address in it.
+fn mesh<'a>(snapshot: &Snapshot, legs: &'a [NetworkAttachment]) -> Option<(&'a str, &'a str)> {
+    legs.iter().find_map(|leg| {
+        let network = snapshot.network(&leg.network_id)?;
+        network.spec.as_ref().filter(|spec| spec.ingress)?;
+        Some((leg.network_id.as_str(), leg.addr.as_str()))
+    })
 }
 
 /// Everything that the node must run and know, at the snapshot's version. `records` is kept from call to call, for all
@@ -71,14 +93,10 @@ pub fn for_node(snapshot: &Snapshot, records: &mut Records, node_id: &str) -> As
         .filter(|task| !state_of(task).is_terminal())
         .flat_map(|task| &task.networks);
     let networks: BTreeSet<&str> = attached.chain(legs).map(|a| a.network_id.as_str()).collect();
-    let ingress = legs.iter().find_map(|leg| {
-        let network = snapshot.network(&leg.network_id)?;
-        network.spec.as_ref().filter(|spec| spec.ingress)?;
-        Some(IngressConfig {
-            network_id: leg.network_id.clone(),
-            node_addr: leg.addr.clone(),
-            ports: records.ingress_ports(snapshot).to_vec(),
-        })
+    let ingress = mesh(snapshot, legs).map(|(network_id, node_addr)| IngressConfig {
+        network_id: network_id.to_owned(),
+        node_addr: node_addr.to_owned(),
+        ports: records.ingress_ports(snapshot).to_vec(),
     });
     let networks = networks
         .into_iter()
@@ -87,7 +105,10 @@ pub fn for_node(snapshot: &Snapshot, records: &mut Records, node_id: &str) -> As
         full: true,
         version: snapshot.version(),
         networks: networks.map(|network| OverlayNetwork::clone(&network)).collect(),
-        tasks: tasks.into_iter().map(|task| assignment(snapshot, task)).collect(),
+        tasks: tasks
+            .into_iter()
+            .map(|task| assignment(snapshot.service(&task.service_id).map(Arc::as_ref), task))
+            .collect(),
         ingress,
         ..Default::default()
     }

@@ -40,9 +40,15 @@ fn is_endpoint(task: &Task) -> bool {
     state >= TaskState::Assigned && !state.is_terminal() && !task.node_id.is_empty()
 }
 
-/// Whether the task may be given traffic.
+/// What of a task is in its networks' records, besides its addresses.
+pub(super) fn facts(task: &Task) -> (bool, bool, &str) {
+    (is_endpoint(task), is_backend(task), &task.node_id)
+}
+
+/// Whether the task may be given traffic: it is ready for it, and neither the managers nor its agent mean to end it.
 fn is_backend(task: &Task) -> bool {
-    state_of(task) == TaskState::Running && is_live(task)
+    let leaving = task.status.as_ref().is_some_and(|status| status.leaving);
+    state_of(task) == TaskState::Running && is_live(task) && !leaving
 }
 
 fn address_in<'a>(attachments: &'a [NetworkAttachment], network_id: &str) -> Option<&'a str> {
@@ -103,7 +109,6 @@ impl Records {
 
     fn task(&mut self, old: Option<&Task>, new: Option<&Task>) {
         let Some(task) = new.or(old) else { return };
-        let facts = |task: &Task| (is_endpoint(task), is_backend(task), task.node_id.clone());
         if let (Some(old), Some(new)) = (old, new)
             && facts(old) == facts(new)
             && old.networks == new.networks

@@ -4,11 +4,12 @@
 use pontoon_proto::v1::{Availability, Node, NodeState, Service, Task, TaskState};
 use pontoon_store::Id;
 
-use crate::demand::capacity;
+use crate::demand::{Demand, Usage, capacity};
+use crate::generic::{self, Held};
 use crate::pass::Pass;
 use crate::state::{is_live, slot_key, state_of};
 use crate::timers::Subject;
-use crate::{defaults, versions};
+use crate::{defaults, reasons, versions};
 
 /// Whether the node is known to be down.
 pub(super) fn is_down(node: &Node) -> bool {
@@ -131,18 +132,48 @@ pub(super) fn node(pass: &mut Pass<'_, '_>, id: &Id) {
     }
 }
 
+/// What the tasks on a node reserve beyond what it has.
+struct Excess {
+    nano_cpus: i64,
+    memory: i64,
+    generic: Held,
+}
+
+impl Excess {
+    fn new(node: &Node, usage: &Usage) -> Self {
+        let limits = capacity(node);
+        Self {
+            nano_cpus: usage.nano_cpus - limits.nano_cpus,
+            memory: usage.memory - limits.memory_bytes,
+            generic: usage.generic.excess(generic::offered(node)),
+        }
+    }
+
+    fn is_nothing(&self) -> bool {
+        self.nano_cpus <= 0 && self.memory <= 0 && self.generic.is_nothing()
+    }
+
+    /// Counts a task as gone; false if that helps nothing.
+    fn relieve(&mut self, task: &Task, demand: &Demand) -> bool {
+        let units = self.generic.take(&task.generic_resources);
+        let cpus = self.nano_cpus > 0 && demand.nano_cpus > 0;
+        let memory = self.memory > 0 && demand.memory > 0;
+        if !(units || cpus || memory) {
+            return false;
+        }
+        self.nano_cpus -= demand.nano_cpus;
+        self.memory -= demand.memory;
+        true
+    }
+}
+
 /// Sends tasks away, newest first, until the rest's reservations fit what the node has now.
 fn evict(pass: &mut Pass<'_, '_>, id: &Id) {
-    let Some(node) = pass.tx.node(id).cloned() else {
+    let (Some(node), Some(usage)) = (pass.tx.node(id), pass.state.usage.get(id)) else {
         return;
     };
-    let limits = capacity(&node);
-    let usage = pass.state.usage.entry(id.clone()).or_default();
-    let (mut cpus, mut memory) = (
-        usage.nano_cpus - limits.nano_cpus,
-        usage.memory - limits.memory_bytes,
-    );
-    if cpus <= 0 && memory <= 0 {
+    let mut excess = Excess::new(node, usage);
+    if excess.is_nothing() {
         return;
     }
     let mut tasks: Vec<_> = pass.tx.tasks_by_node(id).cloned().collect();
@@ -150,23 +181,19 @@ fn evict(pass: &mut Pass<'_, '_>, id: &Id) {
     // Those that leave already first: they make room without anybody being sent away.
     let (staying, leaving): (Vec<_>, Vec<_>) = tasks.into_iter().partition(|task| is_live(task));
     for task in leaving.into_iter().chain(staying) {
-        if (cpus <= 0 && memory <= 0) || !pass.may_run(&task) {
+        if excess.is_nothing() || !pass.may_run(&task) {
             continue;
         }
         let demand = pass
             .state
             .demand(pass.tx.view(), &task.service_id, task.spec_version);
-        let helps = (cpus > 0 && demand.nano_cpus > 0) || (memory > 0 && demand.memory > 0);
-        if !helps {
-            continue;
-        }
-        cpus -= demand.nano_cpus;
-        memory -= demand.memory;
-        if is_live(&task) {
+        if excess.relieve(&task, &demand) && is_live(&task) {
             let mut task = Task::clone(&task);
+            let reason = "assigned node no longer meets constraints: insufficient resources";
+            reasons::note(&mut task, pass.now(), reason.to_owned());
             task.set_desired_state(TaskState::Shutdown);
             let status = task.status.get_or_insert_default();
-            status.err = "assigned node no longer meets constraints: insufficient resources".to_owned();
+            reason.clone_into(&mut status.err);
             pass.put_task(task);
         }
     }

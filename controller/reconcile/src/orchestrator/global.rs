@@ -1,10 +1,10 @@
-//! Global services: one slot a node. A node that comes gets a task at once; one that no longer matches loses it.
+//! Global services and jobs: one slot a node. A node that comes gets a task at once; one that no longer matches loses it.
 
 use pontoon_proto::v1::{Availability, NodeState, Service, TaskState};
 
 use super::enforcer;
 use crate::pass::Pass;
-use crate::state::is_live;
+use crate::state::{is_live, state_of};
 use crate::timers::SlotKey;
 
 /// Whether the service is to have a task on the node.
@@ -43,12 +43,14 @@ pub(super) fn wants(pass: &mut Pass<'_, '_>, service: &Service, node_id: &str) -
 /// Takes the service off a node that it is not to be on.
 pub(super) fn leave(pass: &mut Pass<'_, '_>, service: &Service, slot: &SlotKey) {
     let gone = pass.tx.node(&slot.1).is_none();
-    let desired = if gone {
-        TaskState::Remove
+    let (desired, reason) = if gone {
+        (TaskState::Remove, "the node was removed from the cluster")
     } else {
-        TaskState::Shutdown
+        (TaskState::Shutdown, "the node does not suit the service any more")
     };
     for task in pass.slot_tasks(&service.id, slot) {
-        pass.desire(&task, desired);
+        if gone || !state_of(&task).is_terminal() {
+            pass.send_away(&task, desired, reason);
+        }
     }
 }

@@ -1,13 +1,16 @@
 //! Makes, restarts, replaces and retires tasks, so that each service has the tasks its spec asks for.
 //!
 //! - `slot`: one slot: its tasks, one after the other; `restart`: whether an ended task gets a successor;
-//! - `replicated`, `global`: how many slots there are; `update`: moving slots to a new spec version;
+//! - `replicated`, `global`, `job`: how many slots there are; `update`: moving slots to a new spec version;
+//! - `dependencies`: services that wait for others;
 //! - `reaper`: the end of tasks; `enforcer`: nodes that left or no longer suit.
 //!
 //! Each service is looked at only where something changed (`ReconcileState::dirty_services`).
 
+pub(crate) mod dependencies;
 mod enforcer;
 mod global;
+mod job;
 mod reaper;
 mod replicated;
 mod restart;
@@ -20,7 +23,8 @@ use pontoon_proto::v1::{Service, Task, TaskState};
 use pontoon_store::{Id, Kind};
 
 use crate::pass::Pass;
-use crate::state::{is_global, state_of};
+use crate::reasons;
+use crate::state::{is_global, is_live, state_of};
 use crate::timers::SlotKey;
 use crate::{defaults, versions};
 
@@ -47,11 +51,14 @@ fn orchestrate(pass: &mut Pass<'_, '_>, id: &Id) -> bool {
     let Some(service) = pass.tx.service(id).cloned() else {
         return reaper::remove_service(pass, id);
     };
+    let service = job::begin(pass, service);
+    let service = dependencies::review(pass, service);
     let global = is_global(&service);
     let state = pass.state.services.entry(id.clone()).or_default();
     let full = std::mem::take(&mut state.full);
     if full {
         state.occupied.clear();
+        state.ended.clear();
         let mut slots = pass.all_slots(&service);
         if global {
             let nodes = pass.tx.nodes().map(|node| (0, Id::from(node.id.as_str())));
@@ -70,13 +77,12 @@ fn orchestrate(pass: &mut Pass<'_, '_>, id: &Id) -> bool {
             dirty.insert(slot);
             break;
         }
-        let occupied = slot::settle(pass, &service, &slot);
-        let state = pass.state.services.entry(id.clone()).or_default();
-        if occupied {
-            state.occupied.insert(slot);
-        } else {
-            state.occupied.remove(&slot);
-        }
+        let standing = slot::settle(pass, &service, &slot);
+        pass.state
+            .services
+            .entry(id.clone())
+            .or_default()
+            .note(slot, standing);
     }
     let cut = !dirty.is_empty();
     pass.state
@@ -88,8 +94,12 @@ fn orchestrate(pass: &mut Pass<'_, '_>, id: &Id) -> bool {
     if cut {
         return false;
     }
-    let done = global || replicated::scale(pass, &service);
-    if full || defaults::is_unfinished(&service) {
+    let done = match job::of(&service) {
+        _ if global => true,
+        Some(mode) => job::fill(pass, &service, mode),
+        None => replicated::scale(pass, &service),
+    };
+    if service.iteration().is_none() && (full || defaults::is_unfinished(&service)) {
         update::run(pass, &service);
     }
     drop_retained(pass, id);
@@ -136,10 +146,23 @@ impl Pass<'_, '_> {
         tasks
     }
 
-    /// Makes a task of the service's newest spec in a slot.
-    fn new_task(&mut self, service: &Service, slot: &SlotKey, desired: TaskState, start_not_before: i64) {
+    /// Makes a task of a version of the service's spec in a slot.
+    fn new_task(
+        &mut self,
+        service: &Service,
+        slot: &SlotKey,
+        version: u64,
+        desired: TaskState,
+        start_not_before: i64,
+    ) {
         let now = self.now();
-        let task = Task {
+        let reason = reasons::made(service, version, &self.slot_tasks(&service.id, slot));
+        #[cfg(feature = "planted-bugs")]
+        let reason = match pontoon_proto::planted::is_planted(pontoon_proto::planted::Bug::ForgetCause) {
+            true => String::new(),
+            false => reason,
+        };
+        let mut task = Task {
             id: (self.env.ids)(),
             meta: Some(pontoon_proto::v1::Meta {
                 version: 0,
@@ -147,7 +170,7 @@ impl Pass<'_, '_> {
                 updated_at: now,
             }),
             service_id: service.id.clone(),
-            spec_version: service.spec_version,
+            spec_version: version,
             slot: slot.0,
             node_id: slot.1.as_ref().to_owned(),
             desired_state: desired.into(),
@@ -159,8 +182,12 @@ impl Pass<'_, '_> {
             }),
             start_not_before,
             service_name: versions::name(service).to_owned(),
+            job_iteration: service.iteration(),
             ..Default::default()
         };
+        if !reason.is_empty() {
+            reasons::note(&mut task, now, reason);
+        }
         self.put_task(task);
     }
 
@@ -170,6 +197,19 @@ impl Pass<'_, '_> {
             return;
         }
         let mut task = task.clone();
+        task.set_desired_state(desired);
+        self.put_task(task);
+    }
+
+    /// Asks a task to leave and notes why; never back to an earlier state. Of one that leaves already the reason is known.
+    fn send_away(&mut self, task: &Task, desired: TaskState, reason: &str) {
+        if task.desired_state() >= desired {
+            return;
+        }
+        let (mut task, now) = (task.clone(), self.now());
+        if is_live(&task) {
+            reasons::note(&mut task, now, reason.to_owned());
+        }
         task.set_desired_state(desired);
         self.put_task(task);
     }

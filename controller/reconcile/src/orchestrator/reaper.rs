@@ -19,15 +19,15 @@ fn is_over(task: &Task) -> bool {
 /// Asks for the removal of a slot's tasks, and removes those that have ended already.
 pub(super) fn remove_slot(pass: &mut Pass<'_, '_>, service_id: &str, slot: &SlotKey) {
     for task in pass.slot_tasks(service_id, slot) {
-        remove(pass, &task);
+        remove(pass, &task, "the service was scaled down");
     }
 }
 
-fn remove(pass: &mut Pass<'_, '_>, task: &Task) {
+fn remove(pass: &mut Pass<'_, '_>, task: &Task, reason: &str) {
     if is_over(task) || enforcer::is_gone(pass, task) {
         pass.delete_task(&task.id);
     } else {
-        pass.desire(task, TaskState::Remove);
+        pass.send_away(task, TaskState::Remove, reason);
         enforcer::orphan_later(pass, task);
     }
 }
@@ -43,13 +43,19 @@ pub(super) fn remove_service(pass: &mut Pass<'_, '_>, id: &Id) -> bool {
             return false;
         }
         if !enforcer::orphan(pass, &task) {
-            remove(pass, &task);
+            remove(pass, &task, "the service was removed");
         }
     }
     if pass.tx.service_task_count(id) == 0 {
         pass.state.services.remove(id);
     }
     true
+}
+
+/// Whether the task is what a job's present run has come to in its slot.
+fn is_result(service: &Service, task: &Task) -> bool {
+    let is_job = service.iteration().is_some() && service.is_of_this_run(task);
+    is_job && state_of(task) == TaskState::Complete
 }
 
 /// Removes a slot's tasks that are over: those desired so, those that never got to a node, and history beyond the
@@ -60,7 +66,7 @@ pub(super) fn reap(pass: &mut Pass<'_, '_>, service: &Service, slot: &SlotKey, k
         let removed = task.desired_state() >= TaskState::Remove;
         if is_over(&task) && (removed || (!is_live(&task) && !state_of(&task).is_terminal())) {
             pass.delete_task(&task.id);
-        } else if state_of(&task).is_terminal() {
+        } else if state_of(&task).is_terminal() && !is_result(service, &task) {
             history.push(task);
         }
     }

@@ -8,7 +8,7 @@ use pontoon_store::Id;
 
 use super::{reaper, slot};
 use crate::pass::Pass;
-use crate::state::{is_live, state_of};
+use crate::state::{Standing, is_live, state_of};
 
 /// Number of replicas asked for.
 fn replicas(service: &Service) -> usize {
@@ -37,12 +37,18 @@ pub(super) fn scale(pass: &mut Pass<'_, '_>, service: &Service) -> bool {
                 .services
                 .entry(id.clone())
                 .or_default()
-                .occupied
-                .remove(&key);
+                .note(key, Standing::Free);
         }
         return true;
     }
-    let mut missing = wanted - occupied.len();
+    let missing = wanted - occupied.len();
+    open(pass, service, missing)
+}
+
+/// Makes the next task in so many free slots, the lowest first; false if the budget ended before.
+pub(super) fn open(pass: &mut Pass<'_, '_>, service: &Service, mut missing: usize) -> bool {
+    let id = Id::from(service.id.as_str());
+    let occupied = &pass.state.services.entry(id.clone()).or_default().occupied;
     // Slots are dense most of the time: then the next number is free.
     let dense = occupied
         .last()

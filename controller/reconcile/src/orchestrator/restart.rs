@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use pontoon_proto::v1::{RestartCondition, Service, Task, TaskState};
 
+use super::created_at;
 use crate::state::{ended_at, state_of};
 use crate::{defaults, versions};
 
@@ -27,7 +28,7 @@ pub(super) fn ended_itself(task: &Task) -> bool {
     )
 }
 
-/// What a slot without a live task needs; `tasks` are the slot's, oldest first.
+/// What a slot without a live task needs; `tasks` are the slot's (of a job: of its present run), oldest first.
 pub(super) fn next(service: &Service, tasks: &[Arc<Task>]) -> Next {
     let Some(newest) = tasks
         .last()
@@ -35,6 +36,11 @@ pub(super) fn next(service: &Service, tasks: &[Arc<Task>]) -> Next {
     else {
         return Next::Nothing;
     };
+    let is_complete = |task: &Arc<Task>| state_of(task) == TaskState::Complete;
+    if service.iteration().is_some() && tasks.iter().any(is_complete) {
+        // Whatever the policy: a job runs to its end once.
+        return Next::Finished;
+    }
     let spec = versions::spec_of(Some(service), newest.spec_version).or(service.spec.as_ref());
     let policy = defaults::restart(spec);
     if !ended_itself(newest) {
@@ -56,8 +62,23 @@ pub(super) fn next(service: &Service, tasks: &[Arc<Task>]) -> Next {
         return Next::Finished;
     }
     Next::Replace {
-        delay: policy.delay.max(0),
+        delay: delay(&policy, newest),
     }
+}
+
+/// How long the successor of a task that has ended waits. With a longest delay: twice as long as that task had waited itself, unless it
+/// held out for the longest delay before it ended.
+fn delay(policy: &defaults::Restart, newest: &Task) -> i64 {
+    let first = policy.delay.max(0);
+    let Some(longest) = policy.max_delay else {
+        return first;
+    };
+    let held = newest.running_at > 0 && ended_at(newest).saturating_sub(newest.running_at) >= longest;
+    if held || newest.start_not_before == 0 {
+        return first;
+    }
+    let waited = newest.start_not_before.saturating_sub(created_at(newest));
+    waited.saturating_mul(2).max(first).min(longest.max(first))
 }
 
 /// Restarts of the newest task's version in this slot (within the window, if the policy has one).

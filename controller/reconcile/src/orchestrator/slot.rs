@@ -6,20 +6,23 @@ use std::sync::Arc;
 use pontoon_proto::v1::{Service, Task, TaskState};
 use pontoon_store::Id;
 
-use super::{created_at, enforcer, global, reaper, restart};
+use super::{created_at, dependencies, enforcer, global, job, reaper, restart};
 use crate::pass::Pass;
-use crate::state::{is_global, is_live, state_of};
+use crate::state::{Standing, goal, is_global, is_live, state_of};
 use crate::timers::{SlotKey, Subject};
-use crate::{defaults, versions};
+use crate::{defaults, reasons, versions};
 
-/// Looks at one slot; true if it is occupied: by a live task, or by an ended one that is not to be restarted.
-pub(super) fn settle(pass: &mut Pass<'_, '_>, service: &Arc<Service>, slot: &SlotKey) -> bool {
+/// Looks at one slot, and does what it needs.
+pub(super) fn settle(pass: &mut Pass<'_, '_>, service: &Arc<Service>, slot: &SlotKey) -> Standing {
     let subject = Subject::Slot(Id::from(service.id.as_str()), slot.clone());
     pass.state.timers.clear(&subject);
-    if is_global(service) != (slot.0 == 0) {
-        // The service's mode was changed, which the API refuses; the tasks of the other mode go.
+    // The service's mode was changed, which the API refuses, or a job's run has fewer slots than the one before.
+    if is_global(service) != (slot.0 == 0) || job::is_beyond(service, slot) {
+        for task in pass.slot_tasks(&service.id, slot) {
+            enforcer::orphan(pass, &task);
+        }
         reaper::remove_slot(pass, &service.id, slot);
-        return false;
+        return job::leaving(pass, service, slot);
     }
     for task in pass.slot_tasks(&service.id, slot) {
         retire(pass, service, &task);
@@ -28,61 +31,80 @@ pub(super) fn settle(pass: &mut Pass<'_, '_>, service: &Arc<Service>, slot: &Slo
     if !eligible {
         global::leave(pass, service, slot);
     }
-    let tasks = pass.slot_tasks(&service.id, slot);
+    let mut tasks = pass.slot_tasks(&service.id, slot);
+    tasks.retain(|task| service.is_of_this_run(task));
     let live = tasks.iter().any(|task| is_live(task));
-    let occupied = match restart::next(service, &tasks) {
+    let standing = match restart::next(service, &tasks) {
         _ if live => {
             retry_start_first(pass, service, slot, &tasks);
-            true
+            Standing::Live
         }
         restart::Next::Nothing if slot.0 == 0 && eligible => {
             start(pass, service, slot, 0);
-            true
+            Standing::Live
         }
-        restart::Next::Nothing => false,
-        restart::Next::Finished => true,
-        restart::Next::Replace { .. } if !eligible => false,
+        restart::Next::Nothing => job::leaving(pass, service, slot),
+        restart::Next::Finished => Standing::Ended,
+        restart::Next::Replace { .. } if !eligible => Standing::Free,
         restart::Next::Replace { delay } => {
             restart_when_due(pass, service, slot, &tasks, delay);
-            true
+            Standing::Live
         }
     };
     promote(pass, service, slot);
-    let keep = usize::from(occupied && !live);
+    let keep = usize::from(standing != Standing::Free && !live);
     reaper::reap(pass, service, slot, keep);
-    occupied
+    standing
 }
 
 /// Makes a slot's next task: at once if it can start at once, else as READY until then.
 pub(super) fn start(pass: &mut Pass<'_, '_>, service: &Service, slot: &SlotKey, delay: i64) {
-    let waits = delay > 0 || blocker(pass, &service.id, slot, "").is_some();
-    let desired = if waits {
-        TaskState::Ready
-    } else {
-        TaskState::Running
-    };
+    let version = next_version(pass, service, slot);
+    let held = version == service.spec_version && !dependencies::is_released(service);
+    let waits = held || delay > 0 || blocker(pass, &service.id, slot, "").is_some();
+    let desired = if waits { TaskState::Ready } else { goal(service) };
     let start_not_before = if delay > 0 {
         pass.now().saturating_add(delay)
     } else {
         0
     };
-    pass.new_task(service, slot, desired, start_not_before);
+    pass.new_task(service, slot, version, desired, start_not_before);
+}
+
+/// The version of a slot's next task: the newest, but as long as that waits for other services the one that the slot had.
+fn next_version(pass: &Pass<'_, '_>, service: &Service, slot: &SlotKey) -> u64 {
+    let newest = service.spec_version;
+    if dependencies::is_released(service) {
+        return newest;
+    }
+    let tasks = pass.slot_tasks(&service.id, slot);
+    let mut had = tasks.iter().rev().map(|task| task.spec_version);
+    let known = |version: &u64| *version != newest && versions::spec_of(Some(service), *version).is_some();
+    had.find(known).unwrap_or(newest)
 }
 
 /// Takes a task out of service that has ended, or that can't stay where it is.
 fn retire(pass: &mut Pass<'_, '_>, service: &Service, task: &Task) {
     let state = state_of(task);
     if state.is_terminal() {
-        pass.desire(task, TaskState::Shutdown);
+        // A job's that has completed is what it was to be.
+        if state != TaskState::Complete || task.desired_state() != TaskState::Complete {
+            pass.desire(task, TaskState::Shutdown);
+        }
         return;
     }
     if enforcer::orphan(pass, task) || !is_live(task) {
+        return;
+    }
+    if !service.is_of_this_run(task) {
+        pass.send_away(task, TaskState::Shutdown, "the job was run anew");
         return;
     }
     let Some(reason) = enforcer::misplaced(pass, service, task) else {
         return;
     };
     let mut task = task.clone();
+    reasons::note(&mut task, pass.now(), reason.to_owned());
     task.set_desired_state(TaskState::Shutdown);
     if let Some(status) = &mut task.status {
         reason.clone_into(&mut status.err);
@@ -141,11 +163,14 @@ pub(super) fn blocker(pass: &Pass<'_, '_>, service_id: &str, slot: &SlotKey, but
         .find(|task| task.id != but && !is_live(task) && pass.may_run(task))
 }
 
-/// Lets waiting tasks start whose time has come and whose predecessors have stopped.
+/// Lets waiting tasks start whose time has come, whose predecessors have stopped, and whose service is released.
 fn promote(pass: &mut Pass<'_, '_>, service: &Service, slot: &SlotKey) {
     let now = pass.now();
     for task in pass.slot_tasks(&service.id, slot) {
         if task.desired_state() != TaskState::Ready || state_of(&task).is_terminal() {
+            continue;
+        }
+        if task.spec_version == service.spec_version && !dependencies::is_released(service) {
             continue;
         }
         let mut due = task.start_not_before;
@@ -154,7 +179,7 @@ fn promote(pass: &mut Pass<'_, '_>, service: &Service, slot: &SlotKey) {
             due = due.max(created_at(&task).saturating_add(patience));
         }
         if due <= now {
-            pass.desire(&task, TaskState::Running);
+            pass.desire(&task, goal(service));
         } else {
             let service = Id::from(service.id.as_str());
             pass.state.timers.set(due, Subject::Slot(service, slot.clone()));
@@ -162,15 +187,18 @@ fn promote(pass: &mut Pass<'_, '_>, service: &Service, slot: &SlotKey) {
     }
 }
 
-fn grace_period(service: &Service, task: &Task) -> i64 {
-    let spec = versions::spec_of(Some(service), task.spec_version);
-    let container = spec
-        .and_then(|spec| spec.task.as_ref())
-        .and_then(|t| t.container.as_ref());
+/// How long a task may take to leave: it drains, then its program has time to end.
+pub(super) fn grace_period(service: &Service, task: &Task) -> i64 {
+    let spec = versions::spec_of(Some(service), task.spec_version).and_then(|spec| spec.task.as_ref());
+    let drain = spec
+        .and_then(|spec| spec.drain_period)
+        .unwrap_or(defaults::DRAIN_PERIOD);
+    let container = spec.and_then(|spec| spec.container.as_ref());
     let grace = container.map_or(0, |container| container.stop_grace_period);
-    if grace > 0 {
+    let grace = if grace > 0 {
         grace
     } else {
         defaults::STOP_GRACE_PERIOD
-    }
+    };
+    grace.saturating_add(drain)
 }

@@ -11,17 +11,19 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+#[cfg(feature = "planted-bugs")]
+use pontoon_proto::planted;
 use pontoon_proto::v1::{
     Service, Task, TaskState, UpdateFailureAction, UpdateOrder, UpdateState, UpdateStatus,
 };
 use pontoon_store::Id;
 
 use super::restart::ended_itself;
-use super::{created_at, slot};
+use super::{created_at, dependencies, slot};
 use crate::pass::Pass;
 use crate::state::{ended_at, is_live, slot_key, state_of};
 use crate::timers::{SlotKey, Subject};
-use crate::{defaults, versions};
+use crate::{defaults, reasons, versions};
 
 /// Where a slot stands in the update.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,10 +91,11 @@ pub(super) fn run(pass: &mut Pass<'_, '_>, service: &Arc<Service>) {
     if !started {
         // Without a slot that waits, one may be left half moved by an update that was taken back.
         if waiting > 0 || slots.iter().any(|slot| slot.mixed) {
-            set_status(pass, &service, UpdateState::Updating, "update in progress");
+            set_status(pass, &service, UpdateState::Updating, &progress(&service));
         }
         return;
     }
+    tell_progress(pass, &service);
     if let Some(failed) = too_many_failed(&service, &slots)
         && fail(pass, &service, &failed)
     {
@@ -101,8 +104,31 @@ pub(super) fn run(pass: &mut Pass<'_, '_>, service: &Arc<Service>) {
     finish_start_first(pass, &service, &slots);
     if waiting == 0 {
         complete(pass, &service, &slots);
-    } else {
+    } else if dependencies::is_released(&service) {
         go_on(pass, &service, slots);
+    }
+}
+
+/// What is said of an update that is under way.
+fn progress(service: &Service) -> String {
+    if dependencies::is_released(service) || service.waits_for.is_empty() {
+        "update in progress".to_owned()
+    } else {
+        format!("update in progress: {}", service.waits_for)
+    }
+}
+
+/// Keeps up what is said of an update while it waits for other services, and when it no longer does.
+fn tell_progress(pass: &mut Pass<'_, '_>, service: &Service) {
+    let said = service.update_status.clone().unwrap_or_default();
+    let progress = progress(service);
+    if said.state() == UpdateState::Updating && said.message != progress {
+        let mut service = service.clone();
+        service.update_status = Some(UpdateStatus {
+            message: progress,
+            ..said
+        });
+        pass.put_service(service);
     }
 }
 
@@ -138,7 +164,9 @@ fn stage(pass: &Pass<'_, '_>, service: &Service, tasks: &[Arc<Task>]) -> Stage {
         .map(|task| ended_at(task))
         .max();
     let keeps_history = defaults::task_history_limit(pass.tx.cluster().map(Arc::as_ref)) > 0;
-    let was_other = tasks.iter().any(|task| !is_current(&task)) || !keeps_history;
+    // A slot that is older than the update was moved, even if what tells it is gone: an outdated task that never ran is not kept.
+    let is_older = tasks.iter().any(|task| created_at(task) < started_at(service));
+    let was_other = is_older || tasks.iter().any(|task| !is_current(&task)) || !keeps_history;
     if current.is_none() && tasks.last().is_some_and(|task| is_current(&task)) && old_live.is_empty() {
         // Ended, and not to be restarted.
         return ended.map_or(Stage::Untouched, |at| Stage::Moved { at });
@@ -151,6 +179,10 @@ fn stage(pass: &Pass<'_, '_>, service: &Service, tasks: &[Arc<Task>]) -> Stage {
             _ => Stage::Waiting { up },
         };
     };
+    if !tried(&current) && current.running_at == 0 && tasks.iter().any(|task| !is_current(&task)) {
+        // An update that this one took the place of was moving it, and it is not up yet: it counts.
+        return Stage::Moving;
+    }
     if !tried(&current) || !was_other {
         return Stage::Untouched;
     }
@@ -176,7 +208,7 @@ fn too_many_failed(service: &Service, slots: &[Slot<'_>]) -> Option<Arc<Task>> {
     let failed = |task: &&Arc<Task>| {
         let early = task.running_at == 0 || ended_at(task) - task.running_at < config.monitor;
         let tried = task.spec_version == service.spec_version && created_at(task) >= started_at(service);
-        tried && ended_itself(task) && early
+        tried && ended_itself(task) && !service.has_finished(task) && early
     };
     let failures: Vec<_> = slots
         .iter()
@@ -247,20 +279,29 @@ fn set_status(pass: &mut Pass<'_, '_>, service: &Service, state: UpdateState, me
     pass.put_service(service);
 }
 
-/// Start-first: where the new task runs, the old one goes.
+/// Start-first: where the new task runs, or has done what it was to, the old one goes.
 fn finish_start_first(pass: &mut Pass<'_, '_>, service: &Service, slots: &[Slot<'_>]) {
     for slot in slots {
         let current = |task: &&Arc<Task>| task.spec_version == service.spec_version && is_live(task);
+        let finished = |task: &Arc<Task>| {
+            let tried = task.spec_version == service.spec_version && created_at(task) >= started_at(service);
+            tried && service.has_finished(task)
+        };
         let runs = slot
             .tasks
             .iter()
-            .any(|t| current(&t) && state_of(t) == TaskState::Running);
+            .any(|t| (current(&t) && state_of(t) == TaskState::Running) || finished(t));
+        #[cfg(feature = "planted-bugs")]
+        let runs = match planted::is_planted(planted::Bug::LeaveEarly) {
+            true => slot.tasks.iter().any(|task| current(&task)),
+            false => runs,
+        };
         for old in slot
             .tasks
             .iter()
             .filter(|task| runs && is_live(task) && !current(task))
         {
-            pass.desire(old, TaskState::Shutdown);
+            pass.send_away(old, TaskState::Shutdown, &reasons::outdated(service));
         }
     }
 }
@@ -318,6 +359,10 @@ fn go_on(pass: &mut Pass<'_, '_>, service: &Arc<Service>, slots: Vec<Slot<'_>>) 
             _ => {}
         }
     }
+    #[cfg(feature = "planted-bugs")]
+    if planted::is_planted(planted::Bug::ForgetBudget) {
+        busy = 0;
+    }
     let mut waiting: Vec<_> = slots
         .iter()
         .filter(|s| matches!(s.stage, Stage::Waiting { .. }))
@@ -339,11 +384,11 @@ fn go_on(pass: &mut Pass<'_, '_>, service: &Arc<Service>, slots: Vec<Slot<'_>>) 
 fn move_slot(pass: &mut Pass<'_, '_>, service: &Service, slot: &Slot<'_>, order: UpdateOrder) {
     let start_first = order == UpdateOrder::StartFirst && slot.stage == Stage::Waiting { up: true };
     if start_first {
-        pass.new_task(service, slot.key, TaskState::Running, 0);
+        pass.new_task(service, slot.key, service.spec_version, TaskState::Running, 0);
         return;
     }
     for old in slot.tasks.iter().filter(|task| is_live(task)) {
-        pass.desire(old, TaskState::Shutdown);
+        pass.send_away(old, TaskState::Shutdown, &reasons::outdated(service));
     }
     slot::start(pass, service, slot.key, 0);
 }

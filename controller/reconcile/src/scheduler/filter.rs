@@ -1,25 +1,28 @@
 //! Which nodes can take a task: SwarmKit's filters in its order. The first that refuses is counted, so that the counts
-//! add up to the number of nodes.
+//! add up to the number of nodes. Its filter of CSI volumes is missing: there are none.
 
 use pontoon_proto::v1::{Availability, Node, NodeState};
 use pontoon_store::Id;
 
 use crate::demand::{Demand, Usage, capacity};
+use crate::generic;
 
 /// A filter; the order is the order in which they are asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Filter {
     Ready,
     Resources,
+    Plugins,
     Constraints,
     Platform,
     HostPorts,
     MaxReplicas,
 }
 
-const FILTERS: [Filter; 6] = [
+const FILTERS: [Filter; 7] = [
     Filter::Ready,
     Filter::Resources,
+    Filter::Plugins,
     Filter::Constraints,
     Filter::Platform,
     Filter::HostPorts,
@@ -47,6 +50,13 @@ impl Refusals {
             .map(|(filter, count)| filter.explain(count))
             .collect();
         format!("no suitable node ({})", parts.join("; "))
+    }
+
+    /// Of a single node: why it is refused.
+    pub(super) fn explain_one(&self) -> String {
+        let refused = FILTERS.iter().zip(self.0).find(|(_, count)| *count > 0);
+        let text = refused.map_or_else(String::new, |(filter, _)| filter.explain(1));
+        text.replace(" on 1 node", "").replace("1 node ", "")
     }
 }
 
@@ -76,6 +86,14 @@ fn architecture(name: &str) -> &str {
     }
 }
 
+/// Whether the node has a driver. One that tells of no driver of the kind is taken to have it: its agent does not say.
+fn has_plugin(node: &Node, kind: &str, name: &str) -> bool {
+    let engine = node.description.as_ref().and_then(|d| d.engine.as_ref());
+    let plugins = engine.map_or(&[][..], |engine| &engine.plugins);
+    let mut of_kind = plugins.iter().filter(|plugin| plugin.r#type == kind).peekable();
+    of_kind.peek().is_none() || of_kind.any(|plugin| plugin.name == name)
+}
+
 impl Filter {
     fn accepts(self, node: &Node, usage: &Usage, service: &Id, demand: &Demand) -> bool {
         match self {
@@ -91,7 +109,23 @@ impl Filter {
                 let limits = capacity(node);
                 let cpu = demand.nano_cpus == 0 || usage.nano_cpus + demand.nano_cpus <= limits.nano_cpus;
                 let memory = demand.memory == 0 || usage.memory + demand.memory <= limits.memory_bytes;
-                cpu && memory
+                let generic = || {
+                    usage
+                        .generic
+                        .claim(generic::offered(node), &demand.generic)
+                        .is_some()
+                };
+                cpu && memory && (demand.generic.is_empty() || generic())
+            }
+            Filter::Plugins => demand
+                .plugins
+                .iter()
+                .all(|(kind, name)| has_plugin(node, kind, name)),
+            #[cfg(feature = "planted-bugs")]
+            Filter::Constraints
+                if pontoon_proto::planted::is_planted(pontoon_proto::planted::Bug::ForgetConstraint) =>
+            {
+                true
             }
             Filter::Constraints => demand.meets_constraints(node),
             Filter::Platform => {
@@ -125,6 +159,7 @@ impl Filter {
         match self {
             Filter::Ready => format!("{nodes} not available for new tasks"),
             Filter::Resources => format!("insufficient resources on {nodes}"),
+            Filter::Plugins => format!("missing plugin on {nodes}"),
             Filter::Constraints => format!("scheduling constraints not satisfied on {nodes}"),
             Filter::Platform => format!("unsupported platform on {nodes}"),
             Filter::HostPorts => format!("host-mode port already in use on {nodes}"),

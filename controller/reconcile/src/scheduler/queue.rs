@@ -7,11 +7,19 @@ use pontoon_store::Id;
 
 use crate::state::{is_live, state_of};
 
+/// Tasks that ask for the same.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Group {
+    pub(super) tasks: BTreeSet<Id>,
+    /// Why no node could take them, once each of them says so. While that holds they need not be looked at one by one.
+    pub(super) refused: Option<String>,
+}
+
 /// Tasks that wait for a node.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Queue {
     /// By service and spec version.
-    pub(super) groups: BTreeMap<(Id, u64), BTreeSet<Id>>,
+    pub(super) groups: BTreeMap<(Id, u64), Group>,
     /// Those made for one node (global services).
     pub(super) preassigned: BTreeSet<Id>,
     /// Somebody is new, or something happened that could help those who were refused.
@@ -25,7 +33,11 @@ impl Queue {
         match task.filter(waits) {
             Some(task) if task.node_id.is_empty() => {
                 let key = (task.service_id.as_str().into(), task.spec_version);
-                self.retry |= self.groups.entry(key).or_default().insert(id.clone());
+                let group = self.groups.entry(key).or_default();
+                if group.tasks.insert(id.clone()) {
+                    group.refused = None;
+                    self.retry = true;
+                }
             }
             Some(_) => self.retry |= self.preassigned.insert(id.clone()),
             None => self.forget(id, task),
@@ -37,8 +49,8 @@ impl Queue {
         if let Some(task) = task {
             let key = (task.service_id.as_str().into(), task.spec_version);
             if let Some(group) = self.groups.get_mut(&key) {
-                group.remove(id);
-                if group.is_empty() {
+                group.tasks.remove(id);
+                if group.tasks.is_empty() {
                     self.groups.remove(&key);
                 }
             }
@@ -46,8 +58,8 @@ impl Queue {
         }
         // Deleted while it waited: rare, so looking through the groups will do.
         self.groups.retain(|_, group| {
-            group.remove(id);
-            !group.is_empty()
+            group.tasks.remove(id);
+            !group.tasks.is_empty()
         });
     }
 }

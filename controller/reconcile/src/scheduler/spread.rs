@@ -11,21 +11,32 @@ use pontoon_store::Id;
 use crate::constraint;
 use crate::demand::Usage;
 
-/// How much a node is to be avoided: (recent failures of the service, tasks of the service, tasks).
-pub(super) type Rank = (usize, usize, usize);
+/// How much a node is to be avoided within its branch; the lowest takes the task. Compared field by field from the first:
+/// what is added (affinity, bin-packing, measured load) goes where it is to stand in that order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Score {
+    /// Failures of the service's version in the last minutes, once there are too many of them.
+    failures: usize,
+    /// Tasks of the service.
+    of_service: usize,
+    /// Tasks.
+    tasks: usize,
+}
 
-/// The node's rank as it is used now.
-pub(super) fn rank(usage: &Usage, service: &Id, version: u64, now: i64) -> Rank {
-    (
-        usage.failures(service, version, now),
-        usage.of_service(service),
-        usage.active,
-    )
+impl Score {
+    /// The node's score as it is used now.
+    pub(super) fn new(usage: &Usage, service: &Id, version: u64, now: i64) -> Self {
+        Self {
+            failures: usage.failures(service, version, now),
+            of_service: usage.of_service(service),
+            tasks: usage.active,
+        }
+    }
 }
 
 #[derive(Debug)]
 struct Candidate {
-    rank: Rank,
+    score: Score,
     node: Arc<Node>,
 }
 
@@ -45,7 +56,7 @@ impl PartialOrd for Candidate {
 
 impl Ord for Candidate {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.rank, &self.node.id).cmp(&(other.rank, &other.node.id))
+        (self.score, &self.node.id).cmp(&(other.score, &other.node.id))
     }
 }
 
@@ -70,15 +81,20 @@ impl Tree {
     }
 
     /// Offers a node.
-    pub(super) fn add(&mut self, node: &Arc<Node>, keys: &[String], rank: Rank) {
+    pub(super) fn add(&mut self, node: &Arc<Node>, keys: &[String], score: Score) {
         self.open += 1;
         match keys.split_first() {
-            Some((key, rest)) => self.branch(node, key).add(node, rest, rank),
+            Some((key, rest)) => self.branch(node, key).add(node, rest, score),
             None => self.nodes.push(Reverse(Candidate {
-                rank,
+                score,
                 node: node.clone(),
             })),
         }
+    }
+
+    /// Whether no node is offered.
+    pub(super) fn is_empty(&self) -> bool {
+        self.open == 0
     }
 
     /// Takes the best node and counts a task on it; none if no node is offered.

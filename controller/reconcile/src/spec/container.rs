@@ -1,30 +1,28 @@
 //! The parts of a container's spec that would only fail on a node otherwise: placeholders, names of hosts, DNS servers, limits, kernel
 //! parameters. Called by [`service`](super::service).
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 
-use pontoon_proto::v1::ContainerSpec;
+use pontoon_proto::template::Template;
+use pontoon_proto::v1::{ContainerSpec, Mount};
 
 use super::Problems;
 
-/// What placeholders can name; the agent expands them when a task's container is made.
-const PLACEHOLDERS: [&str; 7] = [
-    ".Service.ID",
-    ".Service.Name",
-    ".Node.ID",
-    ".Node.Hostname",
-    ".Task.ID",
-    ".Task.Name",
-    ".Task.Slot",
-];
 /// Longest host name (gethostname(2): HOST_NAME_MAX).
 const MAX_HOSTNAME: usize = 64;
 
-/// Checks them.
-pub(super) fn check(container: &ContainerSpec, problems: &mut Problems) {
-    let sources = container.mounts.iter().map(|mount| &mount.source);
-    for text in container.env.iter().chain([&container.hostname]).chain(sources) {
-        if let Err(problem) = placeholders(text) {
+/// Checks them; `labels` are the service's.
+pub(super) fn check(container: &ContainerSpec, labels: &HashMap<String, String>, problems: &mut Problems) {
+    let values = container
+        .env
+        .iter()
+        .filter_map(|variable| variable.split_once('='));
+    let texts = values
+        .map(|(_, value)| value)
+        .chain([container.hostname.as_str()]);
+    for text in texts.chain(container.mounts.iter().flat_map(mount_texts)) {
+        if let Err(problem) = placeholders(text, labels) {
             problems.add(format!("ContainerSpec: {problem}"));
         }
     }
@@ -73,26 +71,23 @@ fn is_host(text: &str) -> bool {
     !name.is_empty() && (address == "host-gateway" || address.parse::<IpAddr>().is_ok())
 }
 
-/// Checks that each placeholder is closed and names something.
-fn placeholders(text: &str) -> Result<(), String> {
-    let mut rest = text;
-    while let Some((_, after)) = rest.split_once("{{") {
-        let (inside, after) = after.split_once("}}").ok_or_else(|| {
-            format!("{text:?} opens a placeholder with {{{{ and does not close it with }}}}")
-        })?;
-        let name = inside.trim();
-        let is_label = name
-            .strip_prefix(".Service.Labels.")
-            .is_some_and(|label| !label.is_empty());
-        if !is_label && !PLACEHOLDERS.contains(&name) {
-            return Err(format!(
-                "unknown placeholder {{{{{name}}}}}: use .Service.Labels.KEY or one of {}",
-                PLACEHOLDERS.join(", ")
-            ));
-        }
-        rest = after;
-    }
-    Ok(())
+/// What of a mount may have placeholders.
+fn mount_texts(mount: &Mount) -> impl Iterator<Item = &str> {
+    let options = mount.volume.iter().flat_map(|volume| {
+        let labels = volume.labels.values();
+        labels.chain(volume.driver_options.values())
+    });
+    [&mount.source, &mount.target]
+        .into_iter()
+        .chain(options)
+        .map(String::as_str)
+}
+
+/// Checks that each placeholder is closed and names something that is there. The agent puts the values in.
+fn placeholders(text: &str, labels: &HashMap<String, String>) -> Result<(), String> {
+    let template = Template::parse(text)?;
+    let label = |key: &str| labels.get(key).cloned();
+    template.expand(&|_| String::new(), &label).map(drop)
 }
 
 #[cfg(test)]
@@ -105,7 +100,8 @@ mod tests {
         let mut container = ContainerSpec::default();
         change(&mut container);
         let mut problems = Problems::default();
-        check(&container, &mut problems);
+        let labels = HashMap::from([("tier".to_owned(), "front".to_owned())]);
+        check(&container, &labels, &mut problems);
         let found = problems.finish().err().unwrap_or_default();
         found.iter().map(ToString::to_string).collect()
     }
@@ -147,6 +143,19 @@ mod tests {
             (
                 "does not close it",
                 Box::new(|c| c.hostname = "x{{.Task.ID".into()),
+            ),
+            (
+                "the service has no label zone",
+                Box::new(|c| c.env = vec!["A={{.Service.Labels.zone}}".into()]),
+            ),
+            (
+                "unknown placeholder {{.Node}}",
+                Box::new(|c| {
+                    c.mounts = vec![Mount {
+                        target: "/data/{{.Node}}".into(),
+                        ..Mount::default()
+                    }];
+                }),
             ),
             (
                 "is too long (maximum 64 bytes)",

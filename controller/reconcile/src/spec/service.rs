@@ -1,15 +1,15 @@
 //! Specs of services.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use pontoon_proto::v1::{
-    ContainerSpec, EndpointMode, EndpointSpec, HealthConfig, MountType, Placement, PortProtocol, PublishMode,
-    ResourceRequirements, Resources, RestartCondition, RestartPolicy, ServiceSpec, TaskSpec, UpdateConfig,
-    UpdateFailureAction, UpdateOrder, service_spec::Mode,
+    ContainerSpec, EndpointMode, EndpointSpec, GenericResource, HealthConfig, MountType, Placement,
+    PortProtocol, PublishMode, ResourceRequirements, Resources, RestartCondition, RestartPolicy, ServiceSpec,
+    TaskSpec, UpdateConfig, UpdateFailureAction, UpdateOrder, dependency::Condition, service_spec::Mode,
 };
 
 use super::{Problem, Problems, check_name, container, image};
-use crate::{constraint, versions};
+use crate::{constraint, defaults, versions};
 
 /// Least memory a container can be limited to: Docker's 6 MiB is what runc needs, SwarmKit asks for 4.
 const MIN_MEMORY: i64 = 4 << 20;
@@ -26,25 +26,10 @@ pub fn validate_service(spec: &ServiceSpec) -> Result<(), Vec<Problem>> {
     let mut problems = Problems::default();
     check_name(spec.annotations.as_ref(), &mut problems);
     match &spec.task {
-        Some(task) => check_task(task, &mut problems),
+        Some(task) => check_task(spec, task, &mut problems),
         None => problems.add("TaskSpec: missing task"),
     }
-    match &spec.mode {
-        Some(Mode::Replicated(mode)) if mode.replicas > MAX_REPLICAS => {
-            problems.add(format!(
-                "replicated service: number of replicas must be at most {MAX_REPLICAS}"
-            ));
-        }
-        Some(Mode::Global(_)) => {
-            let placement = spec.task.as_ref().and_then(|task| task.placement.as_ref());
-            problems.add_if(
-                placement.is_some_and(|placement| placement.max_replicas > 0),
-                "replicas-max-per-node can only be used with replicated mode",
-            );
-        }
-        Some(Mode::Replicated(_)) => {}
-        None => problems.add("mode: replicated or global must be given"),
-    }
+    check_mode(spec, &mut problems);
     if let Some(update) = &spec.update {
         check_update("update", update, &mut problems);
     }
@@ -63,17 +48,79 @@ pub fn validate_service(spec: &ServiceSpec) -> Result<(), Vec<Problem>> {
         grace.is_some_and(|grace| grace < 0),
         "on-disconnect: the grace cannot be negative",
     );
+    check_dependencies(spec, &mut problems);
     problems.finish()
 }
 
-fn check_task(task: &TaskSpec, problems: &mut Problems) {
+fn check_mode(spec: &ServiceSpec, problems: &mut Problems) {
+    let replicas = match &spec.mode {
+        Some(Mode::Replicated(mode)) => mode.replicas,
+        Some(Mode::ReplicatedJob(mode)) => mode.total_completions,
+        Some(Mode::Global(_) | Mode::GlobalJob(_)) => 0,
+        None => {
+            problems.add("mode: replicated, global, replicated-job or global-job must be given");
+            return;
+        }
+    };
+    if replicas > MAX_REPLICAS {
+        problems.add(format!(
+            "{} service: number of replicas must be at most {MAX_REPLICAS}",
+            spec.mode_name()
+        ));
+    }
+    let placement = spec.task.as_ref().and_then(|task| task.placement.as_ref());
+    problems.add_if(
+        spec.is_per_node() && placement.is_some_and(|placement| placement.max_replicas > 0),
+        "replicas-max-per-node can only be used with replicated or replicated-job mode",
+    );
+    problems.add_if(
+        spec.is_job() && spec.update.is_some(),
+        "Jobs may not have an update config",
+    );
+    problems.add_if(
+        spec.is_job() && spec.rollback.is_some(),
+        "Jobs may not have a rollback config",
+    );
+}
+
+fn check_dependencies(spec: &ServiceSpec, problems: &mut Problems) {
+    let own = spec
+        .annotations
+        .as_ref()
+        .map_or("", |annotations| annotations.name.as_str());
+    let mut seen = BTreeSet::new();
+    for dependency in &spec.depends_on {
+        let name = &dependency.service;
+        problems.add_if(name.is_empty(), "depends_on: the service's name must be given");
+        if !name.is_empty() && name == own {
+            problems.add(format!("depends_on: service {name} can't depend on itself"));
+        }
+        if !seen.insert(name) {
+            problems.add(format!("depends_on: service {name} is given twice"));
+        }
+        problems.add_if(
+            Condition::try_from(dependency.condition).is_err(),
+            "depends_on: the condition must be started, healthy or completed",
+        );
+    }
+}
+
+fn check_task(service: &ServiceSpec, task: &TaskSpec, problems: &mut Problems) {
     match &task.container {
         Some(spec) => {
             check_container(spec, problems);
-            container::check(spec, problems);
+            let labels = service
+                .annotations
+                .as_ref()
+                .map(|annotations| &annotations.labels);
+            container::check(spec, labels.unwrap_or(&HashMap::new()), problems);
         }
         None => problems.add("ContainerSpec: missing in service spec"),
     }
+    problems.add_if(
+        task.drain_period.is_some_and(|period| period < 0),
+        "TaskSpec: drain-period cannot be negative",
+    );
     if let Some(resources) = &task.resources {
         check_resources(resources, problems);
     }
@@ -188,6 +235,7 @@ fn check_resources(resources: &ResourceRequirements, problems: &mut Problems) {
     for (what, set) in [("limit", &limits), ("reservation", &reserved)] {
         check_amounts(what, set, problems);
     }
+    check_generic(&resources.generic_reservations, problems);
     problems.add_if(reserved.pids != 0, "pids can be limited, not reserved");
     problems.add_if(
         limits.nano_cpus > 0 && limits.nano_cpus < reserved.nano_cpus,
@@ -197,6 +245,26 @@ fn check_resources(resources: &ResourceRequirements, problems: &mut Problems) {
         limits.memory_bytes > 0 && limits.memory_bytes < reserved.memory_bytes,
         "limit-memory must not be smaller than reserve-memory",
     );
+}
+
+fn check_generic(units: &[GenericResource], problems: &mut Problems) {
+    let mut seen = BTreeSet::new();
+    for unit in units {
+        problems.add_if(
+            unit.kind.trim().is_empty(),
+            "generic resource: its kind must be given",
+        );
+        if unit.count < 0 {
+            problems.add(format!("cannot ask for negative resource {}", unit.kind));
+        }
+        if !seen.insert((&unit.kind, &unit.name)) {
+            let what = [unit.kind.as_str(), unit.name.as_str()].join("=");
+            problems.add(format!(
+                "duplicate generic-resource `{}` for service task",
+                what.trim_end_matches('=')
+            ));
+        }
+    }
 }
 
 fn check_amounts(what: &str, amounts: &Resources, problems: &mut Problems) {
@@ -224,6 +292,15 @@ fn check_restart(restart: &RestartPolicy, problems: &mut Problems) {
         "TaskSpec: restart-delay cannot be negative",
     );
     problems.add_if(restart.window < 0, "TaskSpec: restart-window cannot be negative");
+    let delay = restart.delay.unwrap_or(defaults::RESTART_DELAY);
+    problems.add_if(
+        restart.max_delay.is_some_and(|longest| longest < delay),
+        "TaskSpec: restart-max-delay cannot be less than restart-delay",
+    );
+    problems.add_if(
+        restart.max_delay.is_some() && delay == 0,
+        "TaskSpec: restart-max-delay needs a restart-delay that is not 0",
+    );
 }
 
 fn check_placement(placement: &Placement, problems: &mut Problems) {

@@ -105,6 +105,7 @@ fn refuses_what_makes_no_sense() {
             let resources = ResourceRequirements {
                 limits: of(8 << 20),
                 reservations: of(16 << 20),
+                ..Default::default()
             };
             task(s).resources = Some(resources);
         }),

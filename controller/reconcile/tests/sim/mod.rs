@@ -3,6 +3,7 @@
 #![allow(dead_code)] // Each test binary uses its part.
 
 pub mod invariants;
+pub mod rules;
 pub mod words;
 
 use std::collections::BTreeSet;
@@ -29,6 +30,8 @@ pub struct Sim {
     pub broken: BTreeSet<String>,
     /// Nodes whose agents are cut off or dead.
     pub silent: BTreeSet<String>,
+    /// Jobs' programs come to their end; else they run until it is reported.
+    pub finishing: bool,
     /// Make each commit's caches anew: what a change of leader does.
     pub forgetful: bool,
 }
@@ -46,6 +49,7 @@ impl Default for Sim {
             next_wake: None,
             broken: BTreeSet::new(),
             silent: BTreeSet::new(),
+            finishing: false,
             forgetful: false,
         };
         sim.commit(|tx, _| {
@@ -116,7 +120,7 @@ impl Sim {
             ApplyOutcome::Applied { .. }
         ));
         assert_eq!(self.view(), self.replica.snapshot(), "replicas differ");
-        invariants::check(&before, &edited, &self.view());
+        invariants::check(&before, &edited, &self.view(), self.now);
         outcome.more
     }
 
@@ -146,9 +150,14 @@ impl Sim {
         };
         edit(&mut node);
         let id = node.id.clone();
+        let addr = node
+            .status
+            .as_ref()
+            .map_or("192.0.2.1", |status| &status.addr)
+            .to_owned();
         self.commit(|tx, now| {
             tx.put_node(node).unwrap();
-            observe::node_ready(tx, &id, None, "192.0.2.1", now);
+            observe::node_ready(tx, &id, None, &addr, now);
         });
     }
 
@@ -183,6 +192,19 @@ impl Sim {
         self.commit(|tx, now| observe::task_status(tx, &node, &[update], now));
     }
 
+    /// A task's agent finds it unhealthy: it still runs, but is about to be ended.
+    pub fn unhealthy(&mut self, task: &Task) {
+        let mut status = task.status.clone().unwrap_or_default();
+        status.leaving = true;
+        status.err = "unhealthy container".to_owned();
+        let update = TaskStatusUpdate {
+            task_id: task.id.clone(),
+            status: Some(status),
+        };
+        let node = task.node_id.clone();
+        self.commit(|tx, now| observe::task_status(tx, &node, &[update], now));
+    }
+
     /// Every agent takes each of its tasks one step further; false if there was nothing to do.
     pub fn step(&mut self) -> bool {
         let view = self.view();
@@ -206,7 +228,10 @@ impl Sim {
             let image = assignment.spec.as_ref().and_then(|spec| spec.container.as_ref());
             let broken = image.is_some_and(|container| self.broken.contains(&container.image));
             let before = task.status.as_ref().unwrap().state();
-            let after = next_state(before, assignment.desired_state(), broken);
+            let after = match next_state(before, assignment.desired_state(), broken) {
+                TaskState::Running if before == TaskState::Running && self.ends(task) => TaskState::Complete,
+                other => other,
+            };
             if after != before {
                 let status = TaskStatus {
                     state: after.into(),
@@ -224,6 +249,10 @@ impl Sim {
             self.commit(|tx, now| observe::task_status(tx, node_id, &updates, now));
         }
         moved
+    }
+
+    fn ends(&self, task: &Task) -> bool {
+        self.finishing && task.job_iteration.is_some()
     }
 
     /// Agents walk until they have nothing to do; no time passes.
@@ -257,9 +286,32 @@ impl Sim {
             .find_service(service)
             .map_or(service.to_owned(), |service| service.id.clone());
         view.tasks_by_service(&id)
-            .filter(|t| t.desired_state() <= TaskState::Running)
+            .filter(|task| rules::is_live(task))
             .cloned()
             .collect()
+    }
+
+    /// Slots or nodes of a job where its task has completed in this run.
+    pub fn completed(&self, service: &str) -> usize {
+        let view = self.view();
+        let service = view.find_service(service).expect("no such service");
+        let done =
+            |task: &&Arc<Task>| service.is_of_this_run(task) && rules::state(task) == TaskState::Complete;
+        let places: BTreeSet<_> = view
+            .tasks_by_service(&service.id)
+            .filter(done)
+            .map(|task| {
+                (
+                    task.slot,
+                    if task.slot == 0 {
+                        task.node_id.clone()
+                    } else {
+                        String::new()
+                    },
+                )
+            })
+            .collect();
+        places.len()
     }
 
     pub fn running(&self, service: &str) -> usize {

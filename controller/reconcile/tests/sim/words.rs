@@ -30,7 +30,18 @@ fn nano(text: &str) -> i64 {
     nano
 }
 
-/// Applies a word to a node.
+/// `3` of a kind, or the one of a name.
+fn unit(kind: &str, value: &str) -> GenericResource {
+    let count = value.parse().ok();
+    GenericResource {
+        kind: kind.to_owned(),
+        name: count.map_or(value.to_owned(), |_: i64| String::new()),
+        count: count.unwrap_or(0),
+    }
+}
+
+/// Applies a word to a node: `cpu=2`, `mem=1G`, `os=linux`, `arch=amd64`, `hostname=h`, `ip=192.0.2.1`, `label.K=V`,
+/// `engine.label.K=V`, `generic.gpu=2`, `generic.gpu=a,b`, `plugin=Log/journald`, `manager`, `worker`, `active`, `pause`, `drain`.
 pub fn node(node: &mut Node, word: &str) {
     let (key, value) = word.split_once('=').unwrap_or((word, ""));
     let spec = node.spec.get_or_insert_default();
@@ -38,12 +49,33 @@ pub fn node(node: &mut Node, word: &str) {
     match key {
         "cpu" => description.resources.get_or_insert_default().nano_cpus = nano(value),
         "mem" => description.resources.get_or_insert_default().memory_bytes = bytes(value),
+        "os" => description.platform.get_or_insert_default().os = value.to_owned(),
+        "hostname" => value.clone_into(&mut description.hostname),
+        "ip" => value.clone_into(&mut node.status.get_or_insert_default().addr),
+        "plugin" => {
+            let (kind, name) = value.split_once('/').expect("Type/name");
+            let plugins = &mut description.engine.get_or_insert_default().plugins;
+            plugins.push(PluginDescription {
+                r#type: kind.to_owned(),
+                name: name.to_owned(),
+            });
+        }
         "arch" => description.platform.get_or_insert_default().architecture = value.to_owned(),
         "manager" => spec.set_role(NodeRole::Manager),
         "worker" => spec.set_role(NodeRole::Worker),
         "active" => spec.set_availability(Availability::Active),
         "pause" => spec.set_availability(Availability::Pause),
         "drain" => spec.set_availability(Availability::Drain),
+        key if key.starts_with("engine.label.") => {
+            let labels = &mut description.engine.get_or_insert_default().labels;
+            labels.insert(key["engine.label.".len()..].to_owned(), value.to_owned());
+        }
+        key if key.starts_with("generic.") => {
+            let kind = &key["generic.".len()..];
+            let offered = &mut description.generic_resources;
+            offered.retain(|unit| unit.kind != kind);
+            offered.extend(value.split(',').map(|value| unit(kind, value)));
+        }
         key => {
             let name = key
                 .strip_prefix("label.")
@@ -108,41 +140,16 @@ pub fn spec(spec: &mut ServiceSpec, word: &str, network: &dyn Fn(&str) -> String
     let task = spec.task.get_or_insert_default();
     match key {
         "on-disconnect" => spec.on_disconnect = Some(disconnect(value)),
-        "replicas" => {
-            let replicas = value.parse().expect("a number");
-            spec.mode = Some(service_spec::Mode::Replicated(ReplicatedMode { replicas }));
-        }
-        "global" => spec.mode = Some(service_spec::Mode::Global(GlobalMode {})),
+        "replicas" | "job" | "global-job" | "global" | "no-mode" => mode(&mut spec.mode, key, value),
         "image" => value.clone_into(&mut task.container.get_or_insert_default().image),
         "force" => task.force_update += 1,
-        "no-mode" => spec.mode = None,
+        "after" => spec.depends_on.push(dependency(value)),
+        "drain" => task.drain_period = Some(duration(value)),
         "reserve-cpu" => reservations(task).nano_cpus = nano(value),
         "reserve-mem" => reservations(task).memory_bytes = bytes(value),
-        "constraint" => task
-            .placement
-            .get_or_insert_default()
-            .constraints
-            .push(value.to_owned()),
-        "no-constraints" => task.placement.get_or_insert_default().constraints.clear(),
-        "spread" => {
-            let preference = PlacementPreference {
-                spread_descriptor: value.to_owned(),
-            };
-            task.placement
-                .get_or_insert_default()
-                .preferences
-                .push(preference);
-        }
-        "platform" => {
-            let (os, architecture) = value.split_once('/').expect("os/arch");
-            let platform = Platform {
-                os: os.to_owned(),
-                architecture: architecture.to_owned(),
-            };
-            task.placement.get_or_insert_default().platforms.push(platform);
-        }
-        "max-per-node" => {
-            task.placement.get_or_insert_default().max_replicas = value.parse().expect("a number")
+        "generic" | "log" | "volume" => needs(task, key, value),
+        "constraint" | "no-constraints" | "spread" | "platform" | "max-per-node" => {
+            place(task.placement.get_or_insert_default(), key, value);
         }
         "network" => {
             task.networks.push(NetworkAttachmentConfig {
@@ -162,6 +169,92 @@ pub fn spec(spec: &mut ServiceSpec, word: &str, network: &dyn Fn(&str) -> String
                 .unwrap_or_else(|| panic!("service word {word}"));
             let labels = &mut spec.annotations.get_or_insert_default().labels;
             labels.insert(name.to_owned(), value.to_owned());
+        }
+    }
+}
+
+/// How many tasks there are to be.
+fn mode(mode: &mut Option<service_spec::Mode>, key: &str, value: &str) {
+    *mode = match (key, mode.take()) {
+        ("replicas", Some(service_spec::Mode::ReplicatedJob(mut job))) => {
+            job.total_completions = value.parse().expect("a number");
+            Some(service_spec::Mode::ReplicatedJob(job))
+        }
+        ("replicas", _) => {
+            let replicas = value.parse().expect("a number");
+            Some(service_spec::Mode::Replicated(ReplicatedMode { replicas }))
+        }
+        // So many completions, and after a colon so many at a time.
+        ("job", _) => {
+            let (total, concurrent) = value.split_once(':').unwrap_or((value, "0"));
+            Some(service_spec::Mode::ReplicatedJob(ReplicatedJobMode {
+                total_completions: total.parse().expect("a number"),
+                max_concurrent: concurrent.parse().expect("a number"),
+            }))
+        }
+        ("global-job", _) => Some(service_spec::Mode::GlobalJob(GlobalJobMode {})),
+        ("global", _) => Some(service_spec::Mode::Global(GlobalMode {})),
+        _ => None,
+    };
+}
+
+/// Where tasks may be.
+fn place(placement: &mut Placement, key: &str, value: &str) {
+    match key {
+        "constraint" => placement.constraints.push(value.to_owned()),
+        "no-constraints" => placement.constraints.clear(),
+        "spread" => placement.preferences.push(PlacementPreference {
+            spread_descriptor: value.to_owned(),
+        }),
+        "platform" => {
+            let (os, architecture) = value.split_once('/').expect("os/arch");
+            placement.platforms.push(Platform {
+                os: os.to_owned(),
+                architecture: architecture.to_owned(),
+            });
+        }
+        _ => placement.max_replicas = value.parse().expect("a number"),
+    }
+}
+
+/// `db:healthy`, `db:started:optional`.
+fn dependency(value: &str) -> Dependency {
+    let mut parts = value.split(':');
+    let mut dependency = Dependency {
+        service: parts.next().expect("a service").to_owned(),
+        ..Default::default()
+    };
+    dependency.set_condition(match parts.next() {
+        Some("started") => dependency::Condition::Started,
+        Some("healthy") => dependency::Condition::Healthy,
+        Some("completed") => dependency::Condition::Completed,
+        other => panic!("condition {other:?}"),
+    });
+    dependency.optional = parts.next() == Some("optional");
+    dependency
+}
+
+/// What only some nodes have: units of a kind, a driver of logs or of volumes.
+fn needs(task: &mut TaskSpec, key: &str, value: &str) {
+    match key {
+        "generic" => {
+            let (kind, value) = value.split_once(':').expect("kind:number or kind:name");
+            let resources = task.resources.get_or_insert_default();
+            resources.generic_reservations.push(unit(kind, value));
+        }
+        "log" => value.clone_into(&mut task.log_driver.get_or_insert_default().name),
+        _ => {
+            let mount = Mount {
+                r#type: MountType::Volume.into(),
+                source: "data".to_owned(),
+                target: "/data".to_owned(),
+                volume: Some(VolumeOptions {
+                    driver: value.to_owned(),
+                    ..Default::default()
+                }),
+                ..Default::default()
+            };
+            task.container.get_or_insert_default().mounts.push(mount);
         }
     }
 }
@@ -223,6 +316,7 @@ fn restart(policy: &mut RestartPolicy, key: &str, value: &str) {
             _ => RestartCondition::Any,
         }),
         "-delay" => policy.delay = Some(duration(value)),
+        "-max-delay" => policy.max_delay = Some(duration(value)),
         "-attempts" => policy.max_attempts = value.parse().expect("a number"),
         "-window" => policy.window = duration(value),
         other => panic!("restart word {other}"),
