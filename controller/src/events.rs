@@ -1,5 +1,5 @@
 //! What happens to services, nodes and networks, as Docker's managers tell it (`events`, scope `swarm`): each change with what was
-//! before and what is now. Called by the daemon while this node is a manager.
+//! before and what is now; and of tasks, beyond Docker, why they ended or were sent away. Called by the daemon while this node is a manager.
 //!
 //! Made from the difference of two states, so that nothing is missed however many changes came together; a change and its
 //! taking back in one moment show as nothing.
@@ -7,10 +7,10 @@
 use std::collections::HashMap;
 
 use pontoon_proto::v1::{
-    Availability, Event, Meta, Network, Node, NodeRole, NodeSpec, NodeState, Service, UpdateState,
-    service_spec::Mode,
+    Availability, Event, Meta, Network, Node, NodeRole, NodeSpec, NodeState, Service, Task, TaskState,
+    UpdateState, service_spec::Mode,
 };
-use pontoon_store::{Object, Snapshot};
+use pontoon_store::{Object, Snapshot, task_name};
 
 use crate::manager::Manager;
 
@@ -66,6 +66,9 @@ fn events(before: &Snapshot, after: &Snapshot, seen_at: i64) -> Vec<Event> {
 }
 
 fn event(change: (Option<Object>, Option<Object>), seen_at: i64) -> Option<Event> {
+    if let (Some(Object::Task(old)), Some(Object::Task(new))) = &change {
+        return task(old, new);
+    }
     let (action, object) = match &change {
         (None, Some(new)) => ("create", new),
         (Some(_), Some(new)) => ("update", new),
@@ -141,6 +144,51 @@ fn differ(attributes: &mut HashMap<String, String>, key: &str, old: String, new:
     differs
 }
 
+/// What happened to a task, with the reason: it ended badly, or one of its steps was noted; none for what went as it should, nor for those
+/// that are made or forgotten: their services' events tell as much.
+fn task(old: &Task, new: &Task) -> Option<Event> {
+    let state = |task: &Task| {
+        task.status
+            .as_ref()
+            .map_or(TaskState::New, |status| status.state())
+    };
+    let (was, is) = (state(old), state(new));
+    let bad = matches!(is, TaskState::Failed | TaskState::Rejected | TaskState::Orphaned);
+    let step = new.steps.last().filter(|_| old.steps != new.steps);
+    if !(bad && was != is) && step.is_none() {
+        return None;
+    }
+    let mut attributes = HashMap::from([
+        ("name".to_owned(), task_name(new)),
+        ("service".to_owned(), new.service_name.clone()),
+        ("node".to_owned(), new.node_id.clone()),
+    ]);
+    if let Some(step) = step {
+        attributes.insert("reason".to_owned(), step.reason.clone());
+    }
+    let mut action = "update";
+    if bad && was != is {
+        action = is.name();
+        let status = new.status.clone().unwrap_or_default();
+        attributes.insert("error".to_owned(), status.err);
+        if !status.output.is_empty() {
+            attributes.insert("output".to_owned(), status.output.join(" | "));
+        }
+        if let Some(container) = status.container {
+            attributes.insert("exitCode".to_owned(), container.exit_code.to_string());
+            attributes.insert("oomKilled".to_owned(), container.oom_killed.to_string());
+        }
+    }
+    Some(Event {
+        r#type: "task".to_owned(),
+        action: action.to_owned(),
+        actor_id: new.id.clone(),
+        attributes,
+        scope: "swarm".to_owned(),
+        time: new.meta.map_or(0, |meta| meta.updated_at),
+    })
+}
+
 /// What is new of a service; false for what only the cluster's own parts wrote.
 fn service(old: &Service, new: &Service, attributes: &mut HashMap<String, String>) -> bool {
     let image = |service: &Service| {
@@ -152,6 +200,7 @@ fn service(old: &Service, new: &Service, attributes: &mut HashMap<String, String
     };
     let replicas = |service: &Service| match service.spec.as_ref().and_then(|spec| spec.mode.as_ref()) {
         Some(Mode::Replicated(mode)) => mode.replicas.to_string(),
+        Some(Mode::ReplicatedJob(job)) => job.total_completions.to_string(),
         _ => String::new(),
     };
     differ(attributes, "image", image(old), image(new));
@@ -164,6 +213,8 @@ fn service(old: &Service, new: &Service, attributes: &mut HashMap<String, String
         if let Some(was) = was {
             attributes.insert("updatestate.old".to_owned(), update_state(was));
         }
+        let message = new.update_status.as_ref().map(|status| status.message.clone());
+        attributes.insert("updatestate.message".to_owned(), message.unwrap_or_default());
     }
     old.spec != new.spec || moved
 }
@@ -208,7 +259,7 @@ fn bare(name: &str, prefix: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pontoon_proto::v1::{Annotations, NodeStatus, ReplicatedMode, ServiceSpec};
+    use pontoon_proto::v1::{Annotations, NodeStatus, ReplicatedMode, ServiceSpec, TaskStatus, TaskStep};
     use pontoon_store::{Kind, Store, Tx};
 
     fn spec(name: &str, replicas: u64) -> ServiceSpec {
@@ -241,16 +292,19 @@ mod tests {
         events.iter().map(show).collect()
     }
 
+    /// The events of one edit, in words.
+    fn step(store: &Store, edit: &dyn Fn(&mut Tx)) -> Vec<String> {
+        let before = store.snapshot();
+        let mut tx = Tx::new(Snapshot::clone(&before));
+        edit(&mut tx);
+        store.apply(tx.into_changeset(7));
+        shown(&events(&before, &store.snapshot(), 0))
+    }
+
     #[test]
     fn changes_are_told_with_what_was_before() {
         let store = Store::new();
-        let step = |edit: &dyn Fn(&mut Tx)| {
-            let before = store.snapshot();
-            let mut tx = Tx::new(Snapshot::clone(&before));
-            edit(&mut tx);
-            store.apply(tx.into_changeset(7));
-            shown(&events(&before, &store.snapshot(), 0))
-        };
+        let step = |edit: &dyn Fn(&mut Tx)| step(&store, edit);
         let service = |replicas| Service {
             id: "s1".to_owned(),
             spec: Some(spec("web", replicas)),
@@ -292,5 +346,56 @@ mod tests {
             }),
             ["service remove s1 name=web"]
         );
+    }
+
+    #[test]
+    fn tasks_that_end_badly_or_are_sent_away_say_why() {
+        let store = Store::new();
+        let step = |edit: &dyn Fn(&mut Tx)| step(&store, edit);
+        let task = |state: TaskState, steps: &[&str]| Task {
+            id: "t1".to_owned(),
+            service_id: "s1".to_owned(),
+            service_name: "web".to_owned(),
+            slot: 2,
+            status: Some(TaskStatus {
+                state: state.into(),
+                err: if state == TaskState::Failed {
+                    "task: non-zero exit (1)"
+                } else {
+                    ""
+                }
+                .to_owned(),
+                output: vec!["a".to_owned(), "b".to_owned()],
+                ..TaskStatus::default()
+            }),
+            steps: steps
+                .iter()
+                .map(|reason| TaskStep {
+                    reason: (*reason).to_owned(),
+                    ..TaskStep::default()
+                })
+                .collect(),
+            ..Task::default()
+        };
+        let quiet = step(&|tx| tx.put_task(task(TaskState::Starting, &[])).unwrap());
+        assert!(quiet.is_empty(), "{quiet:?}");
+        let quiet = step(&|tx| tx.put_task(task(TaskState::Running, &[])).unwrap());
+        assert!(quiet.is_empty(), "{quiet:?}");
+        assert_eq!(
+            step(&|tx| tx
+                .put_task(task(TaskState::Running, &["node is being drained"]))
+                .unwrap()),
+            ["task update t1 name=web.2.t1,node=,reason=node is being drained,service=web"]
+        );
+        assert_eq!(
+            step(&|tx| tx
+                .put_task(task(TaskState::Failed, &["node is being drained"]))
+                .unwrap()),
+            ["task failed t1 error=task: non-zero exit (1),name=web.2.t1,node=,output=a | b,service=web"]
+        );
+        let quiet = step(&|tx| {
+            tx.delete(Kind::Task, "t1");
+        });
+        assert!(quiet.is_empty(), "{quiet:?}");
     }
 }

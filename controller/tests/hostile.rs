@@ -102,6 +102,7 @@ fn good() -> Vec<Vec<u8>> {
             messages: vec![Bytes::from_static(&[8, 3, 16, 1, 24, 2, 32, 7])],
             from: 4711,
             cluster_id: "cluster1".into(),
+            addr: String::new(),
         }
         .encode_to_vec(),
         RaftJoinRequest {

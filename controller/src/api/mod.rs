@@ -5,6 +5,7 @@
 //! belong into the transaction, those of a spec alone come before it.
 
 mod cluster;
+mod explain;
 mod filter;
 mod logs;
 mod network;
@@ -18,12 +19,13 @@ use std::sync::Arc;
 
 use pontoon_proto::v1::control_server::Control;
 use pontoon_proto::v1::{
-    Cluster, CreateClusterNetworkRequest, CreateServiceRequest, GetClusterRequest, GetJoinTokensRequest,
-    GetRequest, GetUnlockKeyRequest, JoinTokens, ListClusterNetworksResponse, ListNodesResponse, ListRequest,
-    ListServicesResponse, ListTasksRequest, ListTasksResponse, Network, Node, RemoveNodeRequest,
-    RemoveResponse, RotateJoinTokenRequest, RotateRootRequest, RotateUnlockKeyRequest, Service,
-    ServiceLogEntry, ServiceLogsRequest, Task, UnlockKeyResponse, UpdateClusterRequest, UpdateNodeRequest,
-    UpdateServiceRequest, WatchRequest, WatchResponse,
+    Cluster, CreateClusterNetworkRequest, CreateServiceRequest, ExplainRequest, ExplainResponse,
+    GetClusterRequest, GetJoinTokensRequest, GetRequest, GetUnlockKeyRequest, JoinTokens,
+    ListClusterNetworksResponse, ListNodesResponse, ListRequest, ListServicesResponse, ListTasksRequest,
+    ListTasksResponse, Network, Node, RemoveNodeRequest, RemoveResponse, RotateJoinTokenRequest,
+    RotateRootRequest, RotateUnlockKeyRequest, Service, ServiceLogEntry, ServiceLogsRequest, Task,
+    UnlockKeyResponse, UpdateClusterRequest, UpdateNodeRequest, UpdateServiceRequest, WatchRequest,
+    WatchResponse,
 };
 use pontoon_reconcile::{edit, spec};
 use tokio_stream::wrappers::ReceiverStream;
@@ -227,6 +229,12 @@ impl Control for ControlService {
 
     async fn remove_network(&self, request: Request<GetRequest>) -> Result<Response<RemoveResponse>, Status> {
         network::remove(&self.core, request.into_inner())
+            .await
+            .map(Response::new)
+    }
+
+    async fn explain(&self, request: Request<ExplainRequest>) -> Result<Response<ExplainResponse>, Status> {
+        explain::explain(&self.core, request.into_inner())
             .await
             .map(Response::new)
     }

@@ -1,9 +1,11 @@
 //! Services: validated, network names resolved, written in the transaction that also makes their tasks.
 
+use std::collections::BTreeSet;
+
 use pontoon_proto::name;
 use pontoon_proto::v1::{
     CreateServiceRequest, GetRequest, ListRequest, ListServicesResponse, RegistryAuth, RemoveResponse,
-    Service, ServiceSpec, ServiceStatus, TaskState, UpdateServiceRequest, service_spec::Mode,
+    Service, ServiceSpec, ServiceStatus, Task, TaskState, UpdateServiceRequest, service_spec::Mode,
 };
 use pontoon_reconcile::{edit, spec};
 use pontoon_store::{Snapshot, Tx};
@@ -161,36 +163,113 @@ fn name_of(spec: Option<&ServiceSpec>) -> &str {
 }
 
 fn mode_of(service: &Service) -> &'static str {
-    match service.spec.as_ref().and_then(|spec| spec.mode.as_ref()) {
-        Some(Mode::Global(_)) => "global",
-        _ => "replicated",
-    }
+    service.spec.as_ref().map_or("replicated", ServiceSpec::mode_name)
 }
 
-/// A service with the counts that `service ls` shows. A global service wants as many tasks as it has that should run.
+/// A service with the counts that `service ls` shows. A global service wants as many tasks as it has that should run; of a job only the
+/// present run counts.
 fn counted(snapshot: &Snapshot, service: &Service) -> ServiceStatus {
-    let mut running = 0;
-    let mut wanted = 0;
-    for task in snapshot.tasks_by_service(&service.id) {
-        if task.desired_state() > TaskState::Running {
-            continue;
-        }
-        wanted += 1;
-        if task
+    let (mut running, mut live) = (0, 0);
+    let mut completed = BTreeSet::new();
+    let tasks = snapshot.tasks_by_service(&service.id);
+    for task in tasks.filter(|task| service.is_of_this_run(task)) {
+        let state = task
             .status
             .as_ref()
-            .is_some_and(|status| status.state() == TaskState::Running)
-        {
-            running += 1;
+            .map_or(TaskState::New, |status| status.state());
+        if state == TaskState::Complete && service.iteration().is_some() {
+            completed.insert(place(task));
         }
+        let over = task.desired_state() == TaskState::Complete && state.is_terminal();
+        if task.desired_state() > TaskState::Complete || over {
+            continue;
+        }
+        live += 1;
+        running += u64::from(state == TaskState::Running);
     }
     let desired = match service.spec.as_ref().and_then(|spec| spec.mode.as_ref()) {
         Some(Mode::Replicated(mode)) => mode.replicas,
-        _ => wanted,
+        Some(Mode::ReplicatedJob(job)) => job.concurrency(),
+        _ => live,
     };
     ServiceStatus {
         service: Some(view::service(service)),
         running_tasks: running,
         desired_tasks: desired,
+        completed_tasks: completed.len() as u64,
+    }
+}
+
+/// The slot of a task; of a global service's, its node.
+fn place(task: &Task) -> (u64, &str) {
+    let node = if task.slot == 0 { task.node_id.as_str() } else { "" };
+    (task.slot, node)
+}
+
+#[cfg(test)]
+mod tests {
+    use pontoon_proto::v1::{GlobalJobMode, JobStatus, ReplicatedJobMode, TaskStatus};
+
+    use super::*;
+
+    /// Running, desired and completed tasks of a job whose second run (number 1) has these tasks: (slot, node, run, desired, observed).
+    fn counts(mode: Mode, tasks: &[(u64, &str, u64, TaskState, TaskState)]) -> (u64, u64, u64) {
+        let service = Service {
+            id: "s".to_owned(),
+            spec: Some(ServiceSpec {
+                mode: Some(mode),
+                ..ServiceSpec::default()
+            }),
+            job_status: Some(JobStatus {
+                iteration: 1,
+                last_execution: 1,
+            }),
+            ..Service::default()
+        };
+        let mut tx = Tx::new(Snapshot::default());
+        tx.put_service(service.clone()).unwrap();
+        for (at, (slot, node, iteration, desired, observed)) in tasks.iter().enumerate() {
+            tx.put_task(Task {
+                id: format!("t{at}"),
+                service_id: "s".to_owned(),
+                slot: *slot,
+                node_id: (*node).to_owned(),
+                job_iteration: Some(*iteration),
+                desired_state: (*desired).into(),
+                status: Some(TaskStatus {
+                    state: (*observed).into(),
+                    ..TaskStatus::default()
+                }),
+                ..Task::default()
+            })
+            .unwrap();
+        }
+        let status = counted(tx.view(), &service);
+        (status.running_tasks, status.desired_tasks, status.completed_tasks)
+    }
+
+    #[test]
+    fn only_the_present_run_of_a_job_is_counted() {
+        use TaskState::{Complete, Failed, Ready, Running, Shutdown};
+        let mode = Mode::ReplicatedJob(ReplicatedJobMode {
+            max_concurrent: 2,
+            total_completions: 5,
+        });
+        let tasks = [
+            (1, "n1", 0, Complete, Complete),
+            (2, "n1", 0, Shutdown, Running),
+            (1, "n1", 1, Shutdown, Failed),
+            (1, "n1", 1, Complete, Complete),
+            (2, "n2", 1, Complete, Running),
+            (3, "n2", 1, Ready, Ready),
+        ];
+        assert_eq!(counts(mode, &tasks), (1, 2, 1));
+        let tasks = [
+            (0, "n1", 1, Complete, Complete),
+            (0, "n2", 1, Complete, Running),
+            (0, "n2", 0, Complete, Complete),
+            (0, "n3", 1, Complete, Ready),
+        ];
+        assert_eq!(counts(Mode::GlobalJob(GlobalJobMode {}), &tasks), (1, 2, 1));
     }
 }

@@ -1,6 +1,8 @@
 //! Tasks, with what a listing shows beside them.
 
-use pontoon_proto::v1::{GetRequest, ListTasksRequest, ListTasksResponse, Service, Task, TaskView};
+use pontoon_proto::v1::{
+    GetRequest, ListTasksRequest, ListTasksResponse, Service, Task, TaskState, TaskView,
+};
 use pontoon_store::Snapshot;
 use tonic::Status;
 
@@ -88,7 +90,16 @@ fn view(snapshot: &Snapshot, task: &Task) -> TaskView {
         node_hostname: node
             .map(|description| description.hostname.clone())
             .unwrap_or_default(),
+        waits_for: service
+            .filter(|service| is_held(task, service))
+            .map(|service| service.waits_for.clone())
+            .unwrap_or_default(),
     }
+}
+
+/// Whether the task may not start because its service waits for another one.
+fn is_held(task: &Task, service: &Service) -> bool {
+    task.desired_state() == TaskState::Ready && task.spec_version == service.spec_version
 }
 
 /// The image of a spec version that is current or retained.

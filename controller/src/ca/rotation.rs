@@ -137,7 +137,7 @@ async fn settle(core: &Core, leading: &Leading) -> bool {
             let connected = leading.sessions.nodes();
             let reachable: Vec<String> = behind.into_iter().filter(|id| connected.contains(id)).collect();
             let next = leading.orders.give(&wanted, &reachable, Instant::now());
-            leading.sessions.wake(&next, &BTreeSet::new());
+            leading.sessions.wake(&next);
             return true;
         }
         leading.writer.write(finish).await

@@ -1,10 +1,11 @@
 //! Which sessions a change of the state concerns, so that a cluster of thousands does not recompute every node's
 //! assignments at each entry. Runs at the leader as one task.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use pontoon_proto::v1::{Network, Node, Service, Task};
+use pontoon_reconcile::assignments::{matters_to_networks, matters_to_node};
 use pontoon_store::{Event, Object, Snapshot};
 
 use crate::core::Core;
@@ -28,7 +29,7 @@ pub(crate) async fn run(core: Arc<Core>, leading: Arc<Leading>) {
                 for event in changes.iter().flat_map(|applied| &applied.events) {
                     concern.add(event, &last, &now);
                 }
-                leading.sessions.wake(&concern.nodes, &concern.networks);
+                leading.sessions.tell(concern, now.version());
             }
             Err(_) => leading.sessions.wake_all(),
         }
@@ -38,19 +39,31 @@ pub(crate) async fn run(core: Arc<Core>, leading: Arc<Leading>) {
 
 /// Whom a set of changes concerns.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Concern {
-    nodes: BTreeSet<String>,
+pub(crate) struct Concern {
+    /// By node, the tasks that it has to look at; none: only at itself.
+    pub(crate) nodes: BTreeMap<String, BTreeSet<String>>,
+    /// Nodes that take part in a network that they did not before, or the other way round.
+    pub(crate) legs: BTreeSet<String>,
     /// Nodes that have an endpoint in one of these.
-    networks: BTreeSet<String>,
+    pub(crate) networks: BTreeSet<String>,
 }
 
 impl Concern {
     fn add(&mut self, event: &Event, last: &Snapshot, now: &Snapshot) {
         match event.object() {
             Object::Task(task) => {
-                self.task(task, now);
-                if let Some(before) = last.task(&task.id) {
-                    self.task(before, now);
+                let is_put = matches!(event, Event::Put(_));
+                let before = last.task(&task.id).map(Arc::as_ref);
+                let compared = before.filter(|_| is_put);
+                if compared.is_none_or(|before| matters_to_node(before, task)) {
+                    self.on_node(task);
+                    before.into_iter().for_each(|before| self.on_node(before));
+                }
+                if compared.is_none_or(|before| matters_to_networks(before, task)) {
+                    self.in_networks(task, now);
+                    before
+                        .into_iter()
+                        .for_each(|before| self.in_networks(before, now));
                 }
             }
             Object::Node(node) => self.node(node, last, now),
@@ -59,11 +72,20 @@ impl Concern {
                 if let Some(before) = last.service(&service.id) {
                     self.service(before, now);
                 }
-                // Names, labels and specs are in the assignments of its tasks.
-                let tasks = now
-                    .tasks_by_service(&service.id)
-                    .filter(|task| !task.node_id.is_empty());
-                self.nodes.extend(tasks.map(|task| task.node_id.clone()));
+                // Labels and specs are in the assignments of its tasks, and that it is gone.
+                let is_put = matches!(event, Event::Put(_));
+                let same = last
+                    .service(&service.id)
+                    .filter(|_| is_put)
+                    .is_some_and(|before| {
+                        before.spec == service.spec
+                            && before.spec_version == service.spec_version
+                            && before.retained == service.retained
+                    });
+                if !same {
+                    now.tasks_by_service(&service.id)
+                        .for_each(|task| self.on_node(task));
+                }
             }
             Object::Network(network) => {
                 self.networks.insert(network.id.clone());
@@ -72,10 +94,14 @@ impl Concern {
         }
     }
 
-    fn task(&mut self, task: &Task, now: &Snapshot) {
+    fn on_node(&mut self, task: &Task) {
         if !task.node_id.is_empty() {
-            self.nodes.insert(task.node_id.clone());
+            let tasks = self.nodes.entry(task.node_id.clone()).or_default();
+            tasks.insert(task.id.clone());
         }
+    }
+
+    fn in_networks(&mut self, task: &Task, now: &Snapshot) {
         self.networks.extend(
             task.networks
                 .iter()
@@ -101,7 +127,7 @@ impl Concern {
 
     /// A node's address is in the records of every network that it has an endpoint or a leg in.
     fn node(&mut self, node: &Node, last: &Snapshot, now: &Snapshot) {
-        self.nodes.insert(node.id.clone());
+        self.nodes.entry(node.id.clone()).or_default();
         let before = last.node(&node.id);
         let address = |node: &Node| node.description.as_ref().map(|d| d.data_path_addr.clone());
         let legs = |node: &Node| node.attachments.clone();
@@ -110,6 +136,7 @@ impl Concern {
         if same && now.node(&node.id).is_some() {
             return;
         }
+        self.legs.insert(node.id.clone());
         let legs = before
             .into_iter()
             .flat_map(|before| &before.attachments)
@@ -125,11 +152,48 @@ impl Concern {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pontoon_proto::v1::{Endpoint, NetworkAttachment, NodeDescription, VirtualIp};
+    use pontoon_proto::v1::{Endpoint, NetworkAttachment, NodeDescription, TaskState, TaskStatus, VirtualIp};
     use pontoon_store::Tx;
 
     fn set(ids: &[&str]) -> BTreeSet<String> {
         ids.iter().map(|id| (*id).to_owned()).collect()
+    }
+
+    fn on(nodes: &[&str], tasks: &[&str]) -> BTreeMap<String, BTreeSet<String>> {
+        nodes
+            .iter()
+            .map(|node| ((*node).to_owned(), set(tasks)))
+            .collect()
+    }
+
+    #[test]
+    fn what_an_agent_reports_is_no_news_to_it() {
+        let running = |state: TaskState| Task {
+            desired_state: TaskState::Running.into(),
+            status: Some(TaskStatus {
+                state: state.into(),
+                ..TaskStatus::default()
+            }),
+            ..task("n1", "net1")
+        };
+        let mut before = Tx::new(Snapshot::default());
+        before.put_task(running(TaskState::Preparing)).unwrap();
+        for (state, nodes, networks) in [
+            (TaskState::Starting, &[][..], &[][..]),
+            // Others may send to it now.
+            (TaskState::Running, &[], &["net1"]),
+            (TaskState::Failed, &["n1"], &["net1"]),
+        ] {
+            let mut concern = Concern::default();
+            let now = Event::Put(Object::Task(Arc::new(running(state))));
+            concern.add(&now, &before, &before);
+            assert_eq!(concern.nodes, on(nodes, &["t1"]), "{state:?}");
+            assert_eq!(concern.networks, set(networks), "{state:?}");
+        }
+        let mut concern = Concern::default();
+        let gone = Event::Delete(Object::Task(Arc::new(running(TaskState::Preparing))));
+        concern.add(&gone, &before, &before);
+        assert_eq!(concern.nodes, on(&["n1"], &["t1"]));
     }
 
     fn task(node: &str, network: &str) -> Task {
@@ -166,13 +230,17 @@ mod tests {
         let moved = Event::Put(Object::Task(Arc::new(task("n2", "net2"))));
         let mut concern = Concern::default();
         concern.add(&moved, &before, &before);
-        assert_eq!(concern.nodes, set(&["n1", "n2"]));
+        assert_eq!(concern.nodes, on(&["n1", "n2"], &["t1"]));
         assert_eq!(concern.networks, set(&["net1", "net2", "ingress"]));
 
         let mut concern = Concern::default();
-        let service = before.service("s1").unwrap().clone();
-        concern.add(&Event::Put(Object::Service(service)), &before, &before);
-        assert_eq!(concern.nodes, set(&["n1"]));
+        let mut service = Service::clone(before.service("s1").unwrap());
+        let put = |service: &Service| Event::Put(Object::Service(Arc::new(service.clone())));
+        concern.add(&put(&service), &before, &before);
+        assert_eq!(concern.nodes, BTreeMap::new());
+        service.spec_version = 7;
+        concern.add(&put(&service), &before, &before);
+        assert_eq!(concern.nodes, on(&["n1"], &["t1"]));
     }
 
     #[test]
@@ -197,7 +265,9 @@ mod tests {
             let mut concern = Concern::default();
             concern.add(&Event::Put(Object::Node(Arc::new(node(addr)))), &before, &before);
             assert_eq!(concern.networks, set(networks));
-            assert_eq!(concern.nodes, set(&["n1"]));
+            // The node itself is in none of them yet, as far as its session knows.
+            assert_eq!(concern.legs.contains("n1"), !networks.is_empty());
+            assert_eq!(concern.nodes, on(&["n1"], &[]));
         }
     }
 }

@@ -7,7 +7,6 @@
 //! The session ends when a newer one of the node begins, the node is declared down or removed, or leadership is lost.
 //! Its end alone does not make the node down: the heartbeat's time runs on, and the agent may come back before.
 
-use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -16,7 +15,8 @@ use pontoon_proto::v1::{
     AgentMessage, Assignments, ManagerList, ManagerPeer, Node, NodeDescription, Register, Registered,
     StatusAck, StatusReport, Trust, agent_message::Message as Incoming,
 };
-use pontoon_reconcile::{assignments, observe};
+use pontoon_reconcile::assignments::{self, Changes, Told};
+use pontoon_reconcile::observe;
 use pontoon_store::{Snapshot, Tx};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -74,7 +74,7 @@ impl Start {
             leading: self.leading,
             session: session.clone(),
             acks: JoinSet::new(),
-            sent: None,
+            sent: Told::default(),
             node: None,
             trust: None,
             last_push: None,
@@ -151,13 +151,15 @@ fn removed(node_id: &str) -> Status {
 pub(crate) struct Assigner(Mutex<assignments::Records>);
 
 impl Assigner {
-    /// The newest state, and all that the node must run and know by it.
-    fn of(&self, core: &Core, node_id: &str) -> (Arc<Snapshot>, Assignments) {
+    /// The newest state, and what the session's node must be told by it.
+    fn of(&self, core: &Core, session: &Session, told: &mut Told) -> (Arc<Snapshot>, Option<Assignments>) {
         let mut records = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // Taken under the lock, so that the records only ever advance.
+        // What may have changed before the state, so that the state has it all; the state under the lock, so that the records only
+        // ever advance.
+        let changes = session.take_changes();
         let snapshot = core.snapshot();
-        let assignments = assignments::for_node(&snapshot, &mut records, node_id);
-        (snapshot, assignments)
+        let message = told.advance(&snapshot, &mut records, &session.node_id, &changes);
+        (snapshot, message)
     }
 }
 
@@ -173,7 +175,7 @@ struct Live {
     /// Reports on their way into the log, by sequence.
     acks: JoinSet<Option<u64>>,
     /// What the agent has been told.
-    sent: Option<Assignments>,
+    sent: Told,
     node: Option<Arc<Node>>,
     trust: Option<Trust>,
     last_push: Option<Instant>,
@@ -322,12 +324,16 @@ impl Live {
             tokio::time::sleep_until(last + DEBOUNCE).await;
         }
         let node_id = self.session.node_id.as_str();
-        let (mut snapshot, mut now) = self.leading.assignments.of(&self.core, node_id);
+        let leading = self.leading.clone();
+        let (snapshot, message) = leading.assignments.of(&self.core, &self.session, &mut self.sent);
+        let networks = self.sent.networks().map(str::to_owned).collect();
         // A network that is new to this session may have changed between the snapshot and now, unnoticed.
-        while self.session.set_networks(networks_of(&now))
-            && snapshot.version() != self.core.snapshot().version()
-        {
-            (snapshot, now) = self.leading.assignments.of(&self.core, node_id);
+        if self.session.set_networks(networks) && snapshot.version() != self.core.snapshot().version() {
+            self.session.tell(Changes {
+                networks: true,
+                version: snapshot.version(),
+                ..Changes::default()
+            });
         }
         let Some(node) = snapshot.node(node_id).cloned() else {
             return Err(removed(node_id));
@@ -349,14 +355,6 @@ impl Live {
             }
             self.trust = Some(trust);
         }
-        let message = match &self.sent {
-            None => Some(Assignments {
-                full: true,
-                ..now.clone()
-            }),
-            Some(sent) => assignments::diff(sent, &now),
-        };
-        self.sent = Some(now);
         self.last_push = Some(Instant::now());
         match message {
             Some(message) => Ok(self.session.send(Outgoing::Assignments(message)).await),
@@ -373,17 +371,4 @@ impl Live {
             managers: self.core.log.members().into_iter().map(peer).collect(),
         }
     }
-}
-
-fn networks_of(assignments: &Assignments) -> HashSet<String> {
-    let ingress = assignments
-        .ingress
-        .as_ref()
-        .map(|ingress| ingress.network_id.clone());
-    assignments
-        .networks
-        .iter()
-        .map(|network| network.id.clone())
-        .chain(ingress)
-        .collect()
 }

@@ -6,10 +6,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use pontoon_proto::v1::{ManagerMessage, manager_message::Message};
 use pontoon_raft::Host;
 use pontoon_raft::watch;
+use pontoon_reconcile::assignments::Changes;
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
+use super::fanout::Concern;
 use crate::ids;
 
 /// What goes out to an agent.
@@ -24,6 +26,8 @@ pub(crate) struct Session {
     /// Something that the node must know has changed.
     pub(crate) wake: Notify,
     out: Outbound,
+    /// What the node has not been looked at for yet.
+    changes: Mutex<Changes>,
     /// Overlay networks whose changes the node must know.
     networks: Mutex<HashSet<String>>,
 }
@@ -43,6 +47,21 @@ impl Session {
     pub(crate) fn refuse(&self, status: Status) {
         // A full channel has an agent that does not read; it sees the stream end.
         let _ = self.out.try_send(Err(status));
+    }
+
+    /// Something may have changed for the node.
+    pub(crate) fn tell(&self, changes: Changes) {
+        self.changes().merge(changes);
+        self.wake.notify_one();
+    }
+
+    /// What may have changed since the last call.
+    pub(crate) fn take_changes(&self) -> Changes {
+        std::mem::take(&mut *self.changes())
+    }
+
+    fn changes(&self) -> std::sync::MutexGuard<'_, Changes> {
+        self.changes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Sets the networks; true if there are new ones.
@@ -83,6 +102,7 @@ impl Sessions {
             stop: CancellationToken::new(),
             wake: Notify::new(),
             out,
+            changes: Mutex::default(),
             networks: Mutex::default(),
         });
         if let Some(older) = self.lock().insert(node_id.to_owned(), session.clone()) {
@@ -130,27 +150,46 @@ impl Sessions {
         self.changed.subscribe()
     }
 
-    /// Wakes the sessions of these nodes, and those that must know these networks.
-    pub(crate) fn wake(&self, nodes: &BTreeSet<String>, networks: &BTreeSet<String>) {
+    /// Wakes the sessions of these nodes; their tasks and networks are as they were.
+    pub(crate) fn wake(&self, nodes: &BTreeSet<String>) {
         let sessions = self.lock();
-        for node in nodes {
-            if let Some(session) = sessions.get(node) {
-                session.wake.notify_one();
+        for session in nodes.iter().filter_map(|node| sessions.get(node)) {
+            session.wake.notify_one();
+        }
+    }
+
+    /// Tells the sessions of the nodes concerned what may have changed for them. `version` is that of the state that has it all.
+    pub(crate) fn tell(&self, concern: Concern, version: u64) {
+        let sessions = self.lock();
+        let networks = || Changes {
+            networks: true,
+            version,
+            ..Changes::default()
+        };
+        for (node, session) in sessions.iter() {
+            if concern.legs.contains(node) || session.has_network_of(&concern.networks) {
+                session.tell(networks());
             }
         }
-        if !networks.is_empty() {
-            for session in sessions
-                .values()
-                .filter(|session| session.has_network_of(networks))
-            {
-                session.wake.notify_one();
+        for (node, tasks) in concern.nodes {
+            if let Some(session) = sessions.get(&node) {
+                session.tell(Changes {
+                    tasks,
+                    version,
+                    ..Changes::default()
+                });
             }
         }
     }
 
-    /// Wakes all.
+    /// Lets all look at everything.
     pub(crate) fn wake_all(&self) {
-        self.lock().values().for_each(|session| session.wake.notify_one());
+        for session in self.lock().values() {
+            session.tell(Changes {
+                all: true,
+                ..Changes::default()
+            });
+        }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Arc<Session>>> {

@@ -34,7 +34,7 @@ pub(crate) fn is_assigned(snapshot: &Snapshot, node_id: &str, image: &str) -> bo
                 .status
                 .as_ref()
                 .map_or(TaskState::New, |status| status.state());
-            task.desired_state() <= TaskState::Running
+            task.desired_state() <= TaskState::Complete
                 && !state.is_terminal()
                 && image_of(snapshot, task).and_then(pinned) == Some(image)
         })

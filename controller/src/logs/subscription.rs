@@ -95,7 +95,7 @@ impl Subscription {
         self.close(sessions).await;
     }
 
-    /// The tasks in question by node. Those that are not placed yet come later.
+    /// The tasks in question by node. Those that their agents don't know yet come later: asked for them, an agent would find nothing.
     fn tasks(&self, snapshot: &Snapshot) -> BTreeMap<String, HashSet<String>> {
         let mut by_node: BTreeMap<String, HashSet<String>> = BTreeMap::new();
         let mut add = |task: &pontoon_proto::v1::Task| {
@@ -103,7 +103,7 @@ impl Subscription {
                 .status
                 .as_ref()
                 .map_or(TaskState::New, |status| status.state());
-            if !task.node_id.is_empty() && state >= TaskState::Assigned && state < TaskState::Remove {
+            if !task.node_id.is_empty() && state > TaskState::Assigned && state < TaskState::Remove {
                 by_node
                     .entry(task.node_id.clone())
                     .or_default()

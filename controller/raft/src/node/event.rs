@@ -34,6 +34,8 @@ pub enum MemberChange {
 pub(crate) enum Event {
     /// Checked messages from one peer, in order, and their size in bytes.
     Peer { messages: Vec<Message>, bytes: usize },
+    /// A peer that is no member as far as this one knows says where it is reached.
+    Stranger(Member),
     /// A proposal.
     Propose { data: Bytes, reply: ProposeReply },
     /// A linearizable read wants an index.

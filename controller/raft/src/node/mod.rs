@@ -153,6 +153,7 @@ pub(crate) fn start<S: StateMachine>(
         events: events.clone(),
         snapshots: snapshots.clone(),
         host: host.clone(),
+        addr: std::sync::Mutex::default(),
     });
     let settled = Arc::new(AtomicBool::new(false));
     let election_ticks = config.election_ticks as u64;

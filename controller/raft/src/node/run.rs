@@ -162,6 +162,12 @@ impl Node {
                     self.core.step(message);
                 }
             }
+            Event::Stranger(stranger) => {
+                let members = self.core.member_list();
+                if !members.iter().any(|member| member.id == stranger.id) {
+                    self.transport.introduce(stranger, &members);
+                }
+            }
             Event::Propose { data, reply } => {
                 let nonce = self.progress.nonce();
                 self.progress.proposals.push((nonce, data.into(), reply));

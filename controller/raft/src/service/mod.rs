@@ -12,6 +12,7 @@ use raft::eraftpb::MessageType;
 use tonic::{Extensions, Request, Response, Status, Streaming};
 
 use crate::handle::RaftHandle;
+use crate::member::{Member, Role};
 use crate::node::Event;
 use crate::validate;
 
@@ -106,6 +107,30 @@ impl RaftService {
         Ok(())
     }
 
+    /// Tells the raft thread of a sender that is not known here yet, which it could not answer otherwise.
+    fn introduce(&self, caller: &PeerIdentity, batch: &v1::RaftBatch) -> Result<(), Status> {
+        let shared = &self.handle.shared;
+        let known = shared
+            .members
+            .borrow()
+            .iter()
+            .any(|member| member.id == batch.from);
+        if known || batch.addr.is_empty() || batch.from == 0 {
+            return Ok(());
+        }
+        let stranger = Member {
+            id: batch.from,
+            node_id: caller.node_id.clone(),
+            addr: batch.addr.clone(),
+            role: Role::Voter,
+            reachable: true,
+        };
+        shared
+            .events
+            .send(Event::Stranger(stranger))
+            .map_err(|_| Status::unavailable("this manager's log has stopped"))
+    }
+
     /// Numbers a new stream of a peer: from now on older ones of it are ignored.
     fn open_stream(&self, from: u64) -> u64 {
         let mut streams = self
@@ -190,6 +215,9 @@ impl v1::raft_server::Raft for RaftService {
                 ));
             }
             self.check_sender(caller.as_ref(), from, &batch.cluster_id)?;
+            if let Ok(caller) = &caller {
+                self.introduce(caller, &batch)?;
+            }
             self.accept(batch, from, stream)?;
         }
     }

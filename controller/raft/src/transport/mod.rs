@@ -4,8 +4,8 @@
 //! again. The tasks run on the tokio runtime in which the member was started.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use prost_raft::Message as _;
 use raft::eraftpb::{Message, MessageType};
@@ -34,9 +34,15 @@ pub(crate) struct PeerContext {
     pub(crate) events: Outlet<Event>,
     pub(crate) snapshots: Arc<SnapshotStore>,
     pub(crate) host: Host,
+    /// Where this member is reached, as the membership says; empty as long as that does not have it.
+    pub(crate) addr: Mutex<String>,
 }
 
 impl PeerContext {
+    fn own_addr(&self) -> String {
+        self.addr.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Tells the node loop; when it has ended nobody needs to know.
     fn tell(&self, event: Event) {
         let _ = self.events.send(event);
@@ -67,6 +73,9 @@ pub(crate) struct Transport {
     context: Arc<PeerContext>,
     runtime: Handle,
     peers: BTreeMap<u64, Peer>,
+    /// Members that have said who they are before this one has learnt of them: a leader may have come to the group by entries that are
+    /// still on their way, and waits for answers before it sends those.
+    strangers: BTreeMap<u64, Member>,
 }
 
 impl Transport {
@@ -76,14 +85,22 @@ impl Transport {
             context: Arc::new(context),
             runtime: Handle::current(),
             peers: BTreeMap::new(),
+            strangers: BTreeMap::new(),
         }
     }
 
     /// Follows the membership: peers that are gone or have moved lose their stream.
     pub(crate) fn update(&mut self, members: &[Member]) {
+        self.strangers
+            .retain(|id, _| !members.iter().any(|member| member.id == *id));
+        if let Some(me) = members.iter().find(|member| member.id == self.context.id) {
+            let mut addr = self.context.addr.lock().unwrap_or_else(PoisonError::into_inner);
+            me.addr.clone_into(&mut addr);
+        }
+        let members: Vec<Member> = members.iter().chain(self.strangers.values()).cloned().collect();
         self.peers
             .retain(|id, peer| members.iter().any(|m| m.id == *id && m.addr == peer.member.addr));
-        for member in members {
+        for member in &members {
             if member.id != self.context.id && !self.peers.contains_key(&member.id) {
                 let (queue, inbox) = mpsc::channel(MAX_QUEUE);
                 let queued = Arc::new(AtomicUsize::new(0));
@@ -100,6 +117,15 @@ impl Transport {
                     },
                 );
             }
+        }
+    }
+
+    /// Somebody who is no member as far as this one knows speaks for a member: it can be answered from now on. Of these only the
+    /// newest is kept, as only a leader needs it.
+    pub(crate) fn introduce(&mut self, stranger: Member, members: &[Member]) {
+        if self.strangers.get(&stranger.id) != Some(&stranger) {
+            self.strangers = BTreeMap::from([(stranger.id, stranger)]);
+            self.update(members);
         }
     }
 

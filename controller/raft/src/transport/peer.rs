@@ -157,6 +157,7 @@ fn gather(
         messages,
         from: context.id,
         cluster_id: context.cluster_id.clone(),
+        addr: context.own_addr(),
     }
 }
 
