@@ -28,7 +28,7 @@ pub(crate) struct Subscriptions {
     channel: Channel,
     executor: Arc<dyn Executor>,
     tasks: Tasks,
-    active: HashMap<String, DropGuard>,
+    active: HashMap<String, (CancellationToken, DropGuard)>,
 }
 
 impl Subscriptions {
@@ -47,9 +47,12 @@ impl Subscriptions {
             self.active.remove(&subscription.id);
             return;
         }
-        let cancelled = CancellationToken::new();
-        self.active
-            .insert(subscription.id.clone(), cancelled.clone().drop_guard());
+        // A further one with the same id adds tasks: what was asked for before goes on.
+        let (cancelled, _) = self.active.entry(subscription.id.clone()).or_insert_with(|| {
+            let token = CancellationToken::new();
+            (token.clone(), token.drop_guard())
+        });
+        let cancelled = cancelled.clone();
         let publishing = publish(
             self.channel.clone(),
             self.executor.clone(),

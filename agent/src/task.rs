@@ -2,11 +2,16 @@
 //!
 //! ```text
 //! ACCEPTED → PREPARING → READY ──desired RUNNING──► STARTING → RUNNING → COMPLETE | FAILED
-//!               │REJECTED                              │FAILED      └─desired SHUTDOWN─► SHUTDOWN
+//!               │REJECTED                              │FAILED      ├─desired SHUTDOWN─► (drains) → SHUTDOWN
+//!                                                                   └─unhealthy────────► (drains) → FAILED
 //! ```
+//! A task that leaves gets no new connections from the moment on in which the managers want it to leave: all nodes are told together.
+//! This one waits for the task's drain period, so that they have heard of it and what was begun may end, before it stops the program.
+//!
 //! States only move forward. A task found on disk goes on from what its container is; one that had ended stays so.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use pontoon_proto::v1::{TaskAssignment, TaskState, TaskStatus};
 use tokio::sync::{oneshot, watch};
@@ -15,6 +20,9 @@ use tokio_util::sync::CancellationToken;
 use crate::exec::{Controller, Credentials, Exit, Progress, StepError};
 use crate::reporter::Reporter;
 use crate::storage::Storage;
+
+/// How long a task drains that others reach by the network, where its spec does not say.
+const DRAIN_PERIOD: Duration = Duration::from_secs(1);
 
 /// A running walk, as the worker holds it.
 pub(crate) struct Handle {
@@ -36,6 +44,8 @@ struct Walk {
     reporter: Reporter,
     storage: Arc<Storage>,
     remove: CancellationToken,
+    /// What the program that failed said last: goes with the next status.
+    output: Vec<String>,
 }
 
 /// What ends a wait before its time.
@@ -66,6 +76,7 @@ pub(crate) fn spawn(
         reporter: reporter.clone(),
         storage: storage.clone(),
         remove: remove.clone(),
+        output: Vec::new(),
     };
     let stop = stop.clone();
     tokio::spawn(async move {
@@ -160,16 +171,46 @@ impl Walk {
             }
         }
         self.advance(TaskState::Running, "started", "").await;
-        let controller = &self.controller;
-        match interruptible(&mut self.assignment, &self.remove, controller.wait_exit()).await? {
+        match self.until_over().await? {
             Ok(exit) => self.exited(exit).await,
             Err(error) => self.end_with(error).await,
         }
         Ok(())
     }
 
+    /// Waits for the end of the program that runs, and ends it when its health check fails.
+    async fn until_over(&mut self) -> Result<Result<Exit, StepError>, Interrupt> {
+        let controller = &self.controller;
+        let serving = async {
+            tokio::select! {
+                exit = controller.wait_exit() => Some(exit),
+                () = controller.wait_unhealthy() => None,
+            }
+        };
+        if let Some(exit) = interruptible(&mut self.assignment, &self.remove, serving).await? {
+            return Ok(exit);
+        }
+        self.withdraw("unhealthy container");
+        self.drain().await;
+        Ok(self.controller.end_unhealthy().await)
+    }
+
+    /// Waits for what others have begun with the program. It may end by itself meanwhile.
+    async fn drain(&self) {
+        let period = drain_period(&self.assignment.borrow());
+        if period.is_zero() || self.state() != TaskState::Running {
+            return;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(period) => {}
+            _ = self.controller.wait_exit() => {}
+            () = self.remove.cancelled() => {}
+        }
+    }
+
     /// The managers want the task to end.
     async fn leave(&mut self) {
+        self.drain().await;
         match self.controller.shutdown().await {
             Ok(()) => self.advance(TaskState::Shutdown, "shutdown", "").await,
             Err(error) => {
@@ -217,6 +258,7 @@ impl Walk {
             error.push_str(": ");
             error.push_str(&detail);
         }
+        self.output = exit.output;
         self.advance(TaskState::Failed, "failed", &error).await;
     }
 
@@ -247,23 +289,33 @@ impl Walk {
             } else {
                 Vec::new()
             },
+            leaving: false,
+            output: std::mem::take(&mut self.output),
         };
+        let task = self.id();
+        if error.is_empty() {
+            tracing::debug!(task, state = state.name(), "task state");
+        } else {
+            tracing::warn!(task, state = state.name(), error, "the task has ended");
+        }
+        self.tell(status);
+    }
+
+    /// Asks the managers to send nothing more to the program, which is about to be ended.
+    fn withdraw(&self, why: &str) {
+        let mut status = self.status.borrow().clone();
+        status.leaving = true;
+        why.clone_into(&mut status.err);
+        self.tell(status);
+    }
+
+    fn tell(&self, status: TaskStatus) {
         let assignment = self.assignment.borrow().clone();
         if let Err(error) = self.storage.put_task(&assignment, &status) {
             tracing::warn!(
                 task = assignment.task_id,
                 error = error.chain(),
                 "could not write down a task's state"
-            );
-        }
-        if error.is_empty() {
-            tracing::debug!(task = assignment.task_id, state = state.name(), "task state");
-        } else {
-            tracing::warn!(
-                task = assignment.task_id,
-                state = state.name(),
-                error,
-                "the task has ended"
             );
         }
         self.status.send_replace(status.clone());
@@ -294,6 +346,20 @@ impl Walk {
             () = self.remove.cancelled() => {}
         }
         self.check()
+    }
+}
+
+/// How long a task has between its last new connection and its stop signal. One that was told to leave with its whole service has
+/// no spec any more: nobody can find it, so nothing is waited for.
+fn drain_period(task: &TaskAssignment) -> Duration {
+    let Some(spec) = &task.spec else {
+        return Duration::ZERO;
+    };
+    match spec.drain_period {
+        Some(period) => Duration::from_nanos(u64::try_from(period).unwrap_or(0)),
+        None if task.networks.iter().any(|network| !network.addr.is_empty()) => DRAIN_PERIOD,
+        // In the host's network, or in none of its own, it has no place in VIP and DNS to leave.
+        None => Duration::ZERO,
     }
 }
 

@@ -99,7 +99,8 @@ impl Controller for FakeController {
         if self.image == "exit" {
             return Ok(Exit {
                 code: 3,
-                details: vec!["last output: oops".into()],
+                details: vec!["out of memory".into()],
+                output: vec!["oops".into()],
             });
         }
         let mut running = self.fake.running.subscribe();
@@ -110,6 +111,7 @@ impl Controller for FakeController {
         Ok(Exit {
             code: 0,
             details: Vec::new(),
+            output: Vec::new(),
         })
     }
 
@@ -257,6 +259,50 @@ async fn a_task_walks_as_the_manager_wants() {
     running.stop().await;
 }
 
+/// The program is not told to end as long as what was begun with it may take.
+#[tokio::test]
+async fn a_leaving_task_drains_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let (fake, mut manager) = (Fake::new(), Manager::start().await);
+    let running = Running::start(dir.path(), Arc::new(fake.clone()), vec![manager.peer()]).await;
+    let mut session = manager.session().await;
+    let draining = |id: &str, period: Option<i64>, desired| {
+        let mut task = task(id, "run", desired);
+        task.spec.as_mut().unwrap().drain_period = period;
+        task
+    };
+    const HOUR: i64 = 3_600_000_000_000;
+    session.assign(
+        true,
+        vec![
+            draining("slow", Some(HOUR), TaskState::Running),
+            draining("quick", Some(0), TaskState::Running),
+            draining("alone", None, TaskState::Running),
+        ],
+    );
+    let mut waiting = HashSet::from(["slow", "quick", "alone"].map(str::to_owned));
+    while !waiting.is_empty() {
+        for (id, status) in session.statuses().await {
+            if status.state() == TaskState::Running {
+                waiting.remove(&id);
+            }
+        }
+    }
+    session.assign(false, vec![draining("slow", Some(HOUR), TaskState::Shutdown)]);
+    session.assign(false, vec![draining("quick", Some(0), TaskState::Shutdown)]);
+    session.until("quick", TaskState::Shutdown).await;
+    // In no network nobody has begun anything with it.
+    session.assign(false, vec![draining("alone", None, TaskState::Shutdown)]);
+    session.until("alone", TaskState::Shutdown).await;
+    assert!(!fake.done().contains(&"shutdown slow".to_owned()));
+    // A program that has ended by itself is not waited for.
+    fake.running.send_modify(|running| {
+        running.remove("slow");
+    });
+    session.until("slow", TaskState::Shutdown).await;
+    running.stop().await;
+}
+
 #[tokio::test]
 async fn images_of_assigned_tasks_are_told_also_after_a_restart() {
     let dir = tempfile::tempdir().unwrap();
@@ -297,7 +343,8 @@ async fn failures_say_why() {
     );
     session.assign(false, vec![task("b", "exit", TaskState::Running)]);
     let (status, _) = session.until("b", TaskState::Failed).await;
-    assert_eq!(status.err, "task: non-zero exit (3): last output: oops");
+    assert_eq!(status.err, "task: non-zero exit (3): out of memory");
+    assert_eq!(status.output, ["oops"]);
     running.stop().await;
 }
 

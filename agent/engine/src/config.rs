@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 use pontoon_image::StorageOptions;
 use pontoon_image::registry::RegistrySettings;
-use pontoon_proto::v1::{LogDriver, Ulimit};
+use pontoon_proto::v1::{GenericResource, LogDriver, Ulimit};
 
 use crate::images::ImageGc;
 use crate::spec::security::Seccomp;
@@ -35,6 +35,8 @@ pub struct EngineConfig {
     pub log: LogDriver,
     /// Labels of this engine, `key=value`, as `info` shows them.
     pub labels: Vec<String>,
+    /// What this node offers services besides CPUs and memory.
+    pub generic_resources: Vec<GenericResource>,
     /// Where systemd's journal takes entries, for the log driver `journald`.
     pub journal: PathBuf,
     /// What `version` answers.
@@ -79,6 +81,7 @@ impl EngineConfig {
                 ..LogDriver::default()
             },
             labels: Vec::new(),
+            generic_resources: Vec::new(),
             journal: PathBuf::from("/run/systemd/journal/socket"),
             build: BuildInfo::default(),
             bridge: "pontoon0".to_owned(),

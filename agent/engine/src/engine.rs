@@ -12,6 +12,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use pontoon_image::{ImageStore, Limits};
 use pontoon_net::{BridgeConfig, NetworkManager};
+use pontoon_proto::v1::GenericResource;
 use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -43,6 +44,9 @@ pub struct Engine {
     pub(crate) stop: CancellationToken,
     pub(crate) event_log: Arc<EventLog>,
     labels: RwLock<Vec<String>>,
+    generic_resources: RwLock<Vec<GenericResource>>,
+    /// Counts reloads of the settings.
+    reloads: watch::Sender<u64>,
     /// Images that assigned tasks use, as their specs name them.
     pub(crate) task_images: RwLock<BTreeSet<String>>,
     pub(crate) events: broadcast::Sender<ContainerEvent>,
@@ -98,7 +102,7 @@ impl Engine {
         let images = Arc::new(images);
         let (data_dir, store) = (config.data_dir.clone(), images.clone());
         let build_cache = blocking(move || BuildCache::open(&data_dir, &store)).await?;
-        let labels = config.labels.clone();
+        let (labels, generic_resources) = (config.labels.clone(), config.generic_resources.clone());
         let registries = pontoon_image::registry::Registry::new(config.registries.clone());
         let image_changes = watch::Sender::new(0);
         let changed = image_changes.clone();
@@ -116,6 +120,8 @@ impl Engine {
             stop: CancellationToken::new(),
             event_log: Arc::default(),
             labels: RwLock::new(labels),
+            generic_resources: RwLock::new(generic_resources),
+            reloads: watch::Sender::new(0),
             task_images: RwLock::default(),
             events: broadcast::Sender::new(EVENTS),
             image_changes,
@@ -163,11 +169,34 @@ impl Engine {
         self.labels.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// What it offers services besides CPUs and memory.
+    pub fn generic_resources(&self) -> Vec<GenericResource> {
+        self.generic_resources
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Changes with each reload of the settings.
+    pub fn reloads(&self) -> watch::Receiver<u64> {
+        self.reloads.subscribe()
+    }
+
     /// Takes over the settings that may change while it runs, and tells of it.
-    pub fn reload(&self, labels: Vec<String>, registries: RegistrySettings) {
+    pub fn reload(
+        &self,
+        labels: Vec<String>,
+        generic_resources: Vec<GenericResource>,
+        registries: RegistrySettings,
+    ) {
         self.registries.reload(registries);
         let shown = format!("[{}]", labels.join(" "));
         *self.labels.write().unwrap_or_else(PoisonError::into_inner) = labels;
+        *self
+            .generic_resources
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = generic_resources;
+        self.reloads.send_modify(|count| *count += 1);
         let name = crate::system::host_name();
         self.emit_object(
             EventObject::Daemon,

@@ -48,4 +48,5 @@ pub use event::{ContainerEvent, ContainerEventKind, EventObject};
 pub use images::{ArchiveSender, Collected, ImageGc, LoadUpdate};
 pub use logs::validate as validate_log_driver;
 pub use pontoon_image::registry::RegistrySettings;
+pub use signal::killed_by;
 pub use stdio::{AttachOptions, StdStream, StdioEvent, StdioInput, StdioSession};

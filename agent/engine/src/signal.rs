@@ -75,6 +75,14 @@ pub(crate) fn parse(text: &str) -> Result<i32> {
         .ok_or_else(invalid)
 }
 
+/// The name of the signal that an exit code stands for: `SIGKILL` for 137, as shells count. None for other codes.
+#[must_use]
+pub fn killed_by(exit_code: i32) -> Option<String> {
+    let signal = exit_code.checked_sub(128)?;
+    let known = NAMES.iter().find(|(_, number)| *number == signal);
+    known.map(|(name, _)| format!("SIG{name}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

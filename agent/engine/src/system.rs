@@ -3,12 +3,34 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use pontoon_proto::v1::{ContainerState, InfoResponse, VersionResponse};
+use pontoon_proto::v1::{ContainerState, InfoResponse, PluginDescription, VersionResponse};
 
 use crate::config::{ContainerDefaults, NATIVE_RUNTIME};
 use crate::engine::blocking;
 use crate::kernel_limits::{KernelLimits, is_on};
 use crate::{Engine, Error, Result, id};
+
+/// Kinds of networks that a container can be in.
+const NETWORK_DRIVERS: [&str; 6] = ["bridge", "host", "ipvlan", "macvlan", "null", "overlay"];
+/// What can make a volume.
+const VOLUME_DRIVERS: [&str; 1] = ["local"];
+
+/// The drivers that this engine has, as a node tells its managers: a task that needs another one is not placed here.
+pub fn plugins() -> Vec<PluginDescription> {
+    let kinds: [(&str, &[&str]); 3] = [
+        ("Log", &crate::logs::DRIVERS),
+        ("Network", &NETWORK_DRIVERS),
+        ("Volume", &VOLUME_DRIVERS),
+    ];
+    let of_kind = |(kind, names): (&str, &[&str])| {
+        let plugin = |name: &&str| PluginDescription {
+            r#type: kind.to_owned(),
+            name: (*name).to_owned(),
+        };
+        names.iter().map(plugin).collect::<Vec<_>>()
+    };
+    kinds.into_iter().flat_map(of_kind).collect()
+}
 
 /// This machine's architecture in Go's names.
 pub fn architecture() -> &'static str {
@@ -111,8 +133,9 @@ impl Engine {
             runtime_paths,
             security_options: security_options(&self.config.containers, self.remap.is_some()),
             log_drivers: names(&crate::logs::DRIVERS),
-            network_drivers: names(&["bridge", "host", "ipvlan", "macvlan", "null", "overlay"]),
-            volume_drivers: names(&["local"]),
+            network_drivers: names(&NETWORK_DRIVERS),
+            volume_drivers: names(&VOLUME_DRIVERS),
+            generic_resources: self.generic_resources(),
             labels: self.labels(),
             init_binary: "docker-init".to_owned(),
             // Containers always outlive the daemon.

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, PoisonError};
 
-use pontoon_engine::{Engine, Error, Phase};
+use pontoon_engine::{Engine, Error, Phase, killed_by};
 use pontoon_proto::v1::{
     Container, ContainerState, ContainerStatus, HealthState, LogsRequest, StopContainerRequest,
     TaskAssignment,
@@ -10,33 +10,36 @@ use pontoon_proto::v1::{
 use tokio::sync::watch;
 
 use super::engine::Ranks;
+use super::placeholder::Place;
 use super::request::{self, TASK_ID, task_name};
 use super::{Controller, Credentials, Exit, Progress, StepError, placeholder};
 use crate::Images;
 
-/// Lines of output that go into the error of a failed task.
-const LAST_LINES: u64 = 3;
+/// Lines of output that are kept with a failed task.
+const LAST_LINES: u64 = 20;
 /// Characters kept of each.
 const LINE: usize = 200;
+/// Bytes kept of all of them: the managers keep them as long as the task.
+const OUTPUT: usize = 2048;
 
 /// One task's container.
 pub(super) struct ContainerController {
     engine: Arc<Engine>,
     task: TaskAssignment,
     name: String,
-    hostname: String,
+    place: Place,
     ranks: Ranks,
     images: Option<Arc<Images>>,
 }
 
 impl ContainerController {
-    /// `hostname` is the node's.
-    pub(super) fn new(engine: Arc<Engine>, task: TaskAssignment, hostname: String, ranks: Ranks) -> Self {
+    /// `place` is the node.
+    pub(super) fn new(engine: Arc<Engine>, task: TaskAssignment, place: Place, ranks: Ranks) -> Self {
         Self {
             engine,
             images: None,
             name: task_name(&task),
-            hostname,
+            place,
             task,
             ranks,
         }
@@ -66,6 +69,9 @@ impl ContainerController {
         let mut details = Vec::new();
         if unhealthy {
             details.push("unhealthy container".to_owned());
+            details.extend(self.last_check());
+        } else {
+            details.extend(killed_by(phase.exit_code));
         }
         if phase.oom_killed {
             details.push("out of memory".to_owned());
@@ -73,16 +79,28 @@ impl ContainerController {
         if !phase.error.is_empty() {
             details.push(phase.error);
         }
-        if phase.exit_code != 0 {
-            details.extend(self.last_lines().await);
-        }
+        let failed = unhealthy || phase.exit_code != 0;
         Exit {
             code: phase.exit_code,
             details,
+            output: if failed {
+                self.last_lines().await
+            } else {
+                Vec::new()
+            },
         }
     }
 
-    async fn last_lines(&self) -> Option<String> {
+    /// What the health check said last.
+    fn last_check(&self) -> Option<String> {
+        let health = self.find()?.health?;
+        let result = health.log.last()?;
+        let output: String = result.output.trim().chars().take(LINE).collect();
+        Some(format!("last health check ({}): {output}", result.exit_code))
+    }
+
+    /// What the program said last, newest last.
+    async fn last_lines(&self) -> Vec<String> {
         let request = LogsRequest {
             target: self.name.clone(),
             stdout: true,
@@ -90,16 +108,18 @@ impl ContainerController {
             tail: Some(LAST_LINES),
             ..LogsRequest::default()
         };
-        let mut entries = self.engine.logs(&request).ok()?;
+        let Ok(mut entries) = self.engine.logs(&request) else {
+            return Vec::new();
+        };
         let mut lines = Vec::new();
         while let Some(Ok(entry)) = entries.recv().await {
             let text = String::from_utf8_lossy(&entry.line);
-            let line: String = text.trim().chars().take(LINE).collect();
+            let line: String = text.trim_end().chars().take(LINE).collect();
             if !line.is_empty() {
                 lines.push(line);
             }
         }
-        (!lines.is_empty()).then(|| format!("last output: {}", lines.join(" | ")))
+        newest(lines)
     }
 
     async fn stop(&self) -> Result<(), Error> {
@@ -112,6 +132,17 @@ impl ContainerController {
             other => other,
         }
     }
+}
+
+/// As many of the last lines as may be kept.
+fn newest(mut lines: Vec<String>) -> Vec<String> {
+    let mut size = 0;
+    let fits = |line: &&String| {
+        size += line.len();
+        size <= OUTPUT
+    };
+    let kept = lines.iter().rev().take_while(fits).count();
+    lines.split_off(lines.len() - kept)
 }
 
 fn fail(error: Error) -> StepError {
@@ -152,7 +183,8 @@ impl Controller for ContainerController {
             })
         };
         if let Some(config) = &mut request.config {
-            placeholder::expand(config, &self.task, &self.hostname).map_err(StepError::Reject)?;
+            placeholder::expand(config, &self.task, &self.place).map_err(StepError::Reject)?;
+            config.env.extend(request::resource_environment(&self.task));
         }
         match self.engine.create(request).await {
             Ok(_) => Ok(Progress::Prepared),
@@ -185,14 +217,25 @@ impl Controller for ContainerController {
 
     async fn wait_exit(&self) -> Result<Exit, StepError> {
         let mut phase = self.watch()?;
-        let decided = |phase: &Phase| has_ended(phase) || phase.health == HealthState::Unhealthy;
-        let reached = match phase.wait_for(decided).await {
+        let reached = match phase.wait_for(has_ended).await {
             Ok(phase) => phase.clone(),
             Err(_) => return Err(fail(Error::NoSuchContainer(self.name.clone()))),
         };
-        if has_ended(&reached) {
-            return Ok(self.exit(reached, false).await);
+        Ok(self.exit(reached, false).await)
+    }
+
+    async fn wait_unhealthy(&self) {
+        let Ok(mut phase) = self.watch() else {
+            return std::future::pending().await;
+        };
+        let failing = |phase: &Phase| !has_ended(phase) && phase.health == HealthState::Unhealthy;
+        if phase.wait_for(failing).await.is_err() {
+            std::future::pending::<()>().await;
         }
+    }
+
+    async fn end_unhealthy(&self) -> Result<Exit, StepError> {
+        let phase = self.watch()?;
         self.stop().await.map_err(fail)?;
         let ended = phase.borrow().clone();
         let mut exit = self.exit(ended, true).await;
@@ -225,5 +268,20 @@ impl Controller for ContainerController {
             exit_code: container.exit_code,
             oom_killed: container.oom_killed,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_lines_are_kept() {
+        assert_eq!(newest(vec!["a".to_owned(), "b".to_owned()]), ["a", "b"]);
+        let mut lines = vec!["x".repeat(LINE); 20];
+        lines.push("last".to_owned());
+        let kept = newest(lines);
+        assert_eq!(kept.len(), 11);
+        assert_eq!(kept[10], "last");
     }
 }

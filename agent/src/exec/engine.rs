@@ -9,9 +9,10 @@ use pontoon_proto::v1::{
     ContainerState, EngineDescription, FilterValues, IngressConfig, ListContainersRequest, LogEntry,
     LogSelector, LogsRequest, NodeDescription, OverlayNetwork, Platform, Resources, TaskAssignment,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::container::ContainerController;
+use super::placeholder::Place;
 use super::request::{NODE_ID, TASK_ID};
 use super::{Controller, Executor, network};
 use crate::Images;
@@ -28,8 +29,6 @@ pub struct ExecutorOptions {
     pub peer_addr: String,
     /// Host name to register with; empty: the machine's.
     pub hostname: String,
-    /// Engine labels (`engine.labels.K` in constraints).
-    pub labels: HashMap<String, String>,
 }
 
 /// Which networks give a task's default route first.
@@ -70,6 +69,15 @@ impl EngineExecutor {
         }
     }
 
+    /// Engine labels (`engine.labels.K` in constraints); what they look like was checked when they were read.
+    fn labels(&self) -> HashMap<String, String> {
+        let labels = self.engine.labels();
+        let pairs = labels.iter().filter_map(|label| label.split_once('='));
+        pairs
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .collect()
+    }
+
     /// Names of containers with a label.
     async fn containers(&self, label: String) -> Result<Vec<pontoon_proto::v1::Container>, String> {
         let request = ListContainersRequest {
@@ -97,17 +105,27 @@ impl Executor for EngineExecutor {
             }),
             engine: Some(EngineDescription {
                 engine_version: self.engine.version().version,
-                labels: self.options.labels.clone(),
+                labels: self.labels(),
+                plugins: system::plugins(),
             }),
             data_path_addr: self.options.data_path_addr.to_string(),
             peer_addr: self.options.peer_addr.clone(),
             tls_info: None,
+            generic_resources: self.engine.generic_resources(),
         }
+    }
+
+    fn changes(&self) -> Option<watch::Receiver<u64>> {
+        Some(self.engine.reloads())
     }
 
     fn controller(&self, task: &TaskAssignment) -> Box<dyn Controller> {
         let (engine, ranks) = (self.engine.clone(), self.ranks.clone());
-        let controller = ContainerController::new(engine, task.clone(), self.hostname(), ranks);
+        let place = Place {
+            hostname: self.hostname(),
+            architecture: system::architecture().to_owned(),
+        };
+        let controller = ContainerController::new(engine, task.clone(), place, ranks);
         Box::new(controller.with_images(self.images.clone()))
     }
 

@@ -14,7 +14,7 @@ use std::collections::BTreeSet;
 use pontoon_proto::v1::{
     ContainerStatus, IngressConfig, LogEntry, LogSelector, NodeDescription, OverlayNetwork, TaskAssignment,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 pub use credentials::Credentials;
 pub(crate) use credentials::tidy;
@@ -48,8 +48,10 @@ pub enum Progress {
 pub struct Exit {
     /// Exit code, 128 + signal when killed by one.
     pub code: i32,
-    /// What to say of it besides the code: lack of memory, failed health checks, the last lines of output.
+    /// What to say of it besides the code: lack of memory, failed health checks.
     pub details: Vec<String>,
+    /// The last lines that a program which failed had said.
+    pub output: Vec<String>,
 }
 
 /// Drives the container of one task. Each step can be repeated: it does what is missing.
@@ -67,8 +69,17 @@ pub trait Controller: Send + Sync + 'static {
     /// Waits until the started program may be given traffic: at once, or when its health check says so.
     /// `Ok(Some)`: it has ended before.
     async fn wait_ready(&self) -> Result<Option<Exit>, StepError>;
-    /// Waits for the program's end; a failing health check ends it.
+    /// Waits for the program's end.
     async fn wait_exit(&self) -> Result<Exit, StepError>;
+    /// Waits until the health check of the program that runs fails; for ever, if it has none.
+    async fn wait_unhealthy(&self) {
+        std::future::pending().await
+    }
+    /// Ends a program whose health check fails; says that too.
+    async fn end_unhealthy(&self) -> Result<Exit, StepError> {
+        self.shutdown().await?;
+        self.wait_exit().await
+    }
     /// Ends the program: stop signal, grace period, SIGKILL.
     async fn shutdown(&self) -> Result<(), StepError>;
     /// Removes the container with its log.
@@ -82,6 +93,10 @@ pub trait Controller: Send + Sync + 'static {
 pub trait Executor: Send + Sync + 'static {
     /// What the node is.
     async fn describe(&self) -> NodeDescription;
+    /// Changes when the node has become another than it was described as.
+    fn changes(&self) -> Option<watch::Receiver<u64>> {
+        None
+    }
     /// Drives one task.
     fn controller(&self, task: &TaskAssignment) -> Box<dyn Controller>;
     /// Programs an overlay network: its whole truth.

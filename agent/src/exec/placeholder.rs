@@ -1,25 +1,34 @@
 //! Docker's placeholders in a service's environment, host name and mounts: `{{.Task.Slot}}` and the like. Pure; used when a
-//! task's container is made. What Docker's templates could do beyond naming a value (functions, conditions) is refused by name.
+//! task's container is made.
 
+use pontoon_proto::template::{Field, Template};
 use pontoon_proto::v1::{ContainerSpec, Mount, TaskAssignment};
 
 use super::request::task_name;
 
+/// What is known of the node that a task runs on.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Place {
+    /// Its host name.
+    pub hostname: String,
+    /// Its processor's architecture, in Go's words.
+    pub architecture: String,
+}
+
 /// Replaces the placeholders.
 ///
 /// # Errors
-/// Names the one that means nothing, and those that would.
-pub(super) fn expand(
-    config: &mut ContainerSpec,
-    task: &TaskAssignment,
-    node_hostname: &str,
-) -> Result<(), String> {
-    let environment = config.env.iter_mut();
-    let mounts = config.mounts.iter_mut().flat_map(mount_texts);
-    for text in environment.chain([&mut config.hostname]).chain(mounts) {
-        if text.contains("{{") {
-            *text = expanded(text, task, node_hostname)?;
+/// Names the one that means nothing, and those that would; or a label that the service does not have.
+pub(super) fn expand(config: &mut ContainerSpec, task: &TaskAssignment, place: &Place) -> Result<(), String> {
+    for variable in &mut config.env {
+        // A variable's name is what it is, as in Docker.
+        if let Some((name, value)) = variable.split_once('=') {
+            *variable = format!("{name}={}", expanded(value, task, place)?);
         }
+    }
+    let mounts = config.mounts.iter_mut().flat_map(mount_texts);
+    for text in mounts.chain([&mut config.hostname]) {
+        *text = expanded(text, task, place)?;
     }
     Ok(())
 }
@@ -33,43 +42,25 @@ fn mount_texts(mount: &mut Mount) -> impl Iterator<Item = &mut String> {
     [&mut mount.source, &mut mount.target].into_iter().chain(options)
 }
 
-fn expanded(text: &str, task: &TaskAssignment, node_hostname: &str) -> Result<String, String> {
-    let mut made = String::new();
-    let mut rest = text;
-    while let Some((before, after)) = rest.split_once("{{") {
-        let (inside, after) = after.split_once("}}").ok_or_else(|| {
-            format!("{text:?} opens a placeholder with {{{{ and does not close it with }}}}")
-        })?;
-        made.push_str(before);
-        made.push_str(&value(inside.trim(), task, node_hostname)?);
-        rest = after;
+fn expanded(text: &str, task: &TaskAssignment, place: &Place) -> Result<String, String> {
+    if !text.contains("{{") {
+        return Ok(text.to_owned());
     }
-    made.push_str(rest);
-    Ok(made)
-}
-
-fn value(name: &str, task: &TaskAssignment, node_hostname: &str) -> Result<String, String> {
-    let value = match name {
-        ".Service.ID" => task.service_id.clone(),
-        ".Service.Name" => task.service_name.clone(),
-        ".Node.ID" => task.node_id.clone(),
-        ".Node.Hostname" => node_hostname.to_owned(),
-        ".Task.ID" => task.task_id.clone(),
-        ".Task.Name" => task_name(task),
+    let field = |field: Field| match field {
+        Field::ServiceId => task.service_id.clone(),
+        Field::ServiceName => task.service_name.clone(),
+        Field::NodeId => task.node_id.clone(),
+        Field::NodeHostname => place.hostname.clone(),
+        Field::NodeOs => "linux".to_owned(),
+        Field::NodeArchitecture => place.architecture.clone(),
+        Field::TaskId => task.task_id.clone(),
+        Field::TaskName => task_name(task),
         // A global service's task has its node where others have a slot.
-        ".Task.Slot" if task.slot == 0 => task.node_id.clone(),
-        ".Task.Slot" => task.slot.to_string(),
-        _ => match name.strip_prefix(".Service.Labels.") {
-            Some(label) => task.service_labels.get(label).cloned().unwrap_or_default(),
-            None => {
-                return Err(format!(
-                    "unknown placeholder {{{{{name}}}}}: use .Service.ID, .Service.Name, .Service.Labels.KEY, .Node.ID, \
-                     .Node.Hostname, .Task.ID, .Task.Name or .Task.Slot"
-                ));
-            }
-        },
+        Field::TaskSlot if task.slot == 0 => task.node_id.clone(),
+        Field::TaskSlot => task.slot.to_string(),
     };
-    Ok(value)
+    let label = |key: &str| task.service_labels.get(key).cloned();
+    Template::parse(text)?.expand(&field, &label)
 }
 
 #[cfg(test)]
@@ -90,6 +81,13 @@ mod tests {
         }
     }
 
+    fn place() -> Place {
+        Place {
+            hostname: "host1".into(),
+            architecture: "amd64".into(),
+        }
+    }
+
     #[test]
     fn values() {
         let mut config = ContainerSpec {
@@ -97,8 +95,10 @@ mod tests {
             env: vec![
                 "A={{.Node.Hostname}}/{{.Node.ID}}".into(),
                 "B={{.Task.Name}} {{.Task.ID}} {{.Service.ID}}".into(),
-                "C={{.Service.Labels.tier}}{{.Service.Labels.none}}!".into(),
+                "C={{.Service.Labels.tier}}!".into(),
                 "D=plain }} {".into(),
+                "{{.Task.ID}}={{.Node.Platform.OS}}/{{.Node.Platform.Architecture}}".into(),
+                "{{.Task.ID}}".into(),
             ],
             mounts: vec![Mount {
                 source: "/data/{{.Task.Slot}}".into(),
@@ -112,11 +112,18 @@ mod tests {
             }],
             ..ContainerSpec::default()
         };
-        expand(&mut config, &task(), "host1").unwrap();
+        expand(&mut config, &task(), &place()).unwrap();
         assert_eq!(config.hostname, "web-3");
         assert_eq!(
             config.env,
-            ["A=host1/n", "B=web.3.t t s", "C=front!", "D=plain }} {"]
+            [
+                "A=host1/n",
+                "B=web.3.t t s",
+                "C=front!",
+                "D=plain }} {",
+                "{{.Task.ID}}=linux/amd64",
+                "{{.Task.ID}}"
+            ]
         );
         let mount = &config.mounts[0];
         assert_eq!(
@@ -139,7 +146,7 @@ mod tests {
             hostname: "{{.Task.Slot}}".into(),
             ..ContainerSpec::default()
         };
-        expand(&mut config, &TaskAssignment { slot: 0, ..task() }, "host1").unwrap();
+        expand(&mut config, &TaskAssignment { slot: 0, ..task() }, &place()).unwrap();
         assert_eq!(config.hostname, "n");
     }
 
@@ -149,12 +156,13 @@ mod tests {
             ("X={{.Task.Nam}}", ".Task.Nam"),
             ("X={{", "close"),
             ("X={{if .Task.ID}}", "if .Task.ID"),
+            ("X={{.Service.Labels.none}}", "no label none"),
         ] {
             let mut config = ContainerSpec {
                 env: vec![text.into()],
                 ..ContainerSpec::default()
             };
-            let error = expand(&mut config, &task(), "host1").unwrap_err();
+            let error = expand(&mut config, &task(), &place()).unwrap_err();
             assert!(error.contains(named), "{error}");
         }
     }

@@ -46,6 +46,8 @@ pub(super) struct Session {
     addr: String,
     /// Wakes when the certificate, or the root that it is good under, has been replaced.
     certificate: Option<watch::Receiver<u64>>,
+    /// Wakes when the node has become another than it was described as.
+    described: Option<watch::Receiver<u64>>,
 }
 
 impl Session {
@@ -62,12 +64,19 @@ impl Session {
             logs,
             addr: addr.to_owned(),
             certificate: None,
+            described: None,
         }
     }
 
     /// Reports the certificate whenever this says that there is another.
     pub(super) fn renewed_by(mut self, certificate: Option<watch::Receiver<u64>>) -> Self {
         self.certificate = certificate;
+        self
+    }
+
+    /// Describes the node anew whenever this says that it has become another.
+    pub(super) fn described_by(mut self, described: Option<watch::Receiver<u64>>) -> Self {
+        self.described = described;
         self
     }
 
@@ -103,6 +112,7 @@ impl Session {
         let due = reporter.wait();
         tokio::pin!(due);
         let mut certificate = self.certificate.take();
+        let mut described = self.described.take();
         loop {
             tokio::select! {
                 error = &mut read => return Err(error),
@@ -114,7 +124,10 @@ impl Session {
                     }
                     content => self.handle(content, managers).await?,
                 },
-                () = renewed(&mut certificate) => {
+                () = changed(&mut certificate) => {
+                    self.send(ToManager::Description(self.parts.describe().await)).await?;
+                }
+                () = changed(&mut described) => {
                     self.send(ToManager::Description(self.parts.describe().await)).await?;
                 }
                 _ = beat.tick() => self.send(ToManager::Heartbeat(Heartbeat {})).await?,
@@ -187,7 +200,7 @@ impl Session {
     }
 }
 
-async fn renewed(changes: &mut Option<watch::Receiver<u64>>) {
+async fn changed(changes: &mut Option<watch::Receiver<u64>>) {
     if let Some(changes) = changes
         && changes.changed().await.is_ok()
     {

@@ -183,8 +183,9 @@ impl Runner {
                 addr: addr.to_owned(),
                 source,
             })?;
-        // From before the registration, which says which certificate this node has.
+        // Both from before the registration, which says which certificate this node has, and what it is.
         let certificate = self.parts.identity.as_ref().map(|identity| identity.changes());
+        let described = self.parts.executor.changes();
         let (outbox, inbox, registered) =
             tokio::time::timeout(ANSWER, register(&self.parts, channel.clone(), addr))
                 .await
@@ -201,7 +202,9 @@ impl Runner {
             .images
             .as_ref()
             .map(|images| images.link(channel.clone()));
-        let session = established::Session::new(&self.parts, channel, outbox, addr).renewed_by(certificate);
+        let session = established::Session::new(&self.parts, channel, outbox, addr)
+            .renewed_by(certificate)
+            .described_by(described);
         let Self {
             managers, backoff, ..
         } = self;

@@ -63,7 +63,6 @@ async fn tasks_are_containers() {
         node_id: "node".into(),
         data_path_addr: "127.0.0.1".parse().unwrap(),
         hostname: String::new(),
-        labels: Default::default(),
     };
     let executor = Arc::new(EngineExecutor::new(Arc::clone(engine), options));
     let mut manager = Manager::start().await;
@@ -107,6 +106,7 @@ async fn tasks_are_containers() {
     assert_eq!(engine.task_images(), [image].into());
 
     endings(&mut session).await;
+    sickness(&mut session).await;
     session.send(ToAgent::LogSubscription(LogSubscription {
         id: "s".into(),
         task_ids: vec!["f".into()],
@@ -117,7 +117,7 @@ async fn tasks_are_containers() {
         close: false,
     }));
     let message = soon("lines", manager.logs.recv()).await.unwrap();
-    assert_eq!(message.entries[0].line, "last words\n");
+    assert_eq!(message.entries[0].line, "first words\n");
 
     // The agent's restart: the container is taken up as it is.
     let pid = engine.inspect("web.1.h").unwrap().pid;
@@ -130,15 +130,22 @@ async fn tasks_are_containers() {
 
 /// How tasks end, and what is said of it.
 async fn endings(session: &mut manager::Session) {
-    session.assign(false, vec![shell("f", "echo last words; exit 4")]);
+    session.assign(
+        false,
+        vec![shell("f", "echo first words; echo last words; exit 4")],
+    );
     let (status, _) = session.until("f", TaskState::Failed).await;
-    assert_eq!(status.err, "task: non-zero exit (4): last output: last words");
+    assert_eq!(status.err, "task: non-zero exit (4)");
+    assert_eq!(status.output, ["first words", "last words"]);
     assert_eq!(status.container.unwrap().exit_code, 4);
     session.assign(false, vec![task("m", "missing", TaskState::Running)]);
     assert_eq!(
         session.until("m", TaskState::Rejected).await.0.err,
         "No such image: missing:latest"
     );
+    session.assign(false, vec![shell("k", "sh -c 'kill -9 $$'; exit $?")]);
+    let (status, _) = session.until("k", TaskState::Failed).await;
+    assert_eq!(status.err, "task: non-zero exit (137): SIGKILL");
     session.assign(false, vec![shell("c", "exit 0")]);
     session.until("c", TaskState::Complete).await;
     session.assign(
@@ -157,6 +164,36 @@ async fn endings(session: &mut manager::Session) {
         "{}",
         status.err
     );
+}
+
+/// A task whose health check begins to fail says that it leaves, before it is ended.
+async fn sickness(session: &mut manager::Session) {
+    let mut sick = shell("s", "touch /well; sleep 1; rm /well; sleep 1000");
+    let spec = sick.spec.as_mut().unwrap();
+    spec.drain_period = Some(500_000_000);
+    spec.container.as_mut().unwrap().healthcheck = Some(HealthConfig {
+        test: vec!["CMD".into(), "test".into(), "-e".into(), "/well".into()],
+        interval: 50_000_000,
+        retries: 2,
+        start_period: 60_000_000_000,
+        // Else the first look is after five seconds, when it is no longer well.
+        start_interval: 50_000_000,
+        ..HealthConfig::default()
+    });
+    session.assign(false, vec![sick]);
+    session.until("s", TaskState::Running).await;
+    let mut leaving = false;
+    loop {
+        for (_, status) in session.statuses().await.into_iter().filter(|(id, _)| id == "s") {
+            leaving |= status.leaving && status.state() == TaskState::Running;
+            if status.state() == TaskState::Failed {
+                assert!(leaving, "it was ended while others sent to it");
+                let reason = "unhealthy container: last health check (1)";
+                assert!(status.err.contains(reason), "{}", status.err);
+                return;
+            }
+        }
+    }
 }
 
 /// A full set without the others, then the task leaves and is removed.
