@@ -75,11 +75,20 @@ async fn virtual_addresses_balance_and_follow_the_backends() {
         open.insert(name, stream);
     }
     let two = [service("web", Some("10.0.1.2"), &["10.0.1.3", "10.0.1.5"])];
-    tell(&fleet, |local| state(local, &two)).await;
-    for (name, stream) in &mut open {
-        stream.write_all(b"ping\n").expect("it is sent");
-        let answer = line(stream);
-        assert_eq!(answer.is_ok_and(|text| text == "ping"), name != "t2", "{name}");
+    let leaving: IpAddr = "10.0.1.4".parse().expect("an address");
+    // First it gets no new connections while those that it has go on, then its endpoint goes, and they with it.
+    for gone in [false, true] {
+        tell(&fleet, |local| {
+            let mut state = state(local, &two);
+            state.peers.retain(|peer| !gone || peer.ip != leaving);
+            state
+        })
+        .await;
+        for (name, stream) in &mut open {
+            stream.write_all(b"ping\n").expect("it is sent");
+            let goes_on = line(stream).is_ok_and(|text| text == "ping");
+            assert_eq!(goes_on, name != "t2" || !gone, "{name}");
+        }
     }
     for _ in 0..20 {
         assert_ne!(ask(&client, "10.0.1.2:80").expect("others answer").0, "t2");
@@ -203,4 +212,59 @@ async fn the_mesh_serves_on_all_nodes() {
     host.net().remove_ingress().await.expect("left");
     assert!(ask(&fleet.switch.path, &format!("{}:8080", addresses[2])).is_err());
     assert!(!run_inside(&host.ns.path, "ip -o link").contains("pontoon_mesh"));
+}
+
+/// A daemon that is killed while backends leave: the next one ends the connections to them when they are gone, also to one that went while
+/// no daemon was there. They are reset: silence would be waited on until TCP gives up.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_daemon_ends_connections_to_who_was_leaving() {
+    let mut fleet = Fleet::new(2);
+    let (near, far) = (fleet.hosts[0].address, fleet.hosts[1].address);
+    let ips = ["10.0.1.3", "10.0.1.4", "10.0.1.5"];
+    let state = |local, backends: &[&str], there: &[&str]| {
+        let mut peers: Vec<_> = there.iter().map(|ip| (*ip, far)).collect();
+        peers.push(("10.0.1.9", near));
+        let mut state = overlay(ID, 4096, "10.0.1.0/24", local, &peers);
+        state.services = vec![service("web", Some("10.0.1.2"), backends)];
+        state
+    };
+    tell(&fleet, |local| state(local, &ips, &ips)).await;
+    let mut servers = Vec::new();
+    for (id, ip) in ["t1", "t2", "t3"].into_iter().zip(ips) {
+        let host = &fleet.hosts[1];
+        host.sandbox(id, ID, Some(ip)).await;
+        servers.push(Server::start(&host.netns(id), 80, id));
+    }
+    fleet.hosts[0].sandbox("client", ID, Some("10.0.1.9")).await;
+    let client = fleet.hosts[0].netns("client");
+    let mut open = BTreeMap::new();
+    while open.len() < 3 {
+        let mut stream = connect(&client, "10.0.1.2:80").expect("the service answers");
+        let text = line(&mut stream).expect("a line");
+        open.insert(text.split(' ').next().expect("a name").to_owned(), stream);
+    }
+    // t2 and t3 leave, and the client's daemon is killed.
+    tell(&fleet, |local| state(local, &ips[..1], &ips)).await;
+    let host = &mut fleet.hosts[0];
+    let config = host.config();
+    host.reopen(config);
+    let mut ping = |name: &str| {
+        let stream = open.get_mut(name).expect("it is open");
+        stream.write_all(b"ping\n").and_then(|()| line(stream))
+    };
+    let outcome = |answer: std::io::Result<String>| match answer {
+        Ok(text) if text == "ping" => "goes on",
+        Ok(_) => "ended",
+        Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => "ended",
+        Err(_) => "silent",
+    };
+    // t3 went meanwhile.
+    let host = &fleet.hosts[0];
+    let now = |there: &[&str]| state(near, &ips[..1], there);
+    host.net().set_overlay(now(&ips[..2])).await.expect("taken");
+    assert_eq!(outcome(ping("t3")), "ended", "nobody is there");
+    assert_eq!(outcome(ping("t2")), "goes on", "it is still leaving");
+    host.net().set_overlay(now(&ips[..1])).await.expect("taken");
+    assert_eq!(outcome(ping("t2")), "ended", "it has left");
+    assert_eq!(outcome(ping("t1")), "goes on");
 }

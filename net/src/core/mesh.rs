@@ -1,6 +1,10 @@
 //! The routing mesh on this node: a leg into the ingress network, and published ports that lead to tasks anywhere.
 //! Answers must come back through the node that translated, so it masquerades: tasks see the leg's address.
-use std::{collections::BTreeMap, net::Ipv4Addr, os::fd::AsFd};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+    os::fd::AsFd,
+};
 
 use super::{Core, mac, overlay::BRIDGE_INDEX, v4};
 use crate::{
@@ -24,6 +28,8 @@ const RECORD: &str = "mesh";
 pub struct Mesh {
     state: IngressState,
     ports: BTreeMap<(Protocol, u16), Slots<Backend>>,
+    /// Ports with backends that they lead to no more, but that may end what they have begun: their endpoints are still there.
+    draining: BTreeSet<(Protocol, u16, Backend)>,
 }
 
 impl Mesh {
@@ -93,6 +99,7 @@ impl Core {
             self.mesh = Some(Mesh {
                 state: bare,
                 ports: BTreeMap::new(),
+                draining: BTreeSet::new(),
             });
             if let Err(error) = self
                 .make_leg()
@@ -211,25 +218,57 @@ impl Core {
                 host::change_mesh(tx, change.key.0, change.key.1, &change.slots);
             }
         })?;
-        let Some(mesh) = &self.mesh else { return Ok(()) };
-        let still = |key: &(Protocol, u16), backend: Backend| {
-            mesh.ports
-                .get(key)
-                .is_some_and(|slots| slots.iter().any(|(_, _, owner)| owner == backend))
-        };
-        let mut lost = std::collections::BTreeSet::new();
-        for change in changes {
-            let old = change
-                .slots
-                .iter()
-                .filter_map(|s| s.old)
-                .filter(|b| !still(&change.key, *b));
-            lost.extend(old.map(|backend| (change.key.0.number(), change.key.1, backend)));
-        }
-        if !lost.is_empty() {
-            self.stale.push((None, Stale::Mesh(lost)));
-        }
+        let old = changes
+            .iter()
+            .flat_map(|c| c.slots.iter().filter_map(|s| Some((c.key.0, c.key.1, s.old?))));
+        let old = old.collect();
+        self.forget_mesh_connections(old);
         Ok(())
+    }
+
+    /// Forgets connections by published ports to backends that these lead to no more and that are gone. `old` are those that have lost
+    /// a slot now; one whose endpoint is still there is leaving, and may end what it has begun.
+    pub fn forget_mesh_connections(&mut self, old: BTreeSet<(Protocol, u16, Backend)>) {
+        let Some(mesh) = &mut self.mesh else { return };
+        let overlay = self.overlays.get(&mesh.state.network_id);
+        let mut gone = old;
+        gone.append(&mut mesh.draining);
+        let leads = |(protocol, port, backend): &(Protocol, u16, Backend)| {
+            let slots = mesh.ports.get(&(*protocol, *port));
+            slots.is_some_and(|slots| slots.iter().any(|(_, _, owner)| owner == *backend))
+        };
+        gone.retain(|entry| !leads(entry));
+        let (draining, lost): (BTreeSet<_>, BTreeSet<_>) =
+            gone.into_iter().partition(|(protocol, port, backend)| {
+                let published = mesh.ports.contains_key(&(*protocol, *port));
+                published && overlay.is_some_and(|overlay| overlay.services.has_endpoint(backend.0))
+            });
+        mesh.draining = draining;
+        if !lost.is_empty() {
+            let lost = lost.into_iter();
+            let lost = lost.map(|(protocol, port, backend)| (protocol.number(), port, backend));
+            self.stale.push((None, Stale::Mesh(lost.collect())));
+        }
+    }
+
+    /// The first state of the ingress network since a restart. Nobody remembers who was leaving then: an endpoint that no port leads to
+    /// may be one that was, and whoever has left meanwhile can't be asked.
+    pub fn suspect_mesh_connections(&mut self) {
+        let Some(mesh) = &mut self.mesh else { return };
+        let Some(overlay) = self.overlays.get(&mesh.state.network_id) else {
+            return;
+        };
+        let slots = mesh.ports.values().flat_map(Slots::iter);
+        let named: BTreeSet<Ipv4Addr> = slots.map(|(_, _, backend)| backend.0).collect();
+        let endpoints = overlay.services.endpoints().filter(|ip| !named.contains(ip));
+        for endpoint in endpoints {
+            let ports = mesh.state.ports.iter();
+            let pairs = ports.map(|port| (port.protocol, port.published, (endpoint, port.target)));
+            mesh.draining.extend(pairs);
+        }
+        if let Some(subnet) = overlay.spec.subnet() {
+            self.stale.push((None, overlay.services.astray(subnet)));
+        }
     }
 
     /// Leaves the mesh. Idempotent.
@@ -275,6 +314,7 @@ impl Core {
         let mut mesh = Mesh {
             state: state.clone(),
             ports: BTreeMap::new(),
+            draining: BTreeSet::new(),
         };
         for port in &state.ports {
             let backends = port

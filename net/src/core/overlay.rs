@@ -4,7 +4,7 @@ mod endpoint;
 mod peers;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr},
     os::fd::{AsFd, OwnedFd},
     path::PathBuf,
@@ -105,6 +105,12 @@ impl Core {
         self.set_services(&id, &state, synced)?;
         if let Some(overlay) = self.overlays.get_mut(&id) {
             overlay.synced = true;
+        }
+        if self.mesh.as_ref().is_some_and(|m| m.network_id() == id) {
+            if !synced {
+                self.suspect_mesh_connections();
+            }
+            self.forget_mesh_connections(BTreeSet::new());
         }
         Ok(())
     }

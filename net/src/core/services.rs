@@ -4,6 +4,8 @@ use std::{
     net::{IpAddr, Ipv4Addr},
 };
 
+use ipnet::IpNet;
+
 use super::{Core, Overlay, removal::duplicate, v4};
 use crate::{
     Error, OverlayState, Result, ServiceRecord,
@@ -23,6 +25,11 @@ pub struct Services {
     slots: BTreeMap<Ipv4Addr, Slots<Ipv4Addr>>,
     /// Names from the cluster's state.
     pub names: BTreeMap<String, Vec<IpAddr>>,
+    /// Addresses of the network's endpoints on all nodes.
+    endpoints: BTreeSet<Ipv4Addr>,
+    /// Virtual addresses with backends that they lead to no more, whose endpoints are still there: such a backend is leaving,
+    /// and may end what it has begun.
+    draining: BTreeSet<(Ipv4Addr, Ipv4Addr)>,
 }
 
 /// What changes for one virtual address.
@@ -93,19 +100,56 @@ impl Services {
         };
         self.slots.iter().map(|(vip, slots)| change(vip, slots)).collect()
     }
-}
 
-/// Pairs of a virtual address and a backend that it leads to no more.
-fn lost(changes: &[VipChange], services: &Services) -> BTreeSet<(Ipv4Addr, Ipv4Addr)> {
-    let still: BTreeSet<_> = services
-        .slots
-        .iter()
-        .flat_map(|(vip, slots)| slots.iter().map(|(_, _, backend)| (*vip, backend)))
-        .collect();
-    let old = changes
-        .iter()
-        .flat_map(|c| c.slots.iter().filter_map(|s| Some((c.vip, s.old?))));
-    old.filter(|pair| !still.contains(pair)).collect()
+    /// Whether an address belongs to an endpoint of the network.
+    pub fn has_endpoint(&self, address: Ipv4Addr) -> bool {
+        self.endpoints.contains(&address)
+    }
+
+    /// Addresses of the network's endpoints.
+    pub fn endpoints(&self) -> impl Iterator<Item = Ipv4Addr> + '_ {
+        self.endpoints.iter().copied()
+    }
+
+    /// Translated connections to addresses of `subnet` that nobody has.
+    pub fn astray(&self, subnet: IpNet) -> Stale {
+        Stale::Astray {
+            subnet,
+            endpoints: self.endpoints.clone(),
+        }
+    }
+
+    /// Nobody remembers who was leaving when the daemon before ended. An endpoint that no service leads to may be one that was: the
+    /// connections to it end with it.
+    fn suspect(&mut self, services: &[ServiceRecord]) {
+        let backends = services.iter().flat_map(|service| &service.backends);
+        let named: BTreeSet<Ipv4Addr> = backends.filter_map(|b| v4(*b).ok()).collect();
+        let (slots, endpoints) = (&self.slots, &self.endpoints);
+        let pairs = slots
+            .keys()
+            .flat_map(|vip| endpoints.difference(&named).map(|backend| (*vip, *backend)));
+        self.draining.extend(pairs);
+    }
+
+    /// Pairs of a virtual address and a backend whose connections are void: it leads there no more, and nobody is there.
+    fn lost(&mut self, changes: &[VipChange]) -> BTreeSet<(Ipv4Addr, Ipv4Addr)> {
+        let old = changes
+            .iter()
+            .flat_map(|c| c.slots.iter().filter_map(|s| Some((c.vip, s.old?))));
+        let mut gone: BTreeSet<_> = old.collect();
+        gone.append(&mut self.draining);
+        let still: BTreeSet<_> = self
+            .slots
+            .iter()
+            .flat_map(|(vip, slots)| slots.iter().map(|(_, _, backend)| (*vip, backend)))
+            .collect();
+        gone.retain(|pair| !still.contains(pair));
+        let (draining, lost): (BTreeSet<_>, BTreeSet<_>) = gone
+            .into_iter()
+            .partition(|(vip, backend)| self.slots.contains_key(vip) && self.has_endpoint(*backend));
+        self.draining = draining;
+        lost
+    }
 }
 
 fn names(state: &OverlayState) -> BTreeMap<String, Vec<IpAddr>> {
@@ -171,18 +215,25 @@ impl Core {
             .overlays
             .get_mut(id)
             .ok_or_else(|| Error::NetworkNotFound { id: id.into() })?;
-        overlay.services.names = names(state);
-        let changes = overlay.services.update(&wanted);
-        let lost = lost(&changes, &overlay.services);
-        if changes.is_empty() && synced {
+        let services = &mut overlay.services;
+        services.names = names(state);
+        services.endpoints = state.peers.iter().filter_map(|peer| v4(peer.ip).ok()).collect();
+        let changes = services.update(&wanted);
+        if !synced {
+            services.suspect(&state.services);
+        }
+        let lost = services.lost(&changes);
+        if changes.is_empty() && lost.is_empty() && synced {
             return Ok(());
         }
         let mut result = Ok(());
         for sandbox in self.sandboxes_on(id) {
-            let done = if synced {
-                self.sandbox_table(&sandbox, |tx| changes.iter().for_each(|change| change.write(tx)))
-            } else {
+            let done = if !synced {
                 self.rewrite_services(&sandbox, id)
+            } else if changes.is_empty() {
+                Ok(())
+            } else {
+                self.sandbox_table(&sandbox, |tx| changes.iter().for_each(|change| change.write(tx)))
             };
             result = result.and(done).and(self.forget_connections(&sandbox, &lost));
         }
@@ -204,13 +255,24 @@ impl Core {
         self.sandbox_table(sandbox, |tx| {
             table::remove_known(tx, &known);
             changes.iter().for_each(|change| change.write(tx));
-        })
+        })?;
+        match (subnet, self.overlays.get(network)) {
+            (Some(subnet), Some(overlay)) => {
+                let astray = overlay.services.astray(subnet);
+                self.forget_inside(sandbox, astray)
+            }
+            _ => Ok(()),
+        }
     }
 
     fn forget_connections(&mut self, sandbox: &str, lost: &BTreeSet<(Ipv4Addr, Ipv4Addr)>) -> Result<()> {
         if lost.is_empty() {
             return Ok(());
         }
+        self.forget_inside(sandbox, Stale::Services(lost.clone()))
+    }
+
+    fn forget_inside(&mut self, sandbox: &str, stale: Stale) -> Result<()> {
         let state = self.sandbox_mut(sandbox)?;
         if let Some(socket) = state.nft.as_mut()
             && tracked(socket)? == 0
@@ -219,7 +281,7 @@ impl Core {
         }
         let Some(netns) = &state.netns else { return Ok(()) };
         let netns = duplicate(netns)?;
-        self.stale.push((Some(netns), Stale::Services(lost.clone())));
+        self.stale.push((Some(netns), stale));
         Ok(())
     }
 

@@ -1,9 +1,11 @@
-//! Connection tracking entries (linux/netfilter/nfnetlink_conntrack.h): connections to a removed backend are
+//! Connection tracking entries (linux/netfilter/nfnetlink_conntrack.h): connections to a backend that is gone are
 //! forgotten, so that their next packet is refused or goes elsewhere instead of to an address that is gone.
 use std::{
     collections::BTreeSet,
     net::{IpAddr, Ipv4Addr},
 };
+
+use ipnet::IpNet;
 
 use crate::{
     Result,
@@ -72,6 +74,13 @@ pub enum Stale {
     Services(BTreeSet<(Ipv4Addr, Ipv4Addr)>),
     /// By protocol and published port to a backend.
     Mesh(BTreeSet<(u8, u16, (Ipv4Addr, u16))>),
+    /// Translated to an address of the subnet that none of its endpoints has: of what left while nobody looked.
+    Astray {
+        /// The network's addresses.
+        subnet: IpNet,
+        /// Those that somebody has.
+        endpoints: BTreeSet<Ipv4Addr>,
+    },
     /// Datagrams to these ports.
     Datagrams(Vec<u16>),
 }
@@ -88,6 +97,14 @@ impl Stale {
                     lost.contains(&(flow.protocol, flow.destination.1, (backend, port)))
                 }
                 _ => false,
+            },
+            Self::Astray { subnet, endpoints } => match flow.backend.0 {
+                IpAddr::V4(backend) => {
+                    flow.destination.0 != flow.backend.0
+                        && subnet.contains(&flow.backend.0)
+                        && !endpoints.contains(&backend)
+                }
+                IpAddr::V6(_) => false,
             },
             Self::Datagrams(ports) => flow.protocol == 17 && ports.contains(&flow.destination.1),
         }

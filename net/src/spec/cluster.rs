@@ -39,7 +39,8 @@ pub struct ServiceRecord {
     pub aliases: Vec<String>,
     /// Virtual address; `None` for `dnsrr`, whose name resolves to the backends.
     pub vip: Option<IpAddr>,
-    /// Addresses of healthy tasks that are not draining.
+    /// Addresses of healthy tasks that are not draining. One that is left out while it is still among the peers keeps the connections
+    /// that it has.
     pub backends: Vec<IpAddr>,
 }
 
