@@ -202,6 +202,7 @@ impl Cli {
             Command::Info(arguments) => system::info::run(host, arguments).await,
             Command::Context(command) => command::context::dispatch(given, context, command),
             Command::Cluster(command) => cluster::dispatch(host, command).await,
+            Command::Explain(command) => command::explain::dispatch(host, command).await,
             Command::Container(command) => container::dispatch(host, command).await,
             Command::Image(command) => image::dispatch(host, command).await,
             Command::Manifest(command) => registry::manifest::dispatch(host, command).await,

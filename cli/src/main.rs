@@ -27,6 +27,7 @@ mod context;
 mod credentials;
 mod daemon;
 mod error;
+mod generic;
 mod output;
 mod stdio;
 mod terminal;

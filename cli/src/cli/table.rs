@@ -158,6 +158,8 @@ table! {
     Cluster "cluster": group cluster::Command,
     /// Manage contexts
     Context "context": group command::context::Command,
+    /// Explain why tasks, services and nodes are as they are
+    Explain "explain": group command::explain::Command,
     /// Manage containers
     Container "container": group container::Command,
     /// Manage images

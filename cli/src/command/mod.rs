@@ -4,6 +4,7 @@ pub mod build;
 pub mod cluster;
 pub mod container;
 pub mod context;
+pub mod explain;
 pub mod image;
 pub mod inspect;
 pub mod network;

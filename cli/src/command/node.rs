@@ -1,11 +1,13 @@
 //! `pontoon node …`.
 
+use std::collections::{BTreeMap, HashMap};
+
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD as STANDARD;
 use clap::{Args, Subcommand, ValueEnum};
 use pontoon_proto::v1::{
-    GetClusterRequest, GetRequest, ListRequest, ListTasksRequest, Node, NodeRole, RemoveNodeRequest,
-    SwarmStatusRequest, TlsInfo, UpdateNodeRequest,
+    GetClusterRequest, GetRequest, ListRequest, ListTasksRequest, Node, NodeDescription, NodeRole,
+    RemoveNodeRequest, SwarmStatusRequest, TlsInfo, UpdateNodeRequest,
 };
 use serde_json::{Value, json};
 
@@ -409,6 +411,33 @@ async fn ps(client: &Client, arguments: PsArguments) -> Outcome {
     .await
 }
 
+/// The drivers that the node tells of, a line a kind.
+fn plugins(description: &NodeDescription) -> String {
+    let mut kinds: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    let engine = description.engine.as_ref();
+    for plugin in engine.map_or(&[][..], |engine| &engine.plugins) {
+        kinds.entry(&plugin.r#type).or_default().push(&plugin.name);
+    }
+    if kinds.is_empty() {
+        return String::new();
+    }
+    let line = |(kind, names): (&str, Vec<&str>)| format!(" {kind}:\t\t{}\n", names.join(", "));
+    let lines: String = kinds.into_iter().map(line).collect();
+    format!("Plugins:\n{lines}")
+}
+
+/// A list of labels, sorted; nothing if there are none.
+fn labels(title: &str, labels: HashMap<String, String>) -> String {
+    let labels: BTreeMap<_, _> = labels.into_iter().collect();
+    let line = |(key, value): (&String, &String)| format!(" - {key}={value}\n");
+    let lines: String = labels.iter().map(line).collect();
+    if lines.is_empty() {
+        lines
+    } else {
+        format!("{title}:\n{lines}")
+    }
+}
+
 async fn pretty(client: &Client, names: &[String]) -> Outcome {
     for name in names {
         let node = client
@@ -424,20 +453,10 @@ async fn pretty(client: &Client, names: &[String]) -> Outcome {
         let resources = description.resources.unwrap_or_default();
         let status = node.status.clone().unwrap_or_default();
         let mut text = format!("ID:\t\t\t{}\n", node.id);
-        let mut labels: Vec<_> = spec
-            .annotations
-            .clone()
-            .unwrap_or_default()
-            .labels
-            .into_iter()
-            .collect();
-        labels.sort();
-        if !labels.is_empty() {
-            text.push_str("Labels:\n");
-            for (key, value) in labels {
-                text.push_str(&format!(" - {key}={value}\n"));
-            }
-        }
+        text.push_str(&labels(
+            "Labels",
+            spec.annotations.clone().unwrap_or_default().labels,
+        ));
         text.push_str(&format!("Hostname:              \t{}\n", description.hostname));
         text.push_str(&format!(
             "Status:\n State:\t\t\t{}\n",
@@ -468,8 +487,10 @@ async fn pretty(client: &Client, names: &[String]) -> Outcome {
             "Resources:\n CPUs:\t\t\t{}\n Memory:\t\t{memory}\n",
             resources.nano_cpus / 1_000_000_000
         ));
-        let version = description.engine.clone().unwrap_or_default().engine_version;
-        text.push_str(&format!("Engine Version:\t\t{version}\n"));
+        text.push_str(&plugins(&description));
+        let engine = description.engine.clone().unwrap_or_default();
+        text.push_str(&format!("Engine Version:\t\t{}\n", engine.engine_version));
+        text.push_str(&labels("Engine Labels", engine.labels));
         if let Some(info) = &description.tls_info {
             text.push_str(&format!(
                 "TLS Info:\n TrustRoot:\n{}\n Issuer Subject:\t{}\n Issuer Public Key:\t{}\n",

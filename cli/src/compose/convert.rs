@@ -4,11 +4,14 @@
 use std::collections::HashMap;
 
 use pontoon_proto::v1::{
-    EndpointSpec, GlobalMode, Mount, MountType, NetworkAttachmentConfig, NetworkSpec, PortConfig,
-    PublishMode, ReplicatedMode, ServiceSpec, TaskSpec, service_spec::Mode,
+    Dependency, EndpointSpec, GlobalJobMode, GlobalMode, Mount, MountType, NetworkAttachmentConfig,
+    NetworkSpec, PortConfig, PublishMode, ReplicatedJobMode, ReplicatedMode, ServiceSpec, TaskSpec,
+    service_spec::Mode,
 };
 use pontoon_reconcile::spec::{validate_network, validate_service};
 
+use super::depends::Depends;
+use super::deploy;
 use super::mistake::{Error, Mistake};
 use super::network::Network;
 use super::service::{Attachment, Service};
@@ -209,6 +212,14 @@ impl Namespace<'_> {
         mount
     }
 
+    fn dependency(&self, depends: &Depends) -> Dependency {
+        Dependency {
+            service: self.named(&depends.service),
+            condition: depends.condition.into(),
+            optional: !depends.required,
+        }
+    }
+
     fn service(&self, key: &str, service: &Service) -> ServiceSpec {
         let deploy = &service.deploy;
         let namespace = (NAMESPACE_LABEL.to_owned(), self.stack.to_owned());
@@ -244,21 +255,31 @@ impl Namespace<'_> {
             task: Some(TaskSpec {
                 registry_auth: None,
                 container: Some(container),
-                resources: deploy.resources,
+                resources: deploy.resources.clone(),
                 restart: deploy.restart,
                 placement: deploy.placement.clone(),
                 networks,
                 log_driver: service.log.clone(),
                 force_update: 0,
+                drain_period: deploy.drain_period,
             }),
-            mode: Some(if deploy.global {
-                Mode::Global(GlobalMode {})
-            } else {
-                Mode::Replicated(ReplicatedMode { replicas })
+            mode: Some(match deploy.mode {
+                deploy::Mode::Replicated => Mode::Replicated(ReplicatedMode { replicas }),
+                deploy::Mode::Global => Mode::Global(GlobalMode {}),
+                deploy::Mode::ReplicatedJob => Mode::ReplicatedJob(ReplicatedJobMode {
+                    max_concurrent: deploy.max_concurrent.unwrap_or_default(),
+                    total_completions: replicas,
+                }),
+                deploy::Mode::GlobalJob => Mode::GlobalJob(GlobalJobMode {}),
             }),
             update: deploy.update,
             rollback: deploy.rollback,
             on_disconnect: deploy.on_disconnect,
+            depends_on: service
+                .depends_on
+                .iter()
+                .map(|depends| self.dependency(depends))
+                .collect(),
             endpoint: Some(EndpointSpec {
                 mode: deploy.endpoint_mode.into(),
                 ports: service.ports.clone(),

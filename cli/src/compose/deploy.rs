@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 
 use pontoon_proto::v1::{
-    DisconnectPolicy, EndpointMode, Placement, PlacementPreference, ResourceRequirements, Resources,
-    RestartCondition, RestartPolicy, UpdateConfig, UpdateFailureAction, UpdateOrder,
+    DisconnectPolicy, EndpointMode, GenericResource, Placement, PlacementPreference, ResourceRequirements,
+    Resources, RestartCondition, RestartPolicy, UpdateConfig, UpdateFailureAction, UpdateOrder,
 };
 
 use super::reader::{Field, Reader};
@@ -14,13 +14,29 @@ use super::yaml::Node;
 use crate::command::service::options;
 use crate::output::human;
 
+/// A service's mode.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// A number of tasks.
+    #[default]
+    Replicated,
+    /// A task on every node.
+    Global,
+    /// A number of tasks that run to their end.
+    ReplicatedJob,
+    /// A task on every node, run to its end.
+    GlobalJob,
+}
+
 /// How a service is deployed.
 #[derive(Debug, Default)]
 pub struct Deploy {
-    /// A task on every node, instead of a number of tasks.
-    pub global: bool,
+    /// How many tasks there are, and whether they run to their end.
+    pub mode: Mode,
     /// Number of tasks.
     pub replicas: Option<u64>,
+    /// How many of a job's tasks run at a time.
+    pub max_concurrent: Option<u64>,
     /// The service's labels.
     pub labels: HashMap<String, String>,
     /// Virtual address or DNS round robin.
@@ -37,11 +53,23 @@ pub struct Deploy {
     pub rollback: Option<UpdateConfig>,
     /// What becomes of tasks whose node is down.
     pub on_disconnect: Option<DisconnectPolicy>,
+    /// Nanoseconds between a leaving task's last new connection and its stop signal.
+    pub drain_period: Option<i64>,
 }
 
 const KEYS: &[Field<Deploy>] = &[
-    ("mode", |d, r, n| d.global = mode(r, n)),
+    ("mode", |d, r, n| {
+        let words = [
+            ("replicated", Mode::Replicated),
+            ("global", Mode::Global),
+            ("replicated-job", Mode::ReplicatedJob),
+            ("global-job", Mode::GlobalJob),
+        ];
+        d.mode = r.choice(n, &words).unwrap_or_default();
+    }),
     ("replicas", |d, r, n| d.replicas = Some(r.number(n))),
+    // Files that Docker is to read too have no word for it.
+    ("x-max-concurrent", |d, r, n| d.max_concurrent = Some(r.number(n))),
     ("labels", |d, r, n| d.labels = r.labels(n)),
     ("endpoint_mode", |d, r, n| {
         let words = [("vip", EndpointMode::Vip), ("dnsrr", EndpointMode::Dnsrr)];
@@ -61,6 +89,8 @@ const KEYS: &[Field<Deploy>] = &[
     ("on_disconnect", on_disconnect),
     // The same in a file that Docker is to read too.
     ("x-on-disconnect", on_disconnect),
+    ("drain_period", |d, r, n| d.drain_period = Some(duration(r, n))),
+    ("x-drain-period", |d, r, n| d.drain_period = Some(duration(r, n))),
 ];
 
 const PLACEMENT: &[Field<Placement>] = &[
@@ -78,12 +108,8 @@ const RESOURCES: &[Field<ResourceRequirements>] = &[
         r.fields(n, q.limits.get_or_insert_default(), LIMITS, refused::RESOURCES);
     }),
     ("reservations", |q, r, n| {
-        r.fields(
-            n,
-            q.reservations.get_or_insert_default(),
-            RESERVATIONS,
-            refused::RESOURCES,
-        );
+        q.reservations.get_or_insert_default();
+        r.fields(n, q, RESERVATIONS, refused::RESOURCES);
     }),
 ];
 
@@ -93,9 +119,35 @@ const LIMITS: &[Field<Resources>] = &[
     ("pids", |q, r, n| q.pids = r.number(n)),
 ];
 
-const RESERVATIONS: &[Field<Resources>] = &[
-    ("cpus", |q, r, n| q.nano_cpus = cpus(r, n)),
-    ("memory", |q, r, n| q.memory_bytes = memory(r, n)),
+const RESERVATIONS: &[Field<ResourceRequirements>] = &[
+    ("cpus", |q, r, n| {
+        q.reservations.get_or_insert_default().nano_cpus = cpus(r, n);
+    }),
+    ("memory", |q, r, n| {
+        q.reservations.get_or_insert_default().memory_bytes = memory(r, n);
+    }),
+    ("generic_resources", |q, r, n| {
+        q.generic_reservations = r.items(n).iter().map(|item| generic(r, item)).collect();
+    }),
+];
+
+const GENERIC: &[Field<GenericResource>] = &[
+    ("discrete_resource_spec", |g, r, n| r.fields(n, g, DISCRETE, &[])),
+    // Not Docker's: the unit of this name.
+    ("named_resource_spec", |g, r, n| r.fields(n, g, NAMED, &[])),
+];
+
+const DISCRETE: &[Field<GenericResource>] = &[
+    ("kind", |g, r, n| g.kind = r.text(n)),
+    ("value", |g, r, n| {
+        let count: u32 = r.number(n);
+        g.count = i64::from(count);
+    }),
+];
+
+const NAMED: &[Field<GenericResource>] = &[
+    ("kind", |g, r, n| g.kind = r.text(n)),
+    ("value", |g, r, n| g.name = r.text(n)),
 ];
 
 const RESTART: &[Field<RestartPolicy>] = &[
@@ -109,6 +161,7 @@ const RESTART: &[Field<RestartPolicy>] = &[
     }),
     ("delay", |p, r, n| p.delay = Some(duration(r, n))),
     ("max_attempts", |p, r, n| p.max_attempts = r.number(n)),
+    ("x-max-delay", |p, r, n| p.max_delay = Some(duration(r, n))),
     ("window", |p, r, n| p.window = duration(r, n)),
 ];
 
@@ -139,10 +192,17 @@ const UPDATE: &[Field<UpdateConfig>] = &[
 /// Reads a `deploy`.
 pub fn read(reader: &Reader<'_>, node: &Node, deploy: &mut Deploy) {
     reader.fields(node, deploy, KEYS, &[]);
-    if deploy.global
+    if matches!(deploy.mode, Mode::Global | Mode::GlobalJob)
         && let (Some(_), Some(replicas)) = (deploy.replicas, node.get("replicas"))
     {
-        reader.mistake(&replicas.at, "replicas can only be used with mode replicated");
+        let message = "replicas can only be used with mode replicated or replicated-job";
+        reader.mistake(&replicas.at, message);
+    }
+    if deploy.mode != Mode::ReplicatedJob
+        && let (Some(_), Some(concurrent)) = (deploy.max_concurrent, node.get("x-max-concurrent"))
+    {
+        let message = "x-max-concurrent can only be used with mode replicated-job";
+        reader.mistake(&concurrent.at, message);
     }
 }
 
@@ -150,21 +210,22 @@ fn on_disconnect(deploy: &mut Deploy, reader: &Reader<'_>, node: &Node) {
     deploy.on_disconnect = reader.parsed(node, options::on_disconnect);
 }
 
-fn mode(reader: &Reader<'_>, node: &Node) -> bool {
-    let text = reader.text(node);
-    if matches!(text.as_str(), "replicated-job" | "global-job") {
-        let message = format_args!("{text} is not supported by this version: use replicated or global");
-        reader.mistake(&node.at, message);
-        return false;
-    }
-    let words = [("replicated", false), ("global", true)];
-    reader.choice(node, &words).unwrap_or_default()
-}
-
 fn preference(reader: &Reader<'_>, node: &Node) -> PlacementPreference {
     let mut preference = PlacementPreference::default();
     reader.fields(node, &mut preference, PREFERENCE, &[]);
     preference
+}
+
+fn generic(reader: &Reader<'_>, node: &Node) -> GenericResource {
+    let mut unit = GenericResource::default();
+    reader.fields(node, &mut unit, GENERIC, &[]);
+    if unit.kind.is_empty() {
+        reader.mistake(
+            &node.at,
+            "a generic resource needs discrete_resource_spec: {kind: KIND, value: NUMBER}",
+        );
+    }
+    unit
 }
 
 fn cpus(reader: &Reader<'_>, node: &Node) -> i64 {

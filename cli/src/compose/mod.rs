@@ -2,7 +2,8 @@
 //!
 //! # Layout
 //! - [`yaml`]: text to a tree with places; [`interpolate`]: variables; [`merge`]: several files to one; [`emit`]: back to text
-//! - [`reader`]: tables of keys, typed values; [`service`], [`deploy`], [`ports`], [`mounts`], [`network`], [`volume`]: the tables;
+//! - [`reader`]: tables of keys, typed values; [`service`], [`deploy`], [`depends`], [`ports`], [`mounts`], [`network`], [`volume`]:
+//!   the tables;
 //!   [`refused`]: keys that are not honoured
 //! - [`convert`]: a stack's name put in, to the cluster's specs
 //! - [`mistake`]: what is wrong, and where
@@ -10,6 +11,7 @@
 //! Everything happens before the first request to a daemon, and all mistakes of all files are told at once.
 
 mod convert;
+mod depends;
 mod deploy;
 mod emit;
 mod interpolate;
@@ -241,6 +243,7 @@ impl Stack {
                     }
                     seen.push(name);
                 }
+                self.check_dependencies(reader, key, service);
                 self.check_volumes(reader, service);
             });
         }

@@ -44,10 +44,6 @@ pub const SERVICE: &[Refusal] = &[
     ("cpus", "use deploy.resources.limits.cpus"),
     ("cpuset", LIMITS),
     ("credential_spec", "remove it"),
-    (
-        "depends_on",
-        "services start side by side: let the program retry until what it needs answers, and remove it",
-    ),
     ("develop", "remove it"),
     ("device_cgroup_rules", "remove it"),
     ("devices", "remove it"),
@@ -114,7 +110,7 @@ pub const SERVICE: &[Refusal] = &[
 /// In `deploy.resources.limits` and `.reservations`.
 pub const RESOURCES: &[Refusal] = &[
     ("devices", "remove it"),
-    ("generic_resources", "remove it"),
+    ("generic_resources", "they can be reserved, not limited"),
     ("pids", "pids can be limited, not reserved"),
 ];
 

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 
 use pontoon_proto::v1::{ContainerSpec, DnsConfig, HealthConfig, LogDriver, PortConfig, Ulimit};
 
+use super::depends::{self, Depends};
 use super::deploy::{self, Deploy};
 use super::mounts::Written;
 use super::reader::{Field, Reader};
@@ -28,6 +29,8 @@ pub struct Service {
     pub ports: Vec<PortConfig>,
     /// How it is deployed.
     pub deploy: Deploy,
+    /// Services that it waits for.
+    pub depends_on: Vec<Depends>,
     /// Log driver.
     pub log: Option<LogDriver>,
     env_files: Vec<String>,
@@ -54,6 +57,7 @@ const KEYS: &[Field<Service>] = &[
     ("ports", |s, r, n| s.ports = ports::read(r, n)),
     ("networks", |s, r, n| s.networks = Some(networks(r, n))),
     ("deploy", |s, r, n| deploy::read(r, n, &mut s.deploy)),
+    ("depends_on", |s, r, n| s.depends_on = depends::read(r, n)),
     ("labels", |s, r, n| s.container.labels = r.labels(n)),
     ("healthcheck", |s, r, n| s.container.healthcheck = health(r, n)),
     ("hostname", |s, r, n| s.container.hostname = r.text(n)),

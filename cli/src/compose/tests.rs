@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use pontoon_proto::v1::{
-    EndpointMode, MountType, PublishMode, RestartCondition, ServiceSpec, disconnect_policy::Action,
-    service_spec::Mode,
+    EndpointMode, GlobalJobMode, MountType, PublishMode, ReplicatedJobMode, RestartCondition, ServiceSpec,
+    dependency::Condition, disconnect_policy::Action, service_spec::Mode,
 };
 
 use super::*;
@@ -93,12 +93,18 @@ services:
         max_replicas_per_node: 2
       resources:
         limits: {cpus: "0.5", memory: 64M, pids: 10}
-        reservations: {cpus: 0.25, memory: 32m}
-      restart_policy: {condition: on-failure, delay: 2s, max_attempts: 3, window: 1m}
+        reservations:
+          cpus: 0.25
+          memory: 32m
+          generic_resources:
+            - discrete_resource_spec: {kind: gpu, value: 2}
+            - named_resource_spec: {kind: licence, value: blue}
+      restart_policy: {condition: on-failure, delay: 2s, max_attempts: 3, window: 1m, x-max-delay: 4m}
       update_config: {delay: 1s, order: start-first, failure_action: rollback, max_failure_ratio: 0.5}
       rollback_config: {parallelism: 0}
       on_disconnect: keep:10m
-  agent: {image: agent, deploy: {mode: global, endpoint_mode: dnsrr, x-on-disconnect: keep, x-other: 1}}
+      drain_period: 5s
+  agent: {image: agent, deploy: {mode: global, endpoint_mode: dnsrr, x-on-disconnect: keep, x-drain-period: 0s, x-other: 1}}
 networks:
   front: {driver: overlay, internal: true, ipam: {config: [{subnet: 10.9.0.0/24}]}, labels: {k: v}}
   back: {external: true, name: shared}
@@ -141,8 +147,7 @@ fn services_get_all_that_their_file_says() {
     assert_eq!(labels[IMAGE_LABEL], "nginx:1.27");
     assert_eq!(labels["team"], "a");
     assert!(matches!(&web.mode, Some(Mode::Replicated(mode)) if mode.replicas == 4));
-    let task = web.task.as_ref().unwrap();
-    let container = task.container.as_ref().unwrap();
+    let container = web.task.as_ref().unwrap().container.as_ref().unwrap();
     assert_eq!(container.args, ["serve", "--port", "80 81"]);
     assert_eq!(container.command, ["/entry", "-v"]);
     assert_eq!(container.env, ["A=1", "B=x$y", "FROM_CLIENT=yes", "T=true"]);
@@ -185,17 +190,29 @@ fn services_get_all_that_their_file_says() {
     let health = container.healthcheck.as_ref().unwrap();
     assert_eq!(health.test, ["CMD-SHELL", "curl -f localhost"]);
     assert_eq!(health.retries, 2);
+}
+
+#[test]
+fn tasks_get_all_that_their_file_says() {
+    let plan = plan(FULL);
+    let web = service(&plan, "demo_web");
+    let task = web.task.as_ref().unwrap();
     assert_eq!(task.log_driver.as_ref().unwrap().options["max-file"], "3");
-    let limits = task.resources.unwrap().limits.unwrap();
+    let resources = task.resources.as_ref().unwrap();
+    let limits = resources.limits.unwrap();
     assert_eq!(
         (limits.nano_cpus, limits.memory_bytes, limits.pids),
         (500_000_000, 64 << 20, 10)
     );
-    assert_eq!(
-        task.resources.unwrap().reservations.unwrap().nano_cpus,
-        250_000_000
-    );
+    assert_eq!(resources.reservations.unwrap().nano_cpus, 250_000_000);
+    let units: Vec<_> = resources
+        .generic_reservations
+        .iter()
+        .map(|unit| (unit.kind.as_str(), unit.name.as_str(), unit.count))
+        .collect();
+    assert_eq!(units, [("gpu", "", 2), ("licence", "blue", 0)]);
     let restart = task.restart.unwrap();
+    assert_eq!(restart.max_delay, Some(240_000_000_000));
     assert_eq!(
         (restart.condition(), restart.delay),
         (RestartCondition::OnFailure, Some(2_000_000_000))
@@ -215,12 +232,78 @@ fn services_get_all_that_their_file_says() {
 }
 
 #[test]
+fn services_can_be_jobs() {
+    let text = "\
+services:
+  migrate: {image: a, deploy: {mode: replicated-job, restart_policy: {condition: none}}}
+  many: {image: a, deploy: {mode: replicated-job, replicas: 5, x-max-concurrent: 2}}
+  everywhere: {image: a, deploy: {mode: global-job}}
+";
+    let plan = plan(text);
+    let mode = |name| service(&plan, name).mode;
+    let job = |total_completions, max_concurrent| {
+        Some(Mode::ReplicatedJob(ReplicatedJobMode {
+            max_concurrent,
+            total_completions,
+        }))
+    };
+    assert_eq!(mode("demo_migrate"), job(1, 0));
+    assert_eq!(mode("demo_many"), job(5, 2));
+    assert_eq!(mode("demo_everywhere"), Some(Mode::GlobalJob(GlobalJobMode {})));
+    assert!(service(&plan, "demo_many").update.is_none());
+}
+
+#[test]
 fn services_say_how_long_they_wait_for_their_nodes() {
     let plan = plan(FULL);
     let policy = |name| service(&plan, name).on_disconnect.unwrap();
     let (web, agent) = (policy("demo_web"), policy("demo_agent"));
     assert_eq!((web.action(), web.grace), (Action::Keep, Some(600_000_000_000)));
     assert_eq!((agent.action(), agent.grace), (Action::Keep, None));
+}
+
+#[test]
+fn services_wait_for_others() {
+    let text = "\
+services:
+  web: {image: a, depends_on: {db: {condition: service_healthy}, init: {condition: service_completed_successfully, required: false}}}
+  db: {image: b, depends_on: [cache]}
+  init: {image: c, depends_on: {db: {condition: service_started, restart: false}}}
+  cache: {image: d}
+";
+    let plan = plan(text);
+    let named = |name| {
+        let depends = service(&plan, name).depends_on.iter();
+        let shown = depends.map(|d| (d.service.as_str(), d.condition(), d.optional));
+        shown.collect::<Vec<_>>()
+    };
+    assert_eq!(
+        named("demo_web"),
+        [
+            ("demo_db", Condition::Healthy, false),
+            ("demo_init", Condition::Completed, true)
+        ]
+    );
+    assert_eq!(named("demo_db"), [("demo_cache", Condition::Started, false)]);
+    assert_eq!(named("demo_init"), [("demo_db", Condition::Started, false)]);
+    let told = mistakes("services:\n  a: {image: x, depends_on: [b]}\n  b: {image: y, depends_on: [a]}\n");
+    assert!(
+        told.contains("services.a: depends on itself: a -> b -> a"),
+        "{told}"
+    );
+    let told = mistakes("services:\n  a: {image: x, depends_on: {b: {restart: true}}}\n  b: {image: y}\n");
+    assert!(
+        told.contains("services.a.depends_on.b.restart: true is not supported"),
+        "{told}"
+    );
+}
+
+#[test]
+fn services_say_how_long_their_tasks_drain() {
+    let plan = plan(FULL);
+    let period = |name| service(&plan, name).task.as_ref().unwrap().drain_period;
+    assert_eq!(period("demo_web"), Some(5_000_000_000));
+    assert_eq!(period("demo_agent"), Some(0));
 }
 
 #[test]
@@ -266,7 +349,7 @@ services:
       replicas: many
       resources: {limits: {memory: lots}}
       placement: {constraints: node.role==worker}
-    depends_on: [db]
+    depends_on: [cache]
     ports: [\"80:http\", {published: 1}]
   db:
     image: [x]
@@ -281,7 +364,7 @@ surprise: 1
         "f1.yaml:5:17: services.web.deploy.replicas: must be a whole number that is not negative, not \"many\"",
         "f1.yaml:6:36: services.web.deploy.resources.limits.memory: invalid size: 'lots'",
         "f1.yaml:7:32: services.web.deploy.placement.constraints: must be a list, not \"node.role==worker\"",
-        "f1.yaml:8:5: services.web: key \"depends_on\" is not supported by this version: services start side by side",
+        "f1.yaml:8:18: services.web: depends on undefined service \"cache\"",
         "f1.yaml:9:13: services.web.ports: invalid published port \"80:http\"",
         "f1.yaml:9:24: services.web.ports: target is required",
         "f1.yaml:10:3: services.db: image is required",
@@ -316,14 +399,25 @@ const BAD_VALUES: &[(&str, &str)] = &[
         "required variable NOPE is not set: which image",
     ),
     ("image: a$", "invalid interpolation format"),
-    ("image: a\n    deploy: {mode: replicated-job}", "not supported"),
+    (
+        "image: a\n    deploy: {mode: replicated-job, update_config: {delay: 1s}}",
+        "Jobs may not have an update config",
+    ),
+    (
+        "image: a\n    deploy: {x-max-concurrent: 2}",
+        "x-max-concurrent can only be used with mode replicated-job",
+    ),
+    (
+        "image: a\n    deploy: {mode: global-job, replicas: 2}",
+        "replicas can only be used with mode replicated or replicated-job",
+    ),
     (
         "image: a\n    deploy: {mode: both}",
-        "must be one of replicated, global",
+        "must be one of replicated, global, replicated-job, global-job",
     ),
     (
         "image: a\n    deploy: {mode: global, replicas: 2}",
-        "replicas can only be used with mode replicated",
+        "replicas can only be used with mode replicated or replicated-job",
     ),
     (
         "image: a\n    deploy: {rollback_config: {failure_action: rollback}}",

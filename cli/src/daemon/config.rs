@@ -8,11 +8,12 @@ use clap::Args;
 use pontoon_controller::ExternalStore;
 use pontoon_engine::{ImageGc, NATIVE_RUNTIME, NetworkDefaults, RegistrySettings, validate_log_driver};
 use pontoon_image::StorageOptions;
-use pontoon_proto::v1::LogDriver;
+use pontoon_proto::v1::{GenericResource, LogDriver};
 use tracing_subscriber::filter::LevelFilter;
 
 use super::backups::Schedule;
 use crate::error::Failure;
+use crate::generic;
 
 mod backups;
 mod containers;
@@ -102,6 +103,9 @@ pub struct Arguments {
     /// Default log driver options for containers
     #[arg(long = "log-opt", value_name = "map")]
     log_opts: Vec<String>,
+    /// Advertise user-defined resource
+    #[arg(long = "node-generic-resource", value_name = "list", value_parser = generic::pair)]
+    generic_resources: Vec<String>,
     /// Folder of sockets and of state that ends with the machine
     #[arg(
         long,
@@ -145,6 +149,8 @@ pub struct Config {
     pub runtimes: BTreeMap<String, PathBuf>,
     /// `key=value` labels of this engine.
     pub labels: Vec<String>,
+    /// What this node offers services besides CPUs and memory.
+    pub generic_resources: Vec<GenericResource>,
     /// Networks and the default bridge.
     pub networks: NetworkDefaults,
     /// Mirrors, insecure registries, certificates, how much at once.
@@ -224,6 +230,8 @@ impl Config {
             runtimes,
             group: arguments.group,
             labels: labels(arguments.labels)?,
+            generic_resources: generic::parse(&arguments.generic_resources)
+                .map_err(|error| Failure::new(format!("--node-generic-resource: {error}")))?,
             networks: arguments.network.settings()?,
             registries: arguments.registries.settings()?,
             containers: Containers::new(arguments.containers)?,

@@ -120,6 +120,7 @@ fn engine_config(config: &Config) -> EngineConfig {
     engine.log = config.log.clone();
     engine.runtimes.extend(config.runtimes.clone());
     engine.labels.clone_from(&config.labels);
+    engine.generic_resources.clone_from(&config.generic_resources);
     engine.networks = config.networks.clone();
     engine.registries = config.registries.clone();
     engine.containers = config.containers.defaults.clone();

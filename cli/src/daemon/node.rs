@@ -310,14 +310,6 @@ fn agent_config(config: &NodeConfig, images: &Arc<Images>) -> AgentConfig {
         data_path_addr: config.settings.data_path_addr,
         peer_addr: config.settings.advertise_addr.to_string(),
         hostname: String::new(),
-        // Checked at the daemon's start.
-        labels: config
-            .engine
-            .labels()
-            .iter()
-            .filter_map(|label| label.split_once('='))
-            .map(|(key, value)| (key.to_owned(), value.to_owned()))
-            .collect(),
     };
     AgentConfig {
         node_id: config.identity.node_id(),

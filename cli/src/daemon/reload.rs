@@ -1,4 +1,4 @@
-//! SIGHUP: the daemon's settings are read again. What can change while it runs does (labels, logging level, registries); for the rest a
+//! SIGHUP: the daemon's settings are read again. What can change while it runs does (labels, generic resources, logging level, registries); for the rest a
 //! restart is due, which containers don't notice. Called by the daemon's main loop.
 
 use pontoon_engine::Engine;
@@ -17,9 +17,9 @@ pub fn reload(engine: &Engine, set_level: &SetLevel) {
     match read() {
         Ok(config) => {
             set_level(config.log_level());
-            engine.reload(config.labels, config.registries);
+            engine.reload(config.labels, config.generic_resources, config.registries);
             tracing::info!(
-                "settings reloaded; those other than label, log-level and registries' take effect at the next start"
+                "settings reloaded; those other than label, node-generic-resource, log-level and registries' take effect at the next start"
             );
         }
         Err(failure) => tracing::error!(error = %failure, "settings not reloaded"),

@@ -3,15 +3,16 @@
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD as STANDARD;
 use pontoon_proto::v1::{
-    Availability, EndpointMode, IpamConfig, Meta, Network, Node, NodeRole, PortConfig, PortProtocol,
-    PublishMode, Reachability, Resources, RestartCondition, Service, ServiceSpec, Task, TlsInfo,
-    UpdateConfig, UpdateFailureAction, UpdateOrder, UpdateState, disconnect_policy::Action,
-    service_spec::Mode,
+    Availability, Dependency, EndpointMode, IpamConfig, Meta, Network, Node, NodeRole, PortConfig,
+    PortProtocol, PublishMode, Reachability, ResourceRequirements, Resources, RestartCondition, Service,
+    ServiceSpec, Task, TaskStep, TlsInfo, UpdateConfig, UpdateFailureAction, UpdateOrder, UpdateState,
+    dependency::Condition, disconnect_policy::Action, service_spec::Mode,
 };
 use serde_json::{Value, json};
 
 use super::container::health_json;
 use super::mounts;
+use crate::generic;
 use crate::output::human;
 
 fn meta(value: &mut Value, meta: Option<&Meta>) {
@@ -57,11 +58,20 @@ pub fn node_json(node: &Node) -> Value {
             "Hostname": description.hostname,
             "Platform": { "Architecture": platform.architecture, "OS": platform.os },
             "Resources": { "NanoCPUs": resources.nano_cpus, "MemoryBytes": resources.memory_bytes },
-            "Engine": { "EngineVersion": engine.engine_version, "Labels": engine.labels },
+            "Engine": {
+                "EngineVersion": engine.engine_version, "Labels": engine.labels,
+                "Plugins": engine.plugins.iter()
+                    .map(|plugin| json!({ "Type": plugin.r#type, "Name": plugin.name }))
+                    .collect::<Vec<_>>(),
+            },
             "TLSInfo": tls_json(description.tls_info.as_ref()),
         },
         "Status": { "State": status.state().name(), "Message": status.message, "Addr": status.addr },
     });
+    if !description.generic_resources.is_empty() {
+        let units = generic::json(&description.generic_resources);
+        value["Description"]["Resources"]["GenericResources"] = units;
+    }
     meta(&mut value, node.meta.as_ref());
     if let Some(manager) = &node.manager_status {
         value["ManagerStatus"] = json!({
@@ -116,6 +126,15 @@ fn resources_json(resources: Option<&Resources>) -> Value {
     value
 }
 
+/// Besides CPUs and memory, the generic resources.
+fn reservations_json(resources: &ResourceRequirements) -> Value {
+    let mut value = resources_json(resources.reservations.as_ref());
+    if !resources.generic_reservations.is_empty() {
+        value["GenericResources"] = generic::json(&resources.generic_reservations);
+    }
+    value
+}
+
 fn update_json(update: &UpdateConfig) -> Value {
     json!({
         "Parallelism": update.parallelism, "Delay": update.delay,
@@ -127,6 +146,47 @@ fn update_json(update: &UpdateConfig) -> Value {
         "Monitor": update.monitor.unwrap_or(5_000_000_000), "MaxFailureRatio": update.max_failure_ratio,
         "Order": match update.order() { UpdateOrder::StopFirst => "stop-first", UpdateOrder::StartFirst => "start-first" },
     })
+}
+
+fn mode_json(mode: Option<&Mode>) -> Value {
+    match mode {
+        Some(Mode::Global(_)) => json!({ "Global": {} }),
+        Some(Mode::Replicated(mode)) => json!({ "Replicated": { "Replicas": mode.replicas } }),
+        Some(Mode::ReplicatedJob(job)) => json!({ "ReplicatedJob": {
+            "MaxConcurrent": job.concurrency(), "TotalCompletions": job.total_completions,
+        } }),
+        Some(Mode::GlobalJob(_)) => json!({ "GlobalJob": {} }),
+        None => json!({ "Replicated": { "Replicas": 1 } }),
+    }
+}
+
+/// What Docker's services don't have.
+fn beyond_docker(value: &mut Value, spec: &ServiceSpec) {
+    let drain_period = spec.task.as_ref().and_then(|task| task.drain_period);
+    if !spec.depends_on.is_empty() {
+        let depends = |depends: &Dependency| {
+            let condition = match depends.condition() {
+                Condition::Started => "service_started",
+                Condition::Healthy => "service_healthy",
+                Condition::Completed => "service_completed_successfully",
+            };
+            json!({ "Service": depends.service, "Condition": condition, "Required": !depends.optional })
+        };
+        value["DependsOn"] = spec.depends_on.iter().map(depends).collect();
+    }
+    if let Some(period) = drain_period {
+        value["TaskTemplate"]["DrainPeriod"] = period.into();
+    }
+    if let Some(policy) = &spec.on_disconnect {
+        let action = match policy.action() {
+            Action::Replace => "replace",
+            Action::Keep => "keep",
+        };
+        value["OnDisconnect"] = json!({ "Action": action });
+        if let Some(grace) = policy.grace {
+            value["OnDisconnect"]["Grace"] = grace.into();
+        }
+    }
 }
 
 fn spec_json(spec: &ServiceSpec) -> Value {
@@ -153,7 +213,7 @@ fn spec_json(spec: &ServiceSpec) -> Value {
             },
             "Resources": {
                 "Limits": resources_json(resources.limits.as_ref()),
-                "Reservations": resources_json(resources.reservations.as_ref()),
+                "Reservations": reservations_json(&resources),
             },
             "RestartPolicy": {
                 "Condition": match restart.condition() {
@@ -175,11 +235,7 @@ fn spec_json(spec: &ServiceSpec) -> Value {
             "ForceUpdate": task.force_update,
             "Runtime": "container",
         },
-        "Mode": match &spec.mode {
-            Some(Mode::Global(_)) => json!({ "Global": {} }),
-            Some(Mode::Replicated(mode)) => json!({ "Replicated": { "Replicas": mode.replicas } }),
-            None => json!({ "Replicated": { "Replicas": 1 } }),
-        },
+        "Mode": mode_json(spec.mode.as_ref()),
         "EndpointSpec": {
             "Mode": match endpoint.mode() { EndpointMode::Vip => "vip", EndpointMode::Dnsrr => "dnsrr" },
             "Ports": endpoint.ports.iter().map(port_json).collect::<Vec<_>>(),
@@ -193,19 +249,13 @@ fn spec_json(spec: &ServiceSpec) -> Value {
             value[name] = update_json(update);
         }
     }
-    if let Some(policy) = &spec.on_disconnect {
-        let action = match policy.action() {
-            Action::Replace => "replace",
-            Action::Keep => "keep",
-        };
-        value["OnDisconnect"] = json!({ "Action": action });
-        if let Some(grace) = policy.grace {
-            value["OnDisconnect"]["Grace"] = grace.into();
-        }
+    if let Some(longest) = restart.max_delay {
+        value["TaskTemplate"]["RestartPolicy"]["MaxDelay"] = longest.into();
     }
     if let Some(driver) = &task.log_driver {
         value["TaskTemplate"]["LogDriver"] = json!({ "Name": driver.name, "Options": driver.options });
     }
+    beyond_docker(&mut value, spec);
     value
 }
 
@@ -243,6 +293,11 @@ pub fn service_json(service: &Service) -> Value {
     if let Some(previous) = &service.previous_spec {
         value["PreviousSpec"] = spec_json(previous);
     }
+    if let Some(job) = &service.job_status {
+        value["JobStatus"] = json!({
+            "JobIteration": { "Index": job.iteration }, "LastExecution": human::rfc3339(job.last_execution),
+        });
+    }
     if let Some(update) = service
         .update_status
         .as_ref()
@@ -275,6 +330,22 @@ pub fn task_json(task: &Task) -> Value {
             .map(|network| json!({ "Network": { "ID": network.network_id }, "Addresses": [network.addr] }))
             .collect::<Vec<_>>(),
     });
+    if container.oom_killed {
+        value["Status"]["ContainerStatus"]["OOMKilled"] = true.into();
+    }
+    if !status.output.is_empty() {
+        value["Status"]["Output"] = status.output.into();
+    }
+    if let Some(iteration) = task.job_iteration {
+        value["JobIteration"] = json!({ "Index": iteration });
+    }
+    if !task.steps.is_empty() {
+        let step = |step: &TaskStep| json!({ "Timestamp": human::rfc3339(step.at), "State": step.state().name(), "Reason": step.reason });
+        value["Steps"] = task.steps.iter().map(step).collect();
+    }
+    if !task.generic_resources.is_empty() {
+        value["AssignedGenericResources"] = generic::json(&task.generic_resources);
+    }
     meta(&mut value, task.meta.as_ref());
     value
 }

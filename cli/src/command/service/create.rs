@@ -2,10 +2,11 @@
 
 use clap::{Args, ValueEnum};
 use pontoon_proto::v1::{
-    Annotations, ContainerSpec, CreateServiceRequest, GlobalMode, Placement, ReplicatedMode, Service,
-    ServiceSpec, TaskSpec, UpdateConfig, service_spec::Mode,
+    Annotations, ContainerSpec, CreateServiceRequest, Dependency, GlobalJobMode, GlobalMode, Placement,
+    ReplicatedJobMode, ReplicatedMode, Service, ServiceSpec, TaskSpec, UpdateConfig, service_spec::Mode,
 };
 
+use super::depends;
 use super::options::ServiceOptions;
 use super::progress::{self, Waiting};
 use super::spec;
@@ -13,6 +14,7 @@ use crate::client::Client;
 use crate::command::container::config::{environment, label, mount, pair, ulimit};
 use crate::credentials;
 use crate::error::{Failure, Outcome};
+use crate::generic;
 use crate::output::listing;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -20,6 +22,8 @@ enum ModeFlag {
     #[default]
     Replicated,
     Global,
+    ReplicatedJob,
+    GlobalJob,
 }
 
 /// `service create [OPTIONS] IMAGE [COMMAND] [ARG...]`
@@ -33,6 +37,9 @@ pub struct Arguments {
     /// Container labels
     #[arg(long, value_name = "list")]
     container_label: Vec<String>,
+    /// Services to wait for before tasks start ("SERVICE[:started|healthy|completed][:optional]")
+    #[arg(long, value_name = "list", value_parser = depends::read)]
+    depends_on: Vec<Dependency>,
     /// Set custom DNS servers
     #[arg(long, value_name = "list")]
     dns: Vec<String>,
@@ -48,6 +55,9 @@ pub struct Arguments {
     /// Read in a file of environment variables
     #[arg(long, value_name = "list")]
     env_file: Vec<std::path::PathBuf>,
+    /// User defined resources
+    #[arg(long, value_name = "list", value_parser = generic::pair)]
+    generic_resource: Vec<String>,
     /// Set one or more supplementary user groups for the container
     #[arg(long, value_name = "list")]
     group: Vec<String>,
@@ -57,7 +67,7 @@ pub struct Arguments {
     /// Service labels
     #[arg(short = 'l', long, value_name = "list")]
     label: Vec<String>,
-    /// Service mode ("replicated", "global")
+    /// Service mode ("replicated", "global", "replicated-job", "global-job")
     #[arg(long, value_name = "string", value_enum, default_value_t)]
     mode: ModeFlag,
     /// Attach a filesystem mount to the service
@@ -153,6 +163,11 @@ fn service_spec(arguments: &Arguments) -> Result<ServiceSpec, Failure> {
     let mode = match arguments.mode {
         ModeFlag::Replicated => Mode::Replicated(ReplicatedMode { replicas: 1 }),
         ModeFlag::Global => Mode::Global(GlobalMode {}),
+        ModeFlag::ReplicatedJob => Mode::ReplicatedJob(ReplicatedJobMode {
+            max_concurrent: 0,
+            total_completions: 1,
+        }),
+        ModeFlag::GlobalJob => Mode::GlobalJob(GlobalJobMode {}),
     };
     let mut made = ServiceSpec {
         annotations: Some(Annotations {
@@ -160,6 +175,7 @@ fn service_spec(arguments: &Arguments) -> Result<ServiceSpec, Failure> {
             labels: arguments.label.iter().map(|text| label(text)).collect(),
         }),
         mode: Some(mode),
+        depends_on: arguments.depends_on.clone(),
         task: Some(TaskSpec {
             networks: arguments
                 .network
@@ -177,17 +193,22 @@ fn service_spec(arguments: &Arguments) -> Result<ServiceSpec, Failure> {
             }),
             ..Default::default()
         }),
-        update: Some(UpdateConfig {
-            parallelism: 1,
-            ..Default::default()
-        }),
-        rollback: Some(UpdateConfig {
-            parallelism: 1,
-            ..Default::default()
-        }),
         ..Default::default()
     };
+    if !made.is_job() {
+        let one_at_a_time = UpdateConfig {
+            parallelism: 1,
+            ..Default::default()
+        };
+        made.update = Some(one_at_a_time);
+        made.rollback = Some(one_at_a_time);
+    }
     spec::apply(&arguments.options, &mut made)?;
+    if !arguments.generic_resource.is_empty() {
+        let units = generic::requested(&arguments.generic_resource).map_err(Failure::new)?;
+        let task = made.task.get_or_insert_default();
+        task.resources.get_or_insert_default().generic_reservations = units;
+    }
     let ports = arguments
         .publish
         .iter()

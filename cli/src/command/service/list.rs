@@ -2,7 +2,7 @@
 
 use clap::Args;
 use pontoon_proto::v1::{
-    GetRequest, ListRequest, PortProtocol, PublishMode, ServiceStatus, service_spec::Mode,
+    GetRequest, ListRequest, PortProtocol, PublishMode, ServiceSpec, ServiceStatus, service_spec::Mode,
 };
 use serde_json::{Value, json};
 
@@ -72,10 +72,12 @@ pub async fn print(
             Some(("id", id)) => request.ids.push(id.to_owned()),
             Some(("name", name)) => request.names.push(name.to_owned()),
             Some(("label", label)) => request.labels.push(label.to_owned()),
-            Some(("mode", mode @ ("replicated" | "global"))) => request.modes.push(mode.to_owned()),
+            Some(("mode", mode @ ("replicated" | "global" | "replicated-job" | "global-job"))) => {
+                request.modes.push(mode.to_owned());
+            }
             _ => {
                 return Err(Failure::new(format!(
-                    "invalid filter '{filter}': use id=, name=, label=, or mode=replicated|global"
+                    "invalid filter '{filter}': use id=, name=, label=, or mode=replicated|global|replicated-job|global-job"
                 )));
             }
         }
@@ -103,13 +105,10 @@ fn name(status: &ServiceStatus) -> String {
 fn row(status: &ServiceStatus) -> Value {
     let service = status.service.clone().unwrap_or_default();
     let spec = service.spec.clone().unwrap_or_default();
+    // Docker's words in the column, with a blank; filters and flags have a dash there.
+    let mode = spec.mode_name().replace('-', " ");
+    let replicas = replicas(status, &spec);
     let task = spec.task.unwrap_or_default();
-    let max_replicas = task.placement.unwrap_or_default().max_replicas;
-    let limit = if max_replicas > 0 {
-        format!(" (max {max_replicas} per node)")
-    } else {
-        String::new()
-    };
     let image = task.container.unwrap_or_default().image;
     let ports: Vec<_> = service
         .endpoint
@@ -128,10 +127,26 @@ fn row(status: &ServiceStatus) -> Value {
         .collect();
     json!({
         "ID": human::short_id(&service.id), "Name": name(status),
-        "Mode": if matches!(spec.mode, Some(Mode::Global(_))) { "global" } else { "replicated" },
-        "Replicas": format!("{}/{}{limit}", status.running_tasks, status.desired_tasks),
+        "Mode": mode,
+        "Replicas": replicas,
         "Image": image.split('@').next().unwrap_or_default(), "Ports": ports.join(", "),
     })
+}
+
+/// Tasks that run, of those that are to; of a job also how many have completed, of how many.
+fn replicas(status: &ServiceStatus, spec: &ServiceSpec) -> String {
+    let (desired, completed) = (status.desired_tasks, status.completed_tasks);
+    let counts = format!("{}/{desired}", status.running_tasks);
+    let placement = spec.task.as_ref().and_then(|task| task.placement.as_ref());
+    let limit = placement.map_or(0, |placement| placement.max_replicas);
+    match &spec.mode {
+        Some(Mode::ReplicatedJob(job)) => {
+            format!("{counts} ({completed}/{} completed)", job.total_completions)
+        }
+        Some(Mode::GlobalJob(_)) => format!("{counts} ({completed}/{} completed)", desired + completed),
+        _ if limit > 0 => format!("{counts} (max {limit} per node)"),
+        _ => counts,
+    }
 }
 
 /// Runs `service rm`.
@@ -152,4 +167,44 @@ pub async fn remove(client: &Client, arguments: RemoveArguments) -> Outcome {
         }
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use pontoon_proto::v1::{GlobalJobMode, ReplicatedJobMode, ReplicatedMode, Service};
+
+    use super::*;
+
+    #[test]
+    fn jobs_show_how_far_they_are() {
+        let shown = |mode: Mode, running_tasks, desired_tasks, completed_tasks| {
+            let status = ServiceStatus {
+                service: Some(Service {
+                    spec: Some(ServiceSpec {
+                        mode: Some(mode),
+                        ..ServiceSpec::default()
+                    }),
+                    ..Service::default()
+                }),
+                running_tasks,
+                desired_tasks,
+                completed_tasks,
+            };
+            let row = row(&status);
+            format!(
+                "{} {}",
+                row["Mode"].as_str().unwrap(),
+                row["Replicas"].as_str().unwrap()
+            )
+        };
+        let job = Mode::ReplicatedJob(ReplicatedJobMode {
+            max_concurrent: 1,
+            total_completions: 5,
+        });
+        assert_eq!(shown(job, 0, 1, 5), "replicated job 0/1 (5/5 completed)");
+        let job = Mode::GlobalJob(GlobalJobMode {});
+        assert_eq!(shown(job, 1, 2, 3), "global job 1/2 (3/5 completed)");
+        let web = Mode::Replicated(ReplicatedMode { replicas: 2 });
+        assert_eq!(shown(web, 1, 2, 0), "replicated 1/2");
+    }
 }

@@ -3,9 +3,11 @@
 //! # Layout
 //! - [`options`]: the flags of `create` and `update`, [`spec`]: those flags to a `ServiceSpec`
 //! - [`create`], [`update`] (with scale and rollback), [`list`] (ls, rm), [`tasks`] (ps), [`logs`], [`pretty`] (inspect --pretty)
+//! - [`depends`]: services that wait for others
 //! - [`progress`]: waits until services have converged, shared with `stack deploy`
 
 pub mod create;
+pub mod depends;
 pub mod list;
 pub mod logs;
 pub mod options;

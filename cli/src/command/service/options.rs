@@ -17,6 +17,9 @@ pub struct ServiceOptions {
     /// Exit immediately instead of waiting for the service to converge
     #[arg(short = 'd', long)]
     pub detach: bool,
+    /// Time between leaving VIP, DNS and published ports and the stop signal (ns|us|ms|s|m|h) (default 1s)
+    #[arg(long, value_name = "duration", value_parser = human::parse_duration)]
+    pub drain_period: Option<i64>,
     /// Endpoint mode (vip or dnsrr) (default "vip")
     #[arg(long, value_name = "string", value_enum)]
     pub endpoint_mode: Option<EndpointModeFlag>,
@@ -62,6 +65,9 @@ pub struct ServiceOptions {
     /// Logging driver options
     #[arg(long, value_name = "list")]
     pub log_opt: Vec<String>,
+    /// Number of job tasks to run concurrently (default equal to --replicas)
+    #[arg(long, value_name = "uint")]
+    pub max_concurrent: Option<u64>,
     /// Disable any container-specified HEALTHCHECK
     #[arg(long)]
     pub no_healthcheck: bool,
@@ -98,6 +104,9 @@ pub struct ServiceOptions {
     /// Maximum number of restarts before giving up
     #[arg(long, value_name = "uint")]
     pub restart_max_attempts: Option<u64>,
+    /// Longest delay between restart attempts: it doubles with each end in a row up to that (ns|us|ms|s|m|h) (default: it stays as it is)
+    #[arg(long, value_name = "duration", value_parser = human::parse_duration)]
+    pub restart_max_delay: Option<i64>,
     /// Window used to evaluate the restart policy (ns|us|ms|s|m|h)
     #[arg(long, value_name = "duration", value_parser = human::parse_duration)]
     pub restart_window: Option<i64>,

@@ -50,7 +50,19 @@ fn text(service: &Service) -> String {
             let replicas = mode.replicas;
             out.push_str(&format!("Service Mode:\tReplicated\n Replicas:\t{replicas}\n"));
         }
+        Some(Mode::GlobalJob(_)) => out.push_str("Service Mode:\tGlobal Job\n"),
+        Some(Mode::ReplicatedJob(job)) => out.push_str(&format!(
+            "Service Mode:\tReplicated Job\n Max Concurrent:\t{}\n Total Completions:\t{}\n",
+            job.concurrency(),
+            job.total_completions
+        )),
         None => {}
+    }
+    if let Some(job) = service.job_status {
+        let (run, begun) = (job.iteration, human::ago(job.last_execution));
+        out.push_str(&format!(
+            "JobStatus:\n Iteration:\t{run}\n Last Execution:\t{begun}\n"
+        ));
     }
     update_status(&mut out, service.update_status.as_ref());
     placement(&mut out, task.placement.as_ref());
@@ -59,9 +71,22 @@ fn text(service: &Service) -> String {
     update(&mut out, "RollbackConfig", "rollback", spec.rollback.as_ref());
     container(&mut out, &task.container.unwrap_or_default());
     let limits = task.resources.unwrap_or_default();
-    if limits.limits.is_some() || limits.reservations.is_some() {
+    let units = &limits.generic_reservations;
+    if limits.limits.is_some() || limits.reservations.is_some() || !units.is_empty() {
         out.push_str("Resources:\n");
-        resources(&mut out, " Reservations", limits.reservations.as_ref());
+        let reserved = (!units.is_empty()).then(Resources::default);
+        resources(
+            &mut out,
+            " Reservations",
+            limits.reservations.or(reserved).as_ref(),
+        );
+        for unit in units {
+            let value = match unit.name.as_str() {
+                "" => unit.count.to_string(),
+                name => name.to_owned(),
+            };
+            out.push_str(&format!("  {}:\t{value}\n", unit.kind));
+        }
         resources(&mut out, " Limits", limits.limits.as_ref());
     }
     if !task.networks.is_empty() {

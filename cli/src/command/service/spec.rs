@@ -19,6 +19,7 @@ pub fn apply(options: &ServiceOptions, spec: &mut ServiceSpec) -> Result<(), Fai
     container(options, task.container.get_or_insert_default())?;
     resources(options, task);
     restart(options, task);
+    task.drain_period = options.drain_period.or(task.drain_period);
     if let Some(limit) = options.replicas_max_per_node {
         task.placement.get_or_insert_default().max_replicas = limit;
     }
@@ -32,15 +33,7 @@ pub fn apply(options: &ServiceOptions, spec: &mut ServiceSpec) -> Result<(), Fai
             driver.options.insert(key, value);
         }
     }
-    if let Some(replicas) = options.replicas {
-        match &mut spec.mode {
-            Some(Mode::Replicated(mode)) => mode.replicas = replicas,
-            Some(Mode::Global(_)) => {
-                return Err(Failure::new("replicas can only be used with replicated mode"));
-            }
-            mode @ None => *mode = Some(Mode::Replicated(ReplicatedMode { replicas })),
-        }
-    }
+    mode(options, spec)?;
     spec.on_disconnect = options.on_disconnect.or(spec.on_disconnect);
     if let Some(mode) = options.endpoint_mode {
         spec.endpoint.get_or_insert_default().set_mode(match mode {
@@ -56,21 +49,55 @@ pub fn apply(options: &ServiceOptions, spec: &mut ServiceSpec) -> Result<(), Fai
         max_failure_ratio: options.update_max_failure_ratio,
         order: options.update_order,
     };
+    if spec.is_job() && (update.is_given() || rollback_flags(options).is_given()) {
+        return Err(Failure::new(
+            "update and rollback configuration is not supported for jobs",
+        ));
+    }
     update.apply(&mut spec.update);
-    let rollback = UpdateFlags {
-        parallelism: options.rollback_parallelism,
-        delay: options.rollback_delay,
-        monitor: options.rollback_monitor,
-        failure_action: options.rollback_failure_action,
-        max_failure_ratio: options.rollback_max_failure_ratio,
-        order: options.rollback_order,
-    };
+    let rollback = rollback_flags(options);
     if matches!(rollback.failure_action, Some(FailureActionFlag::Rollback)) {
         return Err(Failure::new(
             "--rollback-failure-action must be pause or continue",
         ));
     }
     rollback.apply(&mut spec.rollback);
+    Ok(())
+}
+
+fn rollback_flags(options: &ServiceOptions) -> UpdateFlags {
+    UpdateFlags {
+        parallelism: options.rollback_parallelism,
+        delay: options.rollback_delay,
+        monitor: options.rollback_monitor,
+        failure_action: options.rollback_failure_action,
+        max_failure_ratio: options.rollback_max_failure_ratio,
+        order: options.rollback_order,
+    }
+}
+
+/// How many tasks there are to be, and how many at a time.
+fn mode(options: &ServiceOptions, spec: &mut ServiceSpec) -> Result<(), Failure> {
+    if let Some(replicas) = options.replicas {
+        match &mut spec.mode {
+            Some(Mode::Replicated(mode)) => mode.replicas = replicas,
+            Some(Mode::ReplicatedJob(job)) => job.total_completions = replicas,
+            Some(Mode::Global(_) | Mode::GlobalJob(_)) => {
+                return Err(Failure::new(
+                    "replicas can only be used with replicated or replicated-job mode",
+                ));
+            }
+            mode @ None => *mode = Some(Mode::Replicated(ReplicatedMode { replicas })),
+        }
+    }
+    if let Some(concurrent) = options.max_concurrent {
+        let Some(Mode::ReplicatedJob(job)) = &mut spec.mode else {
+            return Err(Failure::new(
+                "max-concurrent can only be used with replicated-job mode",
+            ));
+        };
+        job.max_concurrent = concurrent;
+    }
     Ok(())
 }
 
@@ -149,6 +176,7 @@ fn restart(options: &ServiceOptions, task: &mut TaskSpec) {
     let given = options.restart_condition.is_some()
         || options.restart_delay.is_some()
         || options.restart_max_attempts.is_some()
+        || options.restart_max_delay.is_some()
         || options.restart_window.is_some();
     if !given {
         return;
@@ -162,6 +190,7 @@ fn restart(options: &ServiceOptions, task: &mut TaskSpec) {
         });
     }
     restart.delay = options.restart_delay.or(restart.delay);
+    restart.max_delay = options.restart_max_delay.or(restart.max_delay);
     restart.max_attempts = options.restart_max_attempts.unwrap_or(restart.max_attempts);
     restart.window = options.restart_window.unwrap_or(restart.window);
 }
@@ -176,14 +205,17 @@ struct UpdateFlags {
 }
 
 impl UpdateFlags {
-    fn apply(self, config: &mut Option<UpdateConfig>) {
-        let given = self.parallelism.is_some()
+    fn is_given(&self) -> bool {
+        self.parallelism.is_some()
             || self.delay.is_some()
             || self.monitor.is_some()
             || self.failure_action.is_some()
             || self.max_failure_ratio.is_some()
-            || self.order.is_some();
-        if !given {
+            || self.order.is_some()
+    }
+
+    fn apply(self, config: &mut Option<UpdateConfig>) {
+        if !self.is_given() {
             return;
         }
         let config = config.get_or_insert_with(|| UpdateConfig {

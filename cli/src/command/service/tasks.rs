@@ -58,11 +58,12 @@ pub async fn print(client: &Client, mut request: ListTasksRequest, options: &Lis
             ("name", name) => names.push(name.to_owned()),
             ("node", node) => request.nodes.push(node.to_owned()),
             ("desired-state", "running") => request.desired_states.push(TaskState::Running.into()),
+            ("desired-state", "complete") => request.desired_states.push(TaskState::Complete.into()),
             ("desired-state", "shutdown") => request.desired_states.push(TaskState::Shutdown.into()),
             ("desired-state", "accepted" | "ready") => request.desired_states.push(TaskState::Ready.into()),
             _ => {
                 return Err(Failure::new(format!(
-                    "invalid filter '{filter}': use id, name, node, or desired-state=running|shutdown|accepted"
+                    "invalid filter '{filter}': use id, name, node, or desired-state=running|complete|shutdown|accepted"
                 )));
             }
         }
@@ -130,7 +131,14 @@ fn title(word: &str) -> String {
 fn row(view: &TaskView, name: &str, older: bool, options: &ListingOptions) -> Value {
     let task = view.task.clone().unwrap_or_default();
     let status = task.status.clone().unwrap_or_default();
-    let mut error = status.err.clone();
+    let mut error = if status.err.is_empty() {
+        view.waits_for.clone()
+    } else {
+        status.err.clone()
+    };
+    if options.no_trunc && !status.output.is_empty() {
+        error = format!("{error}: last output: {}", status.output.join(" | "));
+    }
     if !options.no_trunc && error.chars().count() > ERROR_WIDTH {
         error = error.chars().take(ERROR_WIDTH - 1).chain(['…']).collect();
     }

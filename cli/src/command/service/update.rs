@@ -2,15 +2,17 @@
 
 use clap::Args;
 use pontoon_proto::v1::{
-    DnsConfig, GetRequest, Service, ServiceSpec, UpdateServiceRequest, service_spec::Mode,
+    Dependency, DnsConfig, GetRequest, Service, ServiceSpec, UpdateServiceRequest, service_spec::Mode,
 };
 
+use super::depends;
 use super::options::ServiceOptions;
 use super::progress::{self, Waiting};
 use super::spec;
 use crate::client::Client;
 use crate::command::container::config::{environment, label, mount, pair, ulimit};
 use crate::error::{Failure, Outcome};
+use crate::generic;
 use crate::output::listing;
 
 /// `service update [OPTIONS] SERVICE`
@@ -33,6 +35,12 @@ pub struct Arguments {
     /// Remove a container label by its key
     #[arg(long, value_name = "list")]
     container_label_rm: Vec<String>,
+    /// Add or update a service to wait for before tasks start ("SERVICE[:started|healthy|completed][:optional]")
+    #[arg(long, value_name = "list", value_parser = depends::read)]
+    depends_on_add: Vec<Dependency>,
+    /// No longer wait for a service
+    #[arg(long, value_name = "list")]
+    depends_on_rm: Vec<String>,
     /// Add or update a custom DNS server
     #[arg(long, value_name = "list")]
     dns_add: Vec<String>,
@@ -60,6 +68,12 @@ pub struct Arguments {
     /// Force update even if no changes require it
     #[arg(long)]
     force: bool,
+    /// Add a Generic resource
+    #[arg(long, value_name = "list", value_parser = generic::pair)]
+    generic_resource_add: Vec<String>,
+    /// Remove a Generic resource
+    #[arg(long, value_name = "list")]
+    generic_resource_rm: Vec<String>,
     /// Add an additional supplementary user group to the container
     #[arg(long, value_name = "list")]
     group_add: Vec<String>,
@@ -221,6 +235,11 @@ async fn change_lists(arguments: &Arguments, spec: &mut ServiceSpec, client: &Cl
     annotations
         .labels
         .extend(arguments.label_add.iter().map(|text| label(text)));
+    depends::change(
+        &mut spec.depends_on,
+        &arguments.depends_on_add,
+        &arguments.depends_on_rm,
+    );
     let placement = spec::placement(spec);
     placement
         .constraints
@@ -240,6 +259,11 @@ async fn change_lists(arguments: &Arguments, spec: &mut ServiceSpec, client: &Cl
     change_container(arguments, spec)?;
     change_ports(arguments, spec)?;
     let task = spec.task.get_or_insert_default();
+    if !arguments.generic_resource_add.is_empty() || !arguments.generic_resource_rm.is_empty() {
+        let reserved = &mut task.resources.get_or_insert_default().generic_reservations;
+        let (add, remove) = (&arguments.generic_resource_add, &arguments.generic_resource_rm);
+        generic::change(reserved, add, remove).map_err(Failure::new)?;
+    }
     for name in &arguments.network_rm {
         let network = client
             .control()
@@ -425,7 +449,12 @@ async fn scale_one(client: &Client, name: &str, replicas: u64) -> Result<Service
     let mut spec = service.spec.clone().unwrap_or_default();
     match &mut spec.mode {
         Some(Mode::Replicated(mode)) => mode.replicas = replicas,
-        _ => return Err(Failure::new("scale can only be used with replicated mode")),
+        Some(Mode::ReplicatedJob(job)) => job.total_completions = replicas,
+        _ => {
+            return Err(Failure::new(
+                "scale can only be used with replicated or replicated-job mode",
+            ));
+        }
     }
     Ok(client
         .control()

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use pontoon_proto::v1::{
-    Network, NetworkSpec, Service, ServiceSpec, ServiceStatus, UpdateState, service_spec::Mode,
+    Network, NetworkSpec, Service, ServiceSpec, ServiceStatus, UpdateState, dependency::Condition,
 };
 
 use super::{name_of, service_name, spec_name, stack_of};
@@ -20,7 +20,7 @@ pub struct Change {
     pub networks: Vec<NetworkSpec>,
     /// Ids of the networks that are there, by name.
     pub known: HashMap<String, String>,
-    /// A service each, in the files' order.
+    /// A service each, in the files' order, but what others depend on before them: they are to wait for what it becomes.
     pub services: Vec<Step>,
     /// Services of the stack that the files have no more.
     pub gone: Vec<Service>,
@@ -35,6 +35,19 @@ pub enum Step {
     Update(Box<Service>, ServiceSpec),
     /// It is as it should be; whether all of its tasks run.
     Keep(Box<Service>, bool),
+}
+
+impl Step {
+    /// Names of the services that this one waits for to complete.
+    pub fn awaited_ends(&self) -> Vec<String> {
+        let spec = match self {
+            Step::Create(spec) | Step::Update(_, spec) => Some(spec),
+            Step::Keep(service, _) => service.spec.as_ref(),
+        };
+        let depends = spec.map_or(&[][..], |spec| spec.depends_on.as_slice()).iter();
+        let ends = depends.filter(|depends| depends.condition() == Condition::Completed);
+        ends.map(|depends| depends.service.clone()).collect()
+    }
 }
 
 /// Works out what to do.
@@ -73,7 +86,7 @@ pub fn work_out(
         .iter()
         .map(|spec| spec_name(spec).to_owned())
         .collect();
-    for spec in plan.services {
+    for spec in in_order(plan.services) {
         let there = services
             .iter()
             .find(|status| service_name(status.service.as_ref()) == spec_name(&spec));
@@ -96,6 +109,23 @@ pub fn work_out(
     } else {
         Err(problems)
     }
+}
+
+/// The services in their order, but each after those of them that it depends on.
+fn in_order(mut services: Vec<ServiceSpec>) -> Vec<ServiceSpec> {
+    let mut ordered = Vec::new();
+    while !services.is_empty() {
+        let is_free = |spec: &ServiceSpec| {
+            let mut others = services
+                .iter()
+                .filter(|other| spec_name(other) != spec_name(spec));
+            !others.any(|other| spec.depends_on.iter().any(|d| d.service == spec_name(other)))
+        };
+        // In a circle, which the managers refuse, any may be the first.
+        let at = services.iter().position(is_free).unwrap_or(0);
+        ordered.push(services.remove(at));
+    }
+    ordered
 }
 
 /// The name of a network.
@@ -145,15 +175,17 @@ fn step(
             "service {name} exists already and is not part of stack {stack}: remove it, or rename yours"
         ));
     }
-    if matches!(there.mode, Some(Mode::Global(_))) != matches!(spec.mode, Some(Mode::Global(_))) {
+    let (was, is) = (there.mode_name(), spec.mode_name());
+    if was != is {
         return Err(format!(
-            "service {name} can't change between replicated and global: remove it first with `pontoon service rm {name}`"
+            "service {name} can't change between {was} and {is}: remove it first with `pontoon service rm {name}`"
         ));
     }
     keep_what_the_system_chose(&mut spec, &there);
     resolve(&mut spec, known);
     let service = Box::new(service.clone());
-    if spec != there {
+    // As with Docker, a deployment runs the stack's jobs.
+    if spec != there || spec.is_job() {
         return Ok(Step::Update(service, spec));
     }
     let update = service
@@ -262,6 +294,7 @@ networks:
                 }),
                 running_tasks: 1,
                 desired_tasks: 1,
+                completed_tasks: 0,
             });
         }
         (services, networks)
@@ -313,6 +346,32 @@ networks:
         let change = work_out("demo", plan(fewer), &services, &networks).unwrap();
         assert_eq!(change.gone.len(), 1);
         assert_eq!(change.gone[0].id, "s1");
+    }
+
+    #[test]
+    fn jobs_run_with_each_deployment() {
+        let file = FILE.replace("mode: global", "mode: global-job");
+        let (services, networks) = deployed(&file);
+        let change = work_out("demo", plan(&file), &services, &networks).unwrap();
+        assert!(matches!(
+            change.services[..],
+            [Step::Keep(_, true), Step::Update(_, _)]
+        ));
+    }
+
+    #[test]
+    fn services_come_after_those_they_depend_on() {
+        let file = "services: {a: {image: x, depends_on: [c]}, b: {image: x}, c: {image: x, depends_on: [d]}, d: {image: x}}";
+        let change = work_out("demo", plan(file), &[], &[]).unwrap();
+        let names: Vec<&str> = change
+            .services
+            .iter()
+            .map(|step| match step {
+                Step::Create(spec) => spec_name(spec),
+                _ => "",
+            })
+            .collect();
+        assert_eq!(names, ["demo_b", "demo_d", "demo_c", "demo_a"]);
     }
 
     #[test]

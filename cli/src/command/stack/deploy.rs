@@ -175,6 +175,7 @@ async fn advance(
         change.known.insert(name, network.id.clone());
         made.networks.push(network);
     }
+    let ends: Vec<String> = change.services.iter().flat_map(Step::awaited_ends).collect();
     let mut waiting = Vec::new();
     for step in change.services {
         match step {
@@ -196,6 +197,9 @@ async fn advance(
                 waiting.extend(Box::pin(keep(client, *service, is_settled, manner)).await?)
             }
         }
+    }
+    for waiting in &mut waiting {
+        waiting.completes = ends.contains(&waiting.name);
     }
     Ok(waiting)
 }
@@ -246,10 +250,10 @@ async fn update(
     let request = UpdateServiceRequest {
         target: service.id.clone(),
         version: service.meta.unwrap_or_default().version,
+        unless_same: !spec.is_job(),
         spec: Some(spec),
         rollback: false,
         resolve_image,
-        unless_same: true,
     };
     let updated = client.control().update_service(request).await;
     let updated = updated
@@ -284,6 +288,7 @@ async fn keep(
         name,
         since: 0,
         rollback: true,
+        completes: false,
     }))
 }
 

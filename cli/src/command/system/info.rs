@@ -11,6 +11,7 @@ use super::print_formatted;
 use crate::client::Client;
 use crate::command::inspect::tls_json;
 use crate::error::Outcome;
+use crate::generic;
 use crate::output::{human, listing};
 
 /// `info [OPTIONS]`
@@ -78,10 +79,12 @@ fn info_json(info: &InfoResponse, swarm: &SwarmStatus) -> Value {
         .iter()
         .map(|(name, path)| (name, json!({ "path": path })))
         .collect();
+    // Docker's word for none is null.
+    let units = (!info.generic_resources.is_empty()).then(|| generic::json(&info.generic_resources));
     let engine = json!({
         "ID": info.id, "Name": info.name, "Containers": info.containers, "ContainersRunning": info.containers_running,
         "ContainersPaused": info.containers_paused, "ContainersStopped": info.containers_stopped, "Images": info.images,
-        "Driver": info.storage_driver, "DriverStatus": driver_status,
+        "Driver": info.storage_driver, "DriverStatus": driver_status, "GenericResources": units,
         "Plugins": {
             "Volume": info.volume_drivers, "Network": info.network_drivers, "Authorization": null, "Log": info.log_drivers,
         },

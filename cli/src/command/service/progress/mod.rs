@@ -2,8 +2,10 @@
 //! Used by `service create|update|scale|rollback` and `stack deploy`.
 //!
 //! A service has converged when every task that it should have runs its newest spec, no update is under way, and all of that
-//! stayed so for the service's monitor period. What is shown is worked out by [`view`] from the watched objects alone.
+//! stayed so for the service's monitor period. A job is waited for until all of its tasks have completed. What is shown is worked out
+//! by [`view`] from the watched objects alone.
 
+mod job;
 mod view;
 
 use std::collections::{HashMap, HashSet};
@@ -15,6 +17,7 @@ use tokio::time::Instant;
 
 use crate::client::Client;
 use crate::error::{Failure, Outcome};
+use crate::output::human;
 use view::{Standing, View};
 
 /// A service to wait for.
@@ -28,6 +31,8 @@ pub struct Waiting {
     pub since: i64,
     /// The change is a rollback: then one that completes is no failure.
     pub rollback: bool,
+    /// Its tasks have to end with exit code 0: others wait for that.
+    pub completes: bool,
 }
 
 impl Waiting {
@@ -39,6 +44,7 @@ impl Waiting {
             name: name.into(),
             since,
             rollback,
+            completes: false,
         }
     }
 }
@@ -119,7 +125,9 @@ async fn follow(client: &Client, services: &[Waiting], quiet: bool) -> Outcome {
             () = sleep_until(deadline) => {}
         }
         for progress in &mut waiting {
-            progress.advance(&objects)?;
+            if let Err(failure) = progress.advance(&objects) {
+                return Err(with_output(progress.failed_task(&objects), failure));
+            }
         }
         display.draw(&waiting);
         if waiting.iter().all(|progress| progress.done) {
@@ -127,6 +135,18 @@ async fn follow(client: &Client, services: &[Waiting], quiet: bool) -> Outcome {
             return Ok(0);
         }
     }
+}
+
+/// Adds what a failed task has said last.
+fn with_output(task: Option<&Task>, mut failure: Failure) -> Failure {
+    let Some((task, status)) = task.and_then(|task| Some((task, task.status.as_ref()?))) else {
+        return failure;
+    };
+    if !status.output.is_empty() {
+        let (id, lines) = (human::short_id(&task.id), status.output.join("\n  "));
+        failure.message = format!("{}\nlast output of task {id}:\n  {lines}", failure.message);
+    }
+    failure
 }
 
 async fn sleep_until(deadline: Option<Instant>) {
@@ -159,6 +179,17 @@ impl Progress {
         }
     }
 
+    /// The task whose failure is to be told.
+    fn failed_task<'a>(&self, objects: &'a Objects) -> Option<&'a Task> {
+        let of_service = |task: &&Task| task.service_id == self.waiting.id;
+        let tasks: Vec<&Task> = objects.tasks.values().filter(of_service).collect();
+        view::newest_failed(
+            objects.services.get(&self.waiting.id)?,
+            &tasks,
+            self.waiting.since,
+        )
+    }
+
     fn advance(&mut self, objects: &Objects) -> Result<(), Failure> {
         if self.done {
             return Ok(());
@@ -177,9 +208,9 @@ impl Progress {
             .values()
             .filter(|task| task.service_id == service.id)
             .collect();
-        let failed = tasks.iter().filter(|task| {
-            task.spec_version == service.spec_version && view::has_failed(task, self.waiting.since)
-        });
+        let failed = tasks
+            .iter()
+            .filter(|task| view::counts_as_failed(service, task, self.waiting.since));
         self.failed.extend(failed.map(|task| task.id.clone()));
         let failures = self.failed.len() as u64;
         let view = View::of(service, &tasks, &self.waiting, failures);
@@ -327,7 +358,14 @@ impl Display {
     fn finish(&mut self, waiting: &[Progress]) {
         if !self.quiet {
             for progress in waiting {
-                println!("verify: Service {} converged", progress.waiting.name);
+                let name = &progress.waiting.name;
+                if !progress.view.is_job {
+                    println!("verify: Service {name} converged");
+                } else if waiting.len() > 1 {
+                    println!("{name}: job complete");
+                } else {
+                    println!("job complete");
+                }
             }
         }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use pontoon_proto::v1::{Service, ServiceSpec, Task, TaskState, UpdateState, service_spec::Mode};
 
-use super::Waiting;
+use super::{Waiting, job};
 
 /// Where a service stands.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -26,7 +26,7 @@ pub enum Standing {
 }
 
 /// So many tasks may fail for each one that is wanted before waiting is given up.
-const FAILURES_PER_TASK: u64 = 3;
+pub(super) const FAILURES_PER_TASK: u64 = 3;
 
 /// What is shown of a service.
 #[derive(Debug, Default)]
@@ -38,12 +38,14 @@ pub struct View {
     pub slots: Vec<String>,
     /// How long an ended task may be without a successor.
     pub restart_delay: Duration,
-    /// How many tasks run, of how many.
+    /// How many tasks run, of how many; of a job, how many places are done with.
     pub running: u64,
     /// See `running`.
     pub wanted: u64,
     /// What stands in the way.
     pub note: String,
+    /// It is a job: done when it has run.
+    pub is_job: bool,
 }
 
 const BAR: [(TaskState, &str); 8] = [
@@ -84,6 +86,9 @@ const BAR: [(TaskState, &str); 8] = [
 impl View {
     /// Looks at a service and all of its tasks; `failures` is how many of its tasks failed since the change.
     pub fn of(service: &Service, tasks: &[&Task], waiting: &Waiting, failures: u64) -> Self {
+        if service.iteration().is_some() {
+            return job::view(service, tasks, waiting.since, failures);
+        }
         let spec = service.spec.as_ref();
         let monitor = spec
             .and_then(|spec| spec.update)
@@ -91,9 +96,8 @@ impl View {
             .unwrap_or(5_000_000_000);
         let current: Vec<&Task> = tasks
             .iter()
-            .filter(|task| {
-                task.desired_state() <= TaskState::Running && task.spec_version == service.spec_version
-            })
+            .filter(|task| task.spec_version == service.spec_version)
+            .filter(|task| task.desired_state() <= TaskState::Running || waiting.has_completed(service, task))
             .copied()
             .collect();
         let outdated = tasks
@@ -120,9 +124,11 @@ impl View {
             Some(Mode::Replicated(mode)) => mode.replicas,
             _ => places.len() as u64,
         };
-        let is_running =
-            |task: &&&Task| state(task) == TaskState::Running && task.desired_state() == TaskState::Running;
-        let running = places.values().filter(is_running).count() as u64;
+        let is_there = |task: &&&Task| {
+            let runs = state(task) == TaskState::Running && task.desired_state() == TaskState::Running;
+            (runs && !waiting.completes) || waiting.has_completed(service, task)
+        };
+        let running = places.values().filter(is_there).count() as u64;
         let mut view = Self {
             standing: Standing::Working,
             monitor: Duration::from_nanos(u64::try_from(monitor).unwrap_or(0)),
@@ -130,7 +136,12 @@ impl View {
             restart_delay: restart_delay(spec),
             running,
             wanted,
-            note: service.allocation_error.clone(),
+            note: if service.allocation_error.is_empty() {
+                service.waits_for.clone()
+            } else {
+                service.allocation_error.clone()
+            },
+            is_job: false,
         };
         let surplus = places.len() as u64 > wanted;
         view.standing = match view.update(service, tasks, waiting) {
@@ -152,10 +163,15 @@ impl View {
                 Some(Standing::Working)
             }
             UpdateState::Paused | UpdateState::RollbackPaused if is_new => Some(Standing::Failed(
-                with_reason(&update.message, tasks, waiting.since),
+                with_reason(&update.message, service, tasks, waiting.since),
             )),
             UpdateState::RollbackCompleted if is_new && !waiting.rollback => {
-                let text = with_reason("the update failed and was rolled back", tasks, waiting.since);
+                let text = with_reason(
+                    "the update failed and was rolled back",
+                    service,
+                    tasks,
+                    waiting.since,
+                );
                 Some(Standing::Failed(text))
             }
             _ => None,
@@ -174,7 +190,7 @@ impl View {
         if self.standing != Standing::Working || updating || failures == 0 {
             return;
         }
-        let Some(reason) = newest_failure(tasks, waiting.since) else {
+        let Some(reason) = newest_failure(service, tasks, waiting.since) else {
             return;
         };
         if self.note.is_empty() {
@@ -195,12 +211,6 @@ impl View {
             .iter()
             .filter(|task| state(task) != TaskState::Running)
             .collect();
-        let error = |task: &Task| {
-            task.status
-                .as_ref()
-                .map(|status| status.err.clone())
-                .unwrap_or_default()
-        };
         if let Some(first) = missing
             .iter()
             .map(|task| error(task))
@@ -208,8 +218,7 @@ impl View {
         {
             self.note = first;
         }
-        let refused = |task: &&&Task| state(task) <= TaskState::Pending && !error(task).is_empty();
-        if !missing.is_empty() && missing.iter().all(refused) {
+        if !missing.is_empty() && missing.iter().all(|task| refused(task)) {
             return Standing::Unplaceable(format!(
                 "{} of {} tasks can't be placed: {}",
                 missing.len(),
@@ -227,31 +236,62 @@ impl View {
         } else {
             format!(" ({})", self.note)
         };
-        format!(
-            "overall progress: {} out of {} tasks{note}",
-            self.running, self.wanted
-        )
+        let (running, wanted) = (self.running, self.wanted);
+        if self.is_job {
+            format!("job progress: {running} out of {wanted} complete{note}")
+        } else {
+            format!("overall progress: {running} out of {wanted} tasks{note}")
+        }
+    }
+}
+
+impl Waiting {
+    /// Whether the task has ended as it has to, or may.
+    fn has_completed(&self, service: &Service, task: &Task) -> bool {
+        (self.completes && state(task) == TaskState::Complete) || service.has_finished(task)
     }
 }
 
 /// A message with the reason of the newest task that failed since a time.
-fn with_reason(message: &str, tasks: &[&Task], since: i64) -> String {
-    match newest_failure(tasks, since) {
+fn with_reason(message: &str, service: &Service, tasks: &[&Task], since: i64) -> String {
+    match newest_failure(service, tasks, since) {
         Some(reason) => format!("{message}: {reason}"),
         None => message.to_owned(),
     }
 }
 
-/// True for a task that ended by itself since a time: the restart policy replaces it. The time is the managers', as `since` is.
-pub fn has_failed(task: &Task, since: i64) -> bool {
+/// Why a task is not where it should be; empty if it says nothing.
+pub(super) fn error(task: &Task) -> String {
+    task.status
+        .as_ref()
+        .map(|status| status.err.clone())
+        .unwrap_or_default()
+}
+
+/// Whether no node takes a task.
+pub(super) fn refused(task: &Task) -> bool {
+    state(task) <= TaskState::Pending && !error(task).is_empty()
+}
+
+/// Whether a task's end counts against the service's change at a time: it ended by itself since then, or a job's failed in this run.
+pub fn counts_as_failed(service: &Service, task: &Task, since: i64) -> bool {
+    match service.iteration() {
+        Some(_) => job::has_failed(service, task),
+        None => task.spec_version == service.spec_version && has_failed(service, task, since),
+    }
+}
+
+/// True for a task that ended by itself since a time, and not as it was to: the restart policy replaces it. The time is the managers',
+/// as `since` is.
+fn has_failed(service: &Service, task: &Task, since: i64) -> bool {
     let ended = matches!(
         state(task),
         TaskState::Complete | TaskState::Failed | TaskState::Rejected
     );
-    ended && task.meta.is_some_and(|meta| meta.updated_at >= since)
+    ended && !service.has_finished(task) && task.meta.is_some_and(|meta| meta.updated_at >= since)
 }
 
-fn restart_delay(spec: Option<&ServiceSpec>) -> Duration {
+pub(super) fn restart_delay(spec: Option<&ServiceSpec>) -> Duration {
     let policy = spec
         .and_then(|spec| spec.task.as_ref())
         .and_then(|task| task.restart.as_ref());
@@ -259,12 +299,16 @@ fn restart_delay(spec: Option<&ServiceSpec>) -> Duration {
     Duration::from_nanos(u64::try_from(delay).unwrap_or(0))
 }
 
+/// The newest of the tasks that failed since a time.
+pub fn newest_failed<'a>(service: &Service, tasks: &[&'a Task], since: i64) -> Option<&'a Task> {
+    let failed = tasks.iter().filter(|task| has_failed(service, task, since));
+    let ended = |task: &&&Task| task.status.as_ref().map_or(0, |status| status.timestamp);
+    failed.max_by_key(ended).copied()
+}
+
 /// Why the newest of the tasks that failed since a time did.
-fn newest_failure(tasks: &[&Task], since: i64) -> Option<String> {
-    let failed = tasks.iter().filter(|task| has_failed(task, since));
-    let status = failed
-        .filter_map(|task| task.status.as_ref())
-        .max_by_key(|status| status.timestamp)?;
+fn newest_failure(service: &Service, tasks: &[&Task], since: i64) -> Option<String> {
+    let status = newest_failed(service, tasks, since)?.status.as_ref()?;
     Some(match status.state() {
         TaskState::Complete => "task: its command ended, with exit code 0".to_owned(),
         _ if status.err.is_empty() => format!("task: {}", status.state().name()),
@@ -272,13 +316,13 @@ fn newest_failure(tasks: &[&Task], since: i64) -> Option<String> {
     })
 }
 
-fn state(task: &Task) -> TaskState {
+pub(super) fn state(task: &Task) -> TaskState {
     task.status
         .as_ref()
         .map_or(TaskState::New, |status| status.state())
 }
 
-fn slot_line(task: &Task, wanted: u64) -> String {
+pub(super) fn slot_line(task: &Task, wanted: u64) -> String {
     let place = if task.slot > 0 {
         format!("{}/{wanted}", task.slot)
     } else {
@@ -302,7 +346,9 @@ fn slot_line(task: &Task, wanted: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use pontoon_proto::v1::{Meta, ReplicatedMode, TaskStatus, UpdateStatus};
+    use pontoon_proto::v1::{
+        Meta, ReplicatedMode, RestartCondition, RestartPolicy, TaskStatus, UpdateStatus,
+    };
 
     use super::*;
 
@@ -344,6 +390,7 @@ mod tests {
             name: "web".into(),
             since: 10,
             rollback: false,
+            completes: false,
         };
         View::of(service, &tasks.iter().collect::<Vec<_>>(), &waiting, failures).standing
     }
@@ -370,6 +417,39 @@ mod tests {
             standing(&service(1), &[running(1), running(2)]),
             Standing::Working
         );
+    }
+
+    #[test]
+    fn what_is_to_end_has_converged_when_it_has() {
+        let mut once = service(1);
+        let policy = RestartPolicy {
+            condition: RestartCondition::None.into(),
+            ..RestartPolicy::default()
+        };
+        once.spec
+            .get_or_insert_default()
+            .task
+            .get_or_insert_default()
+            .restart = Some(policy);
+        let ended = |state, err| {
+            let mut task = task(1, state, 2, err);
+            task.desired_state = TaskState::Shutdown.into();
+            task.meta = Some(Meta {
+                updated_at: 20,
+                ..Meta::default()
+            });
+            task
+        };
+        let done = [ended(TaskState::Complete, "")];
+        assert_eq!(standing_after(&once, &done, 0), Standing::Complete);
+        assert!(!counts_as_failed(&once, &done[0], 10));
+        let failed = [ended(TaskState::Failed, "task: non-zero exit (1)")];
+        assert!(counts_as_failed(&once, &failed[0], 10));
+        assert!(
+            matches!(standing_after(&once, &failed, 1), Standing::Ended(reason) if reason.contains("(1)"))
+        );
+        // Where it is started again, ending is a failure.
+        assert!(counts_as_failed(&service(1), &done[0], 10));
     }
 
     #[test]
@@ -430,8 +510,8 @@ mod tests {
 
     #[test]
     fn failures_before_the_change_do_not_count() {
-        assert!(has_failed(&failed(1, TaskState::Rejected, "x"), 20));
-        assert!(!has_failed(&failed(1, TaskState::Rejected, "x"), 21));
-        assert!(!has_failed(&failed(1, TaskState::Shutdown, "x"), 20));
+        assert!(has_failed(&service(1), &failed(1, TaskState::Rejected, "x"), 20));
+        assert!(!has_failed(&service(1), &failed(1, TaskState::Rejected, "x"), 21));
+        assert!(!has_failed(&service(1), &failed(1, TaskState::Shutdown, "x"), 20));
     }
 }
