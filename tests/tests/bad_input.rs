@@ -223,7 +223,7 @@ const SERVICES: &[Case<'_>] = &[
     (&["service", "create", "--name", "x", "--replicas", "many", "web:1"], 125, &["many"]),
     (&["service", "create", "--name", "x", "--replicas", "-1", "web:1"], 125, &["-1"]),
     (&["service", "create", "--name", "x", "--mode", "odd", "web:1"], 125, &["odd"]),
-    (&["service", "create", "--name", "x", "--mode", "global", "--replicas", "2", "web:1"], 1, &["replicated mode"]),
+    (&["service", "create", "--name", "x", "--mode", "global", "--replicas", "2", "web:1"], 1, &["replicated or replicated-job mode"]),
     (&["service", "create", "--name", "bad name", "web:1"], 1, &["name", "DNS"]),
     (&["service", "create", "--name", "x", "--constraint", "node.labels.a=b", "web:1"], 1, &["node.labels.a=b"]),
     (&["service", "create", "--name", "x", "--limit-memory", "1", "web:1"], 1, &["memory"]),

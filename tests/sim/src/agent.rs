@@ -12,8 +12,9 @@ use pontoon_proto::v1::ca_client::CaClient;
 use pontoon_proto::v1::dispatcher_client::DispatcherClient;
 use pontoon_proto::v1::manager_message::Message as Incoming;
 use pontoon_proto::v1::{
-    AgentMessage, Assignments, Availability, Heartbeat, IssueCertificateRequest, NodeDescription, NodeRole,
-    Platform, Register, Resources, StatusReport, TaskState, TaskStatus, TaskStatusUpdate,
+    AgentMessage, Assignments, Availability, GenericResource, Heartbeat, IssueCertificateRequest,
+    NodeDescription, NodeRole, Platform, Register, Resources, StatusReport, TaskState, TaskStatus,
+    TaskStatusUpdate,
 };
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -43,6 +44,10 @@ struct Local {
     desired: TaskState,
     /// State that a manager has confirmed.
     confirmed: TaskState,
+    /// Its program comes to an end: a job's.
+    ends: bool,
+    /// Its health check has failed: it is out of service and about to be ended.
+    leaving: bool,
 }
 
 /// What outlives sessions.
@@ -53,6 +58,8 @@ struct Known {
     tasks: BTreeMap<String, Local>,
     /// In thousandths: how often a running task fails at a step.
     failing: u64,
+    /// In thousandths: how often a running task gets unhealthy at a step.
+    sickly: u64,
 }
 
 /// A fake agent; clones are the same.
@@ -117,9 +124,10 @@ impl Agent {
         self.known().node_id.clone()
     }
 
-    /// How often, in thousandths, a running task fails at a step.
-    pub fn set_failing(&self, per_mille: u64) {
-        self.known().failing = per_mille;
+    /// How often, in thousandths, a running task fails at a step, and how often it gets unhealthy.
+    pub fn set_failing(&self, failing: u64, sickly: u64) {
+        let mut known = self.known();
+        (known.failing, known.sickly) = (failing, sickly);
     }
 
     /// Joins if it must, then keeps a session for ever.
@@ -229,8 +237,9 @@ impl Agent {
                     let moved = self.walk();
                     if !moved.is_empty() {
                         sequence += 1;
-                        let updates = moved.iter().map(|(id, state)| update(id, *state)).collect();
-                        sent.insert(sequence, moved);
+                        let updates = moved.iter().map(|(id, task)| update(id, task)).collect();
+                        let states = moved.into_iter().map(|(id, task)| (id, task.state)).collect();
+                        sent.insert(sequence, states);
                         let report = StatusReport { sequence, updates };
                         if out.send(message(Outgoing::Status(report))).await.is_err() {
                             return Ok(());
@@ -256,16 +265,17 @@ impl Agent {
                 memory_bytes: 1 << 34,
                 pids: 0,
             }),
+            generic_resources: vec![GenericResource {
+                kind: "gpu".to_owned(),
+                count: 32,
+                ..GenericResource::default()
+            }],
             ..NodeDescription::default()
         };
         let known = self.known();
         Register {
             description: Some(description),
-            tasks: known
-                .tasks
-                .iter()
-                .map(|(id, task)| update(id, task.state))
-                .collect(),
+            tasks: known.tasks.iter().map(|(id, task)| update(id, task)).collect(),
             assigned_version: 0,
         }
     }
@@ -285,11 +295,15 @@ impl Agent {
         }
         for task in assignments.tasks {
             let desired = task.desired_state();
+            let container = task.spec.as_ref().and_then(|spec| spec.container.as_ref());
+            let ends = container.is_some_and(|container| container.image.starts_with("job:"));
             self.oracle.assigned(&task.task_id, node_id);
             let local = known.tasks.entry(task.task_id).or_insert(Local {
                 state: TaskState::Assigned,
                 desired,
                 confirmed: TaskState::New,
+                ends,
+                leaving: false,
             });
             local.desired = desired;
         }
@@ -316,9 +330,9 @@ impl Agent {
     }
 
     /// Each task makes a step, perhaps; those that did.
-    fn walk(&self) -> Vec<(String, TaskState)> {
+    fn walk(&self) -> Vec<(String, Local)> {
         let mut known = self.known();
-        let failing = known.failing;
+        let (failing, sickly) = (known.failing, known.sickly);
         let mut moved = Vec::new();
         for (id, task) in &mut known.tasks {
             if task.state.is_terminal() {
@@ -326,8 +340,14 @@ impl Agent {
             }
             let next = if task.desired > TaskState::Running {
                 Some(TaskState::Shutdown)
-            } else if task.state >= TaskState::Starting && self.rng.chance(failing) {
+            } else if task.leaving || (task.state >= TaskState::Starting && self.rng.chance(failing)) {
                 Some(TaskState::Failed)
+            } else if task.state == TaskState::Running && self.rng.chance(sickly) {
+                task.leaving = true;
+                moved.push((id.clone(), *task));
+                None
+            } else if task.state == TaskState::Running && task.ends {
+                Some(TaskState::Complete)
             } else {
                 WALK.into_iter()
                     .find(|state| *state > task.state && *state <= task.desired)
@@ -336,19 +356,26 @@ impl Agent {
                 && self.rng.chance(700)
             {
                 task.state = next;
-                moved.push((id.clone(), next));
+                moved.push((id.clone(), *task));
             }
         }
         moved
     }
 }
 
-fn update(id: &str, state: TaskState) -> TaskStatusUpdate {
+fn update(id: &str, task: &Local) -> TaskStatusUpdate {
+    let err = if task.leaving {
+        "unhealthy container".to_owned()
+    } else {
+        String::new()
+    };
     TaskStatusUpdate {
         task_id: id.to_owned(),
         status: Some(TaskStatus {
-            state: state.into(),
+            state: task.state.into(),
             message: "simulated".to_owned(),
+            leaving: task.leaving && task.state == TaskState::Running,
+            err,
             ..TaskStatus::default()
         }),
     }

@@ -7,8 +7,8 @@ use pontoon_proto::v1::control_client::ControlClient;
 use pontoon_proto::v1::service_spec::Mode;
 use pontoon_proto::v1::{
     Annotations, ContainerSpec, CreateServiceRequest, EndpointSpec, GetRequest, NetworkAttachmentConfig,
-    PortConfig, ReplicatedMode, RestartPolicy, Service, ServiceSpec, TaskSpec, UpdateConfig,
-    UpdateFailureAction, UpdateServiceRequest,
+    PortConfig, ReplicatedJobMode, ReplicatedMode, RestartPolicy, Service, ServiceSpec, TaskSpec,
+    UpdateConfig, UpdateFailureAction, UpdateOrder, UpdateServiceRequest,
 };
 use tonic::transport::Channel;
 use tonic::{Code, Status};
@@ -40,6 +40,9 @@ pub struct Client {
     pub trace: Trace,
 }
 
+/// Services of this name are jobs: the agents see by their images that their tasks end.
+const JOBS: &str = "svc4";
+
 /// What a service is at this value.
 fn spec(name: &str, value: u64) -> ServiceSpec {
     let mut labels = std::collections::HashMap::new();
@@ -48,6 +51,27 @@ fn spec(name: &str, value: u64) -> ServiceSpec {
         target_port,
         ..PortConfig::default()
     };
+    let is_job = name.starts_with(JOBS);
+    let replicas = 1 + value % 3;
+    let mode = if is_job {
+        Mode::ReplicatedJob(ReplicatedJobMode {
+            max_concurrent: value % 2,
+            total_completions: replicas,
+        })
+    } else {
+        Mode::Replicated(ReplicatedMode { replicas })
+    };
+    let update = UpdateConfig {
+        parallelism: value % 3,
+        order: if value.is_multiple_of(2) {
+            UpdateOrder::StartFirst.into()
+        } else {
+            UpdateOrder::StopFirst.into()
+        },
+        failure_action: UpdateFailureAction::Continue.into(),
+        monitor: Some(500_000_000),
+        ..UpdateConfig::default()
+    };
     ServiceSpec {
         annotations: Some(Annotations {
             name: name.to_owned(),
@@ -55,7 +79,7 @@ fn spec(name: &str, value: u64) -> ServiceSpec {
         }),
         task: Some(TaskSpec {
             container: Some(ContainerSpec {
-                image: format!("app:{}", value % 3),
+                image: format!("{}:{}", if is_job { "job" } else { "app" }, value % 3),
                 ..ContainerSpec::default()
             }),
             networks: vec![NetworkAttachmentConfig {
@@ -68,9 +92,7 @@ fn spec(name: &str, value: u64) -> ServiceSpec {
             }),
             ..TaskSpec::default()
         }),
-        mode: Some(Mode::Replicated(ReplicatedMode {
-            replicas: 1 + value % 3,
-        })),
+        mode: Some(mode),
         endpoint: Some(EndpointSpec {
             ports: if value.is_multiple_of(2) {
                 vec![publish(80), publish(81)]
@@ -79,12 +101,7 @@ fn spec(name: &str, value: u64) -> ServiceSpec {
             },
             ..EndpointSpec::default()
         }),
-        update: Some(UpdateConfig {
-            parallelism: 0,
-            failure_action: UpdateFailureAction::Continue.into(),
-            monitor: Some(500_000_000),
-            ..UpdateConfig::default()
-        }),
+        update: (!is_job).then_some(update),
         ..ServiceSpec::default()
     }
 }

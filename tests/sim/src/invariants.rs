@@ -1,17 +1,17 @@
 //! What must hold of every state and of every step from one to the next, by the plainest means: loops over all objects.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
-use pontoon_proto::v1::{NodeState, PublishMode, Task, TaskState};
+use pontoon_proto::v1::{
+    Node, NodeState, PublishMode, Service, Task, TaskState, UpdateState, service_spec::Mode,
+};
 use pontoon_store::Snapshot;
 
-/// A task's observed state.
-pub(crate) fn state(task: &Task) -> TaskState {
-    task.status
-        .as_ref()
-        .map_or(TaskState::New, |status| status.state())
-}
+use crate::operator;
+use crate::rules::{self, is_live, suits};
+
+pub(crate) use crate::rules::state;
 
 /// Checks a step; tells what is wrong.
 pub(crate) fn transition(before: &Snapshot, after: &Snapshot) -> Result<(), String> {
@@ -47,7 +47,8 @@ pub(crate) fn transition(before: &Snapshot, after: &Snapshot) -> Result<(), Stri
             return Err(format!("the version of service {} went back", service.id));
         }
     }
-    nothing_twice(after)
+    nothing_twice(after)?;
+    rules::check(before, after)
 }
 
 fn index(meta: Option<&pontoon_proto::v1::Meta>) -> u64 {
@@ -86,7 +87,7 @@ fn nothing_twice(view: &Snapshot) -> Result<(), String> {
         for attachment in &task.networks {
             hold(&attachment.network_id, &attachment.addr, &task.id)?;
         }
-        if task.slot != 0 && task.desired_state() <= TaskState::Running {
+        if task.slot != 0 && task.desired_state() <= TaskState::Complete {
             let slot = format!("{} of version {}", task.slot, task.spec_version);
             hold(&task.service_id, &slot, &task.id)?;
         }
@@ -152,38 +153,90 @@ fn tasks_of(view: &Snapshot, service_id: &str) -> String {
 /// What is not yet as users want it; empty once the cluster has converged.
 pub(crate) fn unsettled(view: &Snapshot, nodes_up: &[String]) -> Option<String> {
     for id in nodes_up {
-        let ready = view.node(id).is_some_and(|node| {
-            node.status
-                .as_ref()
-                .is_some_and(|status| status.state() == NodeState::Ready)
-        });
-        if !ready {
+        let status = |node: &Node| node.status.as_ref().map(|status| status.state());
+        let node = view.node(id);
+        if node.and_then(|node| status(node)) != Some(NodeState::Ready) {
             return Some(format!("node {id} is not ready"));
         }
-    }
-    for service in view.services() {
-        let wanted = match service.spec.as_ref().and_then(|spec| spec.mode.as_ref()) {
-            Some(pontoon_proto::v1::service_spec::Mode::Replicated(mode)) => mode.replicas,
-            _ => continue,
-        };
-        let running = view
-            .tasks_by_service(&service.id)
-            .filter(|task| {
-                state(task) == TaskState::Running
-                    && task.desired_state() == TaskState::Running
-                    && task.spec_version == service.spec_version
-            })
-            .count() as u64;
-        if running != wanted {
-            return Some(format!(
-                "service {} has {running} of {wanted} tasks of version {}:{}",
-                service.id,
-                service.spec_version,
-                tasks_of(view, &service.id)
-            ));
+        if !node.is_some_and(|node| operator::is_healed(node)) {
+            return Some(format!("node {id} does not take tasks"));
         }
     }
+    if let Some(reason) = view.services().find_map(|service| unfinished(view, service)) {
+        return Some(reason);
+    }
     view.tasks()
-        .find(|task| task.desired_state() > TaskState::Running && !state(task).is_terminal())
+        .find(|task| task.desired_state() > TaskState::Complete && !state(task).is_terminal())
         .map(|task| format!("task {} of node {} should have ended", task.id, task.node_id))
+}
+
+/// Whether the service's update has failed, so that it is left half done.
+fn is_paused(service: &Service) -> bool {
+    let state = service.update_status.as_ref().map(|status| status.state());
+    matches!(state, Some(UpdateState::Paused | UpdateState::RollbackPaused))
+}
+
+/// Whether the service may wait for ever: for one whose update has failed, or that waits itself.
+fn may_wait(view: &Snapshot, service: &Service) -> bool {
+    let depends_on = service.spec.as_ref().map_or(&[][..], |spec| &spec.depends_on);
+    let mut others = depends_on
+        .iter()
+        .filter_map(|dependency| view.service_by_name(&dependency.service));
+    others.any(|other| is_paused(other) || may_wait(view, other))
+}
+
+/// What a service lacks.
+fn unfinished(view: &Snapshot, service: &Service) -> Option<String> {
+    if !service.waits_for.is_empty() && may_wait(view, service) {
+        return None;
+    }
+    let spec = service.spec.as_ref()?;
+    let placement = spec.task.as_ref().and_then(|task| task.placement.as_ref());
+    let places = || -> BTreeSet<String> {
+        let nodes = view.nodes().filter(|node| suits(node, placement));
+        nodes.map(|node| node.id.clone()).collect()
+    };
+    let slots = |number: u64| -> BTreeSet<String> { (1..=number).map(|slot| slot.to_string()).collect() };
+    let place = |task: &Task| match task.slot {
+        0 => task.node_id.clone(),
+        slot => slot.to_string(),
+    };
+    let tasks = || view.tasks_by_service(&service.id);
+    let (wanted, count) = match spec.mode.as_ref()? {
+        Mode::Replicated(mode) => (BTreeSet::new(), mode.replicas),
+        Mode::Global(_) => (places(), 0),
+        Mode::ReplicatedJob(job) => (slots(job.total_completions), 0),
+        Mode::GlobalJob(_) => (places(), 0),
+    };
+    let done: BTreeSet<String> = if service.iteration().is_some() {
+        let done =
+            |task: &&std::sync::Arc<Task>| service.is_of_this_run(task) && state(task) == TaskState::Complete;
+        tasks().filter(done).map(|task| place(task)).collect()
+    } else {
+        let runs = |task: &&std::sync::Arc<Task>| {
+            let current = task.spec_version == service.spec_version || is_paused(service);
+            current && is_live(task) && state(task) == TaskState::Running
+        };
+        tasks().filter(runs).map(|task| place(task)).collect()
+    };
+    // Slots of replicas have any number; a job's task may have completed on a node that does not suit any more.
+    let is_done = if let Mode::Replicated(_) = spec.mode.as_ref()? {
+        done.len() as u64 == count
+    } else {
+        done.is_superset(&wanted)
+    };
+    let status = service.update_status.as_ref().map(|status| status.state());
+    let over = !matches!(status, Some(UpdateState::Updating | UpdateState::RollbackStarted));
+    if is_done && over {
+        return None;
+    }
+    Some(format!(
+        "service {} of {:?} has {done:?} of version {} ({:?}: {status:?}; {}):{}",
+        service.id,
+        spec.mode,
+        service.spec_version,
+        service.iteration(),
+        service.waits_for,
+        tasks_of(view, &service.id)
+    ))
 }

@@ -4,8 +4,8 @@
 //! - [`run`]: one seed, from the first manager to the verdict. `world`: the machines; `storm`: what befalls them.
 //! - `net`, `wire`: the network; `machine`: disk and clock of a manager; `manager`: the real manager on it;
 //!   `members`: managers that are demoted and come back.
-//! - `agent`, `client`: those who talk to the managers; `shuffle`: loss, repetition, disorder of the log's messages.
-//! - `oracle`, `invariants`, `history`: what must hold at every moment, and whether one order explains all answers.
+//! - `agent`, `client`, `operator`: those who talk to the managers; `shuffle`: loss, repetition, disorder of the log's messages.
+//! - `oracle`, `invariants`, `rules`, `history`: what must hold at every moment, and whether one order explains all answers.
 //! - `rng`, `trace`: the seed's chance, and the record by which two runs of it are compared.
 //!
 //! Everything runs in one current-thread runtime whose time is paused: it goes on when nobody has anything to do.
@@ -18,8 +18,13 @@ mod machine;
 mod manager;
 mod members;
 mod net;
+mod operator;
 mod oracle;
 mod rng;
+/// The same rules as for the reconciler alone, in its own tests.
+#[allow(dead_code)] // Some of it is for those.
+#[path = "../../../controller/reconcile/tests/sim/rules.rs"]
+mod rules;
 mod shuffle;
 mod storm;
 mod trace;
@@ -97,9 +102,23 @@ pub fn run(options: &Options) -> Report {
         .start_paused(true)
         .build()
         .expect("a runtime without I/O needs nothing of the system");
+    if options.print {
+        log();
+    }
     // One that panicked in this thread has left its bug.
     plant(None);
     let report = runtime.block_on(world::simulate(options));
     plant(None);
     report
+}
+
+/// Shows what the managers log, from the level on that `LOG` names.
+fn log() {
+    let level = std::env::var("LOG").ok().and_then(|level| level.parse().ok());
+    if let Some(level) = level {
+        let level: tracing::Level = level;
+        let subscriber = tracing_subscriber::fmt().with_max_level(level).without_time();
+        // The second simulation of a process finds the first one's.
+        let _ = subscriber.with_writer(std::io::stderr).try_init();
+    }
 }

@@ -69,7 +69,7 @@ impl World {
         let mut count = 0;
         if self.options.faults.tasks {
             for (agent, _) in &self.agents {
-                agent.set_failing(self.rng.below(12));
+                agent.set_failing(self.rng.below(12), self.rng.below(6));
             }
         }
         while Instant::now() < until {
@@ -115,7 +115,7 @@ impl World {
             }
         }
         for at in 0..self.agents.len() {
-            self.agents[at].0.set_failing(0);
+            self.agents[at].0.set_failing(0, 0);
             self.start_agent(at);
         }
     }

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use pontoon_controller::StopReason;
@@ -26,6 +26,7 @@ use crate::machine::Hardware;
 use crate::manager::{ManagerNode, Start};
 use crate::members::{Office, Return};
 use crate::net::Net;
+use crate::operator::Operator;
 use crate::oracle::Oracle;
 use crate::rng::Rng;
 use crate::shuffle::Disorder;
@@ -36,6 +37,8 @@ use crate::{CLUSTER, NETWORK, Options, Report, invariants};
 const LOOK: Duration = Duration::from_millis(20);
 /// A cluster that is left in peace must have settled by then.
 const PEACE: Duration = Duration::from_secs(120);
+/// A daemon whose manager is none any more ends it by then.
+const DISMISSED: Duration = Duration::from_secs(5);
 /// Setting up must not take longer.
 const BEGIN: Duration = Duration::from_secs(120);
 /// Between a stop and the next start of a manager's process.
@@ -45,7 +48,7 @@ const RESTART: (u64, u64) = (200, 2000);
 pub(crate) struct Credentials {
     root: RootCa,
     csr: String,
-    first: std::sync::Arc<Identity>,
+    first: Arc<Identity>,
     dir: tempfile::TempDir,
 }
 
@@ -72,7 +75,7 @@ pub(crate) fn credentials() -> &'static Credentials {
     })
 }
 
-fn identity(root: &RootCa, dir: &std::path::Path, node_id: &str) -> std::sync::Arc<Identity> {
+fn identity(root: &RootCa, dir: &std::path::Path, node_id: &str) -> Arc<Identity> {
     let me = PeerIdentity {
         node_id: node_id.to_owned(),
         role: NodeRole::Manager,
@@ -106,11 +109,15 @@ pub(crate) struct World {
     pub(crate) managers: Vec<ManagerNode>,
     pub(crate) agents: Vec<(Agent, Option<AbortHandle>)>,
     clients: Vec<AbortHandle>,
+    /// There is to be peace: the operator changes nothing but what keeps the cluster from resting.
+    peace: Arc<AtomicBool>,
     tokens: JoinTokens,
     /// Managers that start again at these times.
     pub(crate) restarts: BTreeMap<usize, Instant>,
     /// Managers that were taken out of the group.
     pub(crate) returns: BTreeMap<usize, Return>,
+    /// Managers that are none any more, and since when.
+    dismissed: BTreeMap<usize, Instant>,
     /// A demotion under way, and who asks for it.
     pub(crate) demoting: Option<AbortHandle>,
 }
@@ -128,9 +135,11 @@ pub(crate) async fn simulate(options: &Options) -> Report {
         managers: Vec::new(),
         agents: Vec::new(),
         clients: Vec::new(),
+        peace: Arc::default(),
         tokens: JoinTokens::default(),
         restarts: BTreeMap::new(),
         returns: BTreeMap::new(),
+        dismissed: BTreeMap::new(),
         demoting: None,
         rng,
         trace,
@@ -205,8 +214,14 @@ impl World {
             if node.is_up() && node.hardware.disk.is_crashed() {
                 node.crash(true);
             }
-            match node.stop_reason() {
+            let stopped = match node.stop_reason() {
+                None if self.is_dismissed(at, now) => Some(StopReason::Removed),
+                reason => reason,
+            };
+            let node = &mut self.managers[at];
+            match stopped {
                 Some(StopReason::Removed) => {
+                    self.dismissed.remove(&at);
                     self.trace
                         .event(format_args!("{} was taken out of the group", node.name()));
                     node.wipe(&self.rng);
@@ -247,6 +262,24 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// Whether a manager is none any more and has not heard of it for a while: nobody tells a member that is cut off, and one that has
+    /// learnt of no other asks nobody. Its daemon ends it, as the agent beside it is told of the role.
+    fn is_dismissed(&mut self, at: usize, now: Instant) -> bool {
+        let node = &self.managers[at];
+        let state = self.oracle.state();
+        let object = state.node(&node.identity.node_id());
+        let is_none = object.is_some_and(|object| {
+            let role = object.spec.as_ref().map(|spec| spec.role());
+            role == Some(NodeRole::Worker) && object.manager_status.is_none()
+        });
+        if !is_none || !node.is_up() || !node.is_member {
+            self.dismissed.remove(&at);
+            return false;
+        }
+        let since = *self.dismissed.entry(at).or_insert(now);
+        now - since > DISMISSED
     }
 
     /// Whoever asks the other managers about this one.
@@ -331,6 +364,14 @@ impl World {
             };
             self.clients.push(tokio::spawn(client.run()).abort_handle());
         }
+        let operator = Operator {
+            managers: self.managers.iter().map(ManagerNode::local_addr).collect(),
+            net: self.net.clone(),
+            rng: self.rng.clone(),
+            trace: self.trace.clone(),
+            peace: self.peace.clone(),
+        };
+        drop(tokio::spawn(operator.run()));
         self.pass(Duration::from_secs(3)).await
     }
 
@@ -398,6 +439,7 @@ impl World {
         for client in self.clients.drain(..) {
             client.abort();
         }
+        self.peace.store(true, Ordering::Relaxed);
         self.calm();
         let until = Instant::now() + PEACE;
         loop {
@@ -415,10 +457,19 @@ impl World {
         })
     }
 
+    /// What each manager has applied.
+    fn versions(&self) -> Vec<(&str, Option<u64>)> {
+        let version = |node: &ManagerNode| node.manager().map(|manager| manager.snapshot().version());
+        self.managers
+            .iter()
+            .map(|node| (node.name(), version(node)))
+            .collect()
+    }
+
     /// Why the cluster is not at rest.
     fn unrest(&self) -> Option<String> {
         if self.demoting.is_some() {
-            return Some("a demotion is not done yet".to_owned());
+            return Some(format!("a demotion is not done yet ({:?})", self.versions()));
         }
         let view = self.oracle.state();
         let mut leaders = BTreeMap::new();
@@ -428,10 +479,11 @@ impl World {
             };
             if *manager.snapshot() != *view {
                 return Some(format!(
-                    "{} has version {} of {}, or another state",
+                    "{} has version {} of {}, or another state; {:?}",
                     node.name(),
                     manager.snapshot().version(),
-                    view.version()
+                    view.version(),
+                    *manager.leadership().borrow()
                 ));
             }
             let leader = manager

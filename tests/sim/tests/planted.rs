@@ -51,6 +51,7 @@ fn a_forgotten_vote() {
         Bug::ForgetVote,
         &[
             "applied another entry",
+            "which no other manager has",
             "no order explains",
             "does not come to rest",
             "panic",
@@ -104,4 +105,29 @@ fn reads_of_an_old_state() {
 #[test]
 fn reports_confirmed_too_early() {
     assert_found(Bug::ConfirmEarly, &["was told that task"]);
+}
+
+#[test]
+fn an_update_that_forgets_its_budget() {
+    assert_found(Bug::ForgetBudget, &["are down for its update"]);
+}
+
+#[test]
+fn a_task_that_leaves_before_its_successor_runs() {
+    assert_found(Bug::LeaveEarly, &["left before its successor ran"]);
+}
+
+#[test]
+fn a_successor_without_a_cause() {
+    assert_found(Bug::ForgetCause, &["was made without a cause"]);
+}
+
+#[test]
+fn a_job_beyond_its_limit() {
+    assert_found(Bug::ForgetLimit, &["has live tasks in"]);
+}
+
+#[test]
+fn a_task_on_a_node_that_does_not_suit() {
+    assert_found(Bug::ForgetConstraint, &["against its constraints"]);
 }

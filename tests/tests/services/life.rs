@@ -110,7 +110,7 @@ fn an_update_that_fails_pauses_or_rolls_back() {
             "web:1",
         ])?;
         let output = first.pontoon(&["service", "update", "--args", "nonsense", "web"])?;
-        output.fails(1, &["web", "paused"])?;
+        output.fails(1, &["web", "paused", "last output of task", "web sleep"])?;
         let state = first.ok(&["service", "inspect", "--format", "{{.UpdateStatus.State}}", "web"])?;
         ensure!(state == "paused", "{state}");
         // Parallelism 1: the other slot still runs what it ran.
@@ -124,17 +124,82 @@ fn an_update_that_fails_pauses_or_rolls_back() {
             failed.error.contains("exit") && failed.error.contains("web sleep"),
             "the reason lacks the output: {failed:?}"
         );
+        let inspected = first.ok(&[
+            "inspect",
+            "--format",
+            "{{.Status.Err}} {{.Status.Output}}",
+            &failed.id,
+        ])?;
+        ensure!(
+            inspected.starts_with("task: non-zero exit (") && inspected.contains("web sleep"),
+            "{inspected}"
+        );
+        let said = first.ok(&["explain", "task", &failed.id])?;
+        ensure!(
+            said.contains("it had said last:") && said.contains("update paused"),
+            "{said}"
+        );
+        let told = first.line("events --since 1h --until 0s --filter type=task --filter event=failed")?;
+        ensure!(
+            told.contains(&failed.id) && told.contains("non-zero exit") && told.contains("web sleep"),
+            "{told}"
+        );
 
         first.line("service update --args serve --update-failure-action rollback web")?;
         ensure_running(first, "web", 2)?;
         let output = first.pontoon(&["service", "update", "--args", "nonsense", "web"])?;
-        output.fails(1, &["web", "rolled back"]).or_else(|_| {
-            let state = first.ok(&["service", "inspect", "--format", "{{.UpdateStatus.State}}", "web"])?;
-            anyhow::bail!("update status {state}")
-        })?;
+        output
+            .fails(1, &["web", "rolled back", "last output of task", "web sleep"])
+            .or_else(|_| {
+                let state =
+                    first.ok(&["service", "inspect", "--format", "{{.UpdateStatus.State}}", "web"])?;
+                anyhow::bail!("update status {state}")
+            })?;
         wait_until("the service is as before", LONG, || {
             ensure_running(first, "web", 2)
         })?;
+        Ok(())
+    });
+}
+
+const ONCE: &str = r#"
+services:
+  migrate:
+    image: busybox
+    command: [sh, -c, "echo version 1"]
+    deploy: {restart_policy: {condition: none}, update_config: {monitor: 100ms}}
+"#;
+
+/// What only runs once, and well, is part of a stack like others: when it is deployed, and deployed again.
+#[test]
+fn a_stack_with_what_runs_once_is_deployed() {
+    with_fleet(1, |fleet| {
+        fleet.ready(1)?;
+        let first = fleet.host(1);
+        let path = fleet.folder().join("once.yaml");
+        let deploy = |text: &str| {
+            std::fs::write(&path, text)?;
+            let path = path.display().to_string();
+            first.pontoon(&["stack", "deploy", "--quiet", "-c", &path, "app"])
+        };
+        deploy(ONCE)?.ok()?;
+        deploy(&ONCE.replace("version 1", "version 2"))?.ok()?;
+        let state = "{{.UpdateStatus.State}}";
+        let state = first.ok(&["service", "inspect", "--format", state, "app_migrate"])?;
+        ensure!(state == "completed", "{state}");
+        let logs = first.ok(&["service", "logs", "--raw", "app_migrate"])?;
+        ensure!(logs.contains("version 1") && logs.contains("version 2"), "{logs}");
+        let failing = ONCE.replace("echo version 1", "echo no database; exit 3");
+        let output = deploy(&failing)?;
+        output.fails(
+            1,
+            &[
+                "app_migrate",
+                "task: non-zero exit (3)",
+                "last output of task",
+                "no database",
+            ],
+        )?;
         Ok(())
     });
 }

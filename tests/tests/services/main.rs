@@ -1,7 +1,11 @@
 //! The life of services, and what `service ps` says of their tasks.
 
+mod jobs;
+mod leaving;
 mod life;
+mod logs;
 mod placement;
+mod updates;
 
 use std::collections::BTreeMap;
 

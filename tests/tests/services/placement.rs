@@ -163,3 +163,138 @@ fn reservations_are_kept_per_node() {
         Ok(())
     });
 }
+
+/// What the running tasks of a service hold of a kind, each as its container says.
+fn held(hosts: &[Host], kind: &str) -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    for host in hosts {
+        for container in view::containers(host)? {
+            let id = container["ID"].as_str().unwrap_or_default();
+            let format = "{{range .Config.Env}}{{println .}}{{end}}";
+            let env = host.ok(&["inspect", "--format", format, id])?;
+            let prefix = format!("DOCKER_RESOURCE_{kind}=");
+            found.extend(
+                env.lines()
+                    .filter_map(|line| line.strip_prefix(&prefix))
+                    .map(str::to_owned),
+            );
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+#[test]
+fn units_of_generic_resources_are_given_to_one_task_each() {
+    with_fleet(2, |fleet| {
+        let (first, second) = (fleet.host(1), fleet.host(2));
+        for (host, settings) in [
+            (first, "node-generic-resource = [\"GPU=uuid1\", \"GPU=uuid2\"]\n"),
+            (second, "node-generic-resource = [\"GPU=1\"]\n"),
+        ] {
+            host.stop()?;
+            host.configure(settings)?;
+            host.start()?;
+        }
+        fleet.ready(1)?;
+        let offered = first.ok(&["info", "--format", "{{json .GenericResources}}"])?;
+        ensure!(offered.contains(r#""Value":"uuid2""#), "{offered}");
+        let offered = first.ok(&[
+            "node",
+            "inspect",
+            "host2",
+            "--format",
+            "{{json .Description.Resources}}",
+        ])?;
+        ensure!(
+            offered.contains(r#""DiscreteResourceSpec":{"Kind":"GPU","Value":1}"#),
+            "{offered}"
+        );
+        first.line("service create --detach --name train --replicas 4 --generic-resource GPU=1 web:1")?;
+        wait_until("each unit has its task, and one waits", LONG, || {
+            ensure!(view::running(first, "train")?.len() == 3);
+            ensure!(pending(first, "train")?.contains("insufficient resources on 2 nodes"));
+            let held = held(fleet.hosts(), "GPU")?;
+            ensure!(held == ["1", "uuid1", "uuid2"], "{held:?}");
+            Ok(())
+        })?;
+        first.line("service scale --detach train=0")?;
+        wait_until("nothing is held", LONG, || {
+            ensure!(held(fleet.hosts(), "GPU")?.is_empty());
+            Ok(())
+        })?;
+        first.line("service create --name one --generic-resource GPU=uuid2 web:1")?;
+        ensure!(held(fleet.hosts(), "GPU")? == ["uuid2"]);
+        first
+            .pontoon(&[
+                "service",
+                "update",
+                "--detach",
+                "--generic-resource-rm",
+                "FPGA",
+                "one",
+            ])?
+            .fails(1, &["could not find generic-resource `FPGA` to remove it"])?;
+        // A node that no longer has the unit: the task has nowhere to go.
+        first.configure("node-generic-resource = [\"GPU=uuid1\"]\nlabel = [\"zone=a\"]\n")?;
+        first.signal(rustix::process::Signal::HUP)?;
+        wait_until("the unit is gone, and its task", LONG, || {
+            ensure!(pending(first, "one")?.contains("insufficient resources on 2 nodes"));
+            ensure!(held(fleet.hosts(), "GPU")?.is_empty());
+            Ok(())
+        })?;
+        first.line("service create --name labelled --constraint engine.labels.zone==a web:1")?;
+        ensure_running(first, "labelled", 1)?;
+        Ok(())
+    });
+}
+
+#[test]
+fn a_node_is_shut_down_without_a_task_being_lost() {
+    with_fleet(3, |fleet| {
+        fleet.ready(1)?;
+        let (first, leaving) = (fleet.host(1), fleet.host(3));
+        first.line("service create --name web --replicas 6 web:1")?;
+        first.ok(&["node", "update", "--availability", "drain", "host3"])?;
+        wait_until("its tasks run elsewhere", LONG, || {
+            let tasks = ensure_running(first, "web", 6)?;
+            ensure!(!nodes_of(&tasks).contains_key("host3"), "{tasks:?}");
+            ensure!(view::containers(leaving)?.is_empty());
+            Ok(())
+        })?;
+        let ps = first.ok(&[
+            "node",
+            "ps",
+            "host3",
+            "--filter",
+            "desired-state=running",
+            "--quiet",
+        ])?;
+        ensure!(ps.is_empty(), "{ps}");
+        let before: Vec<String> = view::running(first, "web")?
+            .into_iter()
+            .map(|task| task.id)
+            .collect();
+        leaving.stop()?;
+        let status = |wanted: &'static str| {
+            move || {
+                let nodes = view::nodes(first)?;
+                let node = nodes.iter().find(|node| node.hostname == "host3");
+                ensure!(node.is_some_and(|node| node.status == wanted), "{nodes:?}");
+                Ok(())
+            }
+        };
+        wait_until("it is down", LONG, status("Down"))?;
+        leaving.start()?;
+        wait_until("it is back", LONG, status("Ready"))?;
+        first.ok(&["node", "update", "--availability", "active", "host3"])?;
+        first.line("service scale web=9")?;
+        let tasks = ensure_running(first, "web", 9)?;
+        ensure!(nodes_of(&tasks).get("host3") == Some(&3), "{tasks:?}");
+        ensure!(
+            before.iter().all(|id| tasks.iter().any(|task| task.id == *id)),
+            "tasks were moved that had no need to: {tasks:?}"
+        );
+        Ok(())
+    });
+}
