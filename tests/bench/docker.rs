@@ -7,6 +7,7 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -48,7 +49,9 @@ pub struct Engine {
     group: String,
     address: String,
     client: PathBuf,
-    child: Child,
+    number: usize,
+    namespace: PathBuf,
+    child: Mutex<Option<Child>>,
 }
 
 /// The version of the Docker engine that is installed, when there is one that can be started here.
@@ -95,10 +98,32 @@ impl Engine {
         fleet.wire().add_host(number)?;
         let parent = fleet.host(1).group().trim_end_matches("/h1").to_owned();
         let group = format!("{parent}/docker{number}");
-        let mut command = wire::enter(&wire::path(&fleet.wire().host(number)));
+        let engine = Self {
+            address: wire::address(number),
+            client: client(),
+            number,
+            namespace: wire::path(&fleet.wire().host(number)),
+            group,
+            folder,
+            child: Mutex::new(None),
+        };
+        engine.power_on()?;
+        Ok(engine)
+    }
+
+    /// Starts it, after [`Engine::power_off`] again, and waits until it answers.
+    ///
+    /// # Errors
+    /// When it does not start, with its log.
+    pub fn power_on(&self) -> Result<()> {
+        // What a boot of the machine would have emptied.
+        let run = self.folder.join("run");
+        fs::remove_dir_all(&run).with_context(|| format!("cannot empty {}", run.display()))?;
+        fs::create_dir_all(&run).with_context(|| format!("cannot make {}", run.display()))?;
+        let mut command = wire::enter(&self.namespace);
         command
             .args(["sh", "-c", ENTER, "sh"])
-            .arg(cgroups::home(&format!("{group}/engine"))?)
+            .arg(cgroups::home(&format!("{}/engine", self.group))?)
             .args([
                 "unshare",
                 "--mount",
@@ -108,25 +133,33 @@ impl Engine {
                 "--mount-proc",
                 "--kill-child",
             ])
-            .args(["sh", "-c", BOOT, "sh", &format!("docker{number}")])
-            .arg(&folder)
-            .arg(&group)
+            .args(["sh", "-c", BOOT, "sh", &format!("docker{}", self.number)])
+            .arg(&self.folder)
+            .arg(&self.group)
             .stdin(Stdio::null())
-            .stdout(fs::File::create(folder.join("boot.log")).context("cannot make a log")?)
-            .stderr(fs::File::create(folder.join("boot.err")).context("cannot make a log")?);
-        let child = command.spawn().context("cannot start a Docker engine")?;
-        let engine = Self {
-            address: wire::address(number),
-            client: client(),
-            group,
-            folder,
-            child,
-        };
+            .stdout(fs::File::create(self.folder.join("boot.log")).context("cannot make a log")?)
+            .stderr(fs::File::create(self.folder.join("boot.err")).context("cannot make a log")?);
+        *self.child() = Some(command.spawn().context("cannot start a Docker engine")?);
         wait_until("the Docker engine answers", Duration::from_secs(60), || {
-            engine.get("/_ping").map(drop)
+            self.get("/_ping").map(drop)
         })
-        .with_context(|| engine.log())?;
-        Ok(engine)
+        .with_context(|| self.log())
+    }
+
+    /// Ends everything that runs on it at once: daemons, what keeps containers, and containers.
+    ///
+    /// # Errors
+    /// When something stays alive.
+    pub fn power_off(&self) -> Result<()> {
+        cgroups::kill_all(&self.group)?;
+        if let Some(mut child) = self.child().take() {
+            process::end(&mut child, pontoon_tests::SHORT)?;
+        }
+        Ok(())
+    }
+
+    fn child(&self) -> MutexGuard<'_, Option<Child>> {
+        self.child.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Its address on the switch.
@@ -183,24 +216,13 @@ impl Engine {
         Ok(body.to_owned())
     }
 
-    /// How many containers it has, ended ones too.
+    /// How many containers it has; `all`: ended ones too.
     ///
     /// # Errors
     /// As [`Engine::get`].
-    pub fn containers(&self) -> Result<usize> {
-        let body: Value = serde_json::from_str(&self.get("/containers/json?all=1")?)?;
+    pub fn containers(&self, all: bool) -> Result<usize> {
+        let body: Value = serde_json::from_str(&self.get(&format!("/containers/json?all={all}"))?)?;
         Ok(body.as_array().map_or(0, Vec::len))
-    }
-
-    /// Running tasks of a Swarm's only service, asked of a manager.
-    ///
-    /// # Errors
-    /// As [`Engine::get`].
-    pub fn running_tasks(&self) -> Result<u64> {
-        let body: Value = serde_json::from_str(&self.get("/v1.41/services?status=true")?)?;
-        Ok(body[0]["ServiceStatus"]["RunningTasks"]
-            .as_u64()
-            .unwrap_or_default())
     }
 
     fn socket(&self) -> PathBuf {
@@ -221,16 +243,23 @@ impl Engine {
 impl Drop for Engine {
     fn drop(&mut self) {
         // `unshare --kill-child` takes pid 1 of the namespace with it, and the kernel everything below that.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        if let Some(mut child) = self.child().take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
     }
 }
 
-/// Makes a Swarm of managers.
+/// The hostname of engine `number`, from 1.
+pub fn hostname(number: usize) -> String {
+    format!("docker{}", FIRST + number - 1)
+}
+
+/// Makes a Swarm: the first `managers` engines as managers, the others as workers.
 ///
 /// # Errors
 /// When one can't join.
-pub fn swarm(engines: &[Engine]) -> Result<()> {
+pub fn swarm(engines: &[Engine], managers: usize) -> Result<()> {
     let Some((first, others)) = engines.split_first() else {
         return Ok(());
     };
@@ -243,8 +272,9 @@ pub fn swarm(engines: &[Engine]) -> Result<()> {
         "--listen-addr",
         &at(first),
     ])?;
-    let token = first.docker(&["swarm", "join-token", "--quiet", "manager"])?;
-    for engine in others {
+    for (index, engine) in others.iter().enumerate() {
+        let role = if index + 1 < managers { "manager" } else { "worker" };
+        let token = first.docker(&["swarm", "join-token", "--quiet", role])?;
         let (address, listen) = (engine.address(), at(engine));
         engine.docker(&[
             "swarm",
@@ -254,7 +284,7 @@ pub fn swarm(engines: &[Engine]) -> Result<()> {
             "--listen-addr",
             &listen,
             "--token",
-            &token,
+            token.trim(),
             &at(first),
         ])?;
     }

@@ -2,12 +2,14 @@
 //! Run by `make bench BENCH='name args'`; what was seen and under which conditions is in README.md.
 //!
 //! # Layout
-//! - [`run_latency`], [`engine`], [`memory`], [`scale`], [`failover`], [`overlay`], [`attach`], [`build`],
+//! - [`run_latency`], [`engine`], [`memory`], [`scale`], [`services`], [`failover`], [`overlay`], [`attach`], [`build`],
 //!   [`unpack`], [`peers`]: one figure each
 //! - [`pull`], [`push`]: images from and to a registry, set up by [`registries`]
 //! - [`writes`]: the log beside etcd ([`kv`]: the calls, [`load`]: the clients, [`member`]: the processes); [`state`]: 1,000,000 tasks
+//! - [`placement`]: the scheduler alone; [`million`]: a large cluster of [`simulated`] agents at real managers
 //! - [`report`]: samples, ratios, conditions and the printed result
 //! - [`timing`]: commands timed without polling, contestants run in turn
+//! - [`clusters`]: Pontoon and Docker Swarm behind one set of questions
 //! - [`docker`]: private Docker engines beside the fleet, the peer; [`floor`]: runc and crun, what is below any engine
 //! - [`procs`]: memory and CPU time of processes; [`iperf`]: iperf3 between two network namespaces
 //!
@@ -21,6 +23,7 @@ use crate::report::Report;
 
 mod attach;
 mod build;
+mod clusters;
 mod docker;
 mod engine;
 mod failover;
@@ -30,8 +33,10 @@ mod kv;
 mod load;
 mod member;
 mod memory;
+mod million;
 mod overlay;
 mod peers;
+mod placement;
 mod procs;
 mod pull;
 mod push;
@@ -39,7 +44,9 @@ mod registries;
 mod report;
 mod run_latency;
 mod scale;
+mod services;
 mod sessions;
+mod simulated;
 mod state;
 mod timing;
 mod unpack;
@@ -80,9 +87,17 @@ const FIGURES: &[Figure] = &[
     },
     Figure {
         name: "scale",
-        arguments: "[replicas=100] [rounds=3] [--peer]",
-        about: "`service create` on 3 hosts to all running, `service rm` to nothing left, without and with an overlay",
+        arguments: "[replicas=100] [rounds=3] [--peer] | --nodes 5000 [--tasks 1000000]",
+        about: "`service create` on 3 hosts to all running, `service rm` to nothing left, without and with an overlay; \
+                with --nodes: so many simulated agents at three managers, to all tasks running, and what the loss of 5,000 of them costs",
         run: scale::run,
+    },
+    Figure {
+        name: "services",
+        arguments: "[rounds=3] [replicas=10 50 100 200] [create|scale|update|drain|crash|kill]... [plain|overlay] [--peer]",
+        about: "services on 3 managers and 2 workers: replicas made, scaled, updated, a node drained, a container and a worker killed; \
+                --peer: in turn with a Docker Swarm of the same size",
+        run: services::run,
     },
     Figure {
         name: "failover",
@@ -139,6 +154,12 @@ const FIGURES: &[Figure] = &[
         run: state::run,
     },
     Figure {
+        name: "placement",
+        arguments: "[tasks=1000000]",
+        about: "the scheduler alone: placements a second on 100, 1,000 and 5,000 nodes while so many tasks get theirs",
+        run: placement::run,
+    },
+    Figure {
         name: "peers",
         arguments: "[MiB=500] [rounds=3] [Mbit/s of a link]",
         about: "3 hosts want one image of a registry: as a service (read once), beside one pull, three pulls and curl",
@@ -172,6 +193,9 @@ fn figure(arguments: &[String]) -> Result<()> {
     }
     if name == sessions::AGENTS {
         return sessions::process(arguments);
+    }
+    if name == simulated::AGENTS {
+        return simulated::process(arguments);
     }
     if [unpack::UNPACK, unpack::DECOMPRESS, unpack::DIGEST].contains(&name.as_str()) {
         return unpack::step(arguments);

@@ -4,38 +4,31 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
-use pontoon_tests::{Fleet, images, view};
+use anyhow::{Result, ensure};
+use pontoon_tests::{Fleet, images};
 use serde_json::json;
 
+use crate::clusters::{self, Cluster, Pontoon, Swarm};
 use crate::docker::{self, Engine};
 use crate::report::{Report, Samples, budget, progress, round};
 
 const HOSTS: usize = 3;
 const SERVICE: &str = "scale";
 const OVERLAY: &str = "scale-net";
-/// Obeys SIGTERM: pid 1 without a handler ignores it, and the grace period would be in the figure.
-const PROGRAM: &str = "trap 'exit 0' TERM; sleep 100000 & wait";
 /// How often it is looked whether all run.
 const PERIOD: Duration = Duration::from_millis(50);
 const PATIENCE: Duration = Duration::from_secs(300);
 /// Docker Swarm 20.10 on a quiet machine of 2 cores, 100 replicas: seconds without a network and on an overlay. A note only.
 const SWARM_NOTE: [f64; 2] = [17.3, 23.5];
 
-/// Something that runs services: what is compared.
-trait Cluster {
-    fn name(&self) -> &'static str;
-    fn create(&self, replicas: usize, overlay: bool) -> Result<()>;
-    fn running(&self) -> Result<usize>;
-    fn remove(&self) -> Result<()>;
-    fn containers(&self) -> Result<usize>;
-}
-
 /// Runs the figure.
 ///
 /// # Errors
 /// When a cluster can't be made or a service does not come up.
 pub fn run(arguments: &[String]) -> Result<Report> {
+    if crate::option(arguments, "--nodes") {
+        return crate::million::run(arguments);
+    }
     crate::check(arguments, 2, &["--peer"])?;
     let replicas = crate::number(arguments, 0, 100)?;
     let rounds = crate::number(arguments, 1, 3)?;
@@ -87,11 +80,9 @@ fn swarm(
     if !crate::option(arguments, "--peer") {
         return Ok(Vec::new());
     }
-    let version = docker::installed().context("no dockerd here (Debian package docker.io)")?;
-    report.condition("docker", json!(version));
+    report.condition("docker", json!(docker::installed()));
     progress("starting a Docker Swarm of three managers");
-    let engines = docker::start(fleet, HOSTS, archive)?;
-    docker::swarm(&engines)?;
+    let engines = clusters::swarm(fleet, HOSTS, HOSTS, archive)?;
     if let Some(engine) = engines.first() {
         engine.docker(&["network", "create", "--driver", "overlay", OVERLAY])?;
     }
@@ -100,17 +91,22 @@ fn swarm(
 
 /// Seconds to all running, and to nothing left.
 fn measure(cluster: &dyn Cluster, replicas: usize, overlay: bool) -> Result<(f64, f64)> {
+    let flags: &[&str] = if overlay { &["--network", OVERLAY] } else { &[] };
     let start = Instant::now();
-    cluster.create(replicas, overlay)?;
-    until(start, "all tasks run", || Ok(cluster.running()? >= replicas))?;
+    cluster.create(SERVICE, replicas, flags)?;
+    until(start, "all tasks run", || {
+        Ok(cluster.running(SERVICE)? >= replicas)
+    })?;
     let up = start.elapsed();
     ensure!(
-        cluster.containers()? >= replicas,
+        cluster.all_containers()? >= replicas,
         "fewer containers than running tasks"
     );
     let start = Instant::now();
-    cluster.remove()?;
-    until(start, "no container is left", || Ok(cluster.containers()? == 0))?;
+    cluster.run(1, &["service", "rm", SERVICE])?;
+    until(start, "no container is left", || {
+        Ok(cluster.all_containers()? == 0)
+    })?;
     Ok((up.as_secs_f64(), start.elapsed().as_secs_f64()))
 }
 
@@ -166,100 +162,4 @@ fn judge(report: &mut Report, clusters: &[&dyn Cluster], times: &[[[Samples; 2];
         "{replicas} replicas on {HOSTS} hosts; {}",
         said.join(", ")
     ));
-}
-
-struct Pontoon<'a> {
-    fleet: &'a Fleet,
-}
-
-impl Cluster for Pontoon<'_> {
-    fn name(&self) -> &'static str {
-        "pontoon"
-    }
-
-    fn create(&self, replicas: usize, overlay: bool) -> Result<()> {
-        let arguments = create(replicas, overlay, "busybox");
-        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-        self.fleet.host(1).ok(&arguments).map(drop)
-    }
-
-    fn running(&self) -> Result<usize> {
-        let rows = view::rows(self.fleet.host(1), &["service", "ls"])?;
-        let replicas = rows
-            .first()
-            .map(|row| view::field(row, "Replicas"))
-            .unwrap_or_default();
-        let running = replicas.split('/').next().unwrap_or_default();
-        running
-            .parse()
-            .with_context(|| format!("replicas are {replicas:?}"))
-    }
-
-    fn remove(&self) -> Result<()> {
-        self.fleet.host(1).ok(&["service", "rm", SERVICE]).map(drop)
-    }
-
-    fn containers(&self) -> Result<usize> {
-        let hosts = self.fleet.hosts().iter();
-        hosts
-            .map(|host| Ok(host.ok(&["ps", "--all", "--quiet"])?.lines().count()))
-            .sum()
-    }
-}
-
-struct Swarm<'a> {
-    engines: &'a [Engine],
-}
-
-impl Swarm<'_> {
-    fn first(&self) -> Result<&Engine> {
-        self.engines.first().context("a Swarm without engines")
-    }
-}
-
-impl Cluster for Swarm<'_> {
-    fn name(&self) -> &'static str {
-        "swarm"
-    }
-
-    fn create(&self, replicas: usize, overlay: bool) -> Result<()> {
-        let mut arguments = create(replicas, overlay, "busybox:latest");
-        // There is no registry to ask for a digest.
-        arguments.insert(2, "--no-resolve-image".to_owned());
-        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-        self.first()?.docker(&arguments).map(drop)
-    }
-
-    fn running(&self) -> Result<usize> {
-        Ok(usize::try_from(self.first()?.running_tasks()?).unwrap_or_default())
-    }
-
-    fn remove(&self) -> Result<()> {
-        self.first()?.docker(&["service", "rm", SERVICE]).map(drop)
-    }
-
-    fn containers(&self) -> Result<usize> {
-        self.engines.iter().map(Engine::containers).sum()
-    }
-}
-
-fn create(replicas: usize, overlay: bool, image: &str) -> Vec<String> {
-    let replicas = replicas.to_string();
-    // Names of the slots by round robin: Swarm's virtual addresses need IPVS, which not every kernel has.
-    let mut arguments = vec![
-        "service",
-        "create",
-        "--detach",
-        "--name",
-        SERVICE,
-        "--replicas",
-        &replicas,
-        "--endpoint-mode",
-        "dnsrr",
-    ];
-    if overlay {
-        arguments.extend(["--network", OVERLAY]);
-    }
-    arguments.extend([image, "sh", "-c", PROGRAM]);
-    arguments.into_iter().map(str::to_owned).collect()
 }

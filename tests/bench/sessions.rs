@@ -19,6 +19,7 @@ use pontoon_tests::{Fleet, Host, wire};
 use serde_json::json;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
 
 use crate::procs::{self, Memory};
 use crate::report::{Report, progress, round};
@@ -26,7 +27,7 @@ use crate::report::{Report, progress, round};
 /// First word of the arguments of the process of the agents.
 pub const AGENTS: &str = "session-agents";
 /// Agents that join at the same time.
-const AT_ONCE: usize = 32;
+pub const AT_ONCE: usize = 32;
 /// Until the daemon has done what the joining made for it to do.
 const SETTLE: Duration = Duration::from_secs(10);
 
@@ -54,10 +55,7 @@ pub fn process(arguments: &[String]) -> Result<()> {
             let dir = Path::new(folder).join(number.to_string());
             sessions.spawn(async move {
                 let permit = turn.acquire_owned().await?;
-                let issued = request_certificate(&join).await?;
-                std::fs::create_dir_all(&dir)?;
-                let identity = Identity::install(&dir, &issued.credentials)?;
-                let channel = connect(&identity, &Endpoint::manager(join.addr.clone())).await?;
+                let channel = enroll(&join, &dir).await?;
                 let begun = || async move {
                     drop(permit);
                     registered.send(()).await
@@ -82,9 +80,20 @@ pub fn process(arguments: &[String]) -> Result<()> {
     })
 }
 
+/// Makes a node: a certificate, and a connection by it.
+///
+/// # Errors
+/// When it is refused.
+pub async fn enroll(join: &JoinRequest, dir: &Path) -> Result<Channel> {
+    let issued = request_certificate(join).await?;
+    std::fs::create_dir_all(dir)?;
+    let identity = Identity::install(dir, &issued.credentials)?;
+    Ok(connect(&identity, &Endpoint::manager(join.addr.clone())).await?)
+}
+
 /// One agent's session, to its end.
 async fn session<F, S>(
-    mut client: DispatcherClient<tonic::transport::Channel>,
+    mut client: DispatcherClient<Channel>,
     hostname: &str,
     begun: impl FnOnce() -> F,
 ) -> Result<()>
