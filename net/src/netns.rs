@@ -172,7 +172,7 @@ pub fn set_sysctl_if_present(name: &str, value: &str) -> Result<()> {
 }
 
 /// No IPv6 on a link of the daemon's namespace: neither neighbour discovery nor multicast joins on ends nobody talks
-/// to. (Asking for that in the request that makes the link is refused with EAFNOSUPPORT by Linux 6.18.)
+/// to. For links that are made now and then; ends of containers are kept silent by a request (`netlink::Veth::silent`).
 ///
 /// # Errors
 /// [`Error::Sysctl`].

@@ -19,6 +19,13 @@ async fn containers_reach_each_other_and_the_outside() {
     assert!(pings(&host.netns("aaa"), &b.to_string()));
     let link = run_inside(&host.netns("aaa"), "ip -o addr show eth0");
     assert!(link.contains(&format!("{a}/16")), "{link}");
+    // Nobody talks to the near ends, so they are silent: up, and without an address, also on a host that has IPv6.
+    let ports = run_inside(&host.ns.path, "ip -o link show type veth master pontoon0");
+    assert_eq!(ports.matches("LOWER_UP").count(), 2, "{ports}");
+    let addresses = run_inside(&host.ns.path, "ip -6 -o addr show");
+    for port in ports.lines().filter_map(|line| line.split([' ', '@']).nth(1)) {
+        assert!(!addresses.contains(port), "{addresses}");
+    }
     assert!(run_inside(&host.netns("aaa"), "ip route").starts_with("default via 172.1"));
     let _outside = Server::start(&fleet.switch.path, 80, "outside");
     let (name, seen) = ask(&host.netns("aaa"), "10.99.0.254:80").expect("NAT leads out");

@@ -11,7 +11,6 @@ use super::{
 use crate::{
     Endpoint, EndpointSpec, Error, Result, SandboxMode,
     netlink::{Batch, Veth},
-    netns,
 };
 
 /// An endpoint that was made.
@@ -160,14 +159,14 @@ impl Core {
             master: Some(master),
             mtu,
             mac: None,
+            silent: true,
             peer_namespace: netns,
             peer_name: &record.endpoint.ifname,
             peer_index: record.index(),
             peer_mac: Some(record.endpoint.mac),
         });
         batch.set_port(&record.link, flags);
-        self.route.transact(batch)?;
-        netns::disable_ipv6(&record.link)
+        self.route.transact(batch)
     }
 
     /// The lowest number that no endpoint of a sandbox has.

@@ -128,6 +128,7 @@ impl Core {
             master: Some(BRIDGE_INDEX),
             mtu: overlay.mtu,
             mac: None,
+            silent: false,
             peer_namespace: self.home.as_fd(),
             peer_name: LEG,
             peer_index: 0,

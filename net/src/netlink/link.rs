@@ -19,8 +19,12 @@ const IFLA_MTU: u16 = 4;
 const IFLA_LINK: u16 = 5;
 const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
+const IFLA_AF_SPEC: u16 = 26;
 const IFLA_GROUP: u16 = 27;
 const IFLA_NET_NS_FD: u16 = 28;
+const AF_INET6: u16 = 10;
+const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
+const IN6_ADDR_GEN_MODE_NONE: u8 = 1;
 const INFO_KIND: u16 = 1;
 const INFO_DATA: u16 = 2;
 const INFO_SLAVE_KIND: u16 = 4;
@@ -40,6 +44,9 @@ pub struct Veth<'a> {
     pub mtu: u32,
     /// The near end's MAC, if it matters.
     pub mac: Option<[u8; 6]>,
+    /// The near end is in a namespace where interfaces have IPv6, and gets no address of that kind: nobody talks to it, and without one it neither
+    /// looks for duplicates nor for routers.
+    pub silent: bool,
     /// Namespace of the far end.
     pub peer_namespace: BorrowedFd<'a>,
     /// The far end's name.
@@ -141,8 +148,9 @@ impl Batch {
     /// Makes a veth pair, near end up. The far end can't be made up (ENOTCONN from veth's open).
     pub fn add_veth(&mut self, veth: &Veth<'_>) -> &mut Self {
         let label = format!("create veth pair {} and {}", veth.name, veth.peer_name);
+        let up = if veth.silent { 0 } else { UP };
         self.request(RTM_NEWLINK, CREATE, label, |m| {
-            m.raw(&info_header(veth.index, UP, UP))
+            m.raw(&info_header(veth.index, up, up))
                 .string(IFLA_IFNAME, veth.name)
                 .u32(IFLA_MTU, veth.mtu);
             if let Some(mac) = veth.mac {
@@ -164,7 +172,26 @@ impl Batch {
                     });
                 });
             });
+        });
+        if veth.silent {
+            self.without_ipv6_address(veth.index).set_up(veth.index);
+        }
+        self
+    }
+
+    /// Keeps the kernel from giving a link an IPv6 address when it comes up (`IN6_ADDR_GEN_MODE_NONE`; ip-link(8), `addrgenmode none`). Not
+    /// the setting `disable_ipv6`: while others hold the kernel's lock on links (RTNL) a write to that is begun again and again, and
+    /// a request waits its turn. A kernel without IPv6 is fine.
+    fn without_ipv6_address(&mut self, index: u32) -> &mut Self {
+        let label = format!("keep link {index} without an IPv6 address");
+        self.request(RTM_NEWLINK, 0, label, |m| {
+            m.raw(&info_header(index, 0, 0)).nest(IFLA_AF_SPEC, |m| {
+                m.nest(AF_INET6, |m| {
+                    m.u8(IFLA_INET6_ADDR_GEN_MODE, IN6_ADDR_GEN_MODE_NONE);
+                });
+            });
         })
+        .tolerate(&[libc::EAFNOSUPPORT])
     }
 
     /// Makes a bridge, up, without multicast snooping and without a forwarding delay.

@@ -74,6 +74,7 @@ impl Core {
             master: Some(BRIDGE_INDEX),
             mtu: overlay.mtu,
             mac: None,
+            silent: false,
             peer_namespace: netns.as_fd(),
             peer_name: &record.endpoint.ifname,
             peer_index: record.index(),
