@@ -143,8 +143,10 @@ async fn run(
             Ok(result) => result,
             Err(error) => (-1, error.chain()),
         };
-        // The container's end interrupts its check: that says nothing about its health.
-        if cancelled.is_cancelled() || !container.is_alive() {
+        // The container's end interrupts its check, or lets none begin: that says nothing about its health. The check may be known to have
+        // failed before the end is.
+        let has_ended = exit_code != 0 && procfs::has_ended(container.read(|record| record.view().pid));
+        if cancelled.is_cancelled() || has_ended || !container.is_alive() {
             return;
         }
         let result = HealthResult {

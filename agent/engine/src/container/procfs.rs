@@ -1,5 +1,5 @@
-//! What proc(5) says about one process: for `top` on hosts without ps(1), and to find the descendants of a health check that
-//! is to be ended.
+//! What proc(5) says about one process: for `top` on hosts without ps(1), to find the descendants of a health check that
+//! is to be ended, and to know of an end before the shim has told of it.
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
@@ -119,6 +119,15 @@ fn start_text(age: u64) -> String {
     at.strftime(form).to_string()
 }
 
+/// Whether a process has ended: it is gone, or its parent has not taken notice yet.
+pub(crate) fn has_ended(pid: u32) -> bool {
+    let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else {
+        return true;
+    };
+    let state = stat.rfind(')').and_then(|name| stat.get(name + 2..));
+    state.is_none_or(|state| state.starts_with(['Z', 'X']))
+}
+
 /// Those of `pids` that descend from `root`, or are in its session, with itself: all that a health check has started and
 /// that has not made itself independent on purpose.
 pub(crate) fn family(root: u32, pids: &BTreeSet<u32>) -> Vec<Process> {
@@ -153,5 +162,27 @@ pub(crate) fn kill(process: &Process) {
     if Process::read(process.pid).is_some_and(|now| now.started == process.started) {
         // Gone in between is what was wanted.
         let _ = rustix::process::pidfd_send_signal(&handle, rustix::process::Signal::KILL);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_has_ended_before_its_parent_knows() {
+        assert!(!has_ended(std::process::id()));
+        let mut child = std::process::Command::new("true")
+            .spawn()
+            .expect("a program that ends");
+        while !has_ended(child.id()) {
+            std::thread::yield_now();
+        }
+        assert!(
+            std::path::Path::new(&format!("/proc/{}", child.id())).exists(),
+            "not waited for yet"
+        );
+        child.wait().expect("it was ours");
+        assert!(has_ended(child.id()));
     }
 }
