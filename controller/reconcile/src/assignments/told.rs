@@ -4,7 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use pontoon_proto::v1::{Assignments, IngressConfig, IngressPort, OverlayNetwork, Service, Task};
+use pontoon_proto::v1::{
+    Assignments, GenericResource, IngressConfig, IngressPort, NetworkAttachment, OverlayNetwork, Service,
+    Task, TaskAssignment, TaskState,
+};
 use pontoon_store::{Id, Snapshot};
 
 use super::{Records, assignment, concerns_node, desired, records};
@@ -55,34 +58,48 @@ pub fn matters_to_networks(before: &Task, now: &Task) -> bool {
     records::facts(before) != records::facts(now) || before.networks != now.networks
 }
 
-/// What a task's assignment is made of.
+/// What a task's assignment was made of, besides what is the same for as long as the task lives. Not the task itself: the version that was
+/// told would stay in memory beside the newest one, for every task of the cluster.
 #[derive(Debug, Clone)]
 struct Source {
-    task: Arc<Task>,
     service: Option<Arc<Service>>,
+    spec_version: u64,
+    desired: TaskState,
+    networks: Box<[NetworkAttachment]>,
+    generic_resources: Box<[GenericResource]>,
+    /// The task had ended: it has no endpoint any more.
+    ended: bool,
 }
 
 impl Source {
-    fn of(snapshot: &Snapshot, task: &Arc<Task>) -> Self {
+    fn of(snapshot: &Snapshot, task: &Task) -> Self {
         Self {
-            task: task.clone(),
             service: snapshot.service(&task.service_id).cloned(),
+            spec_version: task.spec_version,
+            desired: desired(task),
+            networks: task.networks.as_slice().into(),
+            generic_resources: task.generic_resources.as_slice().into(),
+            ended: state_of(task).is_terminal(),
         }
     }
 
-    fn says_the_same(&self, other: &Self) -> bool {
+    fn says_the_same(&self, other: &Self, task: &Task) -> bool {
         let same_service = match (&self.service, &other.service) {
             (Some(a), Some(b)) => Arc::ptr_eq(a, b),
             (None, None) => true,
             _ => false,
         };
-        let same_task = Arc::ptr_eq(&self.task, &other.task) || is_told_alike(&self.task, &other.task);
+        let same_task = self.desired == other.desired
+            && self.spec_version == other.spec_version
+            && self.networks == other.networks
+            && self.generic_resources == other.generic_resources;
         // Most writes of a service change nothing in what its tasks are told: the two are made and compared.
-        same_task && (same_service || self.assignment() == other.assignment())
+        same_task && (same_service || self.assignment(task) == other.assignment(task))
     }
 
-    fn assignment(&self) -> pontoon_proto::v1::TaskAssignment {
-        assignment(self.service.as_deref(), &self.task)
+    /// The assignment of `task`, which says the same about all that is kept here.
+    fn assignment(&self, task: &Task) -> TaskAssignment {
+        assignment(self.service.as_deref(), task)
     }
 }
 
@@ -142,11 +159,9 @@ impl Told {
             for id in &changes.tasks {
                 let task = snapshot.task(id).filter(|task| task.node_id == node_id);
                 let task = task.filter(|task| concerns_node(task));
-                let source = self.tasks.get(id.as_str()).map(|source| &source.task);
-                networks |= [task, source]
-                    .into_iter()
-                    .flatten()
-                    .any(|task| !task.networks.is_empty());
+                let known = self.tasks.get(id.as_str());
+                networks |= task.is_some_and(|task| !task.networks.is_empty())
+                    || known.is_some_and(|known| !known.networks.is_empty());
                 match task {
                     Some(task) => self.look_at(snapshot, task, &mut message),
                     None => self.forget(id, &mut message),
@@ -176,11 +191,14 @@ impl Told {
         self.tasks.len()
     }
 
-    fn look_at(&mut self, snapshot: &Snapshot, task: &Arc<Task>, message: &mut Assignments) {
+    fn look_at(&mut self, snapshot: &Snapshot, task: &Task, message: &mut Assignments) {
         let source = Source::of(snapshot, task);
         let known = self.tasks.get_mut(task.id.as_str());
-        if known.as_ref().is_none_or(|known| !known.says_the_same(&source)) {
-            message.tasks.push(source.assignment());
+        let is_told = known
+            .as_ref()
+            .is_some_and(|known| known.says_the_same(&source, task));
+        if !is_told {
+            message.tasks.push(source.assignment(task));
         }
         match known {
             Some(known) => *known = source,
@@ -204,10 +222,8 @@ impl Told {
         let legs = snapshot
             .node(node_id)
             .map_or(&[][..], |node| node.attachments.as_slice());
-        let tasks = self.tasks.values().map(|source| &source.task);
-        let attached = tasks
-            .filter(|task| !state_of(task).is_terminal())
-            .flat_map(|task| &task.networks);
+        let tasks = self.tasks.values().filter(|source| !source.ended);
+        let attached = tasks.flat_map(|source| &source.networks);
         let wanted: BTreeSet<&str> = attached.chain(legs).map(|a| a.network_id.as_str()).collect();
         let mut networks = BTreeMap::new();
         for id in wanted {
