@@ -18,6 +18,8 @@ use crate::{defaults, versions};
 /// What tasks of one spec version ask of a node.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Demand {
+    /// Whose tasks they are.
+    pub(crate) service: Id,
     pub(crate) nano_cpus: i64,
     pub(crate) memory: i64,
     pub(crate) generic: Vec<GenericResource>,
@@ -35,7 +37,7 @@ pub(crate) struct Demand {
 }
 
 impl Demand {
-    pub(crate) fn new(spec: &ServiceSpec) -> Self {
+    pub(crate) fn new(service_id: &str, spec: &ServiceSpec) -> Self {
         let task = spec.task.as_ref();
         let placement = task.and_then(|task| task.placement.as_ref());
         let resources = task.and_then(|task| task.resources.as_ref());
@@ -47,6 +49,7 @@ impl Demand {
         let constraints: Result<Vec<_>, _> = parsed.collect();
         let host = versions::ports(spec.endpoint.as_ref(), PublishMode::Host);
         Self {
+            service: service_id.into(),
             nano_cpus: reserved.map_or(0, |r| r.nano_cpus),
             memory: reserved.map_or(0, |r| r.memory_bytes),
             generic: resources.map_or_else(Vec::new, |r| r.generic_reservations.clone()),
@@ -65,6 +68,14 @@ impl Demand {
             }),
             platforms: placement.map_or_else(Vec::new, |p| p.platforms.clone()),
             max_replicas: placement.map_or(0, |p| p.max_replicas),
+        }
+    }
+
+    /// Of a service of which nothing else is known any more.
+    pub(crate) fn unknown(service_id: &str) -> Self {
+        Self {
+            service: service_id.into(),
+            ..Self::default()
         }
     }
 
@@ -169,7 +180,6 @@ impl Usage {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Share {
     pub(crate) node: Id,
-    pub(crate) service: Id,
     pub(crate) demand: Arc<Demand>,
     pub(crate) generic: Box<[GenericResource]>,
     /// Counted among the tasks that are to run.
@@ -183,7 +193,6 @@ impl Share {
         let placed = !task.node_id.is_empty() && state >= TaskState::Assigned && !state.is_terminal();
         placed.then(|| Self {
             node: task.node_id.as_str().into(),
-            service: task.service_id.as_str().into(),
             demand: demand(),
             generic: task.generic_resources.clone().into_boxed_slice(),
             active: is_live(task),
@@ -200,7 +209,7 @@ impl Share {
         }
         if self.active {
             usage.active += 1;
-            *usage.by_service.entry(self.service.clone()).or_default() += 1;
+            *usage.by_service.entry(self.demand.service.clone()).or_default() += 1;
         }
     }
 
@@ -219,10 +228,10 @@ impl Share {
         }
         if self.active {
             usage.active -= 1;
-            if let Some(count) = usage.by_service.get_mut(&self.service) {
+            if let Some(count) = usage.by_service.get_mut(&self.demand.service) {
                 *count -= 1;
                 if *count == 0 {
-                    usage.by_service.remove(&self.service);
+                    usage.by_service.remove(&self.demand.service);
                 }
             }
         }

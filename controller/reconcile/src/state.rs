@@ -2,7 +2,7 @@
 //! for a node. Kept between calls of the reconciler; [`ReconcileState::sync`] compares the objects with those it saw
 //! last, so that a new leader, a dropped transaction or a restart need nothing special: the difference is larger, that is all.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use pontoon_proto::v1::{Cluster, Node, Service, ServiceSpec, Task, TaskState};
@@ -70,7 +70,7 @@ pub struct ReconcileState {
     pub(crate) dirty_services: BTreeSet<Id>,
     pub(crate) dirty_nodes: BTreeSet<Id>,
     pub(crate) usage: BTreeMap<Id, Usage>,
-    shares: HashMap<Id, Share>,
+    shares: BTreeMap<Id, Share>,
     pub(crate) timers: Timers,
     pub(crate) alloc: Allocations,
     pub(crate) queue: Queue,
@@ -248,7 +248,7 @@ impl ReconcileState {
 
     /// Has those looked at that wait for a service to which something happened.
     fn wake_waiters(&mut self, name: &str) {
-        if let Some(waiting) = self.waiters.get(name) {
+        if let Some(waiting) = self.waiters.get(name.as_bytes()) {
             self.dirty_services.extend(waiting.iter().cloned());
         }
     }
@@ -307,9 +307,9 @@ impl ReconcileState {
         let service = view.service(service_id).map(Arc::as_ref);
         let Some(spec) = versions::spec_of(service, version) else {
             // A removed service's task that was never seen before: it is about to stop.
-            return Arc::default();
+            return Arc::new(Demand::unknown(service_id));
         };
-        let demand = Arc::new(Demand::new(spec));
+        let demand = Arc::new(Demand::new(service_id, spec));
         state.demands.insert(version, demand.clone());
         demand
     }

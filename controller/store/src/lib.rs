@@ -20,6 +20,7 @@ pub(crate) const FORMAT_OF_JOBS: u32 = 2;
 pub mod codec;
 mod error;
 mod find;
+mod id;
 mod object;
 mod snapshot;
 mod store;
@@ -28,8 +29,9 @@ mod tx;
 
 pub use error::{Error, Result};
 pub use find::task_name;
+pub use id::Id;
 pub use object::{Event, Kind, Object};
 pub use snapshot::Snapshot;
 pub use store::{Applied, ApplyOutcome, Resync, Store};
-pub use tables::Id;
+
 pub use tx::Tx;

@@ -32,7 +32,7 @@ impl Snapshot {
     /// The node of this id.
     #[must_use]
     pub fn node(&self, id: &str) -> Option<&Arc<Node>> {
-        self.tables.nodes.get(id).map(|shared| &shared.0)
+        self.tables.nodes.get(&Id::from(id)).map(|shared| &shared.0)
     }
 
     /// All nodes, by id.
@@ -49,7 +49,7 @@ impl Snapshot {
     /// The network of this id.
     #[must_use]
     pub fn network(&self, id: &str) -> Option<&Arc<Network>> {
-        self.tables.networks.get(id).map(|shared| &shared.0)
+        self.tables.networks.get(&Id::from(id)).map(|shared| &shared.0)
     }
 
     /// All networks, by id.
@@ -60,13 +60,14 @@ impl Snapshot {
     /// The network of this name.
     #[must_use]
     pub fn network_by_name(&self, name: &str) -> Option<&Arc<Network>> {
-        self.network(self.tables.network_names.get(name)?)
+        let id = self.tables.network_names.get(&Id::from(name))?;
+        self.tables.networks.get(id).map(|shared| &shared.0)
     }
 
     /// The service of this id.
     #[must_use]
     pub fn service(&self, id: &str) -> Option<&Arc<Service>> {
-        self.tables.services.get(id).map(|shared| &shared.0)
+        self.tables.services.get(&Id::from(id)).map(|shared| &shared.0)
     }
 
     /// All services, by id.
@@ -77,12 +78,18 @@ impl Snapshot {
     /// The service of this name.
     #[must_use]
     pub fn service_by_name(&self, name: &str) -> Option<&Arc<Service>> {
-        self.service(self.tables.service_names.get(name)?)
+        let id = self.tables.service_names.get(&Id::from(name))?;
+        self.tables.services.get(id).map(|shared| &shared.0)
     }
 
     /// The task of this id.
     #[must_use]
     pub fn task(&self, id: &str) -> Option<&Arc<Task>> {
+        self.tables.tasks.get(&Id::from(id)).map(|shared| &shared.0)
+    }
+
+    /// The task that an index names.
+    fn indexed(&self, id: &Id) -> Option<&Arc<Task>> {
         self.tables.tasks.get(id).map(|shared| &shared.0)
     }
 
@@ -99,8 +106,8 @@ impl Snapshot {
 
     /// A service's tasks, by slot and id.
     pub fn tasks_by_service<'a>(&'a self, service_id: &str) -> impl Iterator<Item = &'a Arc<Task>> {
-        let set = self.tables.tasks_by_service.get(service_id);
-        set.into_iter().flatten().filter_map(|(_, id)| self.task(id))
+        let set = self.tables.tasks_by_service.get(&Id::from(service_id));
+        set.into_iter().flatten().filter_map(|(_, id)| self.indexed(id))
     }
 
     /// Number of a service's tasks, ended ones included.
@@ -108,24 +115,24 @@ impl Snapshot {
     pub fn service_task_count(&self, service_id: &str) -> usize {
         self.tables
             .tasks_by_service
-            .get(service_id)
+            .get(&Id::from(service_id))
             .map_or(0, imbl::OrdSet::len)
     }
 
     /// A slot's tasks, by id.
     pub fn tasks_by_slot<'a>(&'a self, service_id: &str, slot: u64) -> impl Iterator<Item = &'a Arc<Task>> {
-        let set = self.tables.tasks_by_service.get(service_id);
+        let set = self.tables.tasks_by_service.get(&Id::from(service_id));
         let first = (slot, Id::from(""));
         set.into_iter()
             .flat_map(move |set| set.range(first.clone()..))
             .take_while(move |(at, _)| *at == slot)
-            .filter_map(|(_, id)| self.task(id))
+            .filter_map(|(_, id)| self.indexed(id))
     }
 
     /// A node's tasks, by id.
     pub fn tasks_by_node<'a>(&'a self, node_id: &str) -> impl Iterator<Item = &'a Arc<Task>> {
-        let set = self.tables.tasks_by_node.get(node_id);
-        set.into_iter().flatten().filter_map(|id| self.task(id))
+        let set = self.tables.tasks_by_node.get(&Id::from(node_id));
+        set.into_iter().flatten().filter_map(|id| self.indexed(id))
     }
 
     /// An object of any kind.
@@ -225,7 +232,7 @@ impl Stamp {
         macro_rules! put {
             ($table:ident, $kind:ident, $object:ident) => {{
                 let mut object = $object;
-                let old = tables.$table.get(object.id.as_str());
+                let old = tables.$table.get(&Id::from(object.id.as_str()));
                 object.meta = self.meta(old.and_then(|old| old.0.meta.as_ref()));
                 let object = Object::$kind(Arc::new(object));
                 tables.put(object.clone());

@@ -2,13 +2,9 @@
 
 use std::sync::Arc;
 
+use crate::{Id, Kind, Object};
 use imbl::{OrdMap, OrdSet};
 use pontoon_proto::v1::{Cluster, Network, Node, Service, Task};
-
-use crate::{Kind, Object};
-
-/// An object's id as the maps hold it.
-pub type Id = Arc<str>;
 
 /// A shared object. Compared by pointer first: unlike `Arc`, also where `T` is not `Eq`. That is what makes a difference of
 /// snapshots cheap, which looks at the neighbours of what changed too.
@@ -56,8 +52,8 @@ fn rename(names: &mut OrdMap<Id, Id>, id: &Id, old: Option<&str>, new: Option<&s
     if old == new {
         return;
     }
-    if let Some(old) = old.filter(|old| names.get(*old) == Some(id)) {
-        names.remove(old);
+    if let Some(old) = old.filter(|old| names.get(old.as_bytes()) == Some(id)) {
+        names.remove(old.as_bytes());
     }
     if let Some(new) = new.filter(|new| !new.is_empty()) {
         names.insert(new.into(), id.clone());
@@ -65,14 +61,16 @@ fn rename(names: &mut OrdMap<Id, Id>, id: &Id, old: Option<&str>, new: Option<&s
 }
 
 fn index<K: Ord + Clone>(map: &mut OrdMap<Id, OrdSet<K>>, group: &str, key: K) {
-    if let Some(set) = map.get_mut(group) {
+    let group = Id::from(group);
+    if let Some(set) = map.get_mut(&group) {
         set.insert(key);
     } else {
-        map.insert(group.into(), OrdSet::unit(key));
+        map.insert(group, OrdSet::unit(key));
     }
 }
 
 fn unindex<K: Ord + Clone>(map: &mut OrdMap<Id, OrdSet<K>>, group: &str, key: &K) {
+    let group = &Id::from(group);
     let Some(set) = map.get_mut(group) else { return };
     set.remove(key);
     if set.is_empty() {
@@ -83,6 +81,7 @@ fn unindex<K: Ord + Clone>(map: &mut OrdMap<Id, OrdSet<K>>, group: &str, key: &K
 impl Tables {
     /// The object of this kind and id.
     pub(crate) fn get(&self, kind: Kind, id: &str) -> Option<Object> {
+        let id = &Id::from(id);
         match kind {
             Kind::Cluster => self
                 .clusters
@@ -159,6 +158,7 @@ impl Tables {
 
     /// Deletes an object; returns it.
     pub(crate) fn delete(&mut self, kind: Kind, id: &str) -> Option<Object> {
+        let id = &Id::from(id);
         match kind {
             Kind::Cluster => self.clusters.remove(id).map(|shared| Object::Cluster(shared.0)),
             Kind::Node => self.nodes.remove(id).map(|shared| Object::Node(shared.0)),

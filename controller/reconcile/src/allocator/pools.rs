@@ -236,14 +236,14 @@ impl Allocations {
                 self.retry = true;
             }
             (Some(Object::Service(service)), None) => {
-                self.services.remove(service.id.as_str());
+                self.services.remove(service.id.as_bytes());
             }
             (_, Some(Object::Node(node))) => {
                 self.nodes.insert(node.id.as_str().into());
                 self.retry = true;
             }
             (Some(Object::Node(node)), None) => {
-                self.nodes.remove(node.id.as_str());
+                self.nodes.remove(node.id.as_bytes());
             }
             _ => {}
         }
@@ -339,7 +339,7 @@ impl Allocations {
             .as_ref()
             .and_then(|spec| spec.annotations.as_ref())
             .map_or("", |a| &a.name);
-        let Some(pools) = self.addresses.get_mut(network.id.as_str()) else {
+        let Some(pools) = self.addresses.get_mut(network.id.as_bytes()) else {
             let why = match network.allocation_error.as_str() {
                 "" => "it has no subnet yet",
                 error => error,

@@ -150,16 +150,16 @@ impl Told {
             let mut gone: BTreeSet<Id> = self.tasks.keys().cloned().collect();
             for task in snapshot.tasks_by_node(node_id).filter(|task| concerns_node(task)) {
                 self.look_at(snapshot, task, &mut message);
-                gone.remove(task.id.as_str());
+                gone.remove(task.id.as_bytes());
             }
             for id in gone {
-                self.forget(&id, &mut message);
+                self.forget(id.as_str(), &mut message);
             }
         } else {
             for id in &changes.tasks {
                 let task = snapshot.task(id).filter(|task| task.node_id == node_id);
                 let task = task.filter(|task| concerns_node(task));
-                let known = self.tasks.get(id.as_str());
+                let known = self.tasks.get(id.as_bytes());
                 networks |= task.is_some_and(|task| !task.networks.is_empty())
                     || known.is_some_and(|known| !known.networks.is_empty());
                 match task {
@@ -193,7 +193,7 @@ impl Told {
 
     fn look_at(&mut self, snapshot: &Snapshot, task: &Task, message: &mut Assignments) {
         let source = Source::of(snapshot, task);
-        let known = self.tasks.get_mut(task.id.as_str());
+        let known = self.tasks.get_mut(task.id.as_bytes());
         let is_told = known
             .as_ref()
             .is_some_and(|known| known.says_the_same(&source, task));
@@ -207,7 +207,7 @@ impl Told {
     }
 
     fn forget(&mut self, id: &str, message: &mut Assignments) {
-        if self.tasks.remove(id).is_some() {
+        if self.tasks.remove(id.as_bytes()).is_some() {
             message.removed_tasks.push(id.to_owned());
         }
     }
@@ -230,7 +230,7 @@ impl Told {
             let Some(record) = records.network(snapshot, id) else {
                 continue;
             };
-            let known = self.networks.get(id);
+            let known = self.networks.get(id.as_bytes());
             if known.is_none_or(|known| !Arc::ptr_eq(known, &record) && **known != *record) {
                 message.networks.push(OverlayNetwork::clone(&record));
             }

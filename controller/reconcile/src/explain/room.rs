@@ -46,7 +46,7 @@ pub(super) fn waiting(text: &mut Text, view: &Snapshot, node: &Node, usage: &Usa
                 return;
             };
             let name = service.map_or("", versions::name);
-            let said = match refusal(node, usage, service_id, &Demand::new(spec)) {
+            let said = match refusal(node, usage, service_id, &Demand::new(service_id, spec)) {
                 Some(reason) => format!("{count} tasks of service {name} wait that it can't take: {reason}"),
                 None => format!("{count} tasks of service {name} wait that it could take"),
             };
@@ -69,7 +69,7 @@ pub(super) fn refusals(text: &mut Text, view: &Snapshot, task: &Task, spec: Opti
     let Some(spec) = spec else { return };
     let asked = |node: &&Arc<Node>| task.node_id.is_empty() || node.id == task.node_id;
     let nodes: Vec<&Arc<Node>> = view.nodes().filter(asked).collect();
-    let demand = Demand::new(spec);
+    let demand = Demand::new(&task.service_id, spec);
     text.each(3, &nodes, "nodes", |text, node| {
         let usage = usage(view, &node.id);
         let verdict = refusal(node, &usage, &task.service_id, &demand);
@@ -114,7 +114,10 @@ pub(super) fn usage(view: &Snapshot, node_id: &str) -> Usage {
             let counted = of_version.or_insert_with(|| {
                 let service = view.service(&task.service_id).map(Arc::as_ref);
                 let spec = versions::spec_of(service, task.spec_version);
-                Arc::new(spec.map(Demand::new).unwrap_or_default())
+                Arc::new(match spec {
+                    Some(spec) => Demand::new(&task.service_id, spec),
+                    None => Demand::unknown(&task.service_id),
+                })
             });
             counted.clone()
         };

@@ -112,7 +112,7 @@ fn confirm(pass: &mut Pass<'_, '_>, id: &Id) {
 /// What the tasks on a node use.
 fn usage_of<'a>(pass: &'a Pass<'_, '_>, node: &str) -> &'a Usage {
     let nothing: &Usage = &NOTHING_USED;
-    pass.state.usage.get(node).unwrap_or(nothing)
+    pass.state.usage.get(node.as_bytes()).unwrap_or(nothing)
 }
 
 /// Looks at every node beside what is used of it. Both are sorted by the node's id, so that none is looked up.
