@@ -1,17 +1,21 @@
 //! The store behind the replicated log: what each committed entry does on every manager.
 //!
-//! Owned here: the only call of `Store::apply`, the version that watchers wait on, and the fate of each entry by its
+//! Owned here: the only calls of `Store::apply` and `Store::publish`, the version that watchers wait on, and the fate of each entry by its
 //! index (for the writer). Called by the log's apply thread; read by everybody.
+//!
+//! The leader's writer knows what its entry leads to before that is in the log. It says so here; if the entry with these very bytes is the
+//! next one to be applied, that is published instead of being worked out a second time. Any other entry voids it.
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
 use pontoon_proto::v1::Changeset;
 use pontoon_raft::watch;
 use pontoon_raft::{SnapshotWriter, StateMachine};
-use pontoon_store::{ApplyOutcome, Event, FORMAT, Kind, Snapshot, Store, codec};
+use pontoon_store::{ApplyOutcome, Event, FORMAT, Kind, Made, Snapshot, Store, codec};
 use prost::Message;
 use tracing::error;
 
@@ -23,6 +27,8 @@ pub(crate) struct Replica {
     store: Store,
     version: watch::Sender<u64>,
     outcomes: Mutex<VecDeque<(u64, ApplyOutcome)>>,
+    /// The writer's entry, and what it leads to.
+    expected: Mutex<Option<(Bytes, Made)>>,
     /// When the newest entry was made, by the clock of the leader that made it.
     newest: AtomicI64,
 }
@@ -39,6 +45,7 @@ impl Replica {
             store: Store::from(snapshot),
             version: watch::channel(version).0,
             outcomes: Mutex::default(),
+            expected: Mutex::default(),
             newest: AtomicI64::new(newest),
         })
     }
@@ -84,17 +91,31 @@ impl Replica {
         }
     }
 
+    /// The writer is about to propose this entry, and knows what it leads to.
+    pub(crate) fn expect(&self, entry: Bytes, made: Made) {
+        *self.expected() = Some((entry, made));
+    }
+
+    /// The writer's entry did not come to be; should it yet, it is applied like others.
+    pub(crate) fn expect_nothing(&self) {
+        *self.expected() = None;
+    }
+
+    fn expected(&self) -> MutexGuard<'_, Option<(Bytes, Made)>> {
+        self.expected.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn apply(&self, index: u64, data: &[u8]) {
-        // The same bytes fail in the same way on every manager, so skipping them keeps the states equal.
-        let changeset = match Changeset::decode(data) {
-            Ok(changeset) => changeset,
-            Err(error) => {
-                error!(index, %error, "an entry of the log is no changeset; skipped");
-                return;
+        let expected = self.expected().take();
+        let made = expected.filter(|(entry, _)| entry == data).map(|(_, made)| made);
+        let outcome = match made.map(|made| (made.at(), self.store.publish(made))) {
+            Some((at, Some(version))) => {
+                self.newest.fetch_max(at, Ordering::Relaxed);
+                Some(ApplyOutcome::Applied { version })
             }
+            _ => self.decode_and_apply(index, data),
         };
-        self.newest.fetch_max(changeset.at, Ordering::Relaxed);
-        let outcome = self.store.apply(changeset);
+        let Some(outcome) = outcome else { return };
         {
             let mut outcomes = self.outcomes.lock().unwrap_or_else(PoisonError::into_inner);
             outcomes.push_back((index, outcome));
@@ -105,6 +126,19 @@ impl Replica {
         if let ApplyOutcome::Applied { version } = outcome {
             self.version.send_replace(version);
         }
+    }
+
+    fn decode_and_apply(&self, index: u64, data: &[u8]) -> Option<ApplyOutcome> {
+        // The same bytes fail in the same way on every manager, so skipping them keeps the states equal.
+        let changeset = match Changeset::decode(data) {
+            Ok(changeset) => changeset,
+            Err(error) => {
+                error!(index, %error, "an entry of the log is no changeset; skipped");
+                return None;
+            }
+        };
+        self.newest.fetch_max(changeset.at, Ordering::Relaxed);
+        Some(self.store.apply(changeset))
     }
 }
 

@@ -1,10 +1,8 @@
 //! One batch: inputs applied to one transaction, reconciled, encoded. No I/O: what it does follows from its arguments.
 
-use bytes::Bytes;
 use pontoon_raft::Host;
 use pontoon_reconcile::{Budget, Env, ReconcileState, reconcile};
-use pontoon_store::{Snapshot, Tx};
-use prost::Message;
+use pontoon_store::{Made, Snapshot, Tx};
 
 use super::input::{Input, Scope, WriteError};
 use crate::ids;
@@ -25,8 +23,8 @@ pub(super) struct Batch {
 
 /// A batch that is ready for the log.
 pub(super) struct Ready {
-    /// The encoded changeset; `None` when nothing changes.
-    pub(super) entry: Option<Bytes>,
+    /// The changeset and what it leads to; `None` when nothing changes.
+    pub(super) made: Option<Made>,
     /// Somebody relies on the answer being the cluster's, not only this manager's.
     pub(super) needs_confirmation: bool,
     /// When the reconciler wants to run again.
@@ -41,7 +39,7 @@ impl Batch {
     pub(super) fn new(base: &Snapshot, host: &Host, now: i64, bytes: usize) -> Self {
         Self {
             bytes: bytes.min(MAX_BYTES),
-            tx: Tx::new(base.clone()),
+            tx: Tx::at(base.clone(), now),
             scope: Scope {
                 now,
                 host: host.clone(),
@@ -73,9 +71,8 @@ impl Batch {
             budget,
         };
         let outcome = reconcile(&mut self.tx, state, &mut env);
-        let changeset = self.tx.into_changeset(self.scope.now);
         Ready {
-            entry: (!changeset.changes.is_empty()).then(|| changeset.encode_to_vec().into()),
+            made: self.tx.finish(),
             needs_confirmation: self.inputs.iter().any(|input| input.needs_confirmation()),
             next_wake: outcome.next_wake,
             more: outcome.more,
@@ -98,6 +95,7 @@ mod tests {
     use super::super::input::{Observation, Request};
     use super::*;
     use pontoon_proto::v1::{Changeset, Node};
+    use prost::Message;
     use tokio::sync::oneshot;
     use tonic::Status;
 
@@ -130,7 +128,7 @@ mod tests {
         }
         let ready = batch.finish(&mut ReconcileState::default());
         assert!(ready.needs_confirmation);
-        let changeset = Changeset::decode(ready.entry.clone().unwrap()).unwrap();
+        let changeset = Changeset::decode(ready.made.as_ref().unwrap().entry.as_slice()).unwrap();
         assert_eq!((changeset.changes.len(), changeset.at), (2, 7));
         ready.answer(&Ok(()));
         good_answer.try_recv().unwrap().unwrap();
@@ -157,6 +155,6 @@ mod tests {
     fn nothing_changed_is_no_entry() {
         let batch = Batch::new(&Snapshot::default(), &Host::default(), 7, MAX_BYTES);
         let ready = batch.finish(&mut ReconcileState::default());
-        assert!(ready.entry.is_none() && !ready.needs_confirmation && !ready.more);
+        assert!(ready.made.is_none() && !ready.needs_confirmation && !ready.more);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use pontoon_raft::ProposeError;
 use pontoon_reconcile::ReconcileState;
 use pontoon_store::ApplyOutcome;
@@ -61,6 +62,7 @@ pub(crate) async fn run(core: std::sync::Arc<Core>, mut inbox: Inbox, stop: Canc
         };
         if let Err(error) = &outcome {
             debug!(%error, "a batch was not written");
+            core.replica.expect_nothing();
             // The caches saw edits that never came to be.
             state = ReconcileState::default();
             wake_at = Some(now);
@@ -83,19 +85,21 @@ async fn wait(time: &mut Time, inbox: &mut Inbox, wake_at: Option<i64>, stop: &C
 
 /// Brings a batch into the log and waits until it is applied here.
 async fn commit(core: &Core, ready: &mut Ready) -> Result<(), WriteError> {
-    let Some(entry) = ready.entry.take() else {
+    let Some(mut made) = ready.made.take() else {
         if ready.needs_confirmation {
             // "No such service" must not be the answer of a leader that was deposed and does not know it yet.
             core.log.read_barrier().await.map_err(|_| WriteError::NotLeader)?;
         }
         return Ok(());
     };
+    let entry = Bytes::from(std::mem::take(&mut made.entry));
     #[cfg(feature = "planted-bugs")]
     if pontoon_proto::planted::is_planted(pontoon_proto::planted::Bug::AnswerBeforeCommit) {
         let log = core.log.clone();
         tokio::spawn(async move { log.propose(entry).await });
         return Ok(());
     }
+    core.replica.expect(entry.clone(), made);
     loop {
         let index = match core.log.propose(entry.clone()).await {
             Ok(index) => index,

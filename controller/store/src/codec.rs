@@ -12,14 +12,94 @@ use std::io::{self, Read, Write};
 
 use pontoon_proto::v1::{Change, Changeset, change};
 use prost::Message;
-use prost::encoding::encode_varint;
+use prost::encoding::{WireType, encode_key, encode_varint, message, string};
 use std::sync::Arc;
 
-use crate::{Error, FORMAT, Object, Result, Snapshot};
+use crate::{Error, Event, FORMAT, Object, Result, Snapshot};
 
 const MAGIC: &[u8; 8] = b"PONTOON1";
 /// Longest record that is read; a spec is limited to far less by the API.
 const MAX_RECORD: u64 = 64 << 20;
+
+/// Fields of a `Changeset` and of a `Change`, which are written without being made: what they hold is shared.
+mod field {
+    use crate::Kind;
+
+    pub(super) const CHANGES: u32 = 2;
+
+    pub(super) fn put(kind: Kind) -> u32 {
+        match kind {
+            Kind::Cluster => 1,
+            Kind::Node => 2,
+            Kind::Service => 3,
+            Kind::Task => 4,
+            Kind::Network => 5,
+        }
+    }
+
+    /// Of a deletion.
+    pub(super) fn delete(kind: Kind) -> u32 {
+        put(kind) + 10
+    }
+}
+
+/// The bytes of the change that writes the object.
+fn put_len(object: &Object) -> usize {
+    let field = field::put(object.kind());
+    match object {
+        Object::Cluster(o) => message::encoded_len(field, &**o),
+        Object::Node(o) => message::encoded_len(field, &**o),
+        Object::Network(o) => message::encoded_len(field, &**o),
+        Object::Service(o) => message::encoded_len(field, &**o),
+        Object::Task(o) => message::encoded_len(field, &**o),
+    }
+}
+
+/// Appends the change that writes the object.
+fn encode_put(object: &Object, buffer: &mut Vec<u8>) {
+    let field = field::put(object.kind());
+    match object {
+        Object::Cluster(o) => message::encode(field, &**o, buffer),
+        Object::Node(o) => message::encode(field, &**o, buffer),
+        Object::Network(o) => message::encode(field, &**o, buffer),
+        Object::Service(o) => message::encode(field, &**o, buffer),
+        Object::Task(o) => message::encode(field, &**o, buffer),
+    }
+}
+
+/// The bytes of the [`Changeset`] that does this, which has about `size`; no object is copied for it.
+pub(crate) fn encode_changeset(
+    base_version: u64,
+    at: i64,
+    format: u32,
+    events: &[Event],
+    size: usize,
+) -> Vec<u8> {
+    // Fields may come in any order.
+    let head = Changeset {
+        base_version,
+        changes: Vec::new(),
+        at,
+        format,
+    };
+    let mut buffer = Vec::with_capacity(size + events.len() * 64 + 64);
+    buffer.extend(head.encode_to_vec());
+    for event in events {
+        encode_key(field::CHANGES, WireType::LengthDelimited, &mut buffer);
+        match event {
+            Event::Put(object) => {
+                encode_varint(put_len(object) as u64, &mut buffer);
+                encode_put(object, &mut buffer);
+            }
+            Event::Delete(object) => {
+                let (field, id) = (field::delete(object.kind()), object.id().to_owned());
+                encode_varint(string::encoded_len(field, &id) as u64, &mut buffer);
+                string::encode(field, &id, &mut buffer);
+            }
+        }
+    }
+    buffer
+}
 
 fn write_record(w: &mut dyn Write, message: &impl Message, buffer: &mut Vec<u8>) -> io::Result<()> {
     buffer.clear();
@@ -49,7 +129,10 @@ pub fn encode(snapshot: &Snapshot, w: &mut dyn Write) -> io::Result<()> {
     write_record(w, &header, &mut buffer)?;
     let mut count: u64 = 0;
     for object in snapshot.objects() {
-        write_record(w, &object.to_put(), &mut buffer)?;
+        buffer.clear();
+        encode_varint(put_len(&object) as u64, &mut buffer);
+        encode_put(&object, &mut buffer);
+        w.write_all(&buffer)?;
         count += 1;
     }
     w.write_all(&[0])?;

@@ -2,7 +2,8 @@
 //!
 //! # Layout
 //! - [`Snapshot`]: one immutable version of all objects, with indexes; cheap to clone, read without locks;
-//! - [`Tx`]: edits on top of a snapshot, checked for unique names; ends as a [`Changeset`](pontoon_proto::v1::Changeset);
+//! - [`Tx`]: edits on top of a snapshot, checked for unique names; ends as a [`Changeset`](pontoon_proto::v1::Changeset), or as that and the
+//!   snapshot it leads to ([`Made`]);
 //! - [`Store`]: the published snapshot, and the bounded ring of what was applied last (watch);
 //! - [`Object`], [`Kind`], [`Event`]: an object of any kind and what happened to it;
 //! - [`codec`]: a snapshot as a byte stream; [`Error`]: why a request was refused.
@@ -21,6 +22,7 @@ pub mod codec;
 mod error;
 mod find;
 mod id;
+mod made;
 mod object;
 mod snapshot;
 mod store;
@@ -30,6 +32,7 @@ mod tx;
 pub use error::{Error, Result};
 pub use find::task_name;
 pub use id::Id;
+pub use made::Made;
 pub use object::{Event, Kind, Object};
 pub use snapshot::Snapshot;
 pub use store::{Applied, ApplyOutcome, Resync, Store};

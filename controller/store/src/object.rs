@@ -95,6 +95,24 @@ impl Object {
         }
     }
 
+    /// Says when it was written. Of a shared object a copy is made.
+    pub(crate) fn set_meta(&mut self, meta: Option<Meta>) {
+        match self {
+            Object::Cluster(o) => Arc::make_mut(o).meta = meta,
+            Object::Node(o) => Arc::make_mut(o).meta = meta,
+            Object::Network(o) => Arc::make_mut(o).meta = meta,
+            Object::Service(o) => Arc::make_mut(o).meta = meta,
+            Object::Task(o) => Arc::make_mut(o).meta = meta,
+        }
+    }
+
+    /// Whether the two say the same but for when they were written.
+    pub(crate) fn is_but_for_meta(&self, other: &Object) -> bool {
+        let mut same = other.clone();
+        same.set_meta(self.meta().copied());
+        *self == same
+    }
+
     /// The format that a reader must know to lose nothing of it.
     pub(crate) fn format(&self) -> u32 {
         let has_news = match self {

@@ -135,6 +135,11 @@ impl Snapshot {
         set.into_iter().flatten().filter_map(|id| self.indexed(id))
     }
 
+    /// Whether both are the same in memory: not only equal.
+    pub(crate) fn is(&self, other: &Snapshot) -> bool {
+        self.version == other.version && self.tables.is(&other.tables)
+    }
+
     /// An object of any kind.
     #[must_use]
     pub fn get(&self, kind: Kind, id: &str) -> Option<Object> {
@@ -212,28 +217,30 @@ impl Snapshot {
 }
 
 /// What a changeset writes into the objects' [`Meta`].
-struct Stamp {
-    version: u64,
-    at: i64,
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Stamp {
+    pub(crate) version: u64,
+    pub(crate) at: i64,
 }
 
 impl Stamp {
-    fn meta(&self, old: Option<&Meta>) -> Option<Meta> {
+    /// The `Meta` of an object that is written over `old`.
+    pub(crate) fn meta(self, old: Option<&Meta>) -> Meta {
         let created_at = old.map_or(self.at, |meta| meta.created_at);
-        Some(Meta {
+        Meta {
             version: self.version,
             created_at,
             updated_at: self.at,
-        })
+        }
     }
 
     /// Applies one change; none if it deletes what is not there.
-    fn apply(&self, tables: &mut Tables, change: change::Change) -> Option<Event> {
+    fn apply(self, tables: &mut Tables, change: change::Change) -> Option<Event> {
         macro_rules! put {
             ($table:ident, $kind:ident, $object:ident) => {{
                 let mut object = $object;
                 let old = tables.$table.get(&Id::from(object.id.as_str()));
-                object.meta = self.meta(old.and_then(|old| old.0.meta.as_ref()));
+                object.meta = Some(self.meta(old.and_then(|old| old.0.meta.as_ref())));
                 let object = Object::$kind(Arc::new(object));
                 tables.put(object.clone());
                 Some(Event::Put(object))

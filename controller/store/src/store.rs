@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use arc_swap::ArcSwap;
 use pontoon_proto::v1::Changeset;
 
-use crate::{Error, Event, Result, Snapshot, codec};
+use crate::{Error, Event, Made, Result, Snapshot, codec};
 
 /// Changesets that the ring keeps at most.
 const RING_CHANGESETS: usize = 8192;
@@ -133,6 +133,21 @@ impl Store {
         ring.push(Arc::new(Applied { version, at, events }));
         self.current.store(Arc::new(next));
         ApplyOutcome::Applied { version }
+    }
+
+    /// Publishes what this program's own changeset leads to, as if it were applied, and tells the version; none, and nothing is
+    /// done, if the newest snapshot is not the very one that it was made on. The caller has to know that this changeset is the one to be
+    /// applied now.
+    pub fn publish(&self, made: Made) -> Option<u64> {
+        let mut ring = self.ring();
+        if !self.current.load().is(&made.base) {
+            return None;
+        }
+        let version = made.next.version();
+        let (at, events) = (made.at, made.events);
+        ring.push(Arc::new(Applied { version, at, events }));
+        self.current.store(Arc::new(made.next));
+        Some(version)
     }
 
     /// What was applied after `version`, oldest first; empty if nothing was.

@@ -79,6 +79,15 @@ fn unindex<K: Ord + Clone>(map: &mut OrdMap<Id, OrdSet<K>>, group: &str, key: &K
 }
 
 impl Tables {
+    /// Whether the objects are the same ones in memory.
+    pub(crate) fn is(&self, other: &Tables) -> bool {
+        self.clusters.ptr_eq(&other.clusters)
+            && self.nodes.ptr_eq(&other.nodes)
+            && self.networks.ptr_eq(&other.networks)
+            && self.services.ptr_eq(&other.services)
+            && self.tasks.ptr_eq(&other.tasks)
+    }
+
     /// The object of this kind and id.
     pub(crate) fn get(&self, kind: Kind, id: &str) -> Option<Object> {
         let id = &Id::from(id);

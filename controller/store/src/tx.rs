@@ -1,24 +1,36 @@
 //! A transaction: edits on top of a snapshot. Reads (through `Deref`) see the edits. Made by the controller's writer,
-//! filled by it and by the reconciler, ends as one changeset.
+//! filled by it and by the reconciler, ends as one changeset; the writer's ends as the changeset and the snapshot that it leads to.
 
-use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::sync::Arc;
 
+use imbl::OrdMap;
 use pontoon_proto::v1::{Changeset, Cluster, Network, Node, Service, Task};
 use prost::Message;
 
+use crate::made::Made;
+use crate::snapshot::Stamp;
 use crate::tables::{network_name, service_name};
-use crate::{Error, Id, Kind, Object, Result, Snapshot, object};
+use crate::{Error, Event, Id, Kind, Object, Result, Snapshot, codec, object};
 
 /// Edits on top of a snapshot.
 #[derive(Debug, Clone)]
 pub struct Tx {
     base: Snapshot,
     view: Snapshot,
-    /// What was written, with the encoded size of its last write.
-    written: BTreeMap<(Kind, Id), usize>,
+    written: OrdMap<(Kind, Id), Written>,
     size: usize,
+    /// What is written gets the `Meta` that applying the changeset would give it.
+    stamp: Option<Stamp>,
+}
+
+/// What is known of an object that was written.
+#[derive(Debug, Clone, Copy)]
+struct Written {
+    /// Encoded size of the last write.
+    size: usize,
+    /// More than once: it may be again what it was before.
+    again: bool,
 }
 
 impl Deref for Tx {
@@ -48,8 +60,22 @@ impl Tx {
         Self {
             view: base.clone(),
             base,
-            written: BTreeMap::new(),
+            written: OrdMap::new(),
             size: 0,
+            stamp: None,
+        }
+    }
+
+    /// A transaction without edits yet, made at `at`: it can [`finish`](Self::finish).
+    #[must_use]
+    pub fn at(base: Snapshot, at: i64) -> Self {
+        let stamp = Stamp {
+            version: base.version + 1,
+            at,
+        };
+        Self {
+            stamp: Some(stamp),
+            ..Self::new(base)
         }
     }
 
@@ -154,29 +180,49 @@ impl Tx {
     pub fn delete(&mut self, kind: Kind, id: &str) -> bool {
         let found = self.view.tables.delete(kind, id).is_some();
         if found {
-            self.note(kind, id, id.len());
+            self.note(kind, id.into(), id.len());
         }
         found
     }
 
-    fn put(&mut self, object: Object, size: usize) -> Result<()> {
+    fn put(&mut self, mut object: Object, size: usize) -> Result<()> {
         let kind = object.kind();
         if object.id().is_empty() {
             return Err(Error::EmptyId { kind });
         }
-        if self.view.get(kind, object.id()).as_ref() == Some(&object) {
+        let id = Id::from(object.id());
+        let old = self.view.get(kind, &id);
+        if let Some(stamp) = &self.stamp {
+            let key = (kind, id.clone());
+            // An object that was deleted and is made again goes on for those who apply the changeset.
+            let base = match self.written.contains_key(&key) {
+                true => self.base.get(kind, &id),
+                false => old.clone(),
+            };
+            let meta = stamp.meta(base.as_ref().and_then(Object::meta));
+            // What else there is decides whether it is another.
+            let before = old.as_ref().and_then(Object::meta).copied();
+            object.set_meta(before);
+            if old.as_ref() == Some(&object) {
+                return Ok(());
+            }
+            object.set_meta(Some(meta));
+        } else if old.as_ref() == Some(&object) {
             return Ok(());
         }
-        let id = object.id().to_owned();
+        drop(old);
         self.view.tables.put(object);
-        self.note(kind, &id, size);
+        self.note(kind, id, size);
         Ok(())
     }
 
-    fn note(&mut self, kind: Kind, id: &str, size: usize) {
+    fn note(&mut self, kind: Kind, id: Id, size: usize) {
         self.size += size;
-        if let Some(before) = self.written.insert((kind, id.into()), size) {
-            self.size -= before;
+        if let Some(written) = self.written.get_mut(&(kind, id.clone())) {
+            self.size -= written.size;
+            *written = Written { size, again: true };
+        } else {
+            self.written.insert((kind, id), Written { size, again: false });
         }
     }
 
@@ -185,23 +231,74 @@ impl Tx {
     #[must_use]
     pub fn into_changeset(self, at: i64) -> Changeset {
         let Self {
-            base, view, written, ..
+            base,
+            view,
+            written,
+            stamp,
+            ..
         } = self;
         let mut format = 0;
-        let change = |(kind, id): (Kind, Id)| match (base.get(kind, &id), view.get(kind, &id)) {
-            (before, Some(now)) if before.as_ref() != Some(&now) => {
+        let change = |((kind, id), written): ((Kind, Id), Written)| {
+            let before = base.get(kind, &id);
+            let Some(now) = view.get(kind, &id) else {
+                return before.map(|_| object::deletion(kind, id.to_string()));
+            };
+            let is_as_before = before.is_some_and(|before| match stamp {
+                Some(_) => written.again && before.is_but_for_meta(&now),
+                None => before == now,
+            });
+            (!is_as_before).then(|| {
                 format = format.max(now.format());
-                Some(now.to_put())
-            }
-            (Some(_), None) => Some(object::deletion(kind, id.as_ref().to_owned())),
-            (_, Some(_)) | (None, None) => None,
+                now.to_put()
+            })
         };
-        let changes = written.into_keys().filter_map(change).collect();
+        let changes = written.into_iter().filter_map(change).collect();
         Changeset {
             base_version: base.version,
             changes,
             at,
             format,
         }
+    }
+
+    /// The edits of a transaction made by [`Tx::at`] as an encoded changeset, with the snapshot and the events that it leads to; none if
+    /// nothing changes. What they say is what applying the changeset says.
+    #[must_use]
+    pub fn finish(self) -> Option<Made> {
+        let Self {
+            base,
+            mut view,
+            written,
+            size,
+            stamp,
+        } = self;
+        let stamp = stamp?;
+        let (mut format, mut events) = (0, Vec::with_capacity(written.len()));
+        for ((kind, id), written) in written {
+            let before = base.get(kind, &id);
+            match (before, view.get(kind, &id)) {
+                (Some(before), Some(now)) if written.again && before.is_but_for_meta(&now) => {
+                    view.tables.put(before);
+                }
+                (_, Some(now)) => {
+                    format = format.max(now.format());
+                    events.push(Event::Put(now));
+                }
+                (Some(before), None) => events.push(Event::Delete(before)),
+                (None, None) => {}
+            }
+        }
+        if events.is_empty() {
+            return None;
+        }
+        let entry = codec::encode_changeset(base.version, stamp.at, format, &events, size);
+        view.version = stamp.version;
+        Some(Made {
+            entry,
+            base,
+            next: view,
+            at: stamp.at,
+            events,
+        })
     }
 }
