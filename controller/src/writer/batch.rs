@@ -64,7 +64,7 @@ impl Batch {
             changes: MAX_CHANGES.saturating_sub(self.tx.changes()).max(MAX_CHANGES / 2),
             bytes: self.bytes.saturating_sub(self.tx.size()).max(self.bytes / 2),
         };
-        let mut ids = || ids::new_id(&self.scope.host);
+        let mut ids = ids::neighbours(&self.scope.host);
         let mut env = Env {
             now: self.scope.now,
             ids: &mut ids,
