@@ -32,7 +32,7 @@ pub struct Config {
     pub heartbeat_ticks: usize,
     /// Entries after which a snapshot is taken.
     pub snapshot_every: u64,
-    /// Bytes of entries after which a snapshot is taken, whatever their number.
+    /// Bytes of entries after which a snapshot is taken, whatever their number; as many as the newest one had if that is more.
     pub snapshot_bytes: u64,
     /// Entries kept in the log behind a snapshot for followers that are a little late.
     pub keep_entries: u64,

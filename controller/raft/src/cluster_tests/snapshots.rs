@@ -44,3 +44,30 @@ async fn snapshots_are_taken_and_kept_as_wished() {
         assert!(number < 5000, "{} files", files());
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_state_is_not_written_for_each_small_part_that_changes() {
+    let by_bytes = |config: &mut crate::Config| config.snapshot_bytes = 1000;
+    let cluster = Cluster::new(1, by_bytes).await;
+    let handle = cluster.nodes[&1].handle.clone();
+    handle.set_snapshots(0, 1000);
+    let files = || {
+        let names = std::fs::read_dir(&cluster.nodes[&1].config.dir)
+            .expect("list")
+            .flatten();
+        let is_snapshot = |name: &str| name.starts_with("snap-") && name.ends_with(".snap");
+        names
+            .filter(|entry| entry.file_name().to_str().is_some_and(is_snapshot))
+            .count()
+    };
+    let text = "x".repeat(100);
+    let mut number = 0;
+    // All that is written stays in the state, so each snapshot is due after as much again: after 1, 2, 4, 8 thousand bytes.
+    while number < 300 || files() < 4 {
+        cluster.write(&format!("{text} {number}")).await;
+        number += 1;
+        assert!(number < 5000, "{} files", files());
+    }
+    let most = 3 + (number * 130_usize / 1000).ilog2() as usize;
+    assert!(files() <= most, "{} files after {number} writes", files());
+}

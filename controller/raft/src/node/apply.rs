@@ -4,8 +4,9 @@
 //! written by a thread of their own from a pinned state.
 
 use std::collections::BTreeMap;
+use std::io::{self, Write};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::event::{ChangeReply, Event, ProposeReply, ReadReply};
 use crate::core::Committed;
@@ -34,6 +35,9 @@ pub(super) enum ApplyJob {
     Obsolete { below: u64 },
 }
 
+/// Bytes of entries after which a snapshot is taken however large the state is: they are in memory until then, and a start replays them.
+const MOST_FOR_STATE: u64 = 256 << 20;
+
 /// When snapshots are taken.
 pub(super) struct SnapshotPolicy {
     pub(super) every: u64,
@@ -52,6 +56,8 @@ pub(super) struct Applier<S> {
     /// Index of the last snapshot, and bytes applied since.
     last_snapshot: u64,
     bytes: u64,
+    /// Bytes of the state in the newest snapshot written here.
+    state_bytes: Arc<AtomicU64>,
     barriers: BTreeMap<u64, Vec<ReadReply>>,
     writing: Arc<AtomicBool>,
     writer: Option<Running>,
@@ -76,6 +82,7 @@ impl<S: StateMachine> Applier<S> {
             events,
             policy,
             bytes: 0,
+            state_bytes: Arc::default(),
             barriers: BTreeMap::new(),
             writing: Arc::new(AtomicBool::new(false)),
             writer: None,
@@ -188,7 +195,10 @@ impl<S: StateMachine> Applier<S> {
 
     fn maybe_snapshot(&mut self) {
         let every = self.snapshots.every().unwrap_or(self.policy.every);
-        if self.at.index - self.last_snapshot >= every || self.bytes >= self.policy.bytes {
+        // A large state is not written anew for each small part that changes: what snapshots cost stays in proportion to what is written.
+        let state = self.state_bytes.load(Ordering::Relaxed).min(MOST_FOR_STATE);
+        let bytes = self.policy.bytes.max(state);
+        if self.at.index - self.last_snapshot >= every || self.bytes >= bytes {
             self.take_snapshot();
         }
     }
@@ -202,11 +212,21 @@ impl<S: StateMachine> Applier<S> {
         let (store, events, writing) = (self.snapshots.clone(), self.events.clone(), self.writing.clone());
         self.last_snapshot = meta.index;
         self.bytes = 0;
-        let host = self.host.clone();
+        let (host, state_bytes) = (self.host.clone(), self.state_bytes.clone());
         let started = self.host.start("raft-snapshot", async move {
             host.disk_pause().await;
-            let taken = match store.write(&meta, |writer| pinned.write(writer)) {
-                Ok(()) => Some(meta),
+            let mut size = 0;
+            let fill = |inner: &mut dyn Write| {
+                pinned.write(&mut Counted {
+                    inner,
+                    size: &mut size,
+                })
+            };
+            let taken = match store.write(&meta, fill) {
+                Ok(()) => {
+                    state_bytes.store(size, Ordering::Relaxed);
+                    Some(meta)
+                }
                 Err(error) => {
                     tracing::error!(
                         error = describe(&error),
@@ -230,6 +250,24 @@ impl<S: StateMachine> Applier<S> {
                 self.writing.store(false, Ordering::Release);
             }
         }
+    }
+}
+
+/// Counts what goes through.
+struct Counted<'a> {
+    inner: &'a mut dyn Write,
+    size: &'a mut u64,
+}
+
+impl Write for Counted<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.inner.write(bytes)?;
+        *self.size += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
     }
 }
 

@@ -27,6 +27,9 @@ use segment::Header;
 /// Zeros are written this far ahead, so that most syncs need not write the file's length and extents.
 /// Tests rewrite their disks thousands of times.
 const PREALLOCATE: u64 = if cfg!(test) { 8 << 10 } else { 1 << 20 };
+/// Records of so many bytes are large; behind them as many zeros are written as fill up a smaller step.
+const LARGE: u64 = PREALLOCATE / 8;
+const SMALL_STEP: u64 = PREALLOCATE / 16;
 
 /// A segment that is complete.
 struct Sealed {
@@ -263,13 +266,15 @@ impl Wal {
         };
         let end = current.end + bytes.len() as u64;
         if end > current.allocated {
-            let allocated = end.next_multiple_of(PREALLOCATE);
-            let zeros = vec![0; (allocated - current.allocated) as usize];
-            current
-                .file
-                .write_at(&zeros, current.allocated)
-                .map_err(io("extend"))?;
-            current.allocated = allocated;
+            // The zeros go behind the records, in the same write: where records lie now nothing else needs to be written. Large ones make the
+            // file grow each time in any case, so they get little beyond themselves.
+            let step = if bytes.len() as u64 >= LARGE {
+                SMALL_STEP
+            } else {
+                PREALLOCATE
+            };
+            current.allocated = end.next_multiple_of(step);
+            bytes.resize((current.allocated - current.end) as usize, 0);
         }
         if !bytes.is_empty() {
             current.file.write_at(&bytes, current.end).map_err(io("write"))?;
