@@ -7,11 +7,12 @@ use pontoon_store::{Made, Snapshot, Tx};
 use super::input::{Input, Scope, WriteError};
 use crate::ids;
 
-/// About the size of one entry; the reconciler goes on in the next batch.
-const MAX_CHANGES: usize = 1000;
+/// About the size of one entry; the reconciler goes on in the next batch. An entry costs a way through the cluster, a sync of each disk and a
+/// look at all nodes for each service, so large ones carry more; but a small call waits for the batch before its own.
+const MAX_CHANGES: usize = 2000;
 const MAX_BYTES: usize = 1 << 20;
 /// Inputs of one batch at most; many of them change nothing.
-const MAX_INPUTS: usize = 1000;
+const MAX_INPUTS: usize = 2000;
 
 /// Inputs taken together, with their transaction.
 pub(super) struct Batch {
