@@ -135,6 +135,8 @@ impl Session {
                     due.set(reporter.wait());
                     if let Some(report) = reporter.take() {
                         self.send(ToManager::Status(report)).await?;
+                        // Whatever a manager hears of a node counts as its beat.
+                        beat.reset();
                     }
                 }
             }
