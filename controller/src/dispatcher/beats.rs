@@ -1,6 +1,8 @@
 //! Heartbeats: a node that is silent for two periods counts as unreachable (DISCONNECTED: it keeps its tasks and gets no new ones), after
 //! three it is taken for dead (DOWN: its tasks are replaced, as their services have it).
 //!
+//! A leader that was held up itself counts that time for nobody.
+//!
 //! Kept in the leader's memory only. A new leader gives every node that was ready a grace to come back; but a manager whose
 //! raft member has been silent for three periods, counted from before the election, is not waited for any longer: the
 //! log's members talk to each other all the time, and what its agent had to say would have come by now.
@@ -12,7 +14,7 @@ use std::time::Duration;
 use pontoon_proto::v1::NodeState;
 use pontoon_reconcile::observe;
 use pontoon_store::{Snapshot, Tx};
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::Instant;
 use tracing::info;
 
 use crate::core::Core;
@@ -145,6 +147,14 @@ impl Beats {
         silent
     }
 
+    /// This manager itself was held up for so long, by its work or because its machine stood still: it may not have read what agents sent.
+    fn excuse(&self, late: Duration) {
+        for expected in self.lock().values_mut() {
+            expected.silent = expected.silent.map(|until| until + late);
+            expected.dead += late;
+        }
+    }
+
     /// Takes out those that are dead.
     fn dead(&self, now: Instant) -> Vec<String> {
         let mut all = self.lock();
@@ -182,13 +192,16 @@ async fn declare_unreachable(leading: &Leading, node_id: String) {
 
 /// Declares late nodes down until leadership is lost.
 pub(crate) async fn run(core: Arc<Core>, leading: Arc<Leading>) {
-    let mut ticker = tokio::time::interval(leading.beats.check_every);
-    ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
+        let due = Instant::now() + leading.beats.check_every;
         tokio::select! {
             biased;
             () = leading.stop.cancelled() => return,
-            _ = ticker.tick() => {}
+            () = tokio::time::sleep_until(due) => {}
+        }
+        let late = due.elapsed();
+        if late > leading.beats.check_every {
+            leading.beats.excuse(late);
         }
         if leading.beats.waits() {
             note_silence(&core, &leading.beats).await;
@@ -298,6 +311,25 @@ mod tests {
         assert!(!beats.is_expected("n9") && !beats.is_unreachable("n9"));
         assert!(!beats.beat("n9", second, at(8)), "it registers anew");
         assert!(beats.dead(at(10)).is_empty() && beats.dead(at(100)) == ["n9"]);
+    }
+
+    #[test]
+    fn what_a_leader_slept_through_is_nobodys_silence() {
+        let second = Duration::from_secs(1);
+        let start = Instant::now();
+        let beats = Beats::new(&snapshot(0, &[NodeState::Ready]), start);
+        beats.beat("n0", second, start);
+        beats.beat("n1", second, start);
+        assert_eq!(beats.silent(start + second * 2), ["n0", "n1"]);
+        beats.beat("n0", second, start + second * 2);
+        beats.excuse(second * 5);
+        assert!(beats.silent(start + second * 8).is_empty() && beats.dead(start + second * 7).is_empty());
+        assert_eq!(
+            beats.dead(start + second * 8),
+            ["n1"],
+            "it was unreachable before"
+        );
+        assert_eq!(beats.silent(start + second * 9), ["n0"]);
     }
 
     #[test]
