@@ -12,7 +12,7 @@ use tracing::info;
 
 use crate::ca::rotation::{self, Orders};
 use crate::core::Core;
-use crate::dispatcher::{Assigner, Beats, Sessions, run_beats, run_fanout};
+use crate::dispatcher::{Assigner, Beats, Pace, Sessions, run_beats, run_fanout};
 use crate::images::Sources;
 use crate::logs::Broker;
 use crate::writer::{self, Writer};
@@ -24,6 +24,7 @@ pub(crate) struct Leading {
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) beats: Arc<Beats>,
     pub(crate) assignments: Assigner,
+    pub(crate) pace: Pace,
     pub(crate) broker: Arc<Broker>,
     pub(crate) sources: Sources,
     /// Which nodes are to renew their certificates.
@@ -76,6 +77,7 @@ impl Reign {
             sessions,
             beats,
             assignments: Assigner::default(),
+            pace: Pace::new(tokio::time::Instant::now()),
             broker,
             sources: Sources::new(tokio::time::Instant::now()),
             orders: Orders::default(),

@@ -13,19 +13,18 @@ use std::time::Duration;
 use pontoon_proto::v1::manager_message::Message as Outgoing;
 use pontoon_proto::v1::{
     AgentMessage, Assignments, ManagerList, ManagerPeer, Node, NodeDescription, Register, Registered,
-    StatusAck, StatusReport, Trust, agent_message::Message as Incoming,
+    StatusAck, Trust, agent_message::Message as Incoming,
 };
 use pontoon_reconcile::assignments::{self, Changes, Told};
 use pontoon_reconcile::observe;
 use pontoon_store::{Snapshot, Tx};
-use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tonic::{Status, Streaming};
 use tracing::{debug, info};
 
 use super::beats::{period, wished};
-use super::bounds;
 use super::sessions::{Outbound, Session};
+use super::{bounds, reports};
 use crate::core::Core;
 use crate::leader::Leading;
 use crate::status;
@@ -73,7 +72,6 @@ impl Start {
             core: self.core,
             leading: self.leading,
             session: session.clone(),
-            acks: JoinSet::new(),
             sent: Told::default(),
             node: None,
             trust: None,
@@ -172,8 +170,6 @@ struct Live {
     period: Duration,
     /// What it was told of that last.
     told: Duration,
-    /// Reports on their way into the log, by sequence.
-    acks: JoinSet<Option<u64>>,
     /// What the agent has been told.
     sent: Told,
     node: Option<Arc<Node>>,
@@ -190,18 +186,29 @@ impl Live {
             .beat(&self.session.node_id, self.period, Instant::now());
         let mut alive = self.session.send(Outgoing::Registered(self.registered())).await;
         members.mark_changed();
-        self.session.wake.notify_one();
+        self.session.wake();
+        let session = self.session.clone();
+        // Whether it has asked for its turn to send, which comes with the timer.
+        let mut waits = false;
+        let turn = tokio::time::sleep(Duration::ZERO);
+        tokio::pin!(turn);
         while alive {
-            let session = self.session.clone();
             let step = tokio::select! {
                 biased;
-                message = incoming.message() => match message {
+                message = incoming.message(), if session.reports.has_room() => match message {
                     Ok(Some(message)) => self.receive(message).await,
                     Ok(None) => Err(Status::cancelled("the agent has closed the session")),
                     Err(status) => Err(status),
                 },
-                () = session.wake.notified() => self.push().await,
-                Some(ack) = self.acks.join_next() => self.acknowledge(ack.ok().flatten()).await,
+                () = session.woken(), if !waits => {
+                    waits = true;
+                    turn.as_mut().reset(self.turn());
+                    Ok(true)
+                }
+                () = &mut turn, if waits => {
+                    waits = false;
+                    self.push().await
+                }
                 Ok(()) = members.changed() => {
                     members.borrow_and_update();
                     Ok(self.session.send(Outgoing::Managers(self.managers())).await)
@@ -215,15 +222,24 @@ impl Live {
         Status::cancelled("the agent is gone")
     }
 
+    /// When it may send, having something to say now.
+    fn turn(&self) -> Instant {
+        let now = Instant::now();
+        let turn = self.leading.pace.turn(now);
+        self.last_push.map_or(turn, |last| turn.max(last + DEBOUNCE))
+    }
+
     async fn receive(&mut self, message: AgentMessage) -> Result<bool, Status> {
         let now = Instant::now();
         if self.leading.beats.beat(&self.session.node_id, self.period, now) {
             self.reachable().await;
         }
         match message.message {
-            Some(Incoming::Heartbeat(_)) => return Ok(self.adapt().await),
-            None => {}
-            Some(Incoming::Status(report)) => self.report(report).await,
+            Some(Incoming::Heartbeat(_)) | None => {}
+            Some(Incoming::Status(mut report)) => {
+                bounds::cut(&mut report.updates);
+                reports::take_in(&self.session, &self.leading.writer, report);
+            }
             Some(Incoming::Description(description)) => {
                 bounds::check(&description)?;
                 self.describe(description).await;
@@ -232,7 +248,8 @@ impl Live {
                 return Err(Status::invalid_argument("a session registers once"));
             }
         }
-        Ok(true)
+        // An agent that has much to report does not beat besides.
+        Ok(self.adapt().await)
     }
 
     /// The node was unreachable and is heard of again.
@@ -265,27 +282,6 @@ impl Live {
         }
     }
 
-    /// Queues a report in the order it came; it is acknowledged when committed.
-    async fn report(&mut self, report: StatusReport) {
-        let StatusReport {
-            sequence,
-            mut updates,
-        } = report;
-        bounds::cut(&mut updates);
-        let node_id = self.session.node_id.clone();
-        let edit = move |tx: &mut Tx, scope: &crate::writer::Scope| {
-            observe::task_status(tx, &node_id, &updates, scope.now);
-        };
-        let written = self.leading.writer.observe(edit).await;
-        #[cfg(feature = "planted-bugs")]
-        if pontoon_proto::planted::is_planted(pontoon_proto::planted::Bug::ConfirmEarly) {
-            self.acks.spawn(async move { Some(sequence) });
-            return;
-        }
-        self.acks
-            .spawn(async move { matches!(written.await, Ok(Ok(()))).then_some(sequence) });
-    }
-
     async fn describe(&mut self, mut description: NodeDescription) {
         let node_id = self.session.node_id.clone();
         let edit = move |tx: &mut Tx, _: &crate::writer::Scope| {
@@ -305,23 +301,32 @@ impl Live {
         drop(self.leading.writer.observe(edit).await);
     }
 
-    async fn acknowledge(&mut self, sequence: Option<u64>) -> Result<bool, Status> {
-        let Some(sequence) = sequence else {
+    /// Tells the agent which of its reports are written.
+    async fn acknowledge(&mut self) -> Result<bool, Status> {
+        let Some(sequences) = self.session.reports.acknowledge() else {
             // The agent reports all of it again in its next session.
             return Err(Status::unavailable(
                 "a status report could not be written: register again",
             ));
         };
-        Ok(self
-            .session
-            .send(Outgoing::StatusAck(StatusAck { sequence }))
-            .await)
+        for sequence in sequences {
+            if !self
+                .session
+                .send(Outgoing::StatusAck(StatusAck { sequence }))
+                .await
+            {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
-    /// Sends what has changed for the node since the last time.
+    /// Sends what has changed for the node since the last time, and which reports were written meanwhile: one after the other, so that they
+    /// travel together.
     async fn push(&mut self) -> Result<bool, Status> {
-        if let Some(last) = self.last_push {
-            tokio::time::sleep_until(last + DEBOUNCE).await;
+        self.session.begin_telling();
+        if !self.acknowledge().await? {
+            return Ok(false);
         }
         let node_id = self.session.node_id.as_str();
         let leading = self.leading.clone();

@@ -1,6 +1,7 @@
 //! The open sessions by node: one a node, the newest counts.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use pontoon_proto::v1::{ManagerMessage, manager_message::Message};
@@ -12,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::fanout::Concern;
+use super::reports::Reports;
 use crate::ids;
 
 /// What goes out to an agent.
@@ -23,8 +25,11 @@ pub(crate) struct Session {
     pub(crate) node_id: String,
     /// Fires when the session must end.
     pub(crate) stop: CancellationToken,
-    /// Something that the node must know has changed.
-    pub(crate) wake: Notify,
+    /// What the agent has reported and the log has not yet, or the agent does not know.
+    pub(super) reports: Reports,
+    /// The agent may have to be told something that it was not yet.
+    news: AtomicBool,
+    woken: Notify,
     out: Outbound,
     /// What the node has not been looked at for yet.
     changes: Mutex<Changes>,
@@ -49,10 +54,27 @@ impl Session {
         let _ = self.out.try_send(Err(status));
     }
 
+    /// The agent may have to be told something.
+    pub(crate) fn wake(&self) {
+        if !self.news.swap(true, Ordering::AcqRel) {
+            self.woken.notify_one();
+        }
+    }
+
+    /// Waits for `wake`.
+    pub(super) async fn woken(&self) {
+        self.woken.notified().await;
+    }
+
+    /// To be called before it is looked at what the agent must be told: who wakes from now on may come too late for that.
+    pub(super) fn begin_telling(&self) {
+        self.news.store(false, Ordering::Release);
+    }
+
     /// Something may have changed for the node.
     pub(crate) fn tell(&self, changes: Changes) {
         self.changes().merge(changes);
-        self.wake.notify_one();
+        self.wake();
     }
 
     /// What may have changed since the last call.
@@ -100,7 +122,9 @@ impl Sessions {
             id: ids::new_id(&self.host),
             node_id: node_id.to_owned(),
             stop: CancellationToken::new(),
-            wake: Notify::new(),
+            reports: Reports::default(),
+            news: AtomicBool::new(false),
+            woken: Notify::new(),
             out,
             changes: Mutex::default(),
             networks: Mutex::default(),
@@ -154,7 +178,7 @@ impl Sessions {
     pub(crate) fn wake(&self, nodes: &BTreeSet<String>) {
         let sessions = self.lock();
         for session in nodes.iter().filter_map(|node| sessions.get(node)) {
-            session.wake.notify_one();
+            session.wake();
         }
     }
 

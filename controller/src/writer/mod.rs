@@ -4,6 +4,8 @@
 //! the same transaction, and proposes the result as one entry of the log; callers are answered when it is applied.
 //! Meanwhile the next inputs gather: group commit without tuning. An input that fails spoils nothing for the others.
 //!
+//! Agents' reports have a queue of their own: what users wait for goes before them, so that thousands of agents can't hold up a call.
+//!
 //! Called by the API, the dispatcher, the CA and the role manager through [`Writer`]; `run` is its task.
 
 mod batch;
@@ -15,28 +17,73 @@ use pontoon_store::Tx;
 use tokio::sync::{mpsc, oneshot};
 use tonic::Status;
 
-pub(crate) use input::{Scope, WriteError};
+pub(crate) use input::{Input, Scope, WriteError};
 pub(crate) use run::run;
 
 use crate::status;
-use input::{Input, Observation, Request};
+use batch::Batch;
+use input::{Observation, Request};
 
 /// Inputs that may wait; more callers wait to queue.
 const QUEUE: usize = 4096;
 
-/// The queue's inlet; cheap to clone. All calls fail once leadership is lost.
+/// The queues' inlet; cheap to clone. All calls fail once leadership is lost.
 #[derive(Clone)]
 pub(crate) struct Writer {
     queue: mpsc::Sender<Box<dyn Input>>,
+    reports: mpsc::UnboundedSender<Box<dyn Input>>,
 }
 
-/// The queue's outlet, for [`run`].
-pub(crate) struct Inbox(mpsc::Receiver<Box<dyn Input>>);
+/// The queues' outlet, for [`run`].
+pub(crate) struct Inbox {
+    requests: mpsc::Receiver<Box<dyn Input>>,
+    /// One an agent at most.
+    reports: mpsc::UnboundedReceiver<Box<dyn Input>>,
+    /// The batch before had no room for reports that waited.
+    owes: bool,
+}
+
+impl Inbox {
+    /// Fills a batch with what waits: first what somebody waits for, then reports; the other way round when those had to wait before.
+    fn fill(&mut self, batch: &mut Batch) {
+        if std::mem::take(&mut self.owes) {
+            self.add_reports(batch);
+        }
+        while batch.has_room()
+            && let Ok(input) = self.requests.try_recv()
+        {
+            batch.add(input);
+        }
+        let had_room = batch.has_room();
+        self.add_reports(batch);
+        self.owes = !had_room && !self.reports.is_empty();
+    }
+
+    fn add_reports(&mut self, batch: &mut Batch) {
+        while batch.has_room()
+            && let Ok(input) = self.reports.try_recv()
+        {
+            batch.add(input);
+        }
+    }
+}
 
 impl Writer {
     pub(crate) fn new() -> (Self, Inbox) {
-        let (queue, inbox) = mpsc::channel(QUEUE);
-        (Self { queue }, Inbox(inbox))
+        let (queue, requests) = mpsc::channel(QUEUE);
+        let (to_reports, reports) = mpsc::unbounded_channel();
+        let inbox = Inbox {
+            requests,
+            reports,
+            owes: false,
+        };
+        (
+            Self {
+                queue,
+                reports: to_reports,
+            },
+            inbox,
+        )
     }
 
     /// Runs `change` in the writer's next transaction; what it returns is handed out once that is committed and
@@ -56,7 +103,13 @@ impl Writer {
         answer.await.unwrap_or_else(|_| Err(status::not_leader()))
     }
 
-    /// Queues edits that can't fail (reports of agents). The receiver hears when they are committed.
+    /// Queues what agents report, behind all that somebody waits for. Whoever calls sees to it that it is one input a session at most.
+    pub(crate) fn report(&self, input: impl Input + 'static) {
+        // When the queue has ended the sessions have too.
+        let _ = self.reports.send(Box::new(input));
+    }
+
+    /// Queues edits that can't fail (that a node is late). The receiver hears when they are committed.
     pub(crate) async fn observe<F>(&self, edit: F) -> oneshot::Receiver<Result<(), WriteError>>
     where
         F: FnOnce(&mut Tx, &Scope) + Send + 'static,
@@ -65,5 +118,79 @@ impl Writer {
         // When the queue has ended the observation is dropped, and with it the sender: the receiver hears that.
         let _ = self.queue.send(Box::new(Observation::new(edit, reply))).await;
         answer
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use pontoon_proto::v1::Node;
+    use pontoon_raft::Host;
+    use pontoon_store::Snapshot;
+
+    use super::*;
+
+    fn node(id: String) -> Node {
+        Node {
+            id,
+            ..Node::default()
+        }
+    }
+
+    /// A report that writes a node.
+    struct Report(String);
+
+    impl Input for Report {
+        fn apply(&mut self, tx: &mut Tx, _: &Scope) {
+            tx.put_node(node(self.0.clone())).unwrap();
+        }
+
+        fn needs_confirmation(&self) -> bool {
+            false
+        }
+
+        fn finish(self: Box<Self>, _: &Result<(), WriteError>) {}
+    }
+
+    #[tokio::test]
+    async fn requests_go_before_reports_and_neither_starves() {
+        let (writer, mut inbox) = Writer::new();
+        let order = std::sync::Arc::new(Mutex::new(Vec::new()));
+        for number in 0..5000 {
+            writer.report(Report(format!("report{number}")));
+        }
+        let mut callers = tokio::task::JoinSet::new();
+        for number in 0..1500 {
+            let (writer, order) = (writer.clone(), order.clone());
+            callers.spawn(async move {
+                let change = move |tx: &mut Tx, _: &Scope| {
+                    order.lock().unwrap().push(tx.changes());
+                    tx.put_node(node(format!("request{number}"))).unwrap();
+                    Ok(())
+                };
+                writer.write(change).await
+            });
+        }
+        tokio::task::yield_now().await;
+        let requests = |order: &Mutex<Vec<usize>>| std::mem::take(&mut *order.lock().unwrap());
+        let fill = |inbox: &mut Inbox| {
+            let mut batch = Batch::new(&Snapshot::default(), &Host::default(), 7, usize::MAX);
+            inbox.fill(&mut batch);
+        };
+        fill(&mut inbox);
+        let first = requests(&order);
+        assert!(
+            first.len() >= 1000 && first.is_sorted(),
+            "only requests: {}",
+            first.len()
+        );
+        // The reports' turn, in which there was no room for others.
+        fill(&mut inbox);
+        assert_eq!(requests(&order), []);
+        fill(&mut inbox);
+        let rest = requests(&order);
+        assert_eq!((first.len() + rest.len(), rest[0]), (1500, 0));
+        assert!(inbox.reports.len() < 5000 - 1000 && !inbox.reports.is_empty());
     }
 }

@@ -6,7 +6,6 @@ use bytes::Bytes;
 use pontoon_raft::ProposeError;
 use pontoon_reconcile::ReconcileState;
 use pontoon_store::ApplyOutcome;
-use tokio::sync::mpsc::error::TryRecvError;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
@@ -46,12 +45,7 @@ pub(crate) async fn run(core: std::sync::Arc<Core>, mut inbox: Inbox, stop: Canc
         if let Some(input) = first {
             batch.add(input);
         }
-        while batch.has_room() {
-            match inbox.0.try_recv() {
-                Ok(input) => batch.add(input),
-                Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
-            }
-        }
+        inbox.fill(&mut batch);
         let mut ready = batch.finish(&mut state);
         wake_at = if ready.more { Some(now) } else { ready.next_wake };
         let outcome = tokio::select! {
@@ -78,7 +72,8 @@ async fn wait(time: &mut Time, inbox: &mut Inbox, wake_at: Option<i64>, stop: &C
     tokio::select! {
         biased;
         () = stop.cancelled() => Wake::Stop,
-        input = inbox.0.recv() => input.map_or(Wake::Stop, Wake::Input),
+        input = inbox.requests.recv() => input.map_or(Wake::Stop, Wake::Input),
+        input = inbox.reports.recv() => input.map_or(Wake::Stop, Wake::Input),
         () = tokio::time::sleep(rest) => Wake::Time,
     }
 }
