@@ -21,6 +21,7 @@ use anyhow::{Result, bail};
 
 use crate::report::Report;
 
+mod agents;
 mod attach;
 mod build;
 mod clusters;

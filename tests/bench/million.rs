@@ -2,8 +2,6 @@
 //! their own ([`simulated`]), each with a certificate and a session. From the first call of `service create` until the managers know
 //! all tasks to run; then some nodes are lost.
 
-use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -15,10 +13,11 @@ use pontoon_proto::v1::{
     ResourceRequirements, Resources, Service, ServiceSpec, TaskSpec, UpdateServiceRequest,
     service_spec::Mode,
 };
-use pontoon_tests::{Fleet, Host, wire};
+use pontoon_tests::{Fleet, Host};
 use serde_json::json;
 use tonic::transport::{Channel, Endpoint};
 
+use crate::agents::Process;
 use crate::procs;
 use crate::report::{Report, Samples, budget, first_line, progress, round};
 use crate::simulated;
@@ -56,7 +55,7 @@ pub fn run(arguments: &[String]) -> Result<Report> {
     let leader = fleet.leader(fleet.host(1))?;
     progress(&format!("{nodes} agents join"));
     let begun = Instant::now();
-    let mut agents = Agents::start(leader, nodes)?;
+    let mut agents = Process::start(simulated::AGENTS, leader, nodes)?;
     report.result(
         "s for all agents to join",
         json!(round(begun.elapsed().as_secs_f64())),
@@ -93,6 +92,7 @@ pub fn run(arguments: &[String]) -> Result<Report> {
         "s of the processor that the simulated agents took of the same machine",
         json!(round(agents.cpu() - idle)),
     );
+    tell_messages(&mut report, &mut agents)?;
     report.samples("read of a service meanwhile", "ms", &reads);
     report.samples("change of a label meanwhile", "ms", &writes);
 
@@ -140,6 +140,18 @@ fn managers(report: &mut Report) -> Result<Fleet> {
         host.ok(&["node", "update", "--availability", "drain", &host.name()])?;
     }
     Ok(fleet)
+}
+
+/// How many messages it took, as the agents count them.
+fn tell_messages(report: &mut Report, agents: &mut Process) -> Result<()> {
+    for (what, question) in [
+        ("messages of status reports", "reports"),
+        ("statuses of tasks in them", "statuses"),
+        ("messages of assignments", "assignments"),
+    ] {
+        report.result(what, json!(agents.ask(question)?));
+    }
+    Ok(())
 }
 
 fn judge(report: &mut Report, seconds: f64, peak: f64, reads: &Samples, writes: &Samples) {
@@ -337,7 +349,7 @@ struct Wave {
 }
 
 /// Ends agents that have about [`WAVE`] tasks, and waits until all run elsewhere.
-fn lose(agents: &mut Agents, nodes: usize, tasks: usize) -> Result<Wave> {
+fn lose(agents: &mut Process, nodes: usize, tasks: usize) -> Result<Wave> {
     let wanted = (WAVE.min(tasks / 10) * nodes).div_ceil(tasks).max(1);
     progress(&format!("{wanted} nodes are lost"));
     let begun = Instant::now();
@@ -347,64 +359,4 @@ fn lose(agents: &mut Agents, nodes: usize, tasks: usize) -> Result<Wave> {
         tasks: lost,
         seconds: begun.elapsed().as_secs_f64(),
     })
-}
-
-/// The process of the agents; ends with this.
-struct Agents {
-    child: Child,
-    input: Option<ChildStdin>,
-    output: BufReader<ChildStdout>,
-}
-
-impl Agents {
-    /// In the network of `host`, which they join by; returns when all have a session.
-    fn start(host: &Host, count: usize) -> Result<Self> {
-        let token = host.ok(&["swarm", "join-token", "--quiet", "worker"])?;
-        let inside = wire::enter(&host.netns());
-        let mut command = Command::new(inside.get_program());
-        command.args(inside.get_args()).arg(std::env::current_exe()?);
-        command.arg(simulated::AGENTS).arg(count.to_string());
-        command.arg(format!("{}:2377", host.address())).arg(token);
-        command.arg(host.folder().join("agents"));
-        command.stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = command.spawn().context("cannot start the agents")?;
-        let input = child.stdin.take();
-        let output = child.stdout.take().context("the agents have no output")?;
-        let output = BufReader::new(output);
-        let mut agents = Self { child, input, output };
-        let registered = agents.answer()?;
-        ensure!(registered == count, "only {registered} agents have a session");
-        Ok(agents)
-    }
-
-    /// Seconds of the processor that they have taken.
-    fn cpu(&self) -> f64 {
-        procs::cpu_time(self.child.id().cast_signed())
-    }
-
-    /// Sends a line; the number in the answer.
-    fn ask(&mut self, line: &str) -> Result<usize> {
-        let input = self.input.as_mut().context("the agents have no input")?;
-        writeln!(input, "{line}").context("the agents have ended")?;
-        self.answer()
-    }
-
-    fn answer(&mut self) -> Result<usize> {
-        let mut line = String::new();
-        self.output.read_line(&mut line)?;
-        let number = line.split_whitespace().nth(1);
-        number
-            .and_then(|number| number.parse().ok())
-            .with_context(|| format!("the agents have ended: {line:?}"))
-    }
-}
-
-impl Drop for Agents {
-    fn drop(&mut self) {
-        // They go with their input.
-        drop(self.input.take());
-        if let Err(error) = self.child.wait() {
-            eprintln!("cannot wait for the agents: {error}");
-        }
-    }
 }

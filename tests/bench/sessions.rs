@@ -1,105 +1,53 @@
 //! Idle agents: what a manager needs for each of them, memory and time of its processor. The agents are a process of their own, each with a
 //! certificate, a TLS connection and a session, beating as told; the manager is a daemon as users run it.
 
-use std::io::{BufRead, BufReader, Read};
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
+use std::io::Read;
 use std::thread::sleep;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
-use pontoon_identity::{Endpoint, Identity, JoinRequest, connect, request_certificate};
+use anyhow::{Context, Result};
 use pontoon_proto::v1::dispatcher_client::DispatcherClient;
 use pontoon_proto::v1::{
-    AgentMessage, Availability, Heartbeat, NodeDescription, Register, agent_message::Message as Outgoing,
+    AgentMessage, Heartbeat, NodeDescription, Register, agent_message::Message as Outgoing,
     manager_message::Message as Incoming,
 };
-use pontoon_tests::{Fleet, Host, wire};
+use pontoon_tests::Fleet;
 use serde_json::json;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
+use crate::agents::{Begun, Crowd, Process};
 use crate::procs::{self, Memory};
 use crate::report::{Report, progress, round};
 
 /// First word of the arguments of the process of the agents.
 pub const AGENTS: &str = "session-agents";
-/// Agents that join at the same time.
-pub const AT_ONCE: usize = 32;
 /// Until the daemon has done what the joining made for it to do.
 const SETTLE: Duration = Duration::from_secs(10);
 
-/// The process of the agents: it says when all have a session, and keeps them until its input ends.
+/// The process of the agents: it keeps their sessions until its input ends.
 ///
 /// # Errors
 /// When one can't join or loses its session.
 pub fn process(arguments: &[String]) -> Result<()> {
-    let [_, count, addr, token, folder] = arguments else {
-        bail!("usage: {AGENTS} COUNT ADDRESS TOKEN FOLDER");
-    };
-    let (count, token) = (count.parse::<usize>()?, token.parse()?);
-    let join = Arc::new(JoinRequest {
-        addr: addr.clone(),
-        token,
-        availability: Availability::Active,
-    });
     let runtime = tokio::runtime::Runtime::new()?;
     runtime.block_on(async {
-        let mut sessions = tokio::task::JoinSet::new();
-        let turn = Arc::new(tokio::sync::Semaphore::new(AT_ONCE));
-        let (registered, mut told) = mpsc::channel(count.max(1));
-        for number in 0..count {
-            let (join, turn, registered) = (join.clone(), turn.clone(), registered.clone());
-            let dir = Path::new(folder).join(number.to_string());
-            sessions.spawn(async move {
-                let permit = turn.acquire_owned().await?;
-                let channel = enroll(&join, &dir).await?;
-                let begun = || async move {
-                    drop(permit);
-                    registered.send(()).await
-                };
-                session(DispatcherClient::new(channel), &format!("agent{number}"), begun).await
-            });
-        }
-        drop(registered);
-        let mut all = 0;
-        while all < count {
-            tokio::select! {
-                Some(()) = told.recv() => all += 1,
-                Some(ended) = sessions.join_next() => return ended?,
-            }
-        }
-        println!("{all}");
+        let agent = |number: usize, channel, begun| {
+            let hostname = format!("agent{number}");
+            session(DispatcherClient::new(channel), hostname, begun)
+        };
+        let mut crowd = Crowd::join(arguments, agent).await?;
         let end = tokio::task::spawn_blocking(|| std::io::stdin().read(&mut [0; 1]));
         tokio::select! {
             _ = end => Ok(()),
-            Some(ended) = sessions.join_next() => ended?,
+            ended = crowd.ended() => Err(ended),
         }
     })
 }
 
-/// Makes a node: a certificate, and a connection by it.
-///
-/// # Errors
-/// When it is refused.
-pub async fn enroll(join: &JoinRequest, dir: &Path) -> Result<Channel> {
-    let issued = request_certificate(join).await?;
-    std::fs::create_dir_all(dir)?;
-    let identity = Identity::install(dir, &issued.credentials)?;
-    Ok(connect(&identity, &Endpoint::manager(join.addr.clone())).await?)
-}
-
 /// One agent's session, to its end.
-async fn session<F, S>(
-    mut client: DispatcherClient<Channel>,
-    hostname: &str,
-    begun: impl FnOnce() -> F,
-) -> Result<()>
-where
-    F: Future<Output = Result<(), S>>,
-{
+async fn session(mut client: DispatcherClient<Channel>, hostname: String, begun: Begun) -> Result<()> {
     let (outbox, messages) = mpsc::channel(4);
     let send = async |message| {
         let message = AgentMessage {
@@ -108,7 +56,7 @@ where
         outbox.send(message).await.context("the session is over")
     };
     let description = NodeDescription {
-        hostname: hostname.to_owned(),
+        hostname,
         ..NodeDescription::default()
     };
     send(Outgoing::Register(Register {
@@ -127,8 +75,7 @@ where
                 if let Some(Incoming::Registered(registered)) = message.message {
                     period = Duration::from_nanos(registered.heartbeat_period.unsigned_abs());
                     if let Some(begun) = begun.take() {
-                        // Nobody waits any more when another agent has failed.
-                        let _ = begun().await;
+                        begun.tell().await?;
                     }
                 }
             }
@@ -163,7 +110,7 @@ pub fn run(arguments: &[String]) -> Result<Report> {
         Ok((memory, cpu))
     };
     let (without, idle) = measure("manager without agents")?;
-    let agents = Agents::start(host, count)?;
+    let agents = Process::start(AGENTS, host, count)?;
     let (with, busy) = measure(&format!("manager with {count} agents"))?;
     drop(agents);
     let each = |with: u64, without: u64| round(with.saturating_sub(without) as f64 / count.max(1) as f64);
@@ -183,39 +130,4 @@ pub fn run(arguments: &[String]) -> Result<Report> {
         round(cpu)
     ));
     Ok(report)
-}
-
-/// The process of the agents; ends with this.
-struct Agents(Child);
-
-impl Agents {
-    fn start(host: &Host, count: usize) -> Result<Self> {
-        let token = host.ok(&["swarm", "join-token", "--quiet", "worker"])?;
-        let inside = wire::enter(&host.netns());
-        let mut command = Command::new(inside.get_program());
-        command.args(inside.get_args()).arg(std::env::current_exe()?);
-        command.arg(AGENTS).arg(count.to_string());
-        command.arg(format!("{}:2377", host.address())).arg(token);
-        command.arg(host.folder().join("agents"));
-        command.stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut agents = Self(command.spawn().context("cannot start the agents")?);
-        let output = agents.0.stdout.take().context("the agents have no output")?;
-        let mut line = String::new();
-        BufReader::new(output).read_line(&mut line)?;
-        ensure!(
-            line.trim() == count.to_string(),
-            "the agents did not all begin: {line:?}"
-        );
-        Ok(agents)
-    }
-}
-
-impl Drop for Agents {
-    fn drop(&mut self) {
-        // They go with their input.
-        drop(self.0.stdin.take());
-        if let Err(error) = self.0.wait() {
-            eprintln!("cannot wait for the agents: {error}");
-        }
-    }
 }

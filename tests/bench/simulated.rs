@@ -1,35 +1,33 @@
 //! Agents that only pretend to run tasks: the process of the agents of [`million`](crate::million). Each is a node with a certificate, a TLS
-//! connection and a session of its own; what it is assigned goes through all states, one a batch, and is reported as the real agent does:
-//! gathered for 10 ms, and not waiting for what was sent before.
+//! connection and a session of its own; what it is assigned goes through all states, one in 10 ms, and is reported as the real agent does:
+//! gathered for 10 ms, the newest status of each task, one report on its way at a time.
 //!
 //! It is told what to do by lines on its input: `expect N` answers `running N` once so many tasks are known to the managers to run; `lose N`
-//! ends N agents without a word and answers `lost TASKS`. It ends with its input.
+//! ends N agents without a word and answers `lost TASKS`; `reports`, `statuses` and `assignments` are answered by how many there were.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use pontoon_identity::JoinRequest;
 use pontoon_proto::v1::dispatcher_client::DispatcherClient;
 use pontoon_proto::v1::{
-    AgentMessage, Assignments, Availability, Heartbeat, NodeDescription, Platform, Register, Resources,
-    StatusReport, TaskState, TaskStatus, TaskStatusUpdate, agent_message::Message as Outgoing,
+    AgentMessage, Assignments, Heartbeat, NodeDescription, Platform, Register, Resources, StatusReport,
+    TaskState, TaskStatus, TaskStatusUpdate, agent_message::Message as Outgoing,
     manager_message::Message as Incoming,
 };
 use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::sync::{Semaphore, mpsc, watch};
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
-use crate::sessions::{AT_ONCE, enroll};
+use crate::agents::{Begun, Crowd};
 
 /// First word of the arguments of the process of the agents.
 pub const AGENTS: &str = "simulated-agents";
-/// The real agent's: how long statuses are gathered.
+/// The real agent's: how long statuses are gathered. So long a task stays in a state, too.
 const BATCH: Duration = Duration::from_millis(10);
 
 /// The process of the agents.
@@ -37,16 +35,17 @@ const BATCH: Duration = Duration::from_millis(10);
 /// # Errors
 /// When one can't join or loses its session.
 pub fn process(arguments: &[String]) -> Result<()> {
-    let [_, count, addr, token, folder] = arguments else {
-        bail!("usage: {AGENTS} COUNT ADDRESS TOKEN FOLDER");
-    };
-    let join = Arc::new(JoinRequest {
-        addr: addr.clone(),
-        token: token.parse()?,
-        availability: Availability::Active,
-    });
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(agents(count.parse()?, join, Path::new(folder)))
+    runtime.block_on(agents(arguments))
+}
+
+/// What the managers were told, and what they know.
+#[derive(Default)]
+struct Totals {
+    running: watch::Sender<Count>,
+    reports: AtomicUsize,
+    statuses: AtomicUsize,
+    assignments: AtomicUsize,
 }
 
 /// Tasks that the managers know to run.
@@ -54,67 +53,40 @@ pub fn process(arguments: &[String]) -> Result<()> {
 struct Count {
     all: usize,
     by_agent: BTreeMap<usize, usize>,
+    /// Somebody waits for so many.
+    expected: usize,
 }
 
-type Running = watch::Sender<Count>;
-
-async fn agents(count: usize, join: Arc<JoinRequest>, folder: &Path) -> Result<()> {
-    let running = Arc::new(watch::Sender::new(Count::default()));
-    let turn = Arc::new(Semaphore::new(AT_ONCE));
-    let (registered, mut told) = mpsc::channel(count.max(1));
-    let mut sessions = JoinSet::new();
-    let mut handles: BTreeMap<usize, AbortHandle> = BTreeMap::new();
-    for number in 0..count {
-        let (join, turn, registered) = (join.clone(), turn.clone(), registered.clone());
-        let (dir, running) = (folder.join(number.to_string()), running.clone());
-        let handle = sessions.spawn(async move {
-            let permit = turn.acquire_owned().await?;
-            let channel = enroll(&join, &dir).await?;
-            let mut agent = Agent::new(number, running);
-            let begun = || async move {
-                drop(permit);
-                registered.send(()).await.context("nobody waits for the agents")
-            };
-            agent.serve(DispatcherClient::new(channel), begun).await
-        });
-        handles.insert(number, handle);
-    }
-    drop(registered);
-    for _ in 0..count {
-        tokio::select! {
-            Some(()) = told.recv() => {}
-            Some(ended) = sessions.join_next() => return ended?,
-        }
-    }
-    println!("registered {count}");
+async fn agents(arguments: &[String]) -> Result<()> {
+    let totals = Arc::new(Totals::default());
+    let agent = |number: usize, channel: Channel, begun| {
+        let mut agent = Agent::new(number, totals.clone());
+        async move { agent.serve(DispatcherClient::new(channel), begun).await }
+    };
+    let mut crowd = Crowd::join(arguments, agent).await?;
     let mut lines = BufReader::new(tokio::io::stdin()).lines();
     loop {
         let line = tokio::select! {
             line = lines.next_line() => line?,
-            Some(ended) = sessions.join_next() => match ended {
-                Err(gone) if gone.is_cancelled() => continue,
-                ended => return ended?,
-            },
+            ended = crowd.ended() => return Err(ended),
         };
         let Some(line) = line else { return Ok(()) };
-        match line.split_once(' ') {
-            Some(("expect", number)) => {
-                let number: usize = number.parse()?;
-                let mut count = running.subscribe();
+        let number = |text: &str| text.parse::<usize>().with_context(|| format!("{line:?}"));
+        match line.split_once(' ').unwrap_or((&line, "")) {
+            ("expect", text) => {
+                let number = number(text)?;
+                let mut count = totals.running.subscribe();
+                totals.running.send_modify(|count| count.expected = number);
                 tokio::select! {
                     met = count.wait_for(|count| count.all >= number) => drop(met?),
-                    Some(Ok(ended)) = sessions.join_next() => return ended,
+                    ended = crowd.ended() => return Err(ended),
                 }
                 println!("running {number}");
             }
-            Some(("lose", number)) => {
-                let (number, mut tasks): (usize, usize) = (number.parse()?, 0);
-                for _ in 0..number {
-                    let Some((agent, handle)) = handles.pop_first() else {
-                        break;
-                    };
-                    handle.abort();
-                    running.send_modify(|count| {
+            ("lose", text) => {
+                let mut tasks = 0;
+                for agent in (0..number(text)?).map_while(|_| crowd.lose()) {
+                    totals.running.send_modify(|count| {
                         let gone = count.by_agent.remove(&agent).unwrap_or(0);
                         count.all -= gone;
                         tasks += gone;
@@ -122,6 +94,9 @@ async fn agents(count: usize, join: Arc<JoinRequest>, folder: &Path) -> Result<(
                 }
                 println!("lost {tasks}");
             }
+            ("reports", _) => println!("reports {}", totals.reports.load(Ordering::Relaxed)),
+            ("statuses", _) => println!("statuses {}", totals.statuses.load(Ordering::Relaxed)),
+            ("assignments", _) => println!("assignments {}", totals.assignments.load(Ordering::Relaxed)),
             _ => bail!("{line:?} is not understood"),
         }
     }
@@ -130,18 +105,45 @@ async fn agents(count: usize, join: Arc<JoinRequest>, folder: &Path) -> Result<(
 /// A task as its agent has it.
 struct Held {
     state: TaskState,
+    /// When it came into that state, or could go on from it.
+    since: Instant,
+    /// The last state that was reported.
+    reported: TaskState,
     desired: TaskState,
+}
+
+impl Held {
+    /// Goes as far as it has come by now; true while there is a step to go.
+    fn advance(&mut self, now: Instant) -> bool {
+        loop {
+            let further = next(self.state, self.desired);
+            if further == self.state {
+                return false;
+            }
+            if self.since + BATCH > now {
+                return true;
+            }
+            self.since += BATCH;
+            self.state = further;
+        }
+    }
+}
+
+/// A report on its way.
+struct Sent {
+    sequence: u64,
+    /// How many more tasks run than before.
+    more: isize,
 }
 
 struct Agent {
     number: usize,
     tasks: HashMap<String, Held>,
-    /// Those that have a step to go.
+    /// Those that have a step to go, or one to report.
     moving: Vec<String>,
     sequence: u64,
-    /// By report: how many more tasks run than before.
-    reports: HashMap<u64, isize>,
-    running: Arc<Running>,
+    sent: Option<Sent>,
+    totals: Arc<Totals>,
 }
 
 /// The state after the next step; the same one: it stays there.
@@ -159,23 +161,19 @@ fn next(state: TaskState, desired: TaskState) -> TaskState {
 }
 
 impl Agent {
-    fn new(number: usize, running: Arc<Running>) -> Self {
+    fn new(number: usize, totals: Arc<Totals>) -> Self {
         Self {
             number,
             tasks: HashMap::new(),
             moving: Vec::new(),
             sequence: 0,
-            reports: HashMap::new(),
-            running,
+            sent: None,
+            totals,
         }
     }
 
-    /// One session, to its end. `begun` is called when it is registered.
-    async fn serve<F: Future<Output = Result<()>>>(
-        &mut self,
-        mut client: DispatcherClient<Channel>,
-        begun: impl FnOnce() -> F,
-    ) -> Result<()> {
+    /// One session, to its end.
+    async fn serve(&mut self, mut client: DispatcherClient<Channel>, begun: Begun) -> Result<()> {
         let (outbox, messages) = mpsc::channel(4);
         let send = async |message| {
             let message = AgentMessage {
@@ -193,35 +191,51 @@ impl Agent {
         let mut period = Duration::from_secs(1);
         let mut beat = Instant::now() + period;
         let mut flush = None;
+        let timer = tokio::time::sleep_until(beat);
+        tokio::pin!(timer);
         loop {
-            let flush_at = flush.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
+            let due = flush.map_or(beat, |flush: Instant| flush.min(beat));
+            if timer.deadline() != due {
+                timer.as_mut().reset(due);
+            }
             tokio::select! {
                 message = inbox.message() => {
+                    let now = Instant::now();
                     match message?.context("the manager ended the session")?.message {
                         Some(Incoming::Registered(registered)) => {
                             period = Duration::from_nanos(registered.heartbeat_period.unsigned_abs());
-                            beat = beat.min(Instant::now() + period);
+                            beat = beat.min(now + period);
                             if let Some(begun) = begun.take() {
-                                begun().await?;
+                                begun.tell().await?;
                             }
                         }
-                        Some(Incoming::Assignments(assignments)) => self.assign(assignments),
-                        Some(Incoming::StatusAck(ack)) => self.acknowledged(ack.sequence),
+                        Some(Incoming::Assignments(assignments)) => self.assign(assignments, now),
+                        Some(Incoming::StatusAck(ack)) => {
+                            self.acknowledged(ack.sequence);
+                            // What gathered meanwhile goes at once.
+                            flush = Some(now);
+                        }
                         _ => {}
                     }
                     if flush.is_none() && !self.moving.is_empty() {
-                        flush = Some(Instant::now() + BATCH);
+                        flush = Some(now + BATCH);
                     }
                 }
-                () = tokio::time::sleep_until(beat) => {
-                    send(Outgoing::Heartbeat(Heartbeat {})).await?;
-                    beat = Instant::now() + period;
-                }
-                () = tokio::time::sleep_until(flush_at), if flush.is_some() => {
-                    if let Some(report) = self.step() {
-                        send(Outgoing::Status(report)).await?;
+                () = &mut timer => {
+                    let now = Instant::now();
+                    if flush.is_some_and(|flush| flush <= now) {
+                        flush = None;
+                        if let Some(report) = self.report(now) {
+                            send(Outgoing::Status(report)).await?;
+                            beat = now + period;
+                        } else if self.sent.is_none() && !self.moving.is_empty() {
+                            flush = Some(now + BATCH);
+                        }
                     }
-                    flush = (!self.moving.is_empty()).then(|| Instant::now() + BATCH);
+                    if beat <= now {
+                        send(Outgoing::Heartbeat(Heartbeat {})).await?;
+                        beat = now + period;
+                    }
                 }
             }
         }
@@ -243,7 +257,8 @@ impl Agent {
         }
     }
 
-    fn assign(&mut self, assignments: Assignments) {
+    fn assign(&mut self, assignments: Assignments, now: Instant) {
+        self.totals.assignments.fetch_add(1, Ordering::Relaxed);
         for id in &assignments.removed_tasks {
             self.tasks.remove(id);
         }
@@ -251,15 +266,23 @@ impl Agent {
             let desired = assigned.desired_state();
             let held = self.tasks.entry(assigned.task_id.clone()).or_insert(Held {
                 state: TaskState::Assigned,
+                since: now,
+                reported: TaskState::Assigned,
                 desired,
             });
+            if !held.advance(now) {
+                held.since = now;
+            }
             held.desired = desired;
             self.moving.push(assigned.task_id);
         }
     }
 
-    /// Takes every task that moves one step further.
-    fn step(&mut self) -> Option<StatusReport> {
+    /// The newest state of every task that has moved since it was last reported; none while another report is on its way.
+    fn report(&mut self, now: Instant) -> Option<StatusReport> {
+        if self.sent.is_some() {
+            return None;
+        }
         let mut moving = std::mem::take(&mut self.moving);
         moving.sort();
         moving.dedup();
@@ -268,29 +291,34 @@ impl Agent {
             let Some(held) = self.tasks.get_mut(&id) else {
                 continue;
             };
-            let before = held.state;
-            held.state = next(before, held.desired);
-            if held.state == before {
-                continue;
+            let moves = held.advance(now);
+            if held.state != held.reported {
+                let runs = |state| isize::from(state == TaskState::Running);
+                more += runs(held.state) - runs(held.reported);
+                held.reported = held.state;
+                updates.push(TaskStatusUpdate {
+                    task_id: id.clone(),
+                    status: Some(TaskStatus {
+                        state: held.state.into(),
+                        message: held.state.name().to_owned(),
+                        ..TaskStatus::default()
+                    }),
+                });
             }
-            more += isize::from(held.state == TaskState::Running) - isize::from(before == TaskState::Running);
-            updates.push(TaskStatusUpdate {
-                task_id: id.clone(),
-                status: Some(TaskStatus {
-                    state: held.state.into(),
-                    message: held.state.name().to_owned(),
-                    ..TaskStatus::default()
-                }),
-            });
-            if next(held.state, held.desired) != held.state {
+            if moves {
                 self.moving.push(id);
             }
         }
         if updates.is_empty() {
             return None;
         }
+        self.totals.reports.fetch_add(1, Ordering::Relaxed);
+        self.totals.statuses.fetch_add(updates.len(), Ordering::Relaxed);
         self.sequence += 1;
-        self.reports.insert(self.sequence, more);
+        self.sent = Some(Sent {
+            sequence: self.sequence,
+            more,
+        });
         Some(StatusReport {
             sequence: self.sequence,
             updates,
@@ -298,12 +326,14 @@ impl Agent {
     }
 
     fn acknowledged(&mut self, sequence: u64) {
-        let more = self.reports.remove(&sequence).unwrap_or(0);
+        let sent = self.sent.take_if(|sent| sent.sequence <= sequence);
+        let more = sent.map_or(0, |sent| sent.more);
         if more != 0 {
-            self.running.send_modify(|count| {
+            self.totals.running.send_if_modified(|count| {
                 let own = count.by_agent.entry(self.number).or_default();
                 *own = own.saturating_add_signed(more);
                 count.all = count.all.saturating_add_signed(more);
+                count.all >= count.expected
             });
         }
     }
