@@ -1,0 +1,103 @@
+//! `pontoon node update`, `promote` and `demote`.
+
+use clap::{Args, ValueEnum};
+use pontoon_proto::v1::{NodeRole, UpdateNodeRequest};
+
+use super::named;
+use crate::client::Client;
+use crate::command::container::config::label;
+use crate::command::swarm::AvailabilityFlag;
+use crate::error::{Failure, Outcome, for_each_target};
+use crate::output::listing;
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum RoleFlag {
+    Worker,
+    Manager,
+}
+
+/// `node update [OPTIONS] NODE`
+#[derive(Args, Debug)]
+pub struct Arguments {
+    /// Availability of the node ("active", "pause", "drain")
+    #[arg(long, value_name = "string", value_enum)]
+    availability: Option<AvailabilityFlag>,
+    /// Add or update a node label (key=value)
+    #[arg(long, value_name = "list")]
+    label_add: Vec<String>,
+    /// Remove a node label if exists
+    #[arg(long, value_name = "list")]
+    label_rm: Vec<String>,
+    /// Role of the node ("worker", "manager")
+    #[arg(long, value_name = "string", value_enum)]
+    role: Option<RoleFlag>,
+    /// The node, by hostname or id
+    node: String,
+}
+
+/// Promotes or demotes nodes.
+pub(super) async fn role(client: &Client, nodes: &[String], role: NodeRole) -> Outcome {
+    for_each_target(nodes, |name| {
+        let client = client.clone();
+        async move {
+            let node = named(&client, &name).await?;
+            let mut spec = node.spec.clone().unwrap_or_default();
+            let word = if role == NodeRole::Manager {
+                "manager"
+            } else {
+                "worker"
+            };
+            if spec.role() == role {
+                return Ok(format!("Node {name} is already a {word}."));
+            }
+            spec.set_role(role);
+            let version = node.meta.unwrap_or_default().version;
+            client
+                .control()
+                .update_node(UpdateNodeRequest {
+                    target: node.id,
+                    version,
+                    spec: Some(spec),
+                })
+                .await?;
+            Ok(match role {
+                NodeRole::Manager => format!("Node {name} promoted to a manager in the swarm."),
+                NodeRole::Worker => format!("Manager {name} demoted in the swarm."),
+            })
+        }
+    })
+    .await
+}
+
+/// Changes a node's availability, role and labels.
+pub(super) async fn run(client: &Client, arguments: Arguments) -> Outcome {
+    let node = named(client, &arguments.node).await?;
+    let mut spec = node.spec.clone().unwrap_or_default();
+    if let Some(availability) = arguments.availability {
+        spec.set_availability(availability.into());
+    }
+    if let Some(role) = arguments.role {
+        spec.set_role(match role {
+            RoleFlag::Worker => NodeRole::Worker,
+            RoleFlag::Manager => NodeRole::Manager,
+        });
+    }
+    let labels = &mut spec.annotations.get_or_insert_default().labels;
+    for key in &arguments.label_rm {
+        if labels.remove(key).is_none() {
+            return Err(Failure::new(format!("key {key} doesn't exist in node's labels")));
+        }
+    }
+    labels.extend(arguments.label_add.iter().map(|text| label(text)));
+    let version = node.meta.unwrap_or_default().version;
+    client
+        .control()
+        .update_node(UpdateNodeRequest {
+            target: node.id,
+            version,
+            spec: Some(spec),
+        })
+        .await?;
+    listing::write(&format!("{}\n", arguments.node));
+    Ok(0)
+}
