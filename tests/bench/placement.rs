@@ -1,8 +1,9 @@
 //! The scheduler alone, in this process: tasks that have all they need are given nodes, an entry of 1,000 at a time, until so many
-//! are placed. What else a leader does for an entry (taking in what changed, making the changeset, applying it) is timed apart.
+//! are placed. Timed apart: the decision (filters, scores, what the node has left), writing it into the transaction, and what else a leader
+//! does for an entry (taking in what changed, making the changeset, applying it).
 //!
 //! Each entry is a service of 1,000 tasks, or 100 services of ten, with reservations, a constraint that a fifth of the nodes does
-//! not meet, and a spread over five zones: the nodes are looked at once a service, so that small ones cost more a task.
+//! not meet, and a spread over five zones.
 
 use std::time::{Duration, Instant};
 
@@ -22,7 +23,7 @@ use crate::report::{Report, Samples, budget, progress, round};
 const NODES: [usize; 3] = [100, 1000, 5000];
 /// Tasks in one entry.
 const ENTRY: usize = 1000;
-/// Least placements a second.
+/// Least decisions a second.
 const RATE: f64 = 100_000.0;
 /// Least rate at the end as a share of that at the begin: what is flat.
 const FLAT: f64 = 0.8;
@@ -40,27 +41,19 @@ pub fn run(arguments: &[String]) -> Result<Report> {
     report.condition("tasks an entry", json!(ENTRY));
     let mut said = Vec::new();
     for nodes in NODES {
-        let (first, last) = measure(&mut report, nodes, ENTRY, tasks)?;
-        said.push(format!("{nodes} nodes {} to {}", round(first), round(last)));
-        report.budget(budget(
-            &format!("placements/s, {nodes} nodes, at the end"),
-            RATE,
-            last,
-            false,
-        ));
-        let share = last / first;
-        report.budget(budget(
-            &format!("rate at the end as a share of that at the begin, {nodes} nodes"),
-            FLAT,
-            share,
-            false,
-        ));
-        // A tenth as many: it takes longer, and the number of nodes decides.
-        measure(&mut report, nodes, 10, tasks / 10)?;
+        for replicas in [ENTRY, 10] {
+            let (first, last) = measure(&mut report, nodes, replicas, tasks)?;
+            let what = format!("{nodes} nodes, services of {replicas}");
+            said.push(format!("{what}: {} to {}", round(first), round(last)));
+            let end = format!("placements/s, {what}, at the end");
+            report.budget(budget(&end, RATE, last, false));
+            let share = format!("rate at the end as a share of that at the begin, {what}");
+            report.budget(budget(&share, FLAT, last / first, false));
+        }
     }
     report.summary(format!(
         "placements a second on one core, none to {tasks} tasks placed: {}",
-        said.join(", ")
+        said.join("; ")
     ));
     Ok(report)
 }
@@ -70,7 +63,10 @@ pub fn run(arguments: &[String]) -> Result<Report> {
 struct Phases {
     /// Taking in the entry's objects.
     sync: Duration,
-    place: Duration,
+    /// Deciding which task goes where.
+    choose: Duration,
+    /// Writing that into the transaction.
+    write: Duration,
     /// Comparing with what was before, and encoding.
     changeset: Duration,
     apply: Duration,
@@ -82,36 +78,56 @@ impl Phases {
     fn json(&self, tasks: usize) -> Value {
         let each = |time: Duration| json!(round(time.as_nanos() as f64 / tasks.max(1) as f64));
         json!({
-            "sync": each(self.sync), "place": each(self.place), "changeset": each(self.changeset),
-            "apply": each(self.apply), "settle": each(self.settle),
+            "sync": each(self.sync), "choose": each(self.choose), "write": each(self.write),
+            "changeset": each(self.changeset), "apply": each(self.apply), "settle": each(self.settle),
         })
+    }
+
+    fn all(&self) -> Duration {
+        self.sync + self.choose + self.write + self.changeset + self.apply + self.settle
     }
 }
 
-/// Places `tasks` on `nodes` in services of `replicas`: placements a second in the first and in the last tenth.
+/// Shares of the run at which rates are told: each is that of the twentieth of the run that begins there, or ends with it.
+const TOLD: [(usize, &str); 4] = [(0, "0"), (2, "a tenth"), (6, "three tenths"), (19, "all")];
+const PARTS: usize = 20;
+
+/// Places `tasks` on `nodes` in services of `replicas`: decisions a second in the first and in the last part of the run.
 fn measure(report: &mut Report, nodes: usize, replicas: usize, tasks: usize) -> Result<(f64, f64)> {
     let mut bench = Bench::new(nodes)?;
-    let entries = tasks.div_ceil(ENTRY).max(1);
-    let (mut all, mut tenths) = (Phases::default(), vec![Samples::default(); 10]);
+    let entries = tasks.div_ceil(ENTRY).max(PARTS);
+    let (mut sum, mut parts) = (Phases::default(), vec![Part::default(); PARTS]);
     for entry in 0..entries {
-        let before = all.place;
-        bench.entry(entry, replicas, &mut all)?;
-        let seconds = (all.place - before).as_secs_f64();
-        tenths[entry * 10 / entries].push(ENTRY as f64 / seconds);
+        let (chosen, all) = (sum.choose, sum.all());
+        bench.entry(entry, replicas, &mut sum)?;
+        let part = &mut parts[entry * PARTS / entries];
+        let rate = |time: Duration| ENTRY as f64 / time.as_secs_f64();
+        part.chosen.push(rate(sum.choose.saturating_sub(chosen)));
+        part.all.push(rate(sum.all().saturating_sub(all)));
     }
     bench.check(entries * ENTRY)?;
     let what = format!("{nodes} nodes, services of {replicas}");
     progress(&format!("{what}: {} tasks placed", entries * ENTRY));
-    for (tenth, samples) in tenths.iter().enumerate() {
-        if samples.count() > 0 && [0, 4, 9].contains(&tenth) {
-            let placed = tenth * entries * ENTRY / 10;
-            report.samples(&format!("placements/s, {what}, {placed} placed"), "/s", samples);
-        }
+    for (part, placed) in TOLD {
+        let Part { chosen, all } = &parts[part];
+        report.samples(&format!("placements/s, {what}, {placed} placed"), "/s", chosen);
+        report.samples(
+            &format!("whole entries, tasks/s, {what}, {placed} placed"),
+            "/s",
+            all,
+        );
     }
-    report.result(&format!("ns a task, {what}"), all.json(entries * ENTRY));
-    let mut with = tenths.iter().filter(|samples| samples.count() > 0);
-    let first = with.next().map_or(0.0, Samples::median);
-    Ok((first, with.next_back().map_or(first, Samples::median)))
+    report.result(&format!("ns a task, {what}"), sum.json(entries * ENTRY));
+    Ok((parts[0].chosen.median(), parts[PARTS - 1].chosen.median()))
+}
+
+/// Rates of the entries of a part of the run.
+#[derive(Clone, Default)]
+struct Part {
+    /// Decisions.
+    chosen: Samples,
+    /// Everything that is timed.
+    all: Samples,
 }
 
 /// A leader's state without its log.
@@ -166,8 +182,11 @@ impl Bench {
         self.state.sync(tx.view());
         phases.sync += begun.elapsed();
         let begun = Instant::now();
-        pontoon_reconcile::place(&mut tx, &mut self.state, &mut env);
-        phases.place += begun.elapsed();
+        let plan = pontoon_reconcile::choose(&mut tx, &mut self.state, &mut env);
+        phases.choose += begun.elapsed();
+        let begun = Instant::now();
+        pontoon_reconcile::write(plan, &mut tx, &mut self.state, &mut env);
+        phases.write += begun.elapsed();
         let begun = Instant::now();
         let changeset = tx.into_changeset(self.now);
         let bytes = changeset.encode_to_vec();

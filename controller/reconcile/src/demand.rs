@@ -1,7 +1,7 @@
 //! What a task of one spec version asks of a node, worked out once a version; and what the tasks on a node use. Kept in
 //! the reconciler's state, read by the scheduler and by constraint enforcement.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use pontoon_proto::v1::{
@@ -13,7 +13,7 @@ use pontoon_store::Id;
 use crate::constraint::{self, Constraint};
 use crate::generic::Held;
 use crate::state::{is_live, state_of};
-use crate::{defaults, versions};
+use crate::versions;
 
 /// What tasks of one spec version ask of a node.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -79,6 +79,19 @@ impl Demand {
         }
     }
 
+    /// Whether any node that can take a task of the one has room for the other too, as far as not the service's own tasks decide.
+    pub(crate) fn asks_the_same(&self, other: &Self) -> bool {
+        self.nano_cpus == other.nano_cpus
+            && self.memory == other.memory
+            && self.constraints == other.constraints
+            && self.spread == other.spread
+            && self.generic == other.generic
+            && self.plugins == other.plugins
+            && self.host_ports == other.host_ports
+            && self.platforms == other.platforms
+            && self.impossible == other.impossible
+    }
+
     /// Whether the node's labels, role and platform suit.
     pub(crate) fn meets_constraints(&self, node: &Node) -> bool {
         !self.impossible && constraint::all_match(&self.constraints, node)
@@ -126,60 +139,18 @@ pub(crate) struct Usage {
     pub(crate) generic: Held,
     /// Tasks that are to run.
     pub(crate) active: usize,
-    /// The same by service.
-    pub(crate) by_service: HashMap<Id, usize>,
     pub(crate) host_ports: BTreeMap<(i32, u32), usize>,
-    /// Times of failures by service and spec version.
-    failures: HashMap<(Id, u64), Vec<i64>>,
 }
 
-impl Usage {
-    /// Notes a failure at `at`; those that are too old at that time are forgotten.
-    pub(crate) fn fail(&mut self, service: &Id, version: u64, at: i64) {
-        let times = self.failures.entry((service.clone(), version)).or_default();
-        times.push(at);
-        // Those of versions that are gone too.
-        self.failures.retain(|_, times| {
-            times.retain(|time| at - *time < defaults::FAILURE_WINDOW);
-            !times.is_empty()
-        });
-    }
-
-    /// Forgets a service that was removed.
-    pub(crate) fn forget(&mut self, service: &Id) {
-        self.failures.retain(|(failed, _), _| failed != service);
-    }
-
-    /// Failures that count at `now`; fewer than [`defaults::MAX_FAILURES`] count as none.
-    pub(crate) fn failures(&self, service: &Id, version: u64, now: i64) -> usize {
-        if self.failures.is_empty() {
-            return 0;
-        }
-        let times = self
-            .failures
-            .get(&(service.clone(), version))
-            .map_or(&[][..], Vec::as_slice);
-        let recent = times
-            .iter()
-            .filter(|time| now - **time < defaults::FAILURE_WINDOW)
-            .count();
-        if recent >= defaults::MAX_FAILURES {
-            recent
-        } else {
-            0
-        }
-    }
-
-    /// Tasks of the service that are to run here.
-    pub(crate) fn of_service(&self, service: &Id) -> usize {
-        self.by_service.get(service).copied().unwrap_or(0)
-    }
+/// Whether a task is on a node and has not ended.
+fn is_placed(task: &Task) -> bool {
+    let state = state_of(task);
+    !task.node_id.is_empty() && state >= TaskState::Assigned && !state.is_terminal()
 }
 
 /// What one task adds to its node's usage.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Share {
-    pub(crate) node: Id,
     pub(crate) demand: Arc<Demand>,
     pub(crate) generic: Box<[GenericResource]>,
     /// Counted among the tasks that are to run.
@@ -189,14 +160,16 @@ pub(crate) struct Share {
 impl Share {
     /// What a task is counted as; nothing while it is on no node, or has ended.
     pub(crate) fn of(task: &Task, demand: impl FnOnce() -> Arc<Demand>) -> Option<Self> {
-        let state = state_of(task);
-        let placed = !task.node_id.is_empty() && state >= TaskState::Assigned && !state.is_terminal();
-        placed.then(|| Self {
-            node: task.node_id.as_str().into(),
+        is_placed(task).then(|| Self {
             demand: demand(),
             generic: task.generic_resources.clone().into_boxed_slice(),
             active: is_live(task),
         })
+    }
+
+    /// Whether the task is still to be counted so on the same node. Its service and its version never change.
+    pub(crate) fn is_still(&self, task: &Task) -> bool {
+        is_placed(task) && self.active == is_live(task) && *self.generic == *task.generic_resources
     }
 
     /// Adds the share to the node's usage.
@@ -209,7 +182,6 @@ impl Share {
         }
         if self.active {
             usage.active += 1;
-            *usage.by_service.entry(self.demand.service.clone()).or_default() += 1;
         }
     }
 
@@ -228,12 +200,6 @@ impl Share {
         }
         if self.active {
             usage.active -= 1;
-            if let Some(count) = usage.by_service.get_mut(&self.demand.service) {
-                *count -= 1;
-                if *count == 0 {
-                    usage.by_service.remove(&self.demand.service);
-                }
-            }
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Orchestration, allocation and placement as one pure function over a transaction.
 //!
 //! # Layout
-//! - [`reconcile`]: the loop: orchestrate → allocate → schedule, until nothing changes or the budget is used; [`place`]: only the last;
+//! - [`reconcile`]: the loop: orchestrate → allocate → schedule, until nothing changes or the budget is used; [`choose`] and [`write`]: only the last;
 //! - [`ReconcileState`]: caches derived from the objects, kept from call to call, rebuilt from nothing when lost;
 //! - `orchestrator`: tasks of replicated and global services and of jobs, restarts, updates and rollbacks, history, nodes that left;
 //! - `allocator`: VNIs, subnets, VIPs, task addresses, published ports, the ingress network;
@@ -35,5 +35,6 @@ mod versions;
 pub use orchestrator::dependencies::circle;
 pub use versions::image_of;
 
-pub use pass::{Budget, Env, Outcome, place, reconcile};
+pub use pass::{Budget, Env, Outcome, choose, reconcile, write};
+pub use scheduler::Plan;
 pub use state::ReconcileState;

@@ -3,6 +3,7 @@
 use pontoon_proto::v1::{Network, Node, Service, Task};
 use pontoon_store::{Kind, Tx};
 
+use crate::scheduler::Plan;
 use crate::state::ReconcileState;
 use crate::timers::Subject;
 use crate::{allocator, orchestrator, scheduler};
@@ -75,11 +76,18 @@ pub fn reconcile(tx: &mut Tx, state: &mut ReconcileState, env: &mut Env<'_>) -> 
     }
 }
 
-/// The last of [`reconcile`]'s steps alone: gives waiting tasks their nodes. What differs from the objects seen last is taken in
-/// first. For measurements, and for who asks what would be placed where.
-pub fn place(tx: &mut Tx, state: &mut ReconcileState, env: &mut Env<'_>) {
+/// The last of [`reconcile`]'s steps alone: decides which nodes waiting tasks get. What differs from the objects seen last is taken in
+/// first. For measurements, and for who asks what would be placed where. The state counts what was decided: [`write`] it, or
+/// throw the state away.
+pub fn choose(tx: &mut Tx, state: &mut ReconcileState, env: &mut Env<'_>) -> Plan {
     let mut pass = Pass::begin(tx, state, env);
-    scheduler::run(&mut pass);
+    scheduler::choose(&mut pass)
+}
+
+/// Writes what was decided on the same transaction.
+pub fn write(plan: Plan, tx: &mut Tx, state: &mut ReconcileState, env: &mut Env<'_>) {
+    let mut pass = Pass::begin(tx, state, env);
+    plan.write(&mut pass);
 }
 
 /// What the parts of one call share.
@@ -116,6 +124,14 @@ impl Pass<'_, '_> {
     /// Whether the budget is used up.
     pub(crate) fn is_full(&self) -> bool {
         self.tx.changes() >= self.changes || self.tx.size() >= self.bytes
+    }
+
+    /// What is left of the budget.
+    pub(crate) fn left(&self) -> Budget {
+        Budget {
+            changes: self.changes.saturating_sub(self.tx.changes()),
+            bytes: self.bytes.saturating_sub(self.tx.size()),
+        }
     }
 
     /// Whether the object may still be written: it was written already, or there is budget left.

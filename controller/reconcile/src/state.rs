@@ -9,9 +9,9 @@ use pontoon_proto::v1::{Cluster, Node, Service, ServiceSpec, Task, TaskState};
 use pontoon_store::{Id, Object, Snapshot};
 
 use crate::allocator::Allocations;
-use crate::demand::{Demand, Share, Usage};
+use crate::demand::{Demand, Share};
 use crate::orchestrator::dependencies;
-use crate::scheduler::Queue;
+use crate::scheduler::{Queue, Roster, Shapes};
 use crate::timers::{SlotKey, Timers};
 use crate::{defaults, versions};
 
@@ -69,8 +69,8 @@ pub struct ReconcileState {
     waiters: BTreeMap<Id, BTreeSet<Id>>,
     pub(crate) dirty_services: BTreeSet<Id>,
     pub(crate) dirty_nodes: BTreeSet<Id>,
-    pub(crate) usage: BTreeMap<Id, Usage>,
-    shares: BTreeMap<Id, Share>,
+    pub(crate) roster: Roster,
+    pub(crate) shapes: Shapes,
     pub(crate) timers: Timers,
     pub(crate) alloc: Allocations,
     pub(crate) queue: Queue,
@@ -157,14 +157,13 @@ impl ReconcileState {
             match (old, new) {
                 (None, Some(Object::Cluster(_))) | (Some(Object::Cluster(_)), None) => {}
                 (Some(Object::Cluster(old)), Some(Object::Cluster(new))) => self.cluster_changed(old, new),
-                (Some(Object::Node(node)), None) | (None, Some(Object::Node(node))) => {
-                    self.node_changed(node);
-                }
+                (Some(Object::Node(old)), None) => self.node_changed(&old.id, None),
+                (None, Some(Object::Node(new))) => self.node_changed(&new.id, Some(new)),
                 (Some(Object::Node(old)), Some(Object::Node(new))) => {
                     let mut same = Node::clone(old);
                     same.meta = new.meta;
                     if &same != new.as_ref() {
-                        self.node_changed(new);
+                        self.node_changed(&new.id, Some(new));
                     }
                 }
                 (old, Some(Object::Service(new))) => {
@@ -178,7 +177,7 @@ impl ReconcileState {
                     self.globals.remove(&id);
                     self.track_waiter(&id, None);
                     self.wake_waiters(versions::name(old));
-                    self.usage.values_mut().for_each(|usage| usage.forget(&id));
+                    self.roster.failures.forget(&id);
                     self.mark_service(&id);
                 }
                 (old, Some(Object::Task(new))) => {
@@ -202,8 +201,9 @@ impl ReconcileState {
         }
     }
 
-    fn node_changed(&mut self, node: &Node) {
-        self.dirty_nodes.insert(node.id.as_str().into());
+    fn node_changed(&mut self, id: &str, node: Option<&Arc<Node>>) {
+        self.dirty_nodes.insert(id.into());
+        self.roster.set_node(id, node);
         self.queue.retry = true;
     }
 
@@ -290,8 +290,8 @@ impl ReconcileState {
             && matches!(state_of(new), TaskState::Failed | TaskState::Rejected)
             && old.is_none_or(|old| !state_of(old).is_terminal())
         {
-            let usage = self.usage.entry(new.node_id.as_str().into()).or_default();
-            usage.fail(&service_id, new.spec_version, ended_at(new));
+            let (seat, at) = (self.roster.seat(&new.node_id), ended_at(new));
+            self.roster.failures.add(&service_id, new.spec_version, seat, at);
         }
         self.count(view, &id, new);
         self.alloc.queue(&id, &service_id, new);
@@ -315,32 +315,24 @@ impl ReconcileState {
     }
 
     /// Counts a task as it is now on its node, in place of how it was counted before.
-    pub(crate) fn count(&mut self, view: &Snapshot, id: &Id, task: Option<&Task>) {
-        let known = self.shares.get(id).map(|share| share.demand.clone());
-        let share = task.and_then(|task| {
-            Share::of(task, || {
-                known.unwrap_or_else(|| self.demand(view, &task.service_id, task.spec_version))
-            })
-        });
-        let old = self.shares.get(id);
-        if old == share.as_ref() {
+    fn count(&mut self, view: &Snapshot, id: &Id, task: Option<&Task>) {
+        let counted = self.roster.share(id);
+        if let (Some((node, share)), Some(task)) = (counted, task)
+            && node.as_ref() == task.node_id
+            && share.is_still(task)
+        {
             return;
         }
-        if let Some(old) = old
-            && let Some(usage) = self.usage.get_mut(&old.node)
-        {
-            old.take(usage);
-            // Something became free: those that found no node may try again.
-            self.queue.retry = true;
-        }
-        match share {
-            Some(share) => {
-                share.add(self.usage.entry(share.node.clone()).or_default());
-                self.shares.insert(id.clone(), share);
-            }
-            None => {
-                self.shares.remove(id);
-            }
+        let known = counted.map(|(_, share)| share.demand.clone());
+        // Something became free: those that found no node may try again.
+        self.queue.retry |= self.roster.take(id);
+        let Some(task) = task else { return };
+        let share = Share::of(task, || {
+            known.unwrap_or_else(|| self.demand(view, &task.service_id, task.spec_version))
+        });
+        if let Some(share) = share {
+            let seat = self.roster.seat(&task.node_id);
+            self.roster.add(id.clone(), seat, share);
         }
     }
 }

@@ -11,9 +11,16 @@ use crate::demand::{Demand, Share, Usage, capacity};
 use crate::state::{is_live, state_of};
 use crate::{defaults, scheduler, versions};
 
+/// What the tasks on a node use, and how many of each service are to run there.
+#[derive(Default)]
+pub(super) struct Counted {
+    usage: Usage,
+    by_service: BTreeMap<Id, usize>,
+}
+
 /// What tasks reserve on a node, of what it has.
-pub(super) fn reserved(node: &Node, usage: &Usage) -> String {
-    let has = capacity(node);
+pub(super) fn reserved(node: &Node, counted: &Counted) -> String {
+    let (has, usage) = (capacity(node), &counted.usage);
     format!(
         "{} of {} CPUs and {} of {} bytes of memory",
         cpus(usage.nano_cpus),
@@ -24,7 +31,7 @@ pub(super) fn reserved(node: &Node, usage: &Usage) -> String {
 }
 
 /// What waits for a node, and whether this one could take it.
-pub(super) fn waiting(text: &mut Text, view: &Snapshot, node: &Node, usage: &Usage) {
+pub(super) fn waiting(text: &mut Text, view: &Snapshot, node: &Node, usage: &Counted) {
     let mut waiting: BTreeMap<(&str, u64), usize> = BTreeMap::new();
     let waits = |task: &&Arc<Task>| {
         let here = task.node_id.is_empty() || task.node_id == node.id;
@@ -79,8 +86,14 @@ pub(super) fn refusals(text: &mut Text, view: &Snapshot, task: &Task, spec: Opti
 }
 
 /// Why a node can't take one more task of a service, with what it lacks.
-pub(super) fn refusal(node: &Node, usage: &Usage, service_id: &str, demand: &Demand) -> Option<String> {
-    let mut reason = scheduler::refusal(node, usage, &Id::from(service_id), demand)?;
+pub(super) fn refusal(node: &Node, counted: &Counted, service_id: &str, demand: &Demand) -> Option<String> {
+    let usage = &counted.usage;
+    let of_service = counted
+        .by_service
+        .get(service_id.as_bytes())
+        .copied()
+        .unwrap_or(0);
+    let mut reason = scheduler::refusal(node, usage, of_service, demand)?;
     let unmet: Vec<String> = demand
         .constraints
         .iter()
@@ -105,8 +118,8 @@ pub(super) fn refusal(node: &Node, usage: &Usage, service_id: &str, demand: &Dem
 }
 
 /// What the tasks on a node use, counted anew. Failures are not among it: they refuse nothing.
-pub(super) fn usage(view: &Snapshot, node_id: &str) -> Usage {
-    let mut usage = Usage::default();
+pub(super) fn usage(view: &Snapshot, node_id: &str) -> Counted {
+    let mut counted = Counted::default();
     let mut demands: BTreeMap<(&str, u64), Arc<Demand>> = BTreeMap::new();
     for task in view.tasks_by_node(node_id) {
         let demand = || {
@@ -122,8 +135,14 @@ pub(super) fn usage(view: &Snapshot, node_id: &str) -> Usage {
             counted.clone()
         };
         if let Some(share) = Share::of(task, demand) {
-            share.add(&mut usage);
+            share.add(&mut counted.usage);
+            if share.active {
+                *counted
+                    .by_service
+                    .entry(share.demand.service.clone())
+                    .or_default() += 1;
+            }
         }
     }
-    usage
+    counted
 }

@@ -169,7 +169,7 @@ impl Excess {
 
 /// Sends tasks away, newest first, until the rest's reservations fit what the node has now.
 fn evict(pass: &mut Pass<'_, '_>, id: &Id) {
-    let (Some(node), Some(usage)) = (pass.tx.node(id), pass.state.usage.get(id)) else {
+    let (Some(node), Some(usage)) = (pass.tx.node(id), pass.state.roster.usage(id)) else {
         return;
     };
     let mut excess = Excess::new(node, usage);

@@ -1,15 +1,17 @@
 //! Which nodes can take a task: SwarmKit's filters in its order. The first that refuses is counted, so that the counts
 //! add up to the number of nodes. Its filter of CSI volumes is missing: there are none.
+//!
+//! What a filter says follows from the node alone (`suited`, worked out once for a node), from what is used of it (`refuses`), or from
+//! the service's tasks on it (replicas per node, which comes last).
 
-use pontoon_proto::v1::{Availability, Node, NodeState};
-use pontoon_store::Id;
+use pontoon_proto::v1::{Availability, Node, NodeState, Resources};
 
 use crate::demand::{Demand, Usage, capacity};
 use crate::generic;
 
 /// A filter; the order is the order in which they are asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Filter {
+pub(super) enum Filter {
     Ready,
     Resources,
     Plugins,
@@ -34,6 +36,21 @@ const FILTERS: [Filter; 7] = [
 pub(super) struct Refusals([usize; FILTERS.len()]);
 
 impl Refusals {
+    /// Counts a node that is refused.
+    pub(super) fn count(&mut self, filter: Filter) {
+        self.add(filter, 1);
+    }
+
+    /// Counts such a node no longer.
+    pub(super) fn discount(&mut self, filter: Filter) {
+        self.0[filter as usize] -= 1;
+    }
+
+    /// Counts nodes that are refused.
+    pub(super) fn add(&mut self, filter: Filter, nodes: usize) {
+        self.0[filter as usize] += nodes;
+    }
+
     /// The counts in SwarmKit's words, most frequent first.
     pub(super) fn explain(&self) -> String {
         let mut counts: Vec<_> = FILTERS
@@ -51,30 +68,92 @@ impl Refusals {
             .collect();
         format!("no suitable node ({})", parts.join("; "))
     }
+}
 
-    /// Of a single node: why it is refused.
-    pub(super) fn explain_one(&self) -> String {
-        let refused = FILTERS.iter().zip(self.0).find(|(_, count)| *count > 0);
-        let text = refused.map_or_else(String::new, |(filter, _)| filter.explain(1));
-        text.replace(" on 1 node", "").replace("1 node ", "")
+/// What filters say of a node whatever runs on it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Suited {
+    ready: bool,
+    /// The first that refuses for ever: drivers, constraints, platform.
+    refused: Option<Filter>,
+}
+
+/// Asks the filters that look at the node alone.
+pub(super) fn suited(node: &Node, demand: &Demand) -> Suited {
+    let status = node.status.as_ref();
+    let ready = status.is_some_and(|status| status.state() == NodeState::Ready);
+    let spec = node.spec.as_ref();
+    let active = spec.is_none_or(|spec| spec.availability() == Availability::Active);
+    let mut plugins = demand.plugins.iter();
+    let refused = if !plugins.all(|(kind, name)| has_plugin(node, kind, name)) {
+        Some(Filter::Plugins)
+    } else if !meets_constraints(node, demand) {
+        Some(Filter::Constraints)
+    } else if !has_platform(node, demand) {
+        Some(Filter::Platform)
+    } else {
+        None
+    };
+    Suited {
+        ready: ready && active,
+        refused,
     }
 }
 
-/// Whether the node can take one more task; the filter that refuses is counted.
-pub(super) fn fits(
+/// The first filter that refuses the node one more task, but for replicas per node. `has` is the node's capacity.
+pub(super) fn refuses(
+    suited: Suited,
     node: &Node,
+    has: Resources,
     usage: &Usage,
-    service: &Id,
     demand: &Demand,
-    refusals: &mut Refusals,
-) -> bool {
-    let refused = FILTERS
-        .iter()
-        .position(|filter| !filter.accepts(node, usage, service, demand));
-    if let Some(at) = refused {
-        refusals.0[at] += 1;
+) -> Option<Filter> {
+    if !suited.ready {
+        return Some(Filter::Ready);
     }
-    refused.is_none()
+    if !has_room(node, has, usage, demand) {
+        return Some(Filter::Resources);
+    }
+    let is_taken = |port| usage.host_ports.contains_key(port);
+    let taken = demand.host_ports.iter().any(is_taken);
+    suited.refused.or(taken.then_some(Filter::HostPorts))
+}
+
+/// The first filter that refuses a single node one more task of a service that has `of_service` there.
+pub(super) fn refuses_one(node: &Node, usage: &Usage, of_service: usize, demand: &Demand) -> Option<Filter> {
+    let full = demand.max_replicas != 0 && of_service as u64 >= demand.max_replicas;
+    refuses(suited(node, demand), node, capacity(node), usage, demand)
+        .or_else(|| full.then_some(Filter::MaxReplicas))
+}
+
+fn meets_constraints(node: &Node, demand: &Demand) -> bool {
+    #[cfg(feature = "planted-bugs")]
+    if pontoon_proto::planted::is_planted(pontoon_proto::planted::Bug::ForgetConstraint) {
+        return true;
+    }
+    demand.meets_constraints(node)
+}
+
+fn has_room(node: &Node, has: Resources, usage: &Usage, demand: &Demand) -> bool {
+    let cpu = demand.nano_cpus == 0 || usage.nano_cpus + demand.nano_cpus <= has.nano_cpus;
+    let memory = demand.memory == 0 || usage.memory + demand.memory <= has.memory_bytes;
+    let generic = || {
+        let offered = generic::offered(node);
+        usage.generic.claim(offered, &demand.generic).is_some()
+    };
+    cpu && memory && (demand.generic.is_empty() || generic())
+}
+
+fn has_platform(node: &Node, demand: &Demand) -> bool {
+    let platform = node.description.as_ref().and_then(|d| d.platform.as_ref());
+    let same = |wanted: &str, has: &str| wanted.is_empty() || wanted == has;
+    demand.platforms.is_empty()
+        || platform.is_some_and(|has| {
+            demand.platforms.iter().any(|wanted| {
+                let arch = architecture(&wanted.architecture);
+                same(&wanted.os, &has.os) && same(arch, architecture(&has.architecture))
+            })
+        })
 }
 
 /// GOARCH's name of an architecture that uname calls otherwise.
@@ -95,59 +174,10 @@ fn has_plugin(node: &Node, kind: &str, name: &str) -> bool {
 }
 
 impl Filter {
-    fn accepts(self, node: &Node, usage: &Usage, service: &Id, demand: &Demand) -> bool {
-        match self {
-            Filter::Ready => {
-                let ready = node
-                    .status
-                    .as_ref()
-                    .is_some_and(|status| status.state() == NodeState::Ready);
-                let spec = node.spec.as_ref();
-                ready && spec.is_none_or(|spec| spec.availability() == Availability::Active)
-            }
-            Filter::Resources => {
-                let limits = capacity(node);
-                let cpu = demand.nano_cpus == 0 || usage.nano_cpus + demand.nano_cpus <= limits.nano_cpus;
-                let memory = demand.memory == 0 || usage.memory + demand.memory <= limits.memory_bytes;
-                let generic = || {
-                    usage
-                        .generic
-                        .claim(generic::offered(node), &demand.generic)
-                        .is_some()
-                };
-                cpu && memory && (demand.generic.is_empty() || generic())
-            }
-            Filter::Plugins => demand
-                .plugins
-                .iter()
-                .all(|(kind, name)| has_plugin(node, kind, name)),
-            #[cfg(feature = "planted-bugs")]
-            Filter::Constraints
-                if pontoon_proto::planted::is_planted(pontoon_proto::planted::Bug::ForgetConstraint) =>
-            {
-                true
-            }
-            Filter::Constraints => demand.meets_constraints(node),
-            Filter::Platform => {
-                let platform = node.description.as_ref().and_then(|d| d.platform.as_ref());
-                let same = |wanted: &str, has: &str| wanted.is_empty() || wanted == has;
-                demand.platforms.is_empty()
-                    || platform.is_some_and(|has| {
-                        demand.platforms.iter().any(|wanted| {
-                            let arch = architecture(&wanted.architecture);
-                            same(&wanted.os, &has.os) && same(arch, architecture(&has.architecture))
-                        })
-                    })
-            }
-            Filter::HostPorts => !demand
-                .host_ports
-                .iter()
-                .any(|port| usage.host_ports.contains_key(port)),
-            Filter::MaxReplicas => {
-                let limit = usize::try_from(demand.max_replicas).unwrap_or(usize::MAX);
-                limit == 0 || usage.of_service(service) < limit
-            }
-        }
+    /// Of a single node: why it is refused.
+    pub(super) fn explain_one(self) -> String {
+        let text = self.explain(1);
+        text.replace(" on 1 node", "").replace("1 node ", "")
     }
 
     fn explain(self, count: usize) -> String {

@@ -1,183 +1,183 @@
 //! Names a node for each task that has its addresses. Tasks of one service and spec version ask for the same, so they are
-//! placed as a group: the filters run once over the nodes, then each task costs a step in a heap.
+//! placed as a group.
 //!
-//! - `queue`: who waits; `filter`: which nodes can take a task, and counts of why the others can't;
-//! - `spread`: which of those takes it.
+//! - `queue`: who waits; `roster`: the nodes, what is used of them, and what happened to them lately; `failures`: where tasks failed;
+//! - `filter`: which nodes can take a task, and counts of why the others can't; `shape`: an index of that for who asks for the same;
+//! - `spread`: which of those takes it; `plan`: what was decided, until it is written.
 //!
 //! A task that finds no node says why in its status and is tried again when something changed that could help.
 
+mod failures;
 mod filter;
+mod plan;
 mod queue;
+mod roster;
+mod shape;
 mod spread;
 
+pub use plan::Plan;
 pub(crate) use queue::Queue;
+pub(crate) use roster::Roster;
+pub(crate) use shape::Shapes;
 
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
-use pontoon_proto::v1::{Node, Task, TaskState};
-use pontoon_store::{Id, Kind};
+use pontoon_proto::v1::Node;
+use pontoon_store::Id;
 
 use crate::demand::{Demand, Usage};
-use crate::generic;
 use crate::pass::Pass;
-use crate::reasons;
 use filter::Refusals;
-use spread::Score;
+use plan::Order;
+use shape::Shape;
+use spread::Picker;
 
-/// Of a node that no task was on yet.
-static NOTHING_USED: LazyLock<Usage> = LazyLock::new(Usage::default);
-
-/// Why a node can't take one more such task of a service; none: it can.
-pub(crate) fn refusal(node: &Node, usage: &Usage, service: &Id, demand: &Demand) -> Option<String> {
-    let mut refusals = Refusals::default();
-    (!filter::fits(node, usage, service, demand, &mut refusals)).then(|| refusals.explain_one())
+/// Why a node can't take one more such task of a service that has `of_service` there; none: it can.
+pub(crate) fn refusal(node: &Node, usage: &Usage, of_service: usize, demand: &Demand) -> Option<String> {
+    let refused = filter::refuses_one(node, usage, of_service, demand)?;
+    Some(refused.explain_one())
 }
 
 /// Places what can be placed.
 pub(crate) fn run(pass: &mut Pass<'_, '_>) {
+    let plan = choose(pass);
+    plan.write(pass);
+}
+
+/// Decides on all that wait, as if it were written already.
+pub(crate) fn choose(pass: &mut Pass<'_, '_>) -> Plan {
+    let mut plan = Plan::default();
     if !pass.state.queue.retry {
-        return;
+        return plan;
     }
     pass.state.queue.retry = false;
     // Global services' tasks first: they have no choice of node.
-    for id in pass.state.queue.preassigned.clone() {
-        confirm(pass, &id);
+    let roster = &pass.state.roster;
+    let asked = pass.state.queue.preassigned.iter().filter(|(_, task)| {
+        let refused = task.refused;
+        refused.is_none_or(|then| roster.is_touched(&task.node, then))
+    });
+    for id in asked.map(|(id, _)| id.clone()).collect::<Vec<_>>() {
+        confirm(pass, &mut plan, &id);
     }
     let groups: Vec<_> = pass.state.queue.groups.keys().cloned().collect();
     for (service, version) in groups {
-        place(pass, &service, version);
+        place(pass, &mut plan, &service, version);
     }
     // Placing only takes room away: what was refused stays refused until something else happens.
-}
-
-/// Writes where a task goes, and which of the node's units are its own. The node has passed the filters just before.
-fn assign(pass: &mut Pass<'_, '_>, id: &Id, node: &Node, demand: &Demand, message: &str) {
-    let Some(task) = pass.tx.task(id) else { return };
-    let mut task = Task::clone(task);
-    let now = pass.now();
-    reasons::waited(&mut task, now);
-    task.node_id.clone_from(&node.id);
-    if !demand.generic.is_empty() {
-        let held = &usage_of(pass, &node.id).generic;
-        let given = held.claim(generic::offered(node), &demand.generic);
-        task.generic_resources = given.unwrap_or_default();
-    }
-    let status = task.status.get_or_insert_default();
-    status.set_state(TaskState::Assigned);
-    status.timestamp = now;
-    message.clone_into(&mut status.message);
-    status.err.clear();
-    pass.state.count(pass.tx.view(), id, Some(&task));
-    pass.put_task(task);
-}
-
-/// Writes why a task could not be placed.
-fn refuse(pass: &mut Pass<'_, '_>, id: &Id, reason: &str) {
-    let Some(task) = pass.tx.task(id) else { return };
-    if task.status.as_ref().is_some_and(|status| status.err == reason) {
-        return;
-    }
-    let mut task = Task::clone(task);
-    reason.clone_into(&mut task.status.get_or_insert_default().err);
-    pass.put_task(task);
+    plan
 }
 
 /// Lets a task go to the node that it was made for.
-fn confirm(pass: &mut Pass<'_, '_>, id: &Id) {
+fn confirm(pass: &mut Pass<'_, '_>, plan: &mut Plan, id: &Id) {
     let Some(task) = pass.tx.task(id).cloned() else {
         return;
     };
-    if !pass.may_write(Kind::Task, id) {
-        pass.state.queue.retry = true;
-        return;
-    }
     let demand = pass
         .state
         .demand(pass.tx.view(), &task.service_id, task.spec_version);
     let service = Id::from(task.service_id.as_str());
-    let mut refusals = Refusals::default();
-    let Some(node) = pass.tx.node(&task.node_id).cloned() else {
-        refuse(pass, id, "its node was removed from the cluster");
-        return;
+    let roster = &mut pass.state.roster;
+    let seat = roster.seat(&task.node_id);
+    let of_service = roster.of_service(&service, seat);
+    let entry = roster.entry(seat);
+    let reason = match &entry.node {
+        None => "its node was removed from the cluster".to_owned(),
+        Some(node) => match filter::refuses_one(node, &entry.usage, of_service, &demand) {
+            None => {
+                if !plan.has_room(pass, id) {
+                    pass.state.queue.retry = true;
+                    return;
+                }
+                let order = Order {
+                    demand: &demand,
+                    message: "scheduler confirmed task can run on preassigned node",
+                };
+                plan.place(&mut pass.state.roster, id.clone(), seat, &order);
+                return;
+            }
+            Some(filter) => {
+                let mut refusals = Refusals::default();
+                refusals.count(filter);
+                refusals.explain()
+            }
+        },
     };
-    let usage = usage_of(pass, &task.node_id);
-    if filter::fits(&node, usage, &service, &demand, &mut refusals) {
-        let message = "scheduler confirmed task can run on preassigned node";
-        assign(pass, id, &node, &demand, message);
-    } else {
-        refuse(pass, id, &refusals.explain());
+    if !plan.refuse(pass, id.clone(), &reason.into()) {
+        pass.state.queue.retry = true;
+        return;
+    }
+    let now = pass.state.roster.now();
+    if let Some(task) = pass.state.queue.preassigned.get_mut(id) {
+        task.refused = Some(now);
     }
 }
 
-/// What the tasks on a node use.
-fn usage_of<'a>(pass: &'a Pass<'_, '_>, node: &str) -> &'a Usage {
-    let nothing: &Usage = &NOTHING_USED;
-    pass.state.usage.get(node.as_bytes()).unwrap_or(nothing)
-}
-
-/// Looks at every node beside what is used of it. Both are sorted by the node's id, so that none is looked up.
-fn for_each_node(pass: &Pass<'_, '_>, mut look: impl FnMut(&Arc<Node>, &Usage)) {
-    let nothing: &Usage = &NOTHING_USED;
-    let mut usages = pass.state.usage.iter().peekable();
-    for node in pass.tx.nodes() {
-        while usages
-            .next_if(|(id, _)| id.as_bytes() < node.id.as_bytes())
-            .is_some()
-        {}
-        let own = usages.next_if(|(id, _)| id.as_bytes() == node.id.as_bytes());
-        look(node, own.map_or(nothing, |(_, usage)| usage));
-    }
-}
-
-/// Places the tasks of one service and version, which ask for the same. What cannot be written in this transaction waits for the
-/// next; the first ones go first.
-fn place(pass: &mut Pass<'_, '_>, service: &Id, version: u64) {
+/// Places the tasks of one service and version. Those for whom there is no room in this transaction wait for the next; the first
+/// ones go first.
+fn place(pass: &mut Pass<'_, '_>, plan: &mut Plan, service: &Id, version: u64) {
     let demand = pass.state.demand(pass.tx.view(), service, version);
-    let mut tree = spread::Tree::default();
-    let now = pass.now();
-    for_each_node(pass, |node, usage| {
-        tree.count(node, &demand.spread, usage.of_service(service));
-        if filter::fits(node, usage, service, &demand, &mut Refusals::default()) {
-            let score = Score::new(usage, service, version, now);
-            tree.add(node, &demand.spread, score);
-        }
-    });
-    let mut reason = tree.is_empty().then(|| left_over(pass, service, &demand));
+    let mut shape = pass.state.shapes.take(&demand, &pass.state.roster);
     let key = (service.clone(), version);
-    let Some(group) = pass.state.queue.groups.get(&key) else {
-        return;
-    };
-    if reason.is_some() && group.refused == reason {
-        return;
+    let refused = place_group(pass, plan, &key, &demand, &mut shape);
+    if let (Some(refused), Some(group)) = (refused, pass.state.queue.groups.get_mut(&key)) {
+        group.refused = refused;
     }
-    for id in group.tasks.iter().cloned().collect::<Vec<_>>() {
-        if !pass.may_write(Kind::Task, &id) {
-            pass.state.queue.retry = true;
-            return;
-        }
-        let Some(node) = tree.pick() else {
-            let reason = reason.get_or_insert_with(|| left_over(pass, service, &demand));
-            refuse(pass, &id, reason);
-            continue;
-        };
-        assign(pass, &id, &node, &demand, "scheduler assigned task to node");
-        // Back among those that can take a task, if it still can.
-        let usage = usage_of(pass, &node.id);
-        if filter::fits(&node, usage, service, &demand, &mut Refusals::default()) {
-            let score = Score::new(usage, service, version, now);
-            tree.add(&node, &demand.spread, score);
-        }
-    }
-    if let Some(group) = pass.state.queue.groups.get_mut(&key) {
-        group.refused = reason;
-    }
+    pass.state.shapes.put(shape);
 }
 
-/// Why no node can take a task now.
-fn left_over(pass: &Pass<'_, '_>, service: &Id, demand: &Demand) -> String {
-    let mut refusals = Refusals::default();
-    for_each_node(pass, |node, usage| {
-        filter::fits(node, usage, service, demand, &mut refusals);
-    });
-    refusals.explain()
+/// Returns why those wait who are left, if all were looked at.
+fn place_group(
+    pass: &mut Pass<'_, '_>,
+    plan: &mut Plan,
+    (service, version): &(Id, u64),
+    demand: &Arc<Demand>,
+    shape: &mut Shape,
+) -> Option<Option<String>> {
+    let now = pass.now();
+    let roster = &pass.state.roster;
+    let failures = roster.failures.of(service, *version, now);
+    let mut picker = Picker::new(shape, roster, service, demand.max_replicas, failures);
+    let mut best = picker.pick();
+    let group = pass.state.queue.groups.get(&(service.clone(), *version))?;
+    if best.is_none()
+        && group
+            .refused
+            .as_ref()
+            .is_some_and(|said| *said == shape.explain())
+    {
+        return None;
+    }
+    let order = Order {
+        demand,
+        message: "scheduler assigned task to node",
+    };
+    let mut tasks = group.tasks.iter().cloned().collect::<Vec<_>>().into_iter();
+    while let Some(seat) = best {
+        let Some(id) = tasks.next() else { return Some(None) };
+        if !plan.has_room(pass, &id) {
+            pass.state.queue.retry = true;
+            return None;
+        }
+        let roster = &mut pass.state.roster;
+        plan.place(roster, id, seat, &order);
+        // Back among those that can take a task, if it still can.
+        picker.offer(roster, seat);
+        best = picker.pick();
+    }
+    drop(picker);
+    let mut tasks = tasks.peekable();
+    if tasks.peek().is_none() {
+        return Some(None);
+    }
+    shape.catch_up(&pass.state.roster);
+    let reason = shape.explain();
+    let said: Arc<str> = reason.as_str().into();
+    for id in tasks {
+        if !plan.refuse(pass, id, &said) {
+            pass.state.queue.retry = true;
+            return None;
+        }
+    }
+    Some(Some(reason))
 }

@@ -15,13 +15,21 @@ pub(super) struct Group {
     pub(super) refused: Option<String>,
 }
 
+/// A task that waits for the one node that it was made for.
+#[derive(Debug, Clone)]
+pub(super) struct Preassigned {
+    pub(super) node: Id,
+    /// It was refused when the roster's journal ended here: before the node is touched again there is no need to ask.
+    pub(super) refused: Option<u64>,
+}
+
 /// Tasks that wait for a node.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Queue {
     /// By service and spec version.
     pub(super) groups: BTreeMap<(Id, u64), Group>,
     /// Those made for one node (global services).
-    pub(super) preassigned: BTreeSet<Id>,
+    pub(super) preassigned: BTreeMap<Id, Preassigned>,
     /// Somebody is new, or something happened that could help those who were refused.
     pub(crate) retry: bool,
 }
@@ -39,13 +47,35 @@ impl Queue {
                     self.retry = true;
                 }
             }
-            Some(_) => self.retry |= self.preassigned.insert(id.clone()),
+            Some(task) => {
+                if !self.preassigned.contains_key(id) {
+                    let node = Id::from(task.node_id.as_str());
+                    self.preassigned
+                        .insert(id.clone(), Preassigned { node, refused: None });
+                    self.retry = true;
+                }
+            }
             None => self.forget(id, task),
+        }
+    }
+
+    /// What was decided on a task could not be written.
+    pub(super) fn ask_again(&mut self, id: &Id, task: Option<&Task>) {
+        self.retry = true;
+        if let Some(task) = self.preassigned.get_mut(id) {
+            task.refused = None;
+        }
+        let key = task.map(|task| (task.service_id.as_str().into(), task.spec_version));
+        if let Some(group) = key.and_then(|key| self.groups.get_mut(&key)) {
+            group.refused = None;
         }
     }
 
     fn forget(&mut self, id: &Id, task: Option<&Task>) {
         self.preassigned.remove(id);
+        if self.groups.is_empty() {
+            return;
+        }
         if let Some(task) = task {
             let key = (task.service_id.as_str().into(), task.spec_version);
             if let Some(group) = self.groups.get_mut(&key) {
