@@ -1,7 +1,8 @@
 //! Orchestration, allocation and placement as one pure function over a transaction.
 //!
 //! # Layout
-//! - [`reconcile`]: the loop: orchestrate → allocate → schedule, until nothing changes or the budget is used; [`choose`] and [`write`]: only the last;
+//! - [`reconcile`]: the loop: orchestrate → allocate → schedule, until nothing changes or the budget is used;
+//!   [`choose`] and [`write()`]: only the last;
 //! - [`ReconcileState`]: caches derived from the objects, kept from call to call, rebuilt from nothing when lost;
 //! - `orchestrator`: tasks of replicated and global services and of jobs, restarts, updates and rollbacks, history, nodes that left;
 //! - `allocator`: VNIs, subnets, VIPs, task addresses, published ports, the ingress network;

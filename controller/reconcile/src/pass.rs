@@ -77,7 +77,7 @@ pub fn reconcile(tx: &mut Tx, state: &mut ReconcileState, env: &mut Env<'_>) -> 
 }
 
 /// The last of [`reconcile`]'s steps alone: decides which nodes waiting tasks get. What differs from the objects seen last is taken in
-/// first. For measurements, and for who asks what would be placed where. The state counts what was decided: [`write`] it, or
+/// first. For measurements, and for who asks what would be placed where. The state counts what was decided: [`write()`] it, or
 /// throw the state away.
 pub fn choose(tx: &mut Tx, state: &mut ReconcileState, env: &mut Env<'_>) -> Plan {
     let mut pass = Pass::begin(tx, state, env);
