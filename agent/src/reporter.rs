@@ -228,24 +228,17 @@ mod tests {
         assert!(reporter.take().is_none());
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn what_waited_for_an_acknowledgement_goes_with_it() {
+    #[tokio::test]
+    async fn what_comes_meanwhile_waits_for_the_acknowledgement() {
         let reporter = Reporter::new();
-        let begun = Instant::now();
         reporter.report("a", status(TaskState::Preparing));
         reporter.wait().await;
-        assert!(
-            begun.elapsed() >= BATCH && begun.elapsed() < BATCH * 2,
-            "statuses that come together"
-        );
         let first = reporter.take().unwrap();
         reporter.report("a", status(TaskState::Running));
-        let waited = tokio::time::timeout(BATCH * 100, reporter.wait()).await;
+        let waited = tokio::time::timeout(BATCH * 3, reporter.wait()).await;
         assert!(waited.is_err(), "the first is not acknowledged");
-        let acknowledged = Instant::now();
         reporter.acknowledge(first.sequence);
         reporter.wait().await;
-        assert_eq!(acknowledged.elapsed(), Duration::ZERO);
         assert!(reporter.take().is_some());
     }
 

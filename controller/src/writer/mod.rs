@@ -157,11 +157,11 @@ mod tests {
     async fn requests_go_before_reports_and_neither_starves() {
         let (writer, mut inbox) = Writer::new();
         let order = std::sync::Arc::new(Mutex::new(Vec::new()));
-        for number in 0..5000 {
+        for number in 0..QUEUE * 3 {
             writer.report(Report(format!("report{number}")));
         }
         let mut callers = tokio::task::JoinSet::new();
-        for number in 0..1500 {
+        for number in 0..QUEUE {
             let (writer, order) = (writer.clone(), order.clone());
             callers.spawn(async move {
                 let change = move |tx: &mut Tx, _: &Scope| {
@@ -172,25 +172,22 @@ mod tests {
                 writer.write(change).await
             });
         }
-        tokio::task::yield_now().await;
-        let requests = |order: &Mutex<Vec<usize>>| std::mem::take(&mut *order.lock().unwrap());
-        let fill = |inbox: &mut Inbox| {
+        while inbox.requests.len() < QUEUE {
+            tokio::task::yield_now().await;
+        }
+        // How many changes each request found in the batch before its own.
+        let mut fill = || {
             let mut batch = Batch::new(&Snapshot::default(), &Host::default(), 7, usize::MAX);
             inbox.fill(&mut batch);
+            (std::mem::take(&mut *order.lock().unwrap()), inbox.reports.len())
         };
-        fill(&mut inbox);
-        let first = requests(&order);
-        assert!(
-            first.len() >= 1000 && first.is_sorted(),
-            "only requests: {}",
-            first.len()
-        );
-        // The reports' turn, in which there was no room for others.
-        fill(&mut inbox);
-        assert_eq!(requests(&order), []);
-        fill(&mut inbox);
-        let rest = requests(&order);
-        assert_eq!((first.len() + rest.len(), rest[0]), (1500, 0));
-        assert!(inbox.reports.len() < 5000 - 1000 && !inbox.reports.is_empty());
+        let (first, reports) = fill();
+        assert!(first.len() < QUEUE && first.iter().copied().eq(0..first.len()));
+        assert_eq!(reports, QUEUE * 3, "no room was left for them");
+        let (second, reports) = fill();
+        assert!(second.is_empty() && reports < QUEUE * 3, "now it is their turn");
+        let (third, left) = fill();
+        assert_eq!((third.first(), third.is_empty()), (Some(&0), false));
+        assert!(left <= reports);
     }
 }
