@@ -46,7 +46,8 @@ pub(crate) struct Inbox {
 impl Inbox {
     /// Fills a batch with what waits: first what somebody waits for, then reports; the other way round when those had to wait before.
     fn fill(&mut self, batch: &mut Batch) {
-        if std::mem::take(&mut self.owes) {
+        let owed = std::mem::take(&mut self.owes);
+        if owed {
             self.add_reports(batch);
         }
         while batch.has_room()
@@ -56,7 +57,8 @@ impl Inbox {
         }
         let had_room = batch.has_room();
         self.add_reports(batch);
-        self.owes = !had_room && !self.reports.is_empty();
+        // A batch that began with reports has paid.
+        self.owes = !owed && !had_room && !self.reports.is_empty();
     }
 
     fn add_reports(&mut self, batch: &mut Batch) {
