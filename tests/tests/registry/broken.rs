@@ -67,9 +67,10 @@ fn names(host: &Host, folder: &str) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// What there is to see of images.
+/// What there is to see of images, but for their age.
 fn seen(host: &Host) -> Result<String> {
-    let images = host.ok(&["images", "--all", "--digests", "--no-trunc"])?;
+    let columns = "{{.Repository}}:{{.Tag}} {{.Digest}} {{.ID}} {{.Size}}";
+    let images = host.ok(&["images", "--all", "--digests", "--no-trunc", "--format", columns])?;
     let blobs = names(host, "blobs/sha256")?.join(" ");
     let layers = names(host, "layers")?.join(" ");
     Ok(format!("{images}\n{blobs}\n{layers}"))
