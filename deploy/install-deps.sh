@@ -14,9 +14,9 @@ for purpose; do
     test)
         add iproute2 util-linux busybox-static nftables procps runc systemd tcpdump
         add docker-registry apache2-utils skopeo buildah umoci bzip2 git openssh-client openssl xz-utils zstd
-        add etcd-server
+        add etcd-server wireguard-go wireguard-tools iputils-ping
         ;;
-    bench) add iproute2 util-linux busybox-static iperf3 runc docker-registry etcd-server ;;
+    bench) add iproute2 util-linux busybox-static iperf3 runc docker-registry etcd-server wireguard-go wireguard-tools ;;
     *)
         echo "install-deps.sh: unknown purpose $purpose" >&2
         exit 2

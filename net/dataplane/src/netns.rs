@@ -1,4 +1,4 @@
-//! Sockets opened inside another network namespace.
+//! Sockets and devices opened inside another network namespace.
 //!
 //! A socket belongs for ever to the namespace that its thread was in when it was made. So netd's thread goes into
 //! the sandbox's namespace, makes the socket and comes back, with nothing in between that could wait (setns(2)
@@ -51,10 +51,15 @@ impl Netns {
 
     /// Makes a non-blocking socket inside.
     pub(crate) fn socket(&self, family: AddressFamily, kind: SocketType) -> io::Result<OwnedFd> {
+        self.inside(|| new_socket(family, kind))
+    }
+
+    /// Runs `work`, which must not wait, with this thread inside.
+    pub(crate) fn inside<T>(&self, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
         let home = File::open("/proc/thread-self/ns/net")?;
         let network = Some(LinkNameSpaceType::Network);
         move_into_link_name_space(self.file.as_fd(), network)?;
-        let made = new_socket(family, kind);
+        let made = work();
         if let Err(error) = move_into_link_name_space(home.as_fd(), network) {
             // Everything that follows would happen in a stranger's namespace. The client starts another netd.
             tracing::error!(%error, "netd cannot go back to its own network namespace and ends");

@@ -11,10 +11,10 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{DnsPorts, SandboxDns, State, Zone};
+use crate::{DnsPorts, EncryptedNetwork, SandboxDns, State, Tunnel, Zone};
 
 /// Version of the protocol; a netd of another version is replaced.
-pub(crate) const PROTOCOL: u32 = 1;
+pub(crate) const PROTOCOL: u32 = 2;
 
 /// The control socket.
 pub(crate) fn socket_path(run_dir: &Path) -> PathBuf {
@@ -73,6 +73,14 @@ pub(crate) enum Operation {
     },
     /// Forget a network's names.
     RemoveZone { network: String },
+    /// Start the tunnel of encrypted networks, or change it.
+    PutTunnel { tunnel: Box<Tunnel> },
+    /// End the tunnel and let its networks go.
+    RemoveTunnel,
+    /// Carry a network's frames through the tunnel, or change how.
+    PutEncrypted { network: String, spec: EncryptedNetwork },
+    /// Carry them no more.
+    RemoveEncrypted { network: String },
     /// Replace everything.
     Sync { state: State },
     /// Tell everything.
@@ -102,6 +110,8 @@ pub(crate) enum Outcome {
     Ports(DnsPorts),
     /// All sandboxes are served there.
     AllPorts(BTreeMap<String, DnsPorts>),
+    /// The tunnel has this UDP port.
+    Listens(u16),
     /// What is served.
     State(State),
     /// The base of a patch is not what it names.

@@ -1,4 +1,4 @@
-//! What netd serves: sandboxes with their DNS settings, and one zone of names for each network.
+//! What netd serves: sandboxes with their DNS settings, one zone of names for each network, and the tunnel of encrypted networks.
 //!
 //! These values are built by `pontoon-net`, kept by the client so that it can refill a netd that was killed, kept
 //! by netd, and cross the control socket as JSON.
@@ -10,6 +10,8 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
+
+use crate::{EncryptedNetwork, Tunnel};
 
 /// The resolver of one sandbox.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,4 +70,10 @@ pub struct State {
     /// netd takes again if it can, so that redirects stay right; may be empty.
     #[serde(default)]
     pub ports: BTreeMap<String, DnsPorts>,
+    /// The tunnel of encrypted networks.
+    #[serde(default)]
+    pub tunnel: Option<Tunnel>,
+    /// Networks in the tunnel, by id.
+    #[serde(default)]
+    pub encrypted: BTreeMap<String, EncryptedNetwork>,
 }

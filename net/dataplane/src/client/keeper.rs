@@ -12,7 +12,7 @@ use tokio::{
 
 use super::{NetdOptions, connection::Connection};
 use crate::{
-    DnsPorts, Error, State, Zone,
+    DnsPorts, Error, State, Tunnel, Zone,
     protocol::{Operation, Outcome},
 };
 
@@ -211,6 +211,13 @@ impl Keeper {
             Operation::RemoveZone { network } => {
                 self.state.zones.remove(network);
             }
+            Operation::RemoveTunnel => {
+                self.state.tunnel = None;
+                self.state.encrypted.clear();
+            }
+            Operation::RemoveEncrypted { network } => {
+                self.state.encrypted.remove(network);
+            }
             Operation::Sync { state } => {
                 let mut state = state.clone();
                 if state.ports.is_empty() {
@@ -244,6 +251,20 @@ impl Keeper {
                 self.state.sandboxes.remove(&sandbox.id);
                 self.state.ports.remove(&sandbox.id);
                 self.publish();
+            }
+            // The port that it got once stays its own, also for a netd that replaces this one.
+            (Operation::PutTunnel { tunnel }, Outcome::Listens(listen_port)) => {
+                let listen_port = *listen_port;
+                self.state.tunnel = Some(Tunnel {
+                    listen_port,
+                    ..*tunnel
+                });
+            }
+            (Operation::PutEncrypted { network, spec }, Outcome::Done) => {
+                self.state.encrypted.insert(network, spec);
+            }
+            (Operation::PutEncrypted { network, .. }, Outcome::Refused(_)) => {
+                self.state.encrypted.remove(&network);
             }
             (Operation::Sync { .. }, Outcome::AllPorts(ports)) => self.set_ports(ports.clone()),
             _ => {}

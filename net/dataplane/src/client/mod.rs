@@ -15,7 +15,7 @@ use std::{
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
-    DnsPorts, Error, SandboxDns, State, Zone,
+    DnsPorts, EncryptedNetwork, Error, SandboxDns, State, Tunnel, Zone,
     protocol::{Operation, Outcome},
 };
 use keeper::{Call, Keeper};
@@ -122,6 +122,50 @@ impl NetdClient {
             },
         )
         .await
+    }
+
+    /// Starts the tunnel of encrypted networks, or changes it: sessions stay where their keys do. Returns its UDP port.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] if the port or the control socket is another's, or a network would not fit; connection errors.
+    pub async fn put_tunnel(&self, tunnel: Tunnel) -> Result<u16, Error> {
+        let tunnel = Box::new(tunnel);
+        match self.call(Operation::PutTunnel { tunnel }).await? {
+            Outcome::Listens(port) => Ok(port),
+            outcome => Err(unexpected("start the tunnel".to_owned(), outcome)),
+        }
+    }
+
+    /// Ends the tunnel and lets its networks go.
+    ///
+    /// # Errors
+    /// Connection errors.
+    pub async fn remove_tunnel(&self) -> Result<(), Error> {
+        self.done("end the tunnel", Operation::RemoveTunnel).await
+    }
+
+    /// Carries a network's frames through the tunnel, or changes how. Its TAP is made if it is not there; the caller makes it a port of the
+    /// network's bridge, and deletes it with the namespace.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] without a tunnel, if the MTU does not fit, or if the TAP can't be had; connection errors.
+    pub async fn put_encrypted(&self, network_id: &str, spec: EncryptedNetwork) -> Result<(), Error> {
+        let network = network_id.to_owned();
+        let operation = format!("encrypt network {network_id}");
+        match self.call(Operation::PutEncrypted { network, spec }).await? {
+            Outcome::Done => Ok(()),
+            outcome => Err(unexpected(operation, outcome)),
+        }
+    }
+
+    /// Carries a network's frames no more. Unknown ids are fine.
+    ///
+    /// # Errors
+    /// Connection errors.
+    pub async fn remove_encrypted(&self, network_id: &str) -> Result<(), Error> {
+        let network = network_id.to_owned();
+        let operation = Operation::RemoveEncrypted { network };
+        self.done("let an encrypted network go", operation).await
     }
 
     /// Replaces everything; sockets of sandboxes whose namespace is unchanged stay open. Returns where each

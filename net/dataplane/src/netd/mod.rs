@@ -3,13 +3,15 @@
 //! - here: the life of the process: lock, socket, sweep, end;
 //! - `server`: what it serves, and the operations on that;
 //! - `control`: control connections;
-//! - `sandbox`: one sandbox's sockets and tasks.
+//! - `sandbox`: one sandbox's sockets and tasks;
+//! - `tunnel`: the tunnel of encrypted networks.
 //!
-//! One thread, one process for each run directory. It keeps its tables and sockets while no daemon is there.
+//! One thread and, with a tunnel, its workers; one process for each run directory. It keeps its tables and sockets while no daemon is there.
 
 mod control;
 mod sandbox;
 mod server;
+mod tunnel;
 
 use std::{
     cell::RefCell,

@@ -6,7 +6,7 @@ use std::{
     rc::Rc,
 };
 
-use super::sandbox::Sandbox;
+use super::{sandbox::Sandbox, tunnel::Tunnels};
 use crate::{
     DnsPorts, SandboxDns, State, Zone,
     dns::{table::Table, view::SharedTable, view::View},
@@ -22,6 +22,7 @@ pub(crate) struct Server {
     /// Prepared zones, by network; shared with the sandboxes, which may wait for a zone that is yet to come.
     tables: HashMap<String, SharedTable>,
     sandboxes: HashMap<String, Sandbox>,
+    tunnels: Tunnels,
     revision: u64,
 }
 
@@ -62,6 +63,22 @@ impl Server {
                 self.remove_zone(&network);
                 Outcome::Done
             }
+            Operation::PutTunnel { tunnel } => match self.tunnels.put(*tunnel) {
+                Ok(port) => Outcome::Listens(port),
+                Err(reason) => Outcome::Refused(reason),
+            },
+            Operation::RemoveTunnel => {
+                self.tunnels.remove();
+                Outcome::Done
+            }
+            Operation::PutEncrypted { network, spec } => match self.tunnels.put_network(network, spec) {
+                Ok(()) => Outcome::Done,
+                Err(reason) => Outcome::Refused(reason),
+            },
+            Operation::RemoveEncrypted { network } => {
+                self.tunnels.remove_network(&network);
+                Outcome::Done
+            }
             Operation::Sync { state } => {
                 self.sync(state);
                 Outcome::AllPorts(self.ports())
@@ -72,6 +89,8 @@ impl Server {
                     sandboxes: self.specs.clone(),
                     zones: self.zones.clone(),
                     ports: self.ports(),
+                    tunnel: self.tunnels.spec().cloned(),
+                    encrypted: self.tunnels.networks().clone(),
                 })
             }
             // The connection sees to it.
@@ -95,6 +114,9 @@ impl Server {
                 "the network namespace is gone, its sandbox is dropped"
             );
             self.remove_sandbox(&id);
+            self.revision += 1;
+        }
+        if self.tunnels.sweep() {
             self.revision += 1;
         }
     }
@@ -194,7 +216,10 @@ impl Server {
             sandboxes,
             zones,
             ports,
+            tunnel,
+            encrypted,
         } = state;
+        self.tunnels.sync(tunnel, encrypted);
         let gone: Vec<_> = self
             .zones
             .keys()

@@ -2,6 +2,8 @@
 // Each test file uses its part.
 #![allow(dead_code, clippy::unwrap_used)]
 
+pub mod node;
+
 use std::{
     fs::File,
     io::{Read, Write},
