@@ -41,6 +41,9 @@ impl NetworkManager {
             }
         }
         state.ports = before.ports;
+        // Names decide nothing about encryption: a tunnel goes on while the daemon restarts.
+        state.tunnel = before.tunnel;
+        state.encrypted = before.encrypted;
         let ports = client.sync(state).await.map_err(failed("replace the state"))?;
         self.watch(client);
         for (id, ports) in ports {
