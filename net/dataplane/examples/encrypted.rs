@@ -326,20 +326,22 @@ fn iperf(from: &str, to: &str, address: &str, streams: u32, seconds: u32) -> Res
         .spawn()?;
     let client =
         format!("ip netns exec {from} iperf3 --json --client {address} --time {seconds} -P {streams}");
-    // Until the server listens.
-    let mut result = run(&client);
+    // It answers with an error, and not always with a code, until the server listens.
+    let figure = || -> Result<f64> {
+        let answer: Value = serde_json::from_str(&run(&client)?)?;
+        let bits = answer["end"]["sum_received"]["bits_per_second"].as_f64();
+        bits.ok_or_else(|| format!("iperf3 tells no figure: {}", answer["error"]).into())
+    };
+    let mut result = figure();
     for _ in 0..50 {
         if result.is_ok() {
             break;
         }
         std::thread::sleep(Duration::from_millis(50));
-        result = run(&client);
+        result = figure();
     }
-    let ended = server.kill();
-    server.wait()?;
-    let result: Value = serde_json::from_str(&result?)?;
     // One that has ended by itself can't be killed.
-    drop(ended);
-    let bits = result["end"]["sum_received"]["bits_per_second"].as_f64();
-    Ok(bits.ok_or("iperf3 tells no figure")? / 1e9)
+    drop(server.kill());
+    server.wait()?;
+    Ok(result? / 1e9)
 }
