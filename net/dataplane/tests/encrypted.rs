@@ -7,7 +7,6 @@ mod host;
 use std::{
     net::UdpSocket,
     process::{Child, Command, Stdio},
-    time::Duration,
 };
 
 use host::{
@@ -195,7 +194,7 @@ fn a_node_that_moves_is_followed() {
 fn changes_while_packets_flow_lose_none() {
     let (_underlay, mut one, mut two) = pair(1500);
     ping_full(&one.container, 2, 1000);
-    let pings = Pings::start(&one.container, 2, 300);
+    let mut pings = Pings::start(&one.container, 2, 300);
     for round in 1..=5u16 {
         one.tunnel.peers.get_mut("2").unwrap().keepalive = round;
         one.tunnel
@@ -209,7 +208,7 @@ fn changes_while_packets_flow_lose_none() {
             .allowed
             .push(format!("10.9.{round}.0/24").parse().unwrap());
         two.apply();
-        std::thread::sleep(Duration::from_millis(50));
+        pings.pass(12);
         one.tunnel.peers.remove("9");
         one.apply();
         let mut network = one.network.clone();
@@ -223,20 +222,20 @@ fn changes_while_packets_flow_lose_none() {
 fn keys_are_replaced_while_packets_flow_and_none_is_lost() {
     let (_underlay, mut one, mut two) = pair(1500);
     ping_full(&one.container, 2, 1000);
-    let pings = Pings::start(&one.container, 2, 700);
+    let mut pings = Pings::start(&one.container, 2, 700);
     let (old, new) = (key(1), key(71));
     two.tunnel.peers.get_mut("1").unwrap().public_keys = vec![new.public(), old.public()];
     two.apply();
-    std::thread::sleep(Duration::from_millis(300));
+    pings.pass(75);
     one.tunnel.private_keys = vec![new.clone(), old.clone()];
     one.apply();
-    std::thread::sleep(Duration::from_millis(1000));
+    pings.pass(250);
     one.tunnel.private_keys = vec![new.clone()];
     one.apply();
-    std::thread::sleep(Duration::from_millis(300));
+    pings.pass(75);
     two.tunnel.peers.get_mut("1").unwrap().public_keys = vec![new.public()];
     two.apply();
-    std::thread::sleep(Duration::from_millis(300));
+    pings.pass(75);
     pings.end();
     // The old key is worth nothing any more.
     one.tunnel.private_keys = vec![old];
@@ -284,8 +283,23 @@ fn replayed_packets_are_dropped() {
             socket.send_to(&frame[42..], (outer(2), PORT)).unwrap();
         }
     });
-    std::thread::sleep(Duration::from_millis(300));
-    assert_eq!(received(), before);
+    eventually("netd has taken all of them", || {
+        let read = || std::fs::read_to_string("/proc/thread-self/net/udp6").unwrap();
+        let sockets = two.ns.enter(read);
+        let mut of_netd = sockets
+            .lines()
+            .filter(|line| line.contains(&format!(":{PORT:04X} ")));
+        // "tx_queue:rx_queue" (proc_pid_net(5)).
+        of_netd.all(|line| {
+            line.split_whitespace()
+                .nth(4)
+                .is_some_and(|queues| queues.ends_with(":00000000"))
+        })
+    });
+    let right: u64 = before.parse().unwrap();
+    // What is right still comes, and nothing else has.
+    ping_full(&one.container, 2, 1000);
+    assert_eq!(received().parse::<u64>().unwrap(), right + 3);
     // And nobody was led astray by where they came from.
     ping_full(&two.container, 1, 1000);
 }
@@ -357,8 +371,8 @@ fn wg_shows_and_changes_it() {
         .as_secs()
         - fields[4].parse::<u64>().unwrap();
     assert!(age < 60 && fields[5] != "0" && fields[6] != "0", "{line}");
-    let pings = Pings::start(&one.container, 2, 300);
-    std::thread::sleep(Duration::from_millis(200));
+    let mut pings = Pings::start(&one.container, 2, 300);
+    pings.pass(50);
     run(
         "wg",
         &[
@@ -385,7 +399,7 @@ fn wg_shows_and_changes_it() {
         line.contains("100.64.0.2/32,10.9.0.0/16") && line.ends_with('7'),
         "{line}"
     );
-    std::thread::sleep(Duration::from_millis(200));
+    pings.pass(50);
     pings.end();
     one.tunnel.control = None;
     one.apply();

@@ -3,22 +3,24 @@
 use std::{
     collections::BTreeMap,
     fs::File,
-    io::{Read, Write},
+    io::{BufRead, BufReader, Read, Write},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     os::fd::AsFd,
-    process::{Child, Command, Stdio},
+    process::{Child, ChildStdout, Command, Stdio},
     sync::Arc,
 };
 
 use pontoon_dataplane::{EncryptedNetwork, Mac, NetdClient, Peer, Prefix, PrivateKey, PublicKey, Tunnel};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use super::{Host, Namespace, run};
+use super::{Host, Namespace, eventually, run};
 
 /// The network of all tests here.
 pub const VNI: u32 = 4097;
 /// The port of all nodes.
 pub const PORT: u16 = 51_820;
+/// What a capture's last datagram says.
+const END: &[u8] = b"this is the end of the capture";
 /// The TAP's name.
 pub const DEVICE: &str = "vxlan0";
 
@@ -258,26 +260,41 @@ pub fn ping_full(from: &Namespace, to: u8, mtu: u16) {
 }
 
 /// A stream of pings, some milliseconds apart.
-pub struct Pings(Child);
+pub struct Pings {
+    child: Child,
+    output: BufReader<ChildStdout>,
+    text: String,
+}
 
 impl Pings {
     /// Begins to send `count` of them.
     pub fn start(from: &Namespace, to: u8, count: u32) -> Self {
         let (count, to) = (count.to_string(), inner(to));
         let mut command = Command::new("ip");
-        command.args([
-            "netns", "exec", &from.name, "ping", "-q", "-i", "0.004", "-s", "1000",
-        ]);
+        command.args(["netns", "exec", &from.name, "ping", "-i", "0.004", "-s", "1000"]);
         command.args(["-W", "5", "-c", &count, &to]);
-        Self(command.stdout(Stdio::piped()).spawn().unwrap())
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let output = BufReader::new(child.stdout.take().unwrap());
+        let text = String::new();
+        Self { child, output, text }
+    }
+
+    /// Waits until so many more are answered.
+    pub fn pass(&mut self, count: usize) {
+        let mut answers = 0;
+        while answers < count {
+            let begin = self.text.len();
+            let read = self.output.read_line(&mut self.text).unwrap();
+            assert!(read > 0, "they ended before: {}", self.text);
+            answers += usize::from(self.text[begin..].contains(" bytes from "));
+        }
     }
 
     /// Waits for all, the last answer too, and expects that none was lost.
     pub fn end(mut self) {
-        let mut text = String::new();
-        self.0.stdout.take().unwrap().read_to_string(&mut text).unwrap();
-        self.0.wait().unwrap();
-        assert!(text.contains(" 0% packet loss"), "{text}");
+        self.output.read_to_string(&mut self.text).unwrap();
+        self.child.wait().unwrap();
+        assert!(self.text.contains(" 0% packet loss"), "{}", self.text);
     }
 }
 
@@ -311,13 +328,14 @@ pub fn transfer(from: &Namespace, to: &Namespace, to_number: u8, bytes: &[u8]) {
 }
 
 /// tcpdump on a host's way out, until it is asked for what it saw.
-pub struct Capture {
+pub struct Capture<'a> {
+    ns: &'a Namespace,
     child: Child,
     file: tempfile::NamedTempFile,
 }
 
-impl Capture {
-    pub fn start(ns: &Namespace, filter: &str) -> Self {
+impl<'a> Capture<'a> {
+    pub fn start(ns: &'a Namespace, filter: &str) -> Self {
         let file = tempfile::NamedTempFile::new().unwrap();
         let path = file.path().to_str().unwrap();
         let mut command = Command::new("ip");
@@ -344,13 +362,20 @@ impl Capture {
             assert_eq!(stderr.read(&mut said).unwrap(), 1, "tcpdump: {line}");
             line.push(said[0] as char);
         }
-        Self { child, file }
+        Self { ns, child, file }
     }
 
-    /// The frames.
+    /// The frames so far. The last that it sees is sent by this: then all before it have come by.
     pub fn end(mut self) -> Vec<Vec<u8>> {
-        // What was just sent has to come by.
-        std::thread::sleep(std::time::Duration::from_millis(300));
+        let path = self.file.path().to_owned();
+        let is_end = |bytes: &[u8]| bytes.windows(END.len()).any(|window| window == END);
+        self.ns.enter(|| {
+            let socket = std::net::UdpSocket::bind((outer(1), 0)).unwrap();
+            socket.send_to(END, (outer(2), 9)).unwrap();
+        });
+        eventually("tcpdump has seen the end", || {
+            is_end(&std::fs::read(&path).unwrap())
+        });
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
         self.child.wait().unwrap();
@@ -359,6 +384,9 @@ impl Capture {
         let mut frames = Vec::new();
         while rest.len() >= 16 {
             let length = u32::from_ne_bytes(rest[8..12].try_into().unwrap()) as usize;
+            if is_end(&rest[16..16 + length]) {
+                break;
+            }
             frames.push(rest[16..16 + length].to_vec());
             rest = &rest[16 + length..];
         }
