@@ -89,7 +89,7 @@ impl Supervisor {
         } else {
             text.push_str("; it is tried again until it works");
         }
-        tracing::error!(reason, "the manager stops for now");
+        tracing::error!(reason, "the manager takes no part until this is mended");
         self.take_down(&text).await;
         loop {
             tokio::select! {

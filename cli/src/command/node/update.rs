@@ -1,7 +1,7 @@
 //! `pontoon node update`, `promote` and `demote`.
 
 use clap::{Args, ValueEnum};
-use pontoon_proto::v1::{NodeRole, UpdateNodeRequest};
+use pontoon_proto::v1::{Node, NodeRole, NodeSpec, UpdateNodeRequest};
 
 use super::named;
 use crate::client::Client;
@@ -51,15 +51,7 @@ pub(super) async fn role(client: &Client, nodes: &[String], role: NodeRole) -> O
                 return Ok(format!("Node {name} is already a {word}."));
             }
             spec.set_role(role);
-            let version = node.meta.unwrap_or_default().version;
-            client
-                .control()
-                .update_node(UpdateNodeRequest {
-                    target: node.id,
-                    version,
-                    spec: Some(spec),
-                })
-                .await?;
+            write(&client, node, spec).await?;
             Ok(match role {
                 NodeRole::Manager => format!("Node {name} promoted to a manager in the swarm."),
                 NodeRole::Worker => format!("Manager {name} demoted in the swarm."),
@@ -89,15 +81,18 @@ pub(super) async fn run(client: &Client, arguments: Arguments) -> Outcome {
         }
     }
     labels.extend(arguments.label_add.iter().map(|text| label(text)));
-    let version = node.meta.unwrap_or_default().version;
-    client
-        .control()
-        .update_node(UpdateNodeRequest {
-            target: node.id,
-            version,
-            spec: Some(spec),
-        })
-        .await?;
+    write(client, node, spec).await?;
     listing::write(&format!("{}\n", arguments.node));
     Ok(0)
+}
+
+/// Gives a node another specification, unless somebody has changed it meanwhile.
+async fn write(client: &Client, node: Node, spec: NodeSpec) -> Result<(), Failure> {
+    let request = UpdateNodeRequest {
+        version: node.meta.unwrap_or_default().version,
+        target: node.id,
+        spec: Some(spec),
+    };
+    client.control().update_node(request).await?;
+    Ok(())
 }
