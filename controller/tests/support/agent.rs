@@ -169,11 +169,12 @@ impl Worker {
             .await
             .map_err(|error| tonic::Status::unavailable(error.to_string()))?;
         let mut client = DispatcherClient::new(channel.clone());
+        // From before the registration, which says which certificate this node has.
+        let mut certificate = self.identity.changes();
         let (out, outgoing) = mpsc::channel(16);
         send(&out, Outgoing::Register(self.register())).await;
         let mut incoming = client.session(ReceiverStream::new(outgoing)).await?.into_inner();
         let mut beat = tokio::time::interval(Duration::from_millis(150));
-        let mut certificate = self.identity.changes();
         let mut sequence = 0;
         loop {
             tokio::select! {
