@@ -53,8 +53,8 @@ impl Crowd {
     where
         F: Future<Output = Result<()>> + Send + 'static,
     {
-        let [name, count, addr, token, folder] = arguments else {
-            bail!("a process of agents has the arguments COUNT ADDRESS TOKEN FOLDER");
+        let [name, count, addr, token, folder, ..] = arguments else {
+            bail!("a process of agents has the arguments COUNT ADDRESS TOKEN FOLDER, then its options");
         };
         let count: usize = count.parse().with_context(|| format!("{name} {count}"))?;
         let join = Arc::new(JoinRequest {
@@ -131,18 +131,19 @@ pub struct Process {
 }
 
 impl Process {
-    /// In the network of `host`, which they join by; returns when all have a session. `name` is what the bench's program is to be.
+    /// In the network of `host`, which they join by; returns when all have a session. `name` is what the bench's program is to be, which
+    /// knows the `options`.
     ///
     /// # Errors
     /// When the agents fail.
-    pub fn start(name: &str, host: &Host, count: usize) -> Result<Self> {
+    pub fn start(name: &str, host: &Host, count: usize, options: &[&str]) -> Result<Self> {
         let token = host.ok(&["swarm", "join-token", "--quiet", "worker"])?;
         let inside = wire::enter(&host.netns());
         let mut command = Command::new(inside.get_program());
         command.args(inside.get_args()).arg(std::env::current_exe()?);
         command.arg(name).arg(count.to_string());
         command.arg(format!("{}:2377", host.address())).arg(token);
-        command.arg(host.folder().join("agents"));
+        command.arg(host.folder().join("agents")).args(options);
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().context("cannot start the agents")?;
         let input = child.stdin.take();

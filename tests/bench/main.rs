@@ -88,9 +88,10 @@ const FIGURES: &[Figure] = &[
     },
     Figure {
         name: "scale",
-        arguments: "[replicas=100] [rounds=3] [--peer] | --nodes 5000 [--tasks 1000000]",
+        arguments: "[replicas=100] [rounds=3] [--peer] | --nodes 5000 [--tasks 1000000] [--every-state]",
         about: "`service create` on 3 hosts to all running, `service rm` to nothing left, without and with an overlay; \
-                with --nodes: so many simulated agents at three managers, to all tasks running, and what the loss of 5,000 of them costs",
+                with --nodes: so many simulated agents at three managers, to all tasks running, and what the loss of 5,000 of them costs; \
+                --every-state: each state of each task is reported, not only the newest when an agent's turn comes",
         run: scale::run,
     },
     Figure {

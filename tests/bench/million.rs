@@ -1,4 +1,4 @@
-//! `scale --nodes N --tasks M`: a large cluster. Three managers as users run them, with their log on the disk; the agents are simulated, a process of
+//! `scale --nodes N --tasks M [--every-state]`: a large cluster. Three managers as users run them, with their log on the disk; the agents are simulated, a process of
 //! their own ([`simulated`]), each with a certificate and a session. From the first call of `service create` until the managers know
 //! all tasks to run; then some nodes are lost.
 
@@ -43,23 +43,19 @@ const BUDGET_P99: f64 = 200.0;
 /// # Errors
 /// When the cluster or an agent fails.
 pub fn run(arguments: &[String]) -> Result<Report> {
-    crate::check(arguments, 2, &["--nodes", "--tasks"])?;
+    crate::check(arguments, 2, &["--nodes", "--tasks", simulated::EVERY_STATE])?;
     let (nodes, tasks) = (
         value(arguments, "--nodes", 5000)?,
         value(arguments, "--tasks", 1_000_000)?,
     );
+    let every_state = crate::option(arguments, simulated::EVERY_STATE);
     let mut report = Report::start()?;
     report.condition("nodes", json!(nodes));
     report.condition("tasks", json!(tasks));
+    report.condition("every state is reported", json!(every_state));
     let fleet = managers(&mut report)?;
     let leader = fleet.leader(fleet.host(1))?;
-    progress(&format!("{nodes} agents join"));
-    let begun = Instant::now();
-    let mut agents = Process::start(simulated::AGENTS, leader, nodes)?;
-    report.result(
-        "s for all agents to join",
-        json!(round(begun.elapsed().as_secs_f64())),
-    );
+    let mut agents = join(&mut report, leader, nodes, every_state)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
@@ -140,6 +136,23 @@ fn managers(report: &mut Report) -> Result<Fleet> {
         host.ok(&["node", "update", "--availability", "drain", &host.name()])?;
     }
     Ok(fleet)
+}
+
+/// Has all agents join.
+fn join(report: &mut Report, leader: &Host, nodes: usize, every_state: bool) -> Result<Process> {
+    progress(&format!("{nodes} agents join"));
+    let begun = Instant::now();
+    let options: &[&str] = if every_state {
+        &[simulated::EVERY_STATE]
+    } else {
+        &[]
+    };
+    let agents = Process::start(simulated::AGENTS, leader, nodes, options)?;
+    report.result(
+        "s for all agents to join",
+        json!(round(begun.elapsed().as_secs_f64())),
+    );
+    Ok(agents)
 }
 
 /// How many messages it took, as the agents count them.

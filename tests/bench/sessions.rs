@@ -110,7 +110,7 @@ pub fn run(arguments: &[String]) -> Result<Report> {
         Ok((memory, cpu))
     };
     let (without, idle) = measure("manager without agents")?;
-    let agents = Process::start(AGENTS, host, count)?;
+    let agents = Process::start(AGENTS, host, count, &[])?;
     let (with, busy) = measure(&format!("manager with {count} agents"))?;
     drop(agents);
     let each = |with: u64, without: u64| round(with.saturating_sub(without) as f64 / count.max(1) as f64);

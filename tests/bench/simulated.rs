@@ -1,6 +1,7 @@
 //! Agents that only pretend to run tasks: the process of the agents of [`million`](crate::million). Each is a node with a certificate, a TLS
 //! connection and a session of its own; what it is assigned goes through all states, one in 10 ms, and is reported as the real agent does:
-//! gathered for 10 ms, the newest status of each task, one report on its way at a time.
+//! gathered for 10 ms, the newest status of each task, one report on its way at a time. With [`EVERY_STATE`] such a report has all states that
+//! its tasks have come through since the one before, in their order.
 //!
 //! It is told what to do by lines on its input: `expect N` answers `running N` once so many tasks are known to the managers to run; `lose N`
 //! ends N agents without a word and answers `lost TASKS`; `reports`, `statuses` and `assignments` are answered by how many there were.
@@ -27,6 +28,8 @@ use crate::agents::{Begun, Crowd};
 
 /// First word of the arguments of the process of the agents.
 pub const AGENTS: &str = "simulated-agents";
+/// Option of the process: no state goes untold.
+pub const EVERY_STATE: &str = "--every-state";
 /// The real agent's: how long statuses are gathered. So long a task stays in a state, too.
 const BATCH: Duration = Duration::from_millis(10);
 
@@ -59,8 +62,9 @@ struct Count {
 
 async fn agents(arguments: &[String]) -> Result<()> {
     let totals = Arc::new(Totals::default());
+    let every_state = crate::option(arguments, EVERY_STATE);
     let agent = |number: usize, channel: Channel, begun| {
-        let mut agent = Agent::new(number, totals.clone());
+        let mut agent = Agent::new(number, every_state, totals.clone());
         async move { agent.serve(DispatcherClient::new(channel), begun).await }
     };
     let mut crowd = Crowd::join(arguments, agent).await?;
@@ -109,6 +113,8 @@ struct Held {
     since: Instant,
     /// The last state that was reported.
     reported: TaskState,
+    /// Those that it has come through since.
+    untold: Vec<TaskState>,
     desired: TaskState,
 }
 
@@ -125,6 +131,7 @@ impl Held {
             }
             self.since += BATCH;
             self.state = further;
+            self.untold.push(further);
         }
     }
 }
@@ -138,6 +145,8 @@ struct Sent {
 
 struct Agent {
     number: usize,
+    /// Every state is reported, not the newest alone.
+    every_state: bool,
     tasks: HashMap<String, Held>,
     /// Those that have a step to go, or one to report.
     moving: Vec<String>,
@@ -161,9 +170,10 @@ fn next(state: TaskState, desired: TaskState) -> TaskState {
 }
 
 impl Agent {
-    fn new(number: usize, totals: Arc<Totals>) -> Self {
+    fn new(number: usize, every_state: bool, totals: Arc<Totals>) -> Self {
         Self {
             number,
+            every_state,
             tasks: HashMap::new(),
             moving: Vec::new(),
             sequence: 0,
@@ -268,6 +278,7 @@ impl Agent {
                 state: TaskState::Assigned,
                 since: now,
                 reported: TaskState::Assigned,
+                untold: Vec::new(),
                 desired,
             });
             if !held.advance(now) {
@@ -278,7 +289,7 @@ impl Agent {
         }
     }
 
-    /// The newest state of every task that has moved since it was last reported; none while another report is on its way.
+    /// Of every task that has moved since it was last reported the newest state, or each; none while another report is on its way.
     fn report(&mut self, now: Instant) -> Option<StatusReport> {
         if self.sent.is_some() {
             return None;
@@ -292,19 +303,22 @@ impl Agent {
                 continue;
             };
             let moves = held.advance(now);
-            if held.state != held.reported {
-                let runs = |state| isize::from(state == TaskState::Running);
-                more += runs(held.state) - runs(held.reported);
-                held.reported = held.state;
-                updates.push(TaskStatusUpdate {
-                    task_id: id.clone(),
-                    status: Some(TaskStatus {
-                        state: held.state.into(),
-                        message: held.state.name().to_owned(),
-                        ..TaskStatus::default()
-                    }),
-                });
-            }
+            let runs = |state| isize::from(state == TaskState::Running);
+            more += runs(held.state) - runs(held.reported);
+            held.reported = held.state;
+            let unsaid = if self.every_state {
+                0
+            } else {
+                held.untold.len().saturating_sub(1)
+            };
+            updates.extend(held.untold.drain(..).skip(unsaid).map(|state| TaskStatusUpdate {
+                task_id: id.clone(),
+                status: Some(TaskStatus {
+                    state: state.into(),
+                    message: state.name().to_owned(),
+                    ..TaskStatus::default()
+                }),
+            }));
             if moves {
                 self.moving.push(id);
             }

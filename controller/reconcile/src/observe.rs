@@ -1,6 +1,8 @@
 //! What agents and sessions report, written into a transaction. Called by the controller's writer before it reconciles.
 
-use pontoon_proto::v1::{Node, NodeDescription, NodeState, NodeStatus, TaskState, TaskStatusUpdate};
+use pontoon_proto::v1::{
+    Node, NodeDescription, NodeState, NodeStatus, Task, TaskState, TaskStatus, TaskStatusUpdate,
+};
 use pontoon_store::Tx;
 
 use crate::reasons;
@@ -11,37 +13,56 @@ use crate::state::state_of;
 /// anything else is old news or not the agent's business, and is dropped.
 pub fn task_status(tx: &mut Tx, node_id: &str, updates: &[TaskStatusUpdate], now: i64) -> usize {
     let mut written = 0;
-    for update in updates {
-        let (Some(task), Some(status)) = (tx.task(&update.task_id).cloned(), &update.status) else {
+    // A report may tell every state that a task came through. Each write copies the task and the tree nodes above it, so
+    // what is said of one task in a row is one.
+    for of_task in updates.chunk_by(|one, next| one.task_id == next.task_id) {
+        let Some(before) = of_task
+            .first()
+            .and_then(|update| tx.task(&update.task_id))
+            .cloned()
+        else {
             continue;
         };
-        let (before, state) = (state_of(&task), status.state());
-        let theirs = task.node_id == node_id && before >= TaskState::Assigned;
-        let known = TaskState::try_from(status.state).is_ok();
-        let reportable = (TaskState::Assigned..=TaskState::Rejected).contains(&state);
-        if !theirs || !known || !reportable || state < before || (before.is_terminal() && state != before) {
-            continue;
+        let (mut after, mut news) = (None, 0);
+        for status in of_task.iter().filter_map(|update| update.status.as_ref()) {
+            if is_news(after.as_ref().unwrap_or(before.as_ref()), node_id, status) {
+                take_in(after.get_or_insert_with(|| Task::clone(&before)), status, now);
+                news += 1;
+            }
         }
-        if task.status.as_ref() == Some(status) {
-            continue;
+        if let Some(task) = after
+            && tx.put_task(task).is_ok()
+        {
+            written += news;
         }
-        let mut task = pontoon_proto::v1::Task::clone(&task);
-        let mut status = status.clone();
-        if status.leaving && !task.status.as_ref().is_some_and(|before| before.leaving) {
-            reasons::note(&mut task, now, status.err.clone());
-        }
-        if status.timestamp <= 0 {
-            status.timestamp = now;
-        }
-        if task.running_at == 0 && state == TaskState::Running {
-            // By the managers' clock, as all that is decided on: agents' clocks may be wrong.
-            task.running_at = now;
-        }
-        task.meta.get_or_insert_default().updated_at = now;
-        task.status = Some(status);
-        written += usize::from(tx.put_task(task).is_ok());
     }
     written
+}
+
+/// Whether a status says something of a task that its node may say.
+fn is_news(task: &Task, node_id: &str, status: &TaskStatus) -> bool {
+    let (before, state) = (state_of(task), status.state());
+    let theirs = task.node_id == node_id && before >= TaskState::Assigned;
+    let known = TaskState::try_from(status.state).is_ok();
+    let reportable = (TaskState::Assigned..=TaskState::Rejected).contains(&state);
+    let goes_on = state >= before && (!before.is_terminal() || state == before);
+    theirs && known && reportable && goes_on && task.status.as_ref() != Some(status)
+}
+
+fn take_in(task: &mut Task, status: &TaskStatus, now: i64) {
+    let mut status = status.clone();
+    if status.leaving && !task.status.as_ref().is_some_and(|before| before.leaving) {
+        reasons::note(task, now, status.err.clone());
+    }
+    if status.timestamp <= 0 {
+        status.timestamp = now;
+    }
+    if task.running_at == 0 && status.state() == TaskState::Running {
+        // By the managers' clock, as all that is decided on: agents' clocks may be wrong.
+        task.running_at = now;
+    }
+    task.meta.get_or_insert_default().updated_at = now;
+    task.status = Some(status);
 }
 
 /// A session of the node began (or its description changed): it is ready. False if the node does not exist.

@@ -86,6 +86,62 @@ fn reports_that_are_old_or_not_the_nodes_business_are_dropped() {
 }
 
 #[test]
+fn a_report_may_tell_every_state_that_a_task_came_through() {
+    let mut sim = with_service(&[]);
+    let task = sim.live("web")[0].clone();
+    assert_eq!(
+        (state(&task), task.desired_state()),
+        (TaskState::Assigned, TaskState::Running)
+    );
+    let report = |states: &[TaskState]| -> Vec<TaskStatusUpdate> {
+        let update = |state: &TaskState| TaskStatusUpdate {
+            task_id: task.id.clone(),
+            status: Some(TaskStatus {
+                state: (*state).into(),
+                timestamp: 1,
+                leaving: *state == TaskState::Running,
+                err: if *state == TaskState::Running {
+                    "goes at once"
+                } else {
+                    ""
+                }
+                .to_owned(),
+                ..Default::default()
+            }),
+        };
+        states.iter().map(update).collect()
+    };
+    let forth = [
+        TaskState::Accepted,
+        TaskState::Preparing,
+        TaskState::Ready,
+        TaskState::Starting,
+        TaskState::Running,
+        TaskState::Complete,
+    ];
+    // Told again from the beginning, as by a session that had no acknowledgement: old news.
+    let (updates, again) = (report(&forth), report(&forth));
+    let node = &task.node_id;
+    assert_eq!(
+        sim.commit(|tx, now| observe::task_status(tx, node, &updates, now)),
+        forth.len()
+    );
+    sim.now += 5;
+    assert_eq!(
+        sim.commit(|tx, now| observe::task_status(tx, node, &again, now)),
+        0
+    );
+    let after = sim.view().task(&task.id).unwrap().clone();
+    assert_eq!(state(&after), TaskState::Complete);
+    assert_eq!(after.running_at, sim.now - 5, "it ran, if only within the report");
+    assert!(
+        after.steps.iter().any(|step| step.reason == "goes at once"),
+        "what was said on the way is kept: {:?}",
+        after.steps
+    );
+}
+
+#[test]
 fn a_report_may_add_to_the_same_state() {
     let mut sim = with_service(&[]);
     sim.run();
