@@ -24,8 +24,10 @@ pub(super) type Place = (usize, u64, Seat);
 #[derive(Debug, Clone, Default)]
 pub(super) struct Branch {
     pub(super) parent: usize,
+    /// The last label's.
+    pub(super) value: Arc<str>,
     /// By the next label's value.
-    pub(super) branches: BTreeMap<String, usize>,
+    pub(super) branches: BTreeMap<Arc<str>, usize>,
     /// Those that can take a task; only where no label follows.
     pub(super) nodes: BTreeSet<Place>,
 }
@@ -137,9 +139,11 @@ impl Shape {
                 Some(next) => *next,
                 None => {
                     let next = self.branches.len();
-                    self.branches[at].branches.insert(value.to_owned(), next);
+                    let value = Arc::<str>::from(value);
+                    self.branches[at].branches.insert(value.clone(), next);
                     self.branches.push(Branch {
                         parent: at,
+                        value,
                         ..Branch::default()
                     });
                     next

@@ -2,7 +2,8 @@
 //! then the least loaded node of the branch. A pick costs the branches on its way and a step in an order, not the nodes.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, btree_set};
+use std::collections::{BTreeMap, BinaryHeap, btree_map, btree_set};
+use std::sync::Arc;
 
 use pontoon_store::Id;
 
@@ -21,13 +22,15 @@ struct Score {
     place: Place,
 }
 
-/// What is left of a branch for the tasks of one group.
+/// What is left of a branch for the tasks of one group. Made when the group first has to do with the branch.
 #[derive(Debug)]
 struct Offer<'a> {
     /// Tasks of the service on all nodes of the branch, those that can take no more included.
     tasks: usize,
-    /// No node of the branch takes a task any more.
-    closed: bool,
+    /// Branches in which the service has no task: before all others, by their values.
+    fresh: btree_map::Values<'a, Arc<str>, usize>,
+    /// Those in which it has some: fewest first.
+    begun: BinaryHeap<Reverse<(usize, &'a str, usize)>>,
     /// Nodes that the service has nothing to do with: before all others, and in the shape's order.
     plain: btree_set::Iter<'a, Place>,
     /// Those where it has tasks, or failed: the nodes of a large service, or a few.
@@ -41,9 +44,11 @@ pub(super) struct Picker<'a> {
     service: &'a Id,
     /// Replicas on a node; 0 is no limit.
     limit: u64,
-    offers: Vec<Offer<'a>>,
-    /// By seat, failures of those that have a score.
-    known: Vec<Option<usize>>,
+    offers: BTreeMap<usize, Offer<'a>>,
+    /// By seat, whether the service has to do with the node: it is among the scored, once it can take a task.
+    known: Vec<bool>,
+    /// Where it fails.
+    failures: BTreeMap<Seat, usize>,
 }
 
 impl<'a> Picker<'a> {
@@ -55,21 +60,15 @@ impl<'a> Picker<'a> {
         limit: u64,
         failures: impl Iterator<Item = (Seat, usize)>,
     ) -> Self {
-        let offer = |branch: &'a super::shape::Branch| Offer {
-            tasks: 0,
-            closed: false,
-            plain: branch.nodes.iter(),
-            scored: BinaryHeap::new(),
-        };
         let mut picker = Self {
             shape,
             service,
             limit,
-            offers: shape.branches().iter().map(offer).collect(),
-            known: vec![None; roster.len()],
+            offers: BTreeMap::new(),
+            known: vec![false; roster.len()],
+            failures: failures.collect(),
         };
-        for (seat, failures) in failures {
-            picker.known[seat as usize] = Some(failures);
+        for seat in picker.failures.keys().copied().collect::<Vec<_>>() {
             if roster.of_service(service, seat) == 0 {
                 picker.offer(roster, seat);
             }
@@ -78,24 +77,59 @@ impl<'a> Picker<'a> {
             picker.count(*seat, *tasks);
             picker.offer(roster, *seat);
         }
+        picker.begin();
         picker
+    }
+
+    fn at(&mut self, branch: usize) -> &mut Offer<'a> {
+        let shape = self.shape;
+        self.offers.entry(branch).or_insert_with(|| {
+            let branch = &shape.branches()[branch];
+            Offer {
+                tasks: 0,
+                fresh: branch.branches.values(),
+                begun: BinaryHeap::new(),
+                plain: branch.nodes.iter(),
+                scored: BinaryHeap::new(),
+            }
+        })
     }
 
     /// Counts the service's tasks on a node, whether it can take more or not.
     fn count(&mut self, seat: Seat, tasks: usize) {
-        let Some((mut at, _)) = self.shape.stands(seat) else {
+        let Some((mut branch, _)) = self.shape.stands(seat) else {
             return;
         };
-        self.offers[at].tasks += tasks;
-        while at != 0 {
-            at = self.shape.branches()[at].parent;
-            self.offers[at].tasks += tasks;
+        self.at(branch).tasks += tasks;
+        while branch != 0 {
+            branch = self.shape.branches()[branch].parent;
+            self.at(branch).tasks += tasks;
         }
+    }
+
+    /// Puts the branches in order in which tasks were counted.
+    fn begin(&mut self) {
+        let counted = self.offers.iter().filter(|(_, offer)| offer.tasks > 0);
+        for (branch, tasks) in counted
+            .map(|(branch, offer)| (*branch, offer.tasks))
+            .collect::<Vec<_>>()
+        {
+            if branch != 0 {
+                self.back(branch, tasks);
+            }
+        }
+    }
+
+    /// Has a branch in which the service has tasks wait for its next turn.
+    fn back(&mut self, branch: usize, tasks: usize) {
+        let shape = self.shape;
+        let of = &shape.branches()[branch];
+        self.at(of.parent).begun.push(Reverse((tasks, &of.value, branch)));
     }
 
     /// Offers a node that the service has to do with, if it can take a task.
     pub(super) fn offer(&mut self, roster: &Roster, seat: Seat) {
-        let failures = *self.known[seat as usize].get_or_insert(0);
+        self.known[seat as usize] = true;
         let of_service = roster.of_service(self.service, seat);
         let full = self.limit != 0 && of_service as u64 >= self.limit;
         let Some((branch, _)) = self.shape.stands(seat) else {
@@ -105,43 +139,135 @@ impl<'a> Picker<'a> {
             return;
         }
         let entry = roster.entry(seat);
-        self.offers[branch].scored.push(Reverse(Score {
-            failures,
+        let score = Score {
+            failures: self.failures.get(&seat).copied().unwrap_or(0),
             of_service,
             place: (entry.usage.active, entry.rank, seat),
-        }));
+        };
+        self.at(branch).scored.push(Reverse(score));
     }
 
     /// Takes the best node and counts a task on it; none if no node can take one.
     pub(super) fn pick(&mut self) -> Option<Seat> {
-        self.pick_in(0)
+        Some(self.pick_in(0)?.0)
     }
 
-    fn pick_in(&mut self, at: usize) -> Option<Seat> {
-        let inner = &self.shape.branches()[at].branches;
-        let picked = if inner.is_empty() {
-            let offer = &mut self.offers[at];
-            let plain = offer.plain.by_ref().map(|(_, _, seat)| *seat);
-            let plain = plain
-                .into_iter()
-                .find(|seat| self.known[*seat as usize].is_none());
-            plain.or_else(|| offer.scored.pop().map(|Reverse(score)| score.place.2))
+    /// Also how many tasks the service then has in the branch.
+    fn pick_in(&mut self, branch: usize) -> Option<(Seat, usize)> {
+        let seat = if self.shape.branches()[branch].branches.is_empty() {
+            self.pick_node(branch)?
         } else {
+            // One that has nothing left does not come back, and the next best is asked.
             loop {
-                let open = inner.values().filter(|inner| !self.offers[**inner].closed);
-                let Some(best) = open.min_by_key(|inner| self.offers[**inner].tasks) else {
-                    break None;
-                };
-                // One that has nothing left is closed by that, and the next best is asked.
-                if let Some(seat) = self.pick_in(*best) {
-                    break Some(seat);
+                let inner = self.next_branch(branch)?;
+                if let Some((seat, tasks)) = self.pick_in(inner) {
+                    self.back(inner, tasks);
+                    break seat;
                 }
             }
         };
-        match picked {
-            Some(_) => self.offers[at].tasks += 1,
-            None => self.offers[at].closed = true,
+        let offer = self.at(branch);
+        offer.tasks += 1;
+        Some((seat, offer.tasks))
+    }
+
+    /// The branch below that has the fewest tasks of the service.
+    fn next_branch(&mut self, branch: usize) -> Option<usize> {
+        while let Some(inner) = self.at(branch).fresh.next() {
+            if self.offers.get(inner).is_none_or(|offer| offer.tasks == 0) {
+                return Some(*inner);
+            }
         }
-        picked
+        let Reverse((_, _, inner)) = self.at(branch).begun.pop()?;
+        Some(inner)
+    }
+
+    fn pick_node(&mut self, branch: usize) -> Option<Seat> {
+        while let Some((_, _, seat)) = self.at(branch).plain.next() {
+            if !self.known[*seat as usize] {
+                return Some(*seat);
+            }
+        }
+        let Reverse(score) = self.at(branch).scored.pop()?;
+        Some(score.place.2)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pontoon_proto::v1::{Annotations, Node, NodeSpec, NodeState, NodeStatus};
+
+    use super::super::shape::Shapes;
+    use super::*;
+    use crate::demand::{Demand, Share};
+
+    /// Nodes that each have a value of the label `rack` of their own.
+    fn racks(nodes: usize) -> Roster {
+        let mut roster = Roster::default();
+        for number in 0..nodes {
+            let node = Node {
+                id: format!("n{number:04}"),
+                spec: Some(NodeSpec {
+                    annotations: Some(Annotations {
+                        labels: [("rack".to_owned(), format!("r{:04}", nodes - number))].into(),
+                        ..Annotations::default()
+                    }),
+                    ..NodeSpec::default()
+                }),
+                status: Some(NodeStatus {
+                    state: NodeState::Ready.into(),
+                    ..NodeStatus::default()
+                }),
+                ..Node::default()
+            };
+            roster.set_node(&node.id.clone(), Some(&Arc::new(node)));
+        }
+        roster
+    }
+
+    #[test]
+    fn a_label_of_many_values_costs_those_that_are_picked() {
+        let mut roster = racks(1000);
+        let demand = Arc::new(Demand {
+            service: "s".into(),
+            spread: vec!["node.labels.rack".to_owned()],
+            ..Demand::default()
+        });
+        let place = |roster: &mut Roster, seat: Seat, task: usize| {
+            let share = Share {
+                demand: demand.clone(),
+                generic: Box::default(),
+                active: true,
+            };
+            roster.add(format!("t{task}").as_str().into(), seat, share);
+        };
+        // The first racks have their tasks already, the very first has two.
+        let last = roster.seat("n0999");
+        place(&mut roster, last, 0);
+        place(&mut roster, last, 1);
+        let second = roster.seat("n0998");
+        place(&mut roster, second, 2);
+        let shape = Shapes::default().take(&demand, &roster);
+        let service = Id::from("s");
+        let mut picker = Picker::new(&shape, &roster, &service, 0, std::iter::empty());
+        // In the order of the values: those without a task, then those with one, and those with two at last.
+        let order = (0..998)
+            .rev()
+            .chain([998])
+            .chain((0..998).rev())
+            .chain([999, 998]);
+        for (task, number) in (3..).zip(order) {
+            let seat = picker.pick().unwrap();
+            assert_eq!(seat, roster.seat(&format!("n{number:04}")), "task {task}");
+            place(&mut roster, seat, task);
+            picker.offer(&roster, seat);
+            if task == 12 {
+                assert_eq!(
+                    picker.offers.len(),
+                    1 + 2 + 10,
+                    "the root, what had tasks, what got one"
+                );
+            }
+        }
     }
 }
