@@ -134,6 +134,34 @@ fn roles_and_membership() {
     });
 }
 
+/// The raft member goes before the node hears of its demotion, which by then is taken back.
+#[test]
+fn a_manager_that_is_demoted_and_promoted_at_once_is_one_again() {
+    with_fleet(3, |fleet| {
+        fleet.form_cluster(3)?;
+        for round in 0..3 {
+            let leader = fleet.leader(fleet.host(1 + round))?;
+            let follower = fleet.host(1 + leader.number() % 3);
+            let asked = fleet.host(1 + follower.number() % 3);
+            for host in [follower, leader] {
+                asked.ok(&["node", "demote", &host.name()])?;
+                asked.ok(&["node", "promote", &host.name()])?;
+                wait_until("all are managers", LONG, || {
+                    for asked in fleet.hosts() {
+                        let nodes = view::nodes(asked)?;
+                        let managers = nodes.iter().filter(|node| node.is_manager());
+                        ensure!(managers.count() == 3, "{}: {nodes:?}", asked.name());
+                    }
+                    let said = host.ok(&["info"])?;
+                    ensure!(said.contains("Swarm: active"), "{said}");
+                    Ok(())
+                })?;
+            }
+        }
+        Ok(())
+    });
+}
+
 #[test]
 fn a_manager_leaves_only_when_told_twice() {
     with_fleet(2, |fleet| {

@@ -290,10 +290,14 @@ impl Node {
     }
 }
 
+/// Whether a manager's log stopped because the others have taken its member out.
+pub(super) fn is_taken_out(stopped: &Option<StopReason>) -> bool {
+    *stopped == Some(StopReason::Removed)
+}
+
 /// What became of a manager that the others have taken out. A full disk is the supervisor's to tell.
 fn taken_out(manager: &Manager) -> Option<String> {
-    let removed = *manager.stopped().borrow() == Some(StopReason::Removed);
-    removed.then(|| {
+    is_taken_out(&manager.stopped().borrow()).then(|| {
         "this manager was removed from the swarm: use \"pontoon swarm leave --force\", then join again"
             .to_owned()
     })

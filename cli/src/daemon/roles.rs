@@ -1,21 +1,27 @@
 //! The role that the cluster gives this node, and what follows from it: promoted, the node fetches a manager's certificate and joins the
-//! log's group; demoted (its member is gone by then), it drops the controller and takes a worker's certificate. A task of [`super::node`].
+//! log's group; demoted (its member is gone by then), it drops the controller and takes a worker's certificate; demoted and promoted again
+//! before it heard of it, it does both. A task of [`super::node`].
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use pontoon_agent::Agent;
+use pontoon_controller::Manager;
 use pontoon_identity::renew;
-use pontoon_proto::v1::NodeRole;
+use pontoon_proto::v1::{Node, NodeRole};
 use tokio_util::sync::CancellationToken;
 
 use super::describe;
-use super::node::{ManagerSlot, NodeConfig, Start, manager_addrs, start_manager, stop_manager};
+use super::node::{ManagerSlot, NodeConfig, Start, is_taken_out, manager_addrs, start_manager, stop_manager};
 use super::port::ClusterPort;
 
 /// Pause before a role change that failed is tried again.
 const ROLE_RETRY: Duration = Duration::from_millis(500);
+/// Whoever is taken out of the log's group hears within this time that it was demoted, if it was.
+const NEWS: Duration = Duration::from_secs(1);
+/// Pause before a manager that was taken out asks again whether it may come back: who was removed altogether may not.
+const COME_BACK_RETRY: Duration = Duration::from_secs(10);
 
 /// What follows the role that the cluster gives this node.
 pub(super) struct Roles {
@@ -29,29 +35,21 @@ impl Roles {
     /// Runs until `stop`.
     pub(super) async fn follow(self, stop: CancellationToken) {
         let mut own_node = self.agent.node_updates();
+        let mut is_out = false;
         loop {
             let node = own_node.borrow_and_update().clone();
-            if let Some(node) = node {
-                let wanted = node.spec.as_ref().map_or(node.role(), |spec| spec.role());
-                let has = self.config.identity.role();
-                let changed = match (has, wanted) {
-                    (NodeRole::Worker, NodeRole::Manager) => self.promote().await,
-                    // The node's own role says worker only once the others have let its raft member go.
-                    (NodeRole::Manager, NodeRole::Worker) if node.role() == NodeRole::Worker => {
-                        self.demote().await
-                    }
-                    _ => Ok(()),
-                };
-                if let Err(reason) = changed {
-                    tracing::warn!(%reason, "role change failed; trying again");
-                    tokio::select! {
-                        () = stop.cancelled() => return,
-                        () = tokio::time::sleep(ROLE_RETRY) => continue,
-                    }
-                }
-            }
+            let changed = match &node {
+                Some(node) => self.adopt(node, &mut is_out).await,
+                None => Ok(()),
+            };
+            let pause = changed.err().map(|reason| {
+                tracing::warn!(%reason, "role change failed; trying again");
+                if is_out { COME_BACK_RETRY } else { ROLE_RETRY }
+            });
             tokio::select! {
                 () = stop.cancelled() => return,
+                () = tokio::time::sleep(pause.unwrap_or_default()), if pause.is_some() => {}
+                () = self.taken_out(), if pause.is_none() => is_out = true,
                 changed = own_node.changed() => {
                     if changed.is_err() {
                         return;
@@ -59,6 +57,54 @@ impl Roles {
                 }
             }
         }
+    }
+
+    /// Takes over what the cluster wants this node to be. `is_out`: its raft member is gone, and no news of a demotion came; false again
+    /// once what was left of the manager is gone too.
+    async fn adopt(&self, node: &Node, is_out: &mut bool) -> Result<(), String> {
+        let wanted = node.spec.as_ref().map_or(node.role(), |spec| spec.role());
+        match (self.config.identity.role(), wanted) {
+            (NodeRole::Worker, NodeRole::Manager) => self.promote().await,
+            // The node's own role says worker only once the others have let its raft member go.
+            (NodeRole::Manager, NodeRole::Worker) if node.role() == NodeRole::Worker => {
+                *is_out = false;
+                self.demote().await
+            }
+            (NodeRole::Manager, NodeRole::Manager) if *is_out => {
+                // First of all: who was removed altogether is refused, and keeps what it has.
+                renew_role(&self.config, &self.agent).await?;
+                *is_out = false;
+                self.step_down().await?;
+                self.promote().await
+            }
+            // The step down of above, but no promotion yet.
+            (NodeRole::Manager, NodeRole::Manager) if self.is_bare().await => self.promote().await,
+            _ => Ok(()),
+        }
+    }
+
+    /// Waits until the manager here was taken out of the log's group, and for the news that would say why.
+    async fn taken_out(&self) {
+        let stopped = self
+            .manager
+            .lock()
+            .await
+            .as_ref()
+            .map(|running| running.manager.stopped());
+        if let Some(mut stopped) = stopped
+            && stopped.wait_for(is_taken_out).await.is_ok()
+        {
+            tokio::time::sleep(NEWS).await;
+        } else {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Whether nothing of a manager is here, not even one that waits for space.
+    async fn is_bare(&self) -> bool {
+        self.manager.lock().await.is_none()
+            && !Manager::exists(&self.config.dir)
+            && self.config.control.trouble().is_none()
     }
 
     async fn promote(&self) -> Result<(), String> {
@@ -80,6 +126,14 @@ impl Roles {
     }
 
     async fn demote(&self) -> Result<(), String> {
+        self.step_down().await?;
+        renew_role(&self.config, &self.agent).await?;
+        tracing::info!("this node is a worker now");
+        Ok(())
+    }
+
+    /// Ends the manager here and forgets what it knew.
+    async fn step_down(&self) -> Result<(), String> {
         let config = &self.config;
         let mut slot = self.manager.lock().await;
         config.control.set_worker(true);
@@ -90,8 +144,6 @@ impl Roles {
         // Autolock is for managers.
         config.identity.set_lock(None).map_err(|error| describe(&error))?;
         config.control.set_trouble(None);
-        renew_role(config, &self.agent).await?;
-        tracing::info!("this node is a worker now");
         Ok(())
     }
 }
