@@ -129,6 +129,12 @@ async fn publish(channel: Channel, executor: Arc<dyn Executor>, tasks: Tasks, su
     }
 }
 
+/// Whether a task has ended without a container: it was rejected, or taken back before it was prepared.
+fn has_no_log(status: &TaskStatus) -> bool {
+    let state = status.state();
+    state == TaskState::Rejected || (state.is_terminal() && status.container.is_none())
+}
+
 /// Reads one task's log into the common queue. Following waits for a task that has not started yet.
 async fn read(
     executor: Arc<dyn Executor>,
@@ -149,8 +155,7 @@ async fn read(
     } else if status.borrow().state() < TaskState::Starting {
         return Ok(());
     }
-    // A task that was rejected has no container, and so no log.
-    if status.borrow().state() == TaskState::Rejected {
+    if has_no_log(&status.borrow()) {
         return Ok(());
     }
     let mut entries = executor.logs(&task_id, &selector).await?;

@@ -130,6 +130,9 @@ impl Controller for FakeController {
     }
 
     async fn status(&self) -> Option<ContainerStatus> {
+        if self.image == "bare" {
+            return None;
+        }
         Some(ContainerStatus {
             container_id: format!("c-{}", self.id),
             ..ContainerStatus::default()
@@ -193,6 +196,9 @@ impl Executor for Fake {
     }
 
     async fn logs(&self, task_id: &str, _: &LogSelector) -> Result<mpsc::Receiver<LogEntry>, String> {
+        if task_id == "bare" {
+            return Err("task bare has no container".into());
+        }
         let (sender, receiver) = mpsc::channel(8);
         for line in ["one\n", "two\n"] {
             let line = format!("{task_id} {line}").into_bytes().into();
@@ -483,9 +489,12 @@ async fn publishes_logs() {
     let mut session = manager.session().await;
     session.assign(true, vec![task("t", "run", TaskState::Running)]);
     session.until("t", TaskState::Running).await;
+    // Taken back before it had a container: nothing of its log is missing.
+    session.assign(false, vec![task("bare", "bare", TaskState::Shutdown)]);
+    session.until("bare", TaskState::Shutdown).await;
     session.send(ToAgent::LogSubscription(LogSubscription {
         id: "s".into(),
-        task_ids: vec!["t".into(), "unknown".into()],
+        task_ids: vec!["bare".into(), "t".into(), "unknown".into()],
         options: Some(LogSelector {
             follow: true,
             ..LogSelector::default()
@@ -496,6 +505,7 @@ async fn publishes_logs() {
     loop {
         let message = soon("lines", manager.logs.recv()).await.unwrap();
         assert_eq!(message.subscription_id, "s");
+        assert_eq!(message.error, "");
         lines.extend(message.entries.into_iter().map(|entry| entry.line));
         if message.end {
             break;
