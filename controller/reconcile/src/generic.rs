@@ -140,6 +140,25 @@ impl Held {
         Some(given)
     }
 
+    /// What of `wanted` is not free, in words.
+    pub(crate) fn lacking(&self, offered: &[GenericResource], wanted: &[GenericResource]) -> Vec<String> {
+        let lacks = |want: &&GenericResource| self.claim(offered, std::slice::from_ref(*want)).is_none();
+        let said = |want: &GenericResource| {
+            let kind = &want.kind;
+            if !want.name.is_empty() {
+                return format!("{kind}={} is not free", want.name);
+            }
+            let names = i64::try_from(names(offered, kind).len()).unwrap_or(i64::MAX);
+            let has = number(offered, kind).unwrap_or(names);
+            format!(
+                "{} of {has} {kind} are held, it needs {}",
+                self.held(kind),
+                want.count
+            )
+        };
+        wanted.iter().filter(lacks).map(said).collect()
+    }
+
     /// Units of a kind that are held, with a name or without.
     fn held(&self, kind: &str) -> i64 {
         self.0.get(kind).map_or(0, |units| {
@@ -223,6 +242,15 @@ mod tests {
         assert_eq!(
             held.claim(&offered, &[some("gpu", 1)]).unwrap(),
             [one("gpu", "c")]
+        );
+        let wanted = [some("ssd", 2), one("gpu", "b"), some("gpu", 1), some("fpga", 1)];
+        assert_eq!(
+            held.lacking(&offered, &wanted),
+            [
+                "2 of 3 ssd are held, it needs 2",
+                "gpu=b is not free",
+                "0 of 0 fpga are held, it needs 1"
+            ]
         );
         assert!(held.take(&given) && held.is_nothing() && !held.take(&given));
     }

@@ -289,7 +289,12 @@ fn life(text: &mut Text, view: &Snapshot, depth: u32, task: &Task) {
         created_at(task),
         format!("task {} of version {version} was made", task.id),
     );
-    for step in &task.steps {
+    // What happened after it ran is told after that.
+    let (before, after): (Vec<_>, Vec<_>) = task
+        .steps
+        .iter()
+        .partition(|step| task.running_at == 0 || step.at <= task.running_at);
+    for step in before {
         text.say(depth + 1, step.at, step.reason.clone());
     }
     if let Some(node) = view.node(&task.node_id) {
@@ -302,10 +307,15 @@ fn life(text: &mut Text, view: &Snapshot, depth: u32, task: &Task) {
     if task.running_at != 0 {
         text.say(depth + 1, task.running_at, "it ran");
     }
+    for step in after {
+        text.say(depth + 1, step.at, step.reason.clone());
+    }
     let status = task.status.clone().unwrap_or_default();
-    let mut said = format!("{}: {}", status.state().name(), status.message);
-    if !status.err.is_empty() {
-        said.push_str(&format!(": {}", status.err));
+    let mut said = status.state().name().to_owned();
+    for part in [&status.message, &status.err] {
+        if !part.is_empty() && *part != said {
+            said.push_str(&format!(": {part}"));
+        }
     }
     if let Some(container) = &status.container
         && status.state().is_terminal()

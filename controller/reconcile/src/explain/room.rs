@@ -9,7 +9,7 @@ use pontoon_store::{Id, Snapshot};
 use super::{Text, hostname};
 use crate::demand::{Demand, Share, Usage, capacity};
 use crate::state::{is_live, state_of};
-use crate::{defaults, scheduler, versions};
+use crate::{defaults, generic, scheduler, versions};
 
 /// What the tasks on a node use, and how many of each service are to run there.
 #[derive(Default)]
@@ -103,16 +103,16 @@ pub(super) fn refusal(node: &Node, counted: &Counted, service_id: &str, demand: 
     if reason.starts_with("scheduling constraints") {
         reason.push_str(&format!(": {}", unmet.join(", ")));
     } else if reason.starts_with("insufficient resources") {
+        let mut lacking = usage.generic.lacking(generic::offered(node), &demand.generic);
         let has = capacity(node);
-        reason.push_str(&format!(
-            ": {} of {} CPUs and {} of {} bytes of memory are reserved, it needs {} and {}",
-            cpus(usage.nano_cpus),
-            cpus(has.nano_cpus),
-            usage.memory,
-            has.memory_bytes,
-            cpus(demand.nano_cpus),
-            demand.memory
-        ));
+        let fits = has.nano_cpus.saturating_sub(usage.nano_cpus) >= demand.nano_cpus
+            && has.memory_bytes.saturating_sub(usage.memory) >= demand.memory;
+        if lacking.is_empty() || !fits {
+            let asked = format!("{} and {}", cpus(demand.nano_cpus), demand.memory);
+            let reserved = reserved(node, counted);
+            lacking.insert(0, format!("{reserved} are reserved, it needs {asked}"));
+        }
+        reason.push_str(&format!(": {}", lacking.join("; ")));
     }
     Some(reason)
 }

@@ -15,6 +15,8 @@ use crate::{constraint, defaults, versions};
 const MIN_MEMORY: i64 = 4 << 20;
 /// Least share of a CPU: a thousandth.
 const MIN_NANO_CPUS: i64 = 1_000_000;
+/// Least time of a health check, in nanoseconds; none at all stands for the default.
+const MIN_HEALTH_TIME: i64 = 1_000_000;
 /// Most replicas of one service.
 const MAX_REPLICAS: u64 = 1_000_000;
 
@@ -217,6 +219,10 @@ fn check_health(health: &HealthConfig, problems: &mut Problems) {
     for (what, duration) in durations {
         if duration < 0 {
             problems.add(format!("ContainerSpec: healthcheck {what} cannot be negative"));
+        } else if duration != 0 && duration < MIN_HEALTH_TIME {
+            problems.add(format!(
+                "ContainerSpec: healthcheck {what} cannot be less than 1ms"
+            ));
         }
     }
     let known = ["NONE", "CMD", "CMD-SHELL"];

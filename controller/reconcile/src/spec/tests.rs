@@ -43,6 +43,22 @@ fn accepts_a_plain_service() {
 }
 
 #[test]
+fn times_of_a_health_check_are_no_less_than_a_millisecond() {
+    let health = |interval| {
+        refused(move |spec| {
+            task(spec).drain_period = Some(-1);
+            task(spec).container.get_or_insert_default().healthcheck = Some(HealthConfig {
+                interval,
+                ..Default::default()
+            });
+        })
+    };
+    let least = "ContainerSpec: healthcheck interval cannot be less than 1ms";
+    assert!(health(999_999).contains(least), "{}", health(999_999));
+    assert!(!health(1_000_000).contains(least) && !health(0).contains(least));
+}
+
+#[test]
 fn names_are_dns_labels() {
     for good in ["a", "web", "stack_web", "a-b", "0x"] {
         assert!(is_name(good), "{good}");
