@@ -66,8 +66,10 @@ fn events(before: &Snapshot, after: &Snapshot, seen_at: i64) -> Vec<Event> {
 }
 
 fn event(change: (Option<Object>, Option<Object>), seen_at: i64) -> Option<Event> {
-    if let (Some(Object::Task(old)), Some(Object::Task(new))) = &change {
-        return task(old, new);
+    match &change {
+        (Some(Object::Task(old)), Some(Object::Task(new))) => return task(old, new),
+        (None, Some(Object::Task(new))) => return waits(new).map(|reason| task_event(new, reason)),
+        _ => {}
     }
     let (action, object) = match &change {
         (None, Some(new)) => ("create", new),
@@ -144,7 +146,30 @@ fn differ(attributes: &mut HashMap<String, String>, key: &str, old: String, new:
     differs
 }
 
-/// What happened to a task, with the reason: it ended badly, or one of its steps was noted; none for what went as it should, nor for those
+/// What keeps a task from getting a node, if something does.
+fn waits(task: &Task) -> Option<String> {
+    let status = task.status.as_ref()?;
+    let waits = status.state() <= TaskState::Pending && !status.err.is_empty();
+    waits.then(|| format!("waits: {}", status.err))
+}
+
+fn task_event(task: &Task, reason: String) -> Event {
+    Event {
+        r#type: "task".to_owned(),
+        action: "update".to_owned(),
+        actor_id: task.id.clone(),
+        attributes: HashMap::from([
+            ("name".to_owned(), task_name(task)),
+            ("service".to_owned(), task.service_name.clone()),
+            ("node".to_owned(), task.node_id.clone()),
+            ("reason".to_owned(), reason),
+        ]),
+        scope: "swarm".to_owned(),
+        time: task.meta.map_or(0, |meta| meta.updated_at),
+    }
+}
+
+/// What happened to a task, with the reason: it ended badly, begins to wait for a node, or one of its steps was noted; none for what went as it should, nor for those
 /// that are made or forgotten: their services' events tell as much.
 fn task(old: &Task, new: &Task) -> Option<Event> {
     let state = |task: &Task| {
@@ -155,20 +180,20 @@ fn task(old: &Task, new: &Task) -> Option<Event> {
     let (was, is) = (state(old), state(new));
     let bad = matches!(is, TaskState::Failed | TaskState::Rejected | TaskState::Orphaned);
     let step = new.steps.last().filter(|_| old.steps != new.steps);
-    if !(bad && was != is) && step.is_none() {
+    let ended = bad && was != is;
+    // How many nodes refuse it may change often after that: told are beginning and end.
+    let begins_to_wait = waits(new).filter(|_| waits(old).is_none());
+    let reason = step.map(|step| step.reason.clone()).or(begins_to_wait);
+    if !ended && reason.is_none() {
         return None;
     }
-    let mut attributes = HashMap::from([
-        ("name".to_owned(), task_name(new)),
-        ("service".to_owned(), new.service_name.clone()),
-        ("node".to_owned(), new.node_id.clone()),
-    ]);
-    if let Some(step) = step {
-        attributes.insert("reason".to_owned(), step.reason.clone());
+    let mut event = task_event(new, reason.clone().unwrap_or_default());
+    let attributes = &mut event.attributes;
+    if reason.is_none() {
+        attributes.remove("reason");
     }
-    let mut action = "update";
-    if bad && was != is {
-        action = is.name();
+    if ended {
+        is.name().clone_into(&mut event.action);
         let status = new.status.clone().unwrap_or_default();
         attributes.insert("error".to_owned(), status.err);
         if !status.output.is_empty() {
@@ -179,14 +204,7 @@ fn task(old: &Task, new: &Task) -> Option<Event> {
             attributes.insert("oomKilled".to_owned(), container.oom_killed.to_string());
         }
     }
-    Some(Event {
-        r#type: "task".to_owned(),
-        action: action.to_owned(),
-        actor_id: new.id.clone(),
-        attributes,
-        scope: "swarm".to_owned(),
-        time: new.meta.map_or(0, |meta| meta.updated_at),
-    })
+    Some(event)
 }
 
 /// What is new of a service; false for what only the cluster's own parts wrote.
@@ -397,5 +415,41 @@ mod tests {
             tx.delete(Kind::Task, "t1");
         });
         assert!(quiet.is_empty(), "{quiet:?}");
+    }
+
+    #[test]
+    fn a_task_that_begins_to_wait_says_for_what() {
+        let store = Store::new();
+        let step = |edit: &dyn Fn(&mut Tx)| step(&store, edit);
+        let task = |state: TaskState, err: &str| Task {
+            id: "t1".to_owned(),
+            service_id: "s1".to_owned(),
+            service_name: "web".to_owned(),
+            slot: 2,
+            status: Some(TaskStatus {
+                state: state.into(),
+                err: err.to_owned(),
+                ..TaskStatus::default()
+            }),
+            ..Task::default()
+        };
+        let (lacks, later) = ("no suitable node (a)", "no suitable node (b)");
+        let told = "task update t1 name=web.2.t1,node=,reason=waits: no suitable node (a),service=web";
+        assert_eq!(
+            step(&|tx| tx.put_task(task(TaskState::Pending, lacks)).unwrap()),
+            [told]
+        );
+        for quiet in [
+            task(TaskState::Pending, later),
+            task(TaskState::Assigned, ""),
+            task(TaskState::New, ""),
+        ] {
+            let said = step(&|tx| tx.put_task(quiet.clone()).unwrap());
+            assert!(said.is_empty(), "{said:?}");
+        }
+        assert_eq!(
+            step(&|tx| tx.put_task(task(TaskState::Pending, lacks)).unwrap()),
+            [told]
+        );
     }
 }
