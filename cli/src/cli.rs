@@ -210,7 +210,7 @@ impl Cli {
             Command::Volume(command) => volume::dispatch(host, command).await,
             Command::Swarm(command) => swarm::dispatch(host, command).await,
             Command::Node(command) => node::dispatch(host, command).await,
-            Command::Service(command) => service::dispatch(host, command).await,
+            Command::Service(command) => Box::pin(service::dispatch(host, command)).await,
             Command::Stack(command) => stack::dispatch(host, command).await,
             Command::System(command) => system::dispatch(host, command).await,
         }

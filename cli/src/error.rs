@@ -60,6 +60,11 @@ impl fmt::Display for Failure {
     }
 }
 
+/// Whether a change was refused because the object was written to since it was read.
+pub fn is_out_of_sequence(status: &tonic::Status) -> bool {
+    status.code() == tonic::Code::FailedPrecondition && status.message() == "update out of sequence"
+}
+
 impl From<tonic::Status> for Failure {
     fn from(status: tonic::Status) -> Self {
         let message = status.message();

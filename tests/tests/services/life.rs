@@ -73,6 +73,11 @@ fn create_scale_update_rollback_remove() {
         let label = first.ok(&["service", "inspect", "--format", "{{.Spec.Labels.team}}", "web"])?;
         ensure!(label == "b", "{label}");
 
+        // While the cluster itself writes to the service (how far its update is), users' changes go through.
+        for number in 0..10 {
+            let variable = format!("NUMBER={number}");
+            first.ok(&["service", "update", "--detach", "--env-add", &variable, "web"])?;
+        }
         first.ok(&["service", "rm", "web"])?;
         wait_until("no container is left", LONG, || {
             for host in fleet.hosts() {

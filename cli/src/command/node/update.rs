@@ -1,14 +1,17 @@
 //! `pontoon node update`, `promote` and `demote`.
 
 use clap::{Args, ValueEnum};
-use pontoon_proto::v1::{Node, NodeRole, NodeSpec, UpdateNodeRequest};
+use pontoon_proto::v1::{GetRequest, Node, NodeRole, NodeSpec, UpdateNodeRequest};
 
 use super::named;
 use crate::client::Client;
 use crate::command::container::config::label;
 use crate::command::swarm::AvailabilityFlag;
-use crate::error::{Failure, Outcome, for_each_target};
+use crate::error::{Failure, Outcome, for_each_target, is_out_of_sequence};
 use crate::output::listing;
+
+/// So often a node's specification is written anew over versions that the cluster itself made.
+const TRIES: usize = 20;
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum RoleFlag {
@@ -86,13 +89,28 @@ pub(super) async fn run(client: &Client, arguments: Arguments) -> Outcome {
     Ok(0)
 }
 
-/// Gives a node another specification, unless somebody has changed it meanwhile.
+/// Gives a node another specification, unless somebody has changed that meanwhile. What the cluster itself writes to a node (its state,
+/// its role) makes versions too, and is no reason to refuse a user.
 async fn write(client: &Client, node: Node, spec: NodeSpec) -> Result<(), Failure> {
-    let request = UpdateNodeRequest {
+    let mut request = UpdateNodeRequest {
         version: node.meta.unwrap_or_default().version,
         target: node.id,
         spec: Some(spec),
     };
+    for _ in 1..TRIES {
+        let refused = match client.control().update_node(request.clone()).await {
+            Err(status) if is_out_of_sequence(&status) => status,
+            answer => return Ok(answer.map(drop)?),
+        };
+        let target = GetRequest {
+            target: request.target.clone(),
+        };
+        let now = client.control().get_node(target).await?.into_inner();
+        if now.spec != node.spec {
+            return Err(refused.into());
+        }
+        request.version = now.meta.unwrap_or_default().version;
+    }
     client.control().update_node(request).await?;
     Ok(())
 }

@@ -3,7 +3,7 @@
 //! # Layout
 //! - [`options`]: the flags of `create` and `update`, [`spec`]: those flags to a `ServiceSpec`
 //! - [`create`], [`update`] (with scale and rollback), [`list`] (ls, rm), [`tasks`] (ps), [`logs`], [`pretty`] (inspect --pretty)
-//! - [`depends`]: services that wait for others
+//! - [`depends`]: services that wait for others; [`write`]: a spec that was read before
 //! - [`progress`]: waits until services have converged, shared with `stack deploy`
 
 pub mod create;
@@ -16,6 +16,7 @@ pub mod progress;
 pub mod spec;
 pub mod tasks;
 pub mod update;
+pub mod write;
 
 use clap::{Args, Subcommand};
 use pontoon_proto::v1::ListTasksRequest;

@@ -9,6 +9,7 @@ use super::depends;
 use super::options::ServiceOptions;
 use super::progress::{self, Waiting};
 use super::spec;
+use super::write::write;
 use crate::client::Client;
 use crate::command::container::config::{environment, label, mount, pair, ulimit};
 use crate::error::{Failure, Outcome};
@@ -203,14 +204,11 @@ pub async fn run(client: &Client, arguments: Arguments) -> Outcome {
     // As Docker's: an image that was not named anew keeps what it is pinned to.
     let resolve_image =
         arguments.image.is_some() && !arguments.rollback && !arguments.options.no_resolve_image;
-    let updated = client
-        .control()
-        .update_service(UpdateServiceRequest {
-            resolve_image,
-            ..request(&service, spec)
-        })
-        .await?
-        .into_inner();
+    let wish = UpdateServiceRequest {
+        resolve_image,
+        ..request(&service, spec)
+    };
+    let updated = write(client, &service, wish).await?;
     if resolve_image {
         super::create::warn_unpinned(&updated);
     }
@@ -390,11 +388,7 @@ fn change_ports(arguments: &Arguments, spec: &mut ServiceSpec) -> Result<(), Fai
 /// The daemon's, or that the rollback was paused.
 pub async fn rollback(client: &Client, arguments: RollbackArguments) -> Outcome {
     let service = get(client, &arguments.service).await?;
-    let updated = client
-        .control()
-        .update_service(request(&service, None))
-        .await?
-        .into_inner();
+    let updated = write(client, &service, request(&service, None)).await?;
     listing::write(&format!("{}\n", arguments.service));
     if arguments.detach {
         return Ok(0);
@@ -456,9 +450,5 @@ async fn scale_one(client: &Client, name: &str, replicas: u64) -> Result<Service
             ));
         }
     }
-    Ok(client
-        .control()
-        .update_service(request(&service, Some(spec)))
-        .await?
-        .into_inner())
+    Ok(write(client, &service, request(&service, Some(spec))).await?)
 }

@@ -14,6 +14,7 @@ use super::{name_of, remove, service_name, spec_name};
 use crate::client::Client;
 use crate::command::service::create::{add_auth, warn_unpinned};
 use crate::command::service::progress::{self, Waiting};
+use crate::command::service::write::write;
 use crate::compose::{self, Loaded, Source};
 use crate::error::{Failure, Outcome};
 use crate::output::listing;
@@ -255,10 +256,8 @@ async fn update(
         rollback: false,
         resolve_image,
     };
-    let updated = client.control().update_service(request).await;
-    let updated = updated
-        .map_err(|status| failed("update service", &name, status))?
-        .into_inner();
+    let updated = write(client, service, request).await;
+    let updated = updated.map_err(|status| failed("update service", &name, status))?;
     if resolve_image {
         warn_unpinned(&updated);
     }
