@@ -148,7 +148,7 @@ fn context(error: &clap::Error, kind: ContextKind) -> String {
 
 /// `--name` of clap's `--name <string>`.
 fn flag_of(subject: &str) -> &str {
-    subject.split([' ', '=', '<']).next().unwrap_or(subject)
+    subject.split([' ', '=', '<', '[']).next().unwrap_or(subject)
 }
 
 /// `"-e, --env"` of the flag that clap calls `--env <list>`.
@@ -170,9 +170,16 @@ fn value_mistake(error: &clap::Error, root: &Command, path: &[String], subject: 
             &format!("flag needs an argument: {}", flag_of(subject)),
         );
     }
-    let mut reason = std::error::Error::source(error)
-        .map(ToString::to_string)
-        .unwrap_or_default();
+    let source = std::error::Error::source(error);
+    let mut reason = source.map(ToString::to_string).unwrap_or_default();
+    if source.is_some_and(|source| source.is::<std::num::ParseIntError>()) {
+        let why = match value.parse::<i128>() {
+            Ok(number) if number < 0 => "it must not be negative",
+            Ok(_) => "the number is too large",
+            Err(_) => "use a whole number",
+        };
+        why.clone_into(&mut reason);
+    }
     let known = context(error, ContextKind::ValidValue);
     if !known.is_empty() {
         reason = format!("use one of {}", known.split(' ').collect::<Vec<_>>().join(", "));

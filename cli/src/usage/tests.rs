@@ -108,7 +108,17 @@ const MISTAKES: &[(&str, u8, &str)] = &[
     (
         "pontoon service create --replicas x img",
         125,
-        "invalid argument \"x\" for \"--replicas\" flag",
+        "invalid argument \"x\" for \"--replicas\" flag: use a whole number",
+    ),
+    (
+        "pontoon service create --replicas -1 img",
+        125,
+        "invalid argument \"-1\" for \"--replicas\" flag: it must not be negative",
+    ),
+    (
+        "pontoon service create --tty=maybe img",
+        125,
+        "invalid argument \"maybe\" for \"-t, --tty\" flag: use one of true, false",
     ),
     (
         "pontoon stack deploy --prune=maybe -c f s",

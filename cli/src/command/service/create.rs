@@ -9,6 +9,7 @@ use pontoon_proto::v1::{
 use super::depends;
 use super::options::ServiceOptions;
 use super::progress::{self, Waiting};
+use super::refused::RefusedInCreate;
 use super::spec;
 use crate::client::Client;
 use crate::command::container::config::{environment, label, mount, pair, ulimit};
@@ -31,6 +32,8 @@ enum ModeFlag {
 pub struct Arguments {
     #[command(flatten)]
     options: ServiceOptions,
+    #[command(flatten)]
+    refused: RefusedInCreate,
     /// Placement constraints
     #[arg(long, value_name = "list")]
     constraint: Vec<String>,
@@ -101,6 +104,8 @@ pub struct Arguments {
 /// # Errors
 /// A flag whose value is no good, the daemon's, or that the service did not converge.
 pub async fn run(client: &Client, arguments: Arguments) -> Outcome {
+    arguments.options.check()?;
+    arguments.refused.check()?;
     let (detach, quiet) = (arguments.options.detach, arguments.options.quiet);
     let mut spec = service_spec(&arguments)?;
     if arguments.options.with_registry_auth {

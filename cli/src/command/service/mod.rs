@@ -3,7 +3,7 @@
 //! # Layout
 //! - [`options`]: the flags of `create` and `update`, [`spec`]: those flags to a `ServiceSpec`
 //! - [`create`], [`update`] (with scale and rollback), [`list`] (ls, rm), [`tasks`] (ps), [`logs`], [`pretty`] (inspect --pretty)
-//! - [`depends`]: services that wait for others; [`write`]: a spec that was read before
+//! - [`depends`]: services that wait for others; [`refused`]: flags; [`write`]: a spec that was read before
 //! - [`progress`]: waits until services have converged, shared with `stack deploy`
 
 pub mod create;
@@ -13,6 +13,7 @@ pub mod logs;
 pub mod options;
 pub mod pretty;
 pub mod progress;
+mod refused;
 pub mod spec;
 pub mod tasks;
 pub mod update;

@@ -3,11 +3,15 @@
 use clap::{Args, ValueEnum};
 use pontoon_proto::v1::{DisconnectPolicy, disconnect_policy::Action};
 
+use super::refused::Refused;
+use crate::error::Failure;
 use crate::output::human;
 
 /// Flags of a service's task template and modes that `create` and `update` share.
-#[derive(Args, Debug, Default)]
+#[derive(Args, Clone, Debug, Default, PartialEq)]
 pub struct ServiceOptions {
+    #[command(flatten)]
+    pub refused: Refused,
     /// Add Linux capabilities
     #[arg(long, value_name = "list")]
     pub cap_add: Vec<String>,
@@ -166,6 +170,16 @@ pub struct ServiceOptions {
     pub workdir: Option<String>,
 }
 
+impl ServiceOptions {
+    /// Refuses flags of Docker's that are not supported.
+    ///
+    /// # Errors
+    /// Names the flag.
+    pub fn check(&self) -> Result<(), Failure> {
+        self.refused.check()
+    }
+}
+
 /// What becomes of tasks whose node is down: `replace` or `keep`, and after a colon how long they are waited for first.
 ///
 /// # Errors
@@ -198,7 +212,7 @@ fn ratio(text: &str) -> Result<f32, String> {
 }
 
 /// `vip` or `dnsrr`.
-#[derive(Clone, Copy, Debug, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum EndpointModeFlag {
     /// One virtual address.
     Vip,
@@ -207,7 +221,7 @@ pub enum EndpointModeFlag {
 }
 
 /// When a task is restarted.
-#[derive(Clone, Copy, Debug, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum RestartConditionFlag {
     /// Never.
     None,
@@ -218,7 +232,7 @@ pub enum RestartConditionFlag {
 }
 
 /// What a failed update leads to.
-#[derive(Clone, Copy, Debug, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum FailureActionFlag {
     /// Stop there.
     Pause,
@@ -229,7 +243,7 @@ pub enum FailureActionFlag {
 }
 
 /// Which task of a slot goes first in an update.
-#[derive(Clone, Copy, Debug, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum OrderFlag {
     /// The new one starts before the old one stops.
     StartFirst,

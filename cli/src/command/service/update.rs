@@ -8,6 +8,7 @@ use pontoon_proto::v1::{
 use super::depends;
 use super::options::ServiceOptions;
 use super::progress::{self, Waiting};
+use super::refused::RefusedInUpdate;
 use super::spec;
 use super::write::write;
 use crate::client::Client;
@@ -21,6 +22,8 @@ use crate::output::listing;
 pub struct Arguments {
     #[command(flatten)]
     options: ServiceOptions,
+    #[command(flatten)]
+    refused: RefusedInUpdate,
     /// Service command args
     #[arg(long, value_name = "command")]
     args: Option<String>,
@@ -189,6 +192,8 @@ fn request(service: &Service, spec: Option<ServiceSpec>) -> UpdateServiceRequest
 /// # Errors
 /// A flag whose value is no good, the daemon's, or that the update was paused or rolled back.
 pub async fn run(client: &Client, arguments: Arguments) -> Outcome {
+    arguments.options.check()?;
+    arguments.refused.check()?;
     let service = get(client, &arguments.service).await?;
     let spec = if arguments.rollback {
         None

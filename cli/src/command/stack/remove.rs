@@ -1,9 +1,9 @@
-//! `stack rm`: services first; their networks as soon as the last task has left them.
+//! `stack rm`: services first; their networks as soon as the last task has left them. `--detach=false` waits for all tasks.
 
 use std::time::Duration;
 
 use clap::Args;
-use pontoon_proto::v1::{GetRequest, ListRequest, Network, Service};
+use pontoon_proto::v1::{GetRequest, ListRequest, ListTasksRequest, Network, Service};
 use tokio::time::Instant;
 
 use super::{change, service_name, services_of};
@@ -14,6 +14,9 @@ use crate::output::listing;
 /// `stack rm STACK [STACK...]`
 #[derive(Args, Debug)]
 pub struct Arguments {
+    /// Do not wait for stack removal (default true)
+    #[arg(short = 'd', long, value_name = "bool", default_value_t = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", action = clap::ArgAction::Set, hide_default_value = true)]
+    detach: bool,
     /// Names of the stacks
     #[arg(required = true, value_name = "STACK")]
     stacks: Vec<String>,
@@ -34,7 +37,7 @@ pub async fn run(host: Option<&str>, arguments: Arguments) -> Outcome {
     let client = Client::connect(host).await?;
     let mut failures = Vec::new();
     for stack in &arguments.stacks {
-        failures.extend(remove(&client, stack).await?);
+        failures.extend(remove(&client, stack, arguments.detach).await?);
     }
     if failures.is_empty() {
         Ok(0)
@@ -43,7 +46,7 @@ pub async fn run(host: Option<&str>, arguments: Arguments) -> Outcome {
     }
 }
 
-async fn remove(client: &Client, stack: &str) -> Result<Vec<String>, Failure> {
+async fn remove(client: &Client, stack: &str, detach: bool) -> Result<Vec<String>, Failure> {
     let services = services_of(client, Some(stack)).await?;
     let mut ours = client
         .control()
@@ -58,11 +61,13 @@ async fn remove(client: &Client, stack: &str) -> Result<Vec<String>, Failure> {
         return Ok(Vec::new());
     }
     let mut failures = Vec::new();
+    let mut removed_services = Vec::new();
     let mut grace = 0;
     for service in services.into_iter().filter_map(|status| status.service) {
         let name = service_name(Some(&service)).to_owned();
         listing::write(&format!("Removing service {name}\n"));
         grace = grace.max(grace_of(&service));
+        removed_services.push(service.id.clone());
         let removed = client
             .control()
             .remove_service(GetRequest { target: service.id })
@@ -81,7 +86,44 @@ async fn remove(client: &Client, stack: &str) -> Result<Vec<String>, Failure> {
         listing::write(&format!("Removing network {}\n", change::network_name(network)));
     }
     failures.extend(networks(client, &ours, grace).await);
+    if !detach && failures.is_empty() {
+        failures.extend(tasks_gone(client, stack, removed_services, deadline(grace)).await?);
+    }
     Ok(failures)
+}
+
+/// Waits until no task of the services is left. Returns what is in the way.
+async fn tasks_gone(
+    client: &Client,
+    stack: &str,
+    services: Vec<String>,
+    deadline: Instant,
+) -> Result<Option<String>, Failure> {
+    if services.is_empty() {
+        return Ok(None);
+    }
+    let request = ListTasksRequest {
+        services,
+        ..ListTasksRequest::default()
+    };
+    loop {
+        let left = client
+            .control()
+            .list_tasks(request.clone())
+            .await?
+            .into_inner()
+            .tasks;
+        if left.is_empty() {
+            return Ok(None);
+        }
+        if Instant::now() >= deadline {
+            return Ok(Some(format!(
+                "{} tasks of stack {stack} still stop: their node may be down; see `pontoon node ls`",
+                left.len()
+            )));
+        }
+        tokio::time::sleep(RETRY).await;
+    }
 }
 
 /// How long a service's tasks may take to stop, in nanoseconds.
@@ -93,9 +135,14 @@ pub fn grace_of(service: &Service) -> i64 {
     if grace > 0 { grace } else { DEFAULT_GRACE }
 }
 
+/// Until when tasks may stop whose grace period is so long, in nanoseconds.
+fn deadline(grace: i64) -> Instant {
+    Instant::now() + PATIENCE + Duration::from_nanos(u64::try_from(grace).unwrap_or(0))
+}
+
 /// Removes networks, waiting for tasks that still stop within `grace` nanoseconds. Returns what failed.
 pub async fn networks(client: &Client, networks: &[Network], grace: i64) -> Vec<String> {
-    let deadline = Instant::now() + PATIENCE + Duration::from_nanos(u64::try_from(grace).unwrap_or(0));
+    let deadline = deadline(grace);
     let mut failures = Vec::new();
     for network in networks {
         if let Err(message) = network_when_free(client, network, deadline).await {

@@ -58,6 +58,9 @@ impl From<AvailabilityFlag> for Availability {
     }
 }
 
+/// Where nodes send VXLAN packets to.
+const DATA_PATH_PORT: u32 = 4789;
+
 /// `swarm init [OPTIONS]`
 #[derive(Args, Debug)]
 pub struct InitArguments {
@@ -76,6 +79,9 @@ pub struct InitArguments {
     /// Address or interface to use for data path traffic (format: "<ip|interface>")
     #[arg(long, value_name = "string", default_value = "", hide_default_value = true)]
     data_path_addr: String,
+    /// Port number to use for data path traffic: 4789 in this version
+    #[arg(long, value_name = "uint32", default_value_t = 0, hide_default_value = true)]
+    data_path_port: u32,
     /// Default address pool in CIDR format
     #[arg(long, value_name = "ipNetSlice", value_delimiter = ',')]
     default_addr_pool: Vec<String>,
@@ -190,6 +196,12 @@ pub async fn dispatch(host: Option<&str>, command: Command) -> Outcome {
 async fn init(client: &Client, arguments: InitArguments) -> Outcome {
     if !arguments.external_ca.is_empty() {
         return Err(Failure::new(ca::NO_EXTERNAL_CA));
+    }
+    if !matches!(arguments.data_path_port, 0 | DATA_PATH_PORT) {
+        return Err(Failure::new(format!(
+            "--data-path-port {} is not supported by this version: data path traffic is on {DATA_PATH_PORT}/udp",
+            arguments.data_path_port
+        )));
     }
     let request = SwarmInitRequest {
         advertise_addr: arguments.advertise_addr,
