@@ -241,6 +241,8 @@ const SERVICES: &[Case<'_>] = &[
     (&["node", "rm", "host2"], 1, &["host2"]),
     (&["node", "demote", "host1"], 1, &["manager"]),
     (&["service", "rollback", "web"], 1, &["web"]),
+    (&["service", "update", "--rollback", "--image", "web:2", "web"], 1, &["other flags", "--rollback"]),
+    (&["service", "update", "--publish-rm", "http", "web"], 1, &["--publish-rm", "http"]),
     (&["service", "create", "--name", "x", "--health-cmd", "true", "--health-interval", "1us", "web:1"], 1, &["interval", "1ms"]),
     (&["service", "create", "--name", "x", "--secret", "key", "web:1"], 1, &["--secret is not supported"]),
     (&["service", "update", "--config-add", "key", "web"], 1, &["--config-add is not supported"]),

@@ -78,6 +78,19 @@ fn create_scale_update_rollback_remove() {
             let variable = format!("NUMBER={number}");
             first.ok(&["service", "update", "--detach", "--env-add", &variable, "web"])?;
         }
+        let ports = |wanted: &str| {
+            let format = "{{range .Spec.EndpointSpec.Ports}}{{.PublishedPort}} {{end}}";
+            let ports = first.ok(&["service", "inspect", "--format", format, "web"])?;
+            ensure!(ports.trim() == wanted, "{ports}");
+            Ok(())
+        };
+        first.ok(&["service", "update", "--publish-add", "8081:8080", "web"])?;
+        ports("8080 8081")?;
+        first.get("http://127.0.0.1:8080/")?;
+        first.get("http://127.0.0.1:8081/")?;
+        first.ok(&["service", "update", "--publish-rm", "8080", "web"])?;
+        ports("")?;
+
         first.ok(&["service", "rm", "web"])?;
         wait_until("no container is left", LONG, || {
             for host in fleet.hosts() {

@@ -244,7 +244,7 @@ fn container(
     container.env = environment(&arguments.env_file, &arguments.env)?;
     container.labels = arguments.container_label.iter().map(|text| label(text)).collect();
     container.groups.clone_from(&arguments.group);
-    container.hosts.clone_from(&arguments.host);
+    container.hosts = arguments.host.iter().map(|text| spec::host(text)).collect();
     container.mounts = arguments
         .mount
         .iter()

@@ -3,9 +3,10 @@
 //! # Layout
 //! - [`options`]: the flags of `create` and `update`, [`spec`]: those flags to a `ServiceSpec`
 //! - [`create`], [`update`] (with scale and rollback), [`list`] (ls, rm), [`tasks`] (ps), [`logs`], [`pretty`] (inspect --pretty)
-//! - [`depends`]: services that wait for others; [`refused`]: flags; [`write`]: a spec that was read before
+//! - [`depends`]: services that wait for others; [`capabilities`]; [`refused`]: flags; [`write`]: a spec that was read before
 //! - [`progress`]: waits until services have converged, shared with `stack deploy`
 
+mod capabilities;
 pub mod create;
 pub mod depends;
 pub mod list;

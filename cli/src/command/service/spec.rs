@@ -6,6 +6,7 @@ use pontoon_proto::v1::{
     UpdateFailureAction, UpdateOrder, service_spec::Mode,
 };
 
+use super::capabilities;
 use super::options::{EndpointModeFlag, FailureActionFlag, OrderFlag, RestartConditionFlag, ServiceOptions};
 use crate::command::container::config::{pair, publish};
 use crate::error::Failure;
@@ -23,10 +24,18 @@ pub fn apply(options: &ServiceOptions, spec: &mut ServiceSpec) -> Result<(), Fai
     if let Some(limit) = options.replicas_max_per_node {
         task.placement.get_or_insert_default().max_replicas = limit;
     }
-    if options.log_driver.is_some() || !options.log_opt.is_empty() {
+    if options.log_driver.as_deref() == Some("") {
+        // The nodes' own default again.
+        task.log_driver = None;
+    }
+    if options.log_driver.as_ref().is_some_and(|name| !name.is_empty()) || !options.log_opt.is_empty() {
         let driver: &mut LogDriver = task.log_driver.get_or_insert_default();
-        if let Some(name) = &options.log_driver {
-            driver.name.clone_from(name);
+        if let Some(name) = options.log_driver.as_ref().filter(|name| !name.is_empty()) {
+            // Another driver does not know the options of the one before.
+            *driver = LogDriver {
+                name: name.clone(),
+                ..LogDriver::default()
+            };
         }
         for option in &options.log_opt {
             let (key, value) = pair("log-opt", option)?;
@@ -114,8 +123,8 @@ fn container(options: &ServiceOptions, container: &mut ContainerSpec) -> Result<
     if let Some(entrypoint) = &options.entrypoint {
         container.command = words(entrypoint)?;
     }
-    container.cap_add.extend(options.cap_add.iter().cloned());
-    container.cap_drop.extend(options.cap_drop.iter().cloned());
+    let (added, dropped) = (&mut container.cap_add, &mut container.cap_drop);
+    capabilities::change(added, dropped, &options.cap_add, &options.cap_drop);
     container.init = options.init.unwrap_or(container.init);
     container.read_only = options.read_only.unwrap_or(container.read_only);
     container.tty = options.tty.unwrap_or(container.tty);
@@ -136,8 +145,14 @@ fn container(options: &ServiceOptions, container: &mut ContainerSpec) -> Result<
         });
     } else if health_given {
         let health = container.healthcheck.get_or_insert_default();
-        if let Some(command) = &options.health_cmd {
-            health.test = vec!["CMD-SHELL".to_owned(), command.clone()];
+        if health.test.first().is_some_and(|kind| kind == "NONE") {
+            health.test.clear();
+        }
+        match options.health_cmd.as_deref() {
+            // The image's own again.
+            Some("") => health.test.clear(),
+            Some(command) => health.test = vec!["CMD-SHELL".to_owned(), command.to_owned()],
+            None => {}
         }
         health.interval = options.health_interval.unwrap_or(health.interval);
         health.timeout = options.health_timeout.unwrap_or(health.timeout);
@@ -330,6 +345,14 @@ pub fn network(text: &str) -> Result<NetworkAttachmentConfig, Failure> {
         )));
     }
     Ok(network)
+}
+
+/// A host's name and address, `name:address`, from Docker's newer `name=address` as well.
+pub fn host(text: &str) -> String {
+    match text.split_once('=') {
+        Some((name, address)) if !name.contains(':') => format!("{name}:{address}"),
+        _ => text.to_owned(),
+    }
 }
 
 /// A placement preference: `spread=node.labels.zone`.

@@ -1,4 +1,6 @@
-//! `service update`, `service scale`, `service rollback`.
+//! `service update`, `service scale`, `service rollback`. [`ports`] has published ports.
+
+mod ports;
 
 use clap::Args;
 use pontoon_proto::v1::{
@@ -18,7 +20,7 @@ use crate::generic;
 use crate::output::listing;
 
 /// `service update [OPTIONS] SERVICE`
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug, Default, PartialEq)]
 pub struct Arguments {
     #[command(flatten)]
     options: ServiceOptions,
@@ -142,6 +144,23 @@ pub struct Arguments {
     service: String,
 }
 
+impl Arguments {
+    /// Whether a rollback is all that is asked for, and how to wait for it.
+    fn only_rolls_back(&self) -> bool {
+        let alone = Self {
+            rollback: true,
+            service: self.service.clone(),
+            options: ServiceOptions {
+                detach: self.options.detach,
+                quiet: self.options.quiet,
+                ..ServiceOptions::default()
+            },
+            ..Self::default()
+        };
+        *self == alone
+    }
+}
+
 /// `service scale SERVICE=REPLICAS [SERVICE=REPLICAS...]`
 #[derive(Args, Debug)]
 pub struct ScaleArguments {
@@ -194,6 +213,9 @@ fn request(service: &Service, spec: Option<ServiceSpec>) -> UpdateServiceRequest
 pub async fn run(client: &Client, arguments: Arguments) -> Outcome {
     arguments.options.check()?;
     arguments.refused.check()?;
+    if arguments.rollback && !arguments.only_rolls_back() {
+        return Err(Failure::new("other flags may not be combined with --rollback"));
+    }
     let service = get(client, &arguments.service).await?;
     let spec = if arguments.rollback {
         None
@@ -260,7 +282,11 @@ async fn change_lists(arguments: &Arguments, spec: &mut ServiceSpec, client: &Cl
         placement.preferences.push(spec::preference(text)?);
     }
     change_container(arguments, spec)?;
-    change_ports(arguments, spec)?;
+    ports::change(
+        &mut spec.endpoint.get_or_insert_default().ports,
+        &arguments.publish_add,
+        &arguments.publish_rm,
+    )?;
     let task = spec.task.get_or_insert_default();
     if !arguments.generic_resource_add.is_empty() || !arguments.generic_resource_rm.is_empty() {
         let reserved = &mut task.resources.get_or_insert_default().generic_reservations;
@@ -321,8 +347,10 @@ fn change_container(arguments: &Arguments, spec: &mut ServiceSpec) -> Result<(),
         !arguments.env_rm.contains(&name_of) && !added.iter().any(|new| name(new) == name_of)
     });
     container.env.extend(added);
-    container.hosts.retain(|host| !arguments.host_rm.contains(host));
-    container.hosts.extend(arguments.host_add.iter().cloned());
+    let removed: Vec<&str> = arguments.host_rm.iter().map(|text| host_name(text)).collect();
+    container.hosts.retain(|host| !removed.contains(&host_name(host)));
+    let hosts = arguments.host_add.iter().map(|text| spec::host(text));
+    change_list(&mut container.hosts, &hosts.collect::<Vec<_>>(), &[]);
     container
         .mounts
         .retain(|mount| !arguments.mount_rm.contains(&mount.target));
@@ -363,28 +391,14 @@ fn change_container(arguments: &Arguments, spec: &mut ServiceSpec) -> Result<(),
     Ok(())
 }
 
+/// The name of a `name:address`.
+fn host_name(text: &str) -> &str {
+    text.split([':', '=']).next().unwrap_or(text)
+}
+
 fn change_list(list: &mut Vec<String>, add: &[String], remove: &[String]) {
     list.retain(|item| !remove.contains(item) && !add.contains(item));
     list.extend(add.iter().cloned());
-}
-
-fn change_ports(arguments: &Arguments, spec: &mut ServiceSpec) -> Result<(), Failure> {
-    let endpoint = spec.endpoint.get_or_insert_default();
-    for text in &arguments.publish_rm {
-        let target = text.split('/').next().and_then(|port| port.parse::<u32>().ok());
-        let target = target
-            .ok_or_else(|| Failure::new(format!("invalid --publish-rm {text:?}: use the target port")))?;
-        endpoint.ports.retain(|port| port.target_port != target);
-    }
-    for text in &arguments.publish_add {
-        for new in spec::published(text)? {
-            endpoint
-                .ports
-                .retain(|port| (port.target_port, port.protocol) != (new.target_port, new.protocol));
-            endpoint.ports.push(new);
-        }
-    }
-    Ok(())
 }
 
 /// Runs `service rollback`.
@@ -457,3 +471,6 @@ async fn scale_one(client: &Client, name: &str, replicas: u64) -> Result<Service
     }
     Ok(write(client, &service, request(&service, Some(spec))).await?)
 }
+
+#[cfg(test)]
+mod tests;
