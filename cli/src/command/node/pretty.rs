@@ -54,6 +54,8 @@ pub(super) async fn print(client: &Client, names: &[String]) -> Outcome {
             spec.annotations.clone().unwrap_or_default().labels,
         ));
         text.push_str(&format!("Hostname:              \t{}\n", description.hostname));
+        let joined = human::rfc3339(node.meta.unwrap_or_default().created_at);
+        text.push_str(&format!("Joined at:             \t{joined}\n"));
         text.push_str(&format!(
             "Status:\n State:\t\t\t{}\n",
             capitalized(status.state().name())
