@@ -107,6 +107,13 @@ impl Host {
         }
     }
 
+    /// Leaves the processor to others for a while; a loop on a thread of its own calls it. Simulated loops are never in each other's way.
+    pub(crate) fn rest(&self, time: Duration) {
+        if self.0.is_none() {
+            std::thread::sleep(time);
+        }
+    }
+
     /// Does work on files without holding up the runtime.
     ///
     /// # Errors

@@ -4,11 +4,12 @@
 //! written by a thread of their own from a pinned state.
 
 use std::collections::BTreeMap;
-use std::io::{self, Write};
+use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::event::{ChangeReply, Event, ProposeReply, ReadReply};
+use super::paced::Paced;
 use crate::core::Committed;
 use crate::error::{Error, MembershipError};
 use crate::host::{Host, Inbox, Outlet, Running};
@@ -61,6 +62,8 @@ pub(super) struct Applier<S> {
     barriers: BTreeMap<u64, Vec<ReadReply>>,
     writing: Arc<AtomicBool>,
     writer: Option<Running>,
+    /// The snapshot that is being written need not be considerate any more: its end is waited for.
+    hurry: Arc<AtomicBool>,
 }
 
 impl<S: StateMachine> Applier<S> {
@@ -86,6 +89,7 @@ impl<S: StateMachine> Applier<S> {
             barriers: BTreeMap::new(),
             writing: Arc::new(AtomicBool::new(false)),
             writer: None,
+            hurry: Arc::default(),
         }
     }
 
@@ -117,6 +121,7 @@ impl<S: StateMachine> Applier<S> {
             self.maybe_snapshot();
         }
         if let Some(writer) = self.writer.take() {
+            self.hurry.store(true, Ordering::Relaxed);
             writer.ended().await;
         }
     }
@@ -212,15 +217,15 @@ impl<S: StateMachine> Applier<S> {
         let (store, events, writing) = (self.snapshots.clone(), self.events.clone(), self.writing.clone());
         self.last_snapshot = meta.index;
         self.bytes = 0;
-        let (host, state_bytes) = (self.host.clone(), self.state_bytes.clone());
+        let (host, state_bytes, hurry) = (self.host.clone(), self.state_bytes.clone(), self.hurry.clone());
         let started = self.host.start("raft-snapshot", async move {
             host.disk_pause().await;
             let mut size = 0;
             let fill = |inner: &mut dyn Write| {
-                pinned.write(&mut Counted {
-                    inner,
-                    size: &mut size,
-                })
+                let mut paced = Paced::new(&host, &hurry, inner);
+                let written = pinned.write(&mut paced);
+                size = paced.written();
+                written
             };
             let taken = match store.write(&meta, fill) {
                 Ok(()) => {
@@ -250,24 +255,6 @@ impl<S: StateMachine> Applier<S> {
                 self.writing.store(false, Ordering::Release);
             }
         }
-    }
-}
-
-/// Counts what goes through.
-struct Counted<'a> {
-    inner: &'a mut dyn Write,
-    size: &'a mut u64,
-}
-
-impl Write for Counted<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.inner.write(bytes)?;
-        *self.size += written as u64;
-        Ok(written)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.inner.flush()
     }
 }
 

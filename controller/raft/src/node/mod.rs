@@ -25,6 +25,7 @@ use crate::wal::{Committer, Image, Wal};
 
 mod apply;
 mod event;
+mod paced;
 mod reads;
 mod run;
 mod ticks;
