@@ -10,6 +10,8 @@ use crate::ids;
 /// About the size of one entry; the reconciler goes on in the next batch. An entry costs a way through the cluster, a sync of each disk and a
 /// look at all nodes for each service, so large ones carry more; but a small call waits for the batch before its own.
 const MAX_CHANGES: usize = 2000;
+/// The same where somebody waits for an answer: what else there is to do fills the batches between.
+const MAX_CHANGES_WITH_REQUEST: usize = 400;
 const MAX_BYTES: usize = 1 << 20;
 /// Inputs of one batch at most; many of them change nothing.
 const MAX_INPUTS: usize = 2000;
@@ -19,6 +21,8 @@ pub(super) struct Batch {
     tx: Tx,
     scope: Scope,
     bytes: usize,
+    /// Changes that it may have.
+    changes: usize,
     inputs: Vec<Box<dyn Input>>,
 }
 
@@ -40,6 +44,7 @@ impl Batch {
     pub(super) fn new(base: &Snapshot, host: &Host, now: i64, bytes: usize) -> Self {
         Self {
             bytes: bytes.min(MAX_BYTES),
+            changes: MAX_CHANGES,
             tx: Tx::at(base.clone(), now),
             scope: Scope {
                 now,
@@ -51,10 +56,13 @@ impl Batch {
 
     /// Room for another input?
     pub(super) fn has_room(&self) -> bool {
-        self.inputs.len() < MAX_INPUTS && self.tx.changes() < MAX_CHANGES && self.tx.size() < self.bytes
+        self.inputs.len() < MAX_INPUTS && self.tx.changes() < self.changes && self.tx.size() < self.bytes
     }
 
     pub(super) fn add(&mut self, mut input: Box<dyn Input>) {
+        if input.needs_confirmation() {
+            self.changes = MAX_CHANGES_WITH_REQUEST;
+        }
         input.apply(&mut self.tx, &self.scope);
         self.inputs.push(input);
     }
@@ -62,7 +70,10 @@ impl Batch {
     /// Reconciles within the budget that the inputs left (and a minimum, so that a flood of reports can't starve it).
     pub(super) fn finish(mut self, state: &mut ReconcileState) -> Ready {
         let budget = Budget {
-            changes: MAX_CHANGES.saturating_sub(self.tx.changes()).max(MAX_CHANGES / 2),
+            changes: self
+                .changes
+                .saturating_sub(self.tx.changes())
+                .max(self.changes / 2),
             bytes: self.bytes.saturating_sub(self.tx.size()).max(self.bytes / 2),
         };
         let mut ids = ids::neighbours(&self.scope.host);
@@ -135,6 +146,29 @@ mod tests {
         good_answer.try_recv().unwrap().unwrap();
         assert_eq!(bad_answer.try_recv().unwrap().unwrap_err().message(), "bad");
         seen.try_recv().unwrap().unwrap();
+    }
+
+    /// An agent's report: edits without somebody who waits.
+    fn report(ids: std::ops::Range<usize>) -> Box<dyn Input> {
+        let edit = move |tx: &mut Tx, _: &Scope| {
+            for id in ids {
+                tx.put_node(node(&format!("n{id}"))).unwrap();
+            }
+        };
+        Box::new(Observation::new(edit, oneshot::channel().0))
+    }
+
+    #[test]
+    fn a_batch_with_a_request_stays_small() {
+        let batch = || Batch::new(&Snapshot::default(), &Host::default(), 7, MAX_BYTES);
+        let (mut plain, mut with_request) = (batch(), batch());
+        with_request.add(request("asked", false).0);
+        for batch in [&mut plain, &mut with_request] {
+            batch.add(report(0..MAX_CHANGES_WITH_REQUEST));
+        }
+        assert!(plain.has_room() && !with_request.has_room());
+        plain.add(report(MAX_CHANGES_WITH_REQUEST..MAX_CHANGES));
+        assert!(!plain.has_room());
     }
 
     #[test]
