@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, Result, ensure};
 use pontoon_tests::view::{self, TaskRow, ensure_running};
-use pontoon_tests::{LONG, SHORT, wait_until, with_fleet};
+use pontoon_tests::{Host, LONG, SHORT, wait_until, with_fleet};
 
 use super::nodes_of;
 
@@ -73,23 +73,7 @@ fn create_scale_update_rollback_remove() {
         let label = first.ok(&["service", "inspect", "--format", "{{.Spec.Labels.team}}", "web"])?;
         ensure!(label == "b", "{label}");
 
-        // While the cluster itself writes to the service (how far its update is), users' changes go through.
-        for number in 0..10 {
-            let variable = format!("NUMBER={number}");
-            first.ok(&["service", "update", "--detach", "--env-add", &variable, "web"])?;
-        }
-        let ports = |wanted: &str| {
-            let format = "{{range .Spec.EndpointSpec.Ports}}{{.PublishedPort}} {{end}}";
-            let ports = first.ok(&["service", "inspect", "--format", format, "web"])?;
-            ensure!(ports.trim() == wanted, "{ports}");
-            Ok(())
-        };
-        first.ok(&["service", "update", "--publish-add", "8081:8080", "web"])?;
-        ports("8080 8081")?;
-        first.get("http://127.0.0.1:8080/")?;
-        first.get("http://127.0.0.1:8081/")?;
-        first.ok(&["service", "update", "--publish-rm", "8080", "web"])?;
-        ports("")?;
+        change_during_an_update(first)?;
 
         first.ok(&["service", "rm", "web"])?;
         wait_until("no container is left", LONG, || {
@@ -102,6 +86,27 @@ fn create_scale_update_rollback_remove() {
         first.pontoon(&["service", "ps", "web"])?.fails(1, &["web"])?;
         Ok(())
     });
+}
+
+/// Users' changes of a service go through while the cluster itself writes to it (how far its update is).
+fn change_during_an_update(first: &Host) -> Result<()> {
+    for number in 0..10 {
+        let variable = format!("NUMBER={number}");
+        first.ok(&["service", "update", "--detach", "--env-add", &variable, "web"])?;
+    }
+    let ports = |wanted: &str| {
+        let format = "{{range .Spec.EndpointSpec.Ports}}{{.PublishedPort}} {{end}}";
+        let ports = first.ok(&["service", "inspect", "--format", format, "web"])?;
+        ensure!(ports.trim() == wanted, "{ports}");
+        Ok(())
+    };
+    first.ok(&["service", "update", "--publish-add", "8081:8080", "web"])?;
+    ports("8080 8081")?;
+    first.get("http://127.0.0.1:8080/")?;
+    first.get("http://127.0.0.1:8081/")?;
+    first.ok(&["service", "update", "--publish-rm", "8080", "web"])?;
+    ports("")?;
+    Ok(())
 }
 
 #[test]
