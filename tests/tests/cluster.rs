@@ -145,7 +145,10 @@ fn a_manager_that_is_demoted_and_promoted_at_once_is_one_again() {
             let asked = fleet.host(1 + follower.number() % 3);
             for host in [follower, leader] {
                 asked.ok(&["node", "demote", &host.name()])?;
-                asked.ok(&["node", "promote", &host.name()])?;
+                // A leader that goes may take the answer with it.
+                wait_until("the promotion is taken", LONG, || {
+                    asked.ok(&["node", "promote", &host.name()])
+                })?;
                 wait_until("all are managers", LONG, || {
                     for asked in fleet.hosts() {
                         let nodes = view::nodes(asked)?;

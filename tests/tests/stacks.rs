@@ -103,7 +103,7 @@ fn deploy_change_and_remove() {
         ensure!(first.get("http://127.0.0.1:8080/env")?.contains("COLOUR=blue"));
         ensure!(view::rows(first, &["stack", "services", "app"])?.len() == 1);
 
-        first.ok(&["stack", "rm", "app"])?;
+        first.ok(&["stack", "rm", "--detach=false", "app"])?;
         ensure!(view::rows(first, &["stack", "ls"])?.is_empty());
         wait_until("nothing of the stack is left on any host", LONG, || {
             for (host, before) in fleet.hosts().iter().zip(&before) {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
-use pontoon_proto::v1::{GetRequest, ListRequest, ListTasksRequest, Network, Service};
+use pontoon_proto::v1::{GetRequest, ListRequest, ListTasksRequest, Network, Service, TaskView};
 use tokio::time::Instant;
 
 use super::{change, service_name, services_of};
@@ -99,27 +99,21 @@ async fn tasks_gone(
     services: Vec<String>,
     deadline: Instant,
 ) -> Result<Option<String>, Failure> {
-    if services.is_empty() {
-        return Ok(None);
-    }
-    let request = ListTasksRequest {
-        services,
-        ..ListTasksRequest::default()
-    };
     loop {
-        let left = client
-            .control()
-            .list_tasks(request.clone())
-            .await?
-            .into_inner()
-            .tasks;
-        if left.is_empty() {
+        // All of them: the services, by which tasks could be asked for, are gone.
+        let tasks = client.control().list_tasks(ListTasksRequest::default()).await?;
+        let is_ours = |view: &TaskView| {
+            view.task
+                .as_ref()
+                .is_some_and(|task| services.contains(&task.service_id))
+        };
+        let left = tasks.into_inner().tasks.into_iter().filter(is_ours).count();
+        if left == 0 {
             return Ok(None);
         }
         if Instant::now() >= deadline {
             return Ok(Some(format!(
-                "{} tasks of stack {stack} still stop: their node may be down; see `pontoon node ls`",
-                left.len()
+                "{left} tasks of stack {stack} still stop: their node may be down; see `pontoon node ls`"
             )));
         }
         tokio::time::sleep(RETRY).await;
