@@ -48,7 +48,11 @@ pub(crate) fn ask_leader(leader: Option<&Member>) -> Status {
 
 /// A read could not be confirmed, for another reason than a missing leader.
 pub(crate) fn from_read(error: &ReadError) -> Status {
-    Status::unavailable(error.to_string())
+    match error {
+        // A leader that goes: the next one answers.
+        ReadError::ShuttingDown => not_leader(),
+        _ => Status::unavailable(error.to_string()),
+    }
 }
 
 /// What the store refuses.
@@ -66,4 +70,17 @@ pub(crate) fn from_store(error: pontoon_store::Error) -> Status {
 /// An optimistic lock that no longer holds.
 pub(crate) fn out_of_sequence() -> Status {
     Status::failed_precondition("update out of sequence")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_read_at_a_leader_that_goes_is_asked_again_elsewhere() {
+        let is_passed_on = |error| from_read(&error).metadata().contains_key(NOT_LEADER);
+        assert!(is_passed_on(ReadError::ShuttingDown));
+        let reason = "no space left".to_owned();
+        assert!(!is_passed_on(ReadError::Storage { reason }));
+    }
 }
