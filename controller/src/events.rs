@@ -169,8 +169,8 @@ fn task_event(task: &Task, reason: String) -> Event {
     }
 }
 
-/// What happened to a task, with the reason: it ended badly, begins to wait for a node, or one of its steps was noted; none for what went as it should, nor for those
-/// that are made or forgotten: their services' events tell as much.
+/// What happened to a task, with the reason: it ended badly, begins to wait for a node, or one of its steps was noted; none for what went
+/// as it should, nor for those that are made or forgotten: their services' events tell as much.
 fn task(old: &Task, new: &Task) -> Option<Event> {
     let state = |task: &Task| {
         task.status
@@ -366,15 +366,22 @@ mod tests {
         );
     }
 
+    /// A task of the service `web`.
+    fn of_web() -> Task {
+        Task {
+            id: "t1".to_owned(),
+            service_id: "s1".to_owned(),
+            service_name: "web".to_owned(),
+            slot: 2,
+            ..Task::default()
+        }
+    }
+
     #[test]
     fn tasks_that_end_badly_or_are_sent_away_say_why() {
         let store = Store::new();
         let step = |edit: &dyn Fn(&mut Tx)| step(&store, edit);
         let task = |state: TaskState, steps: &[&str]| Task {
-            id: "t1".to_owned(),
-            service_id: "s1".to_owned(),
-            service_name: "web".to_owned(),
-            slot: 2,
             status: Some(TaskStatus {
                 state: state.into(),
                 err: if state == TaskState::Failed {
@@ -393,7 +400,7 @@ mod tests {
                     ..TaskStep::default()
                 })
                 .collect(),
-            ..Task::default()
+            ..of_web()
         };
         let quiet = step(&|tx| tx.put_task(task(TaskState::Starting, &[])).unwrap());
         assert!(quiet.is_empty(), "{quiet:?}");
@@ -422,16 +429,12 @@ mod tests {
         let store = Store::new();
         let step = |edit: &dyn Fn(&mut Tx)| step(&store, edit);
         let task = |state: TaskState, err: &str| Task {
-            id: "t1".to_owned(),
-            service_id: "s1".to_owned(),
-            service_name: "web".to_owned(),
-            slot: 2,
             status: Some(TaskStatus {
                 state: state.into(),
                 err: err.to_owned(),
                 ..TaskStatus::default()
             }),
-            ..Task::default()
+            ..of_web()
         };
         let (lacks, later) = ("no suitable node (a)", "no suitable node (b)");
         let told = "task update t1 name=web.2.t1,node=,reason=waits: no suitable node (a),service=web";

@@ -36,6 +36,13 @@ fn text_of(program: &str, arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
+/// Whether one ping is answered.
+fn reaches(from: &Namespace, number: u8) -> bool {
+    let to = inner(number);
+    let ping = ["netns", "exec", &from.name, "ping", "-c", "1", "-W", "1", &to];
+    Command::new("ip").args(ping).output().unwrap().status.success()
+}
+
 #[test]
 fn two_of_ours_carry_full_size_packets_at_every_mtu() {
     for mtu in [1280, 1500, 4000, 9000] {
@@ -240,21 +247,7 @@ fn keys_are_replaced_while_packets_flow_and_none_is_lost() {
     // The old key is worth nothing any more.
     one.tunnel.private_keys = vec![old];
     one.apply();
-    let output = Command::new("ip")
-        .args([
-            "netns",
-            "exec",
-            &one.container.name,
-            "ping",
-            "-c",
-            "1",
-            "-W",
-            "1",
-            &inner(2),
-        ])
-        .output()
-        .unwrap();
-    assert!(!output.status.success());
+    assert!(!reaches(&one.container, 2));
 }
 
 #[test]
@@ -321,20 +314,7 @@ fn it_goes_on_without_the_daemon_and_comes_back_after_a_kill() {
         one.host.netd().is_some_and(|pid| pid != killed)
     });
     // Its device is still the bridge's port, and the session is made anew.
-    eventually("packets flow again", || {
-        let ping = [
-            "netns",
-            "exec",
-            &one.container.name,
-            "ping",
-            "-c",
-            "1",
-            "-W",
-            "1",
-            &inner(2),
-        ];
-        Command::new("ip").args(ping).output().unwrap().status.success()
-    });
+    eventually("packets flow again", || reaches(&one.container, 2));
     transfer(&two.container, &one.container, 1, &data(300_000));
 }
 

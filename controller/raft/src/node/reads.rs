@@ -156,10 +156,10 @@ mod tests {
     fn an_answer_that_takes_long_holds_up_nobody() {
         let mut reads = Reads::new(10, 100);
         let mut waiting = Vec::new();
-        for now in 0..5 {
-            waiting.push(add(&mut reads, now));
-            let sent = request(&mut reads, now, u8::try_from(now).unwrap());
-            assert_eq!(sent.is_some(), now < MAX_INFLIGHT as u64);
+        for tick in 0..5 {
+            waiting.push(add(&mut reads, tick));
+            let sent = request(&mut reads, tick, u8::try_from(tick).unwrap());
+            assert_eq!(sent.is_some(), tick < MAX_INFLIGHT as u64);
         }
         // The first is lost; its read asks again together with the one that waits.
         reads.tick(10);
