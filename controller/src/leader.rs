@@ -24,7 +24,7 @@ pub(crate) struct Leading {
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) beats: Arc<Beats>,
     pub(crate) assignments: Assigner,
-    pub(crate) pace: Pace,
+    pub(crate) pace: Arc<Pace>,
     pub(crate) broker: Arc<Broker>,
     pub(crate) sources: Sources,
     /// Which nodes are to renew their certificates.
@@ -72,19 +72,20 @@ impl Reign {
         let sessions = Arc::new(Sessions::new(core.host.clone()));
         let beats = Arc::new(Beats::new(&core.snapshot(), tokio::time::Instant::now()));
         let broker = Arc::new(Broker::new(sessions.clone()));
+        let pace = Arc::new(Pace::new(tokio::time::Instant::now()));
         let leading = Arc::new(Leading {
             writer,
             sessions,
             beats,
             assignments: Assigner::default(),
-            pace: Pace::new(tokio::time::Instant::now()),
+            pace: pace.clone(),
             broker,
             sources: Sources::new(tokio::time::Instant::now()),
             orders: Orders::default(),
             stop: stop.clone(),
         });
         let mut tasks = JoinSet::new();
-        tasks.spawn(writer::run(core.clone(), inbox, stop.clone()));
+        tasks.spawn(writer::run(core.clone(), inbox, pace, stop.clone()));
         tasks.spawn(run_fanout(core.clone(), leading.clone()));
         tasks.spawn(run_beats(core.clone(), leading.clone()));
         tasks.spawn(members::run(core.clone(), leading.clone()));

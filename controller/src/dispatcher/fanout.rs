@@ -1,5 +1,5 @@
 //! Which sessions a change of the state concerns, so that a cluster of thousands does not recompute every node's
-//! assignments at each entry. Runs at the leader as one task.
+//! assignments at each entry; all of them, when the managers change. Runs at the leader as one task.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -14,12 +14,21 @@ use crate::leader::Leading;
 /// Runs until leadership is lost.
 pub(crate) async fn run(core: Arc<Core>, leading: Arc<Leading>) {
     let mut versions = core.replica.versions();
+    let mut members = core.log.members_watch();
     let mut last = core.snapshot();
     loop {
         tokio::select! {
             biased;
             () = leading.stop.cancelled() => return,
             changed = versions.changed() => if changed.is_err() { return },
+            changed = members.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                members.borrow_and_update();
+                leading.sessions.wake_each();
+                continue;
+            }
         }
         versions.borrow_and_update();
         let now = core.snapshot();

@@ -134,6 +134,7 @@ mod tests {
     use pontoon_raft::Host;
     use pontoon_store::Snapshot;
     use tokio::sync::mpsc;
+    use tokio_util::sync::CancellationToken;
 
     fn report(sequence: u64, state: TaskState) -> StatusReport {
         let status = TaskStatus {
@@ -152,7 +153,7 @@ mod tests {
     /// A session, and a transaction in which a task is assigned to its node.
     fn fixture() -> (Arc<Session>, Tx, Scope) {
         let sessions = Sessions::new(Host::default());
-        let session = sessions.open("n1", mpsc::channel(1).0);
+        let session = sessions.open("n1", mpsc::channel(1).0, &CancellationToken::new());
         let mut tx = Tx::new(Snapshot::default());
         tx.put_task(Task {
             id: "t1".into(),

@@ -15,6 +15,7 @@ use pontoon_proto::v1::{
     AgentMessage, Assignments, ManagerList, ManagerPeer, Node, NodeDescription, Register, Registered,
     StatusAck, Trust, agent_message::Message as Incoming,
 };
+use pontoon_raft::{Member, watch};
 use pontoon_reconcile::assignments::{self, Changes, Told};
 use pontoon_reconcile::observe;
 use pontoon_store::{Snapshot, Tx};
@@ -66,6 +67,8 @@ impl Start {
         let leading = self.leading.clone();
         let core = self.core.clone();
         let period = period(&core.snapshot());
+        let mut members = core.log.members_watch();
+        members.mark_changed();
         let mut live = Live {
             period,
             told: period,
@@ -75,12 +78,16 @@ impl Start {
             sent: Told::default(),
             node: None,
             trust: None,
+            members,
             last_push: None,
         };
+        // One token, and not the leadership's besides: it would be one lock for all sessions, taken at each step of each.
         let reason = tokio::select! {
             biased;
-            () = leading.stop.cancelled() => status::ask_leader(core.leader().as_ref()),
-            () = session.stop.cancelled() => Status::aborted("the session has ended: register again"),
+            () = session.stop.cancelled() => match leading.stop.is_cancelled() {
+                true => status::ask_leader(core.leader().as_ref()),
+                false => Status::aborted("the session has ended: register again"),
+            },
             reason = live.serve(incoming) => reason,
         };
         info!(
@@ -134,7 +141,8 @@ impl Start {
             Ok(())
         });
         write.await?;
-        Ok(self.leading.sessions.open(&self.node_id, self.out.clone()))
+        let (sessions, stop) = (&self.leading.sessions, &self.leading.stop);
+        Ok(sessions.open(&self.node_id, self.out.clone(), stop))
     }
 }
 
@@ -174,18 +182,18 @@ struct Live {
     sent: Told,
     node: Option<Arc<Node>>,
     trust: Option<Trust>,
+    /// The managers, of which it is told when it is woken: to wait for each change of them in each session would be one lock for all.
+    members: watch::Receiver<Arc<Vec<Member>>>,
     last_push: Option<Instant>,
 }
 
 impl Live {
     /// Serves until the stream breaks or something ends it; tells the reason.
     async fn serve(&mut self, mut incoming: Streaming<AgentMessage>) -> Status {
-        let mut members = self.core.log.members_watch();
         self.leading
             .beats
             .beat(&self.session.node_id, self.period, Instant::now());
         let mut alive = self.session.send(Outgoing::Registered(self.registered())).await;
-        members.mark_changed();
         self.session.wake();
         let session = self.session.clone();
         // Whether it has asked for its turn to send, which comes with the timer.
@@ -208,10 +216,6 @@ impl Live {
                 () = &mut turn, if waits => {
                     waits = false;
                     self.push().await
-                }
-                Ok(()) = members.changed() => {
-                    members.borrow_and_update();
-                    Ok(self.session.send(Outgoing::Managers(self.managers())).await)
                 }
             };
             match step {
@@ -325,7 +329,7 @@ impl Live {
     /// travel together.
     async fn push(&mut self) -> Result<bool, Status> {
         self.session.begin_telling();
-        if !self.acknowledge().await? {
+        if !self.acknowledge().await? || !self.tell_managers().await {
             return Ok(false);
         }
         let node_id = self.session.node_id.as_str();
@@ -367,13 +371,19 @@ impl Live {
         }
     }
 
-    fn managers(&self) -> ManagerList {
-        let peer = |member: pontoon_raft::Member| ManagerPeer {
-            node_id: member.node_id,
-            addr: member.addr,
-        };
-        ManagerList {
-            managers: self.core.log.members().into_iter().map(peer).collect(),
+    /// Tells who the managers are, if that has changed; false when the agent is gone.
+    async fn tell_managers(&mut self) -> bool {
+        // Gone: the log ends, and the session with it.
+        if !self.members.has_changed().unwrap_or(false) {
+            return true;
         }
+        let peer = |member: &Member| ManagerPeer {
+            node_id: member.node_id.clone(),
+            addr: member.addr.clone(),
+        };
+        let managers = self.members.borrow_and_update().iter().map(peer).collect();
+        self.session
+            .send(Outgoing::Managers(ManagerList { managers }))
+            .await
     }
 }

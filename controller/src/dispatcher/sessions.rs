@@ -23,7 +23,7 @@ pub(crate) type Outbound = mpsc::Sender<Result<ManagerMessage, Status>>;
 pub(crate) struct Session {
     pub(crate) id: String,
     pub(crate) node_id: String,
-    /// Fires when the session must end.
+    /// Fires when the session must end: alone, or with the leadership.
     pub(crate) stop: CancellationToken,
     /// What the agent has reported and the log has not yet, or the agent does not know.
     pub(super) reports: Reports,
@@ -116,12 +116,12 @@ impl Sessions {
         }
     }
 
-    /// Opens a session; an older one of the node ends.
-    pub(crate) fn open(&self, node_id: &str, out: Outbound) -> Arc<Session> {
+    /// Opens a session, which ends with `stop`; an older one of the node ends.
+    pub(crate) fn open(&self, node_id: &str, out: Outbound, stop: &CancellationToken) -> Arc<Session> {
         let session = Arc::new(Session {
             id: ids::new_id(&self.host),
             node_id: node_id.to_owned(),
-            stop: CancellationToken::new(),
+            stop: stop.child_token(),
             reports: Reports::default(),
             news: AtomicBool::new(false),
             woken: Notify::new(),
@@ -190,7 +190,9 @@ impl Sessions {
             version,
             ..Changes::default()
         };
-        for (node, session) in sessions.iter() {
+        // Most entries are about no network, and there are thousands of sessions.
+        let some = !concern.legs.is_empty() || !concern.networks.is_empty();
+        for (node, session) in sessions.iter().filter(|_| some) {
             if concern.legs.contains(node) || session.has_network_of(&concern.networks) {
                 session.tell(networks());
             }
@@ -204,6 +206,11 @@ impl Sessions {
                 });
             }
         }
+    }
+
+    /// Lets all look whether there is something else to tell than what has changed for them.
+    pub(crate) fn wake_each(&self) {
+        self.lock().values().for_each(|session| session.wake());
     }
 
     /// Lets all look at everything.

@@ -61,6 +61,11 @@ impl Inbox {
         self.owes = !owed && !had_room && !self.reports.is_empty();
     }
 
+    /// Whether the batch before had not room for all.
+    fn waits(&self) -> bool {
+        !self.requests.is_empty() || !self.reports.is_empty()
+    }
+
     fn add_reports(&mut self, batch: &mut Batch) {
         while batch.has_room()
             && let Ok(input) = self.reports.try_recv()

@@ -1,5 +1,6 @@
 //! The writer's loop: gather, apply, reconcile, propose, answer; wake by inputs, by time, or because there is more.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,6 +15,7 @@ use super::batch::{Batch, Ready};
 use super::input::{Input, WriteError};
 use super::time::Time;
 use crate::core::Core;
+use crate::dispatcher::Pace;
 
 /// A log that is busy is asked again after this time.
 const BUSY_PAUSE: Duration = Duration::from_millis(20);
@@ -28,7 +30,7 @@ enum Wake {
 }
 
 /// Runs until `stop`. What waits then is dropped; its callers hear that this manager does not lead.
-pub(crate) async fn run(core: std::sync::Arc<Core>, mut inbox: Inbox, stop: CancellationToken) {
+pub(crate) async fn run(core: Arc<Core>, mut inbox: Inbox, pace: Arc<Pace>, stop: CancellationToken) {
     let mut state = ReconcileState::default();
     let budget = core.log.entry_budget().unwrap_or(usize::MAX);
     // The first run at once: what the former leader left undone.
@@ -47,6 +49,7 @@ pub(crate) async fn run(core: std::sync::Arc<Core>, mut inbox: Inbox, stop: Canc
         }
         inbox.fill(&mut batch);
         let mut ready = batch.finish(&mut state);
+        pace.set_behind(ready.more || inbox.waits());
         wake_at = if ready.more { Some(now) } else { ready.next_wake };
         let outcome = tokio::select! {
             biased;
