@@ -27,7 +27,7 @@ mod worker;
 pub use error::{BoxedError, Error, Errors, Result};
 pub use manager::NetworkManager;
 pub use spec::{
-    BridgeConfig, Config, Driver, Endpoint, EndpointSpec, IngressConflict, IngressPort, IngressState,
-    IpamConfig, Network, NetworkEndpoint, NetworkSpec, OverlayPeer, OverlayState, PortMapping, Protocol,
-    Resolver, Sandbox, SandboxMode, SandboxSpec, ServiceRecord,
+    BridgeConfig, Config, Drift, Driver, Endpoint, EndpointSpec, IngressConflict, IngressPort, IngressState,
+    IpamConfig, Mended, Network, NetworkEndpoint, NetworkSpec, OverlayPeer, OverlayState, Part, PortMapping,
+    Protocol, Resolver, Sandbox, SandboxMode, SandboxSpec, ServiceRecord,
 };

@@ -1,5 +1,6 @@
 //! [`NetworkManager`]: the crate's face towards engine and agent. Each method is one or a few jobs for the network
 //! thread, with netd told in between.
+mod check;
 mod cluster;
 mod names;
 

@@ -2,10 +2,12 @@
 //! published ports, and the committed state of overlay networks. Plain data; stored as JSON where it must survive
 //! a restart of the daemon.
 mod cluster;
+mod drift;
 mod network;
 mod sandbox;
 
 pub use cluster::{IngressConflict, IngressPort, IngressState, OverlayPeer, OverlayState, ServiceRecord};
+pub use drift::{Drift, Mended, Part};
 pub use network::{Driver, IpamConfig, Network, NetworkEndpoint, NetworkSpec};
 pub use sandbox::{
     Endpoint, EndpointSpec, PortMapping, Protocol, Resolver, Sandbox, SandboxMode, SandboxSpec,

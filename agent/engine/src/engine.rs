@@ -130,6 +130,7 @@ impl Engine {
         container::restore::run(&engine).await?;
         crate::build::sweep(&engine)?;
         engine.watch_disk();
+        engine.heal_networks();
         Ok(engine)
     }
 

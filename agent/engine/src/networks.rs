@@ -2,8 +2,10 @@
 //! shown (scope swarm), made and removed elsewhere.
 //!
 //! - [`create`]: what a new network may be; [`connect`]: containers that join and leave while they run; [`prune`]
+//! - [`heal`]: what somebody took away comes back
 mod connect;
 mod create;
+mod heal;
 mod prune;
 
 use std::collections::HashMap;

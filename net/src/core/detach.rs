@@ -46,6 +46,7 @@ impl Core {
     pub fn finish_detach(&mut self, sandbox_id: &str, network_id: &str) -> Result<()> {
         let leaving = self.leaving(sandbox_id, network_id);
         for endpoint in &leaving {
+            self.withdrawn.remove(&endpoint.link);
             self.release_address(endpoint);
         }
         let sandbox = self.sandbox_mut(sandbox_id)?;

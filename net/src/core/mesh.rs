@@ -112,9 +112,10 @@ impl Core {
         self.set_mesh_ports(state)
     }
 
-    fn make_leg(&mut self) -> Result<()> {
+    /// Makes the leg, in both namespaces.
+    pub fn make_leg(&mut self) -> Result<()> {
         let Some(mesh) = &self.mesh else { return Ok(()) };
-        let (address, ip) = (mesh.state.node_address, v4(mesh.state.node_address.addr())?);
+        let ip = v4(mesh.state.node_address.addr())?;
         let id = mesh.state.network_id.clone();
         let overlay = self
             .overlays
@@ -136,6 +137,13 @@ impl Core {
         });
         overlay.connect(&mut batch, LEG, index, ip);
         overlay.route.transact(batch)?;
+        self.set_leg()
+    }
+
+    /// Gives the leg its address in the daemon's namespace.
+    pub fn set_leg(&mut self) -> Result<()> {
+        let Some(mesh) = &self.mesh else { return Ok(()) };
+        let (address, id) = (mesh.state.node_address, mesh.state.network_id.clone());
         let link = self.route.link(LEG)?.ok_or_else(|| Error::Netlink {
             operation: format!("find link {LEG}"),
             source: std::io::Error::from_raw_os_error(libc::ENODEV),

@@ -7,6 +7,7 @@
 //! - [`routes`]: default routes; [`publish`]: published ports; [`ports`]: which are taken
 //! - [`overlay`]: hidden namespaces, VXLAN, peers; [`services`]: VIPs; [`mesh`]: the routing mesh
 //! - [`recover`]: start, reconciliation, removal of everything; [`names`]: what netd is told
+//! - [`verify`]: whether the kernel has what it should have
 //!
 //! Every change is written down before the kernel is told and forgotten after it was undone there, so that whatever
 //! a killed daemon leaves can be found.
@@ -29,9 +30,10 @@ mod removal;
 mod routes;
 mod sandbox;
 mod services;
+mod verify;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr},
     os::fd::OwnedFd,
     path::PathBuf,
@@ -47,7 +49,7 @@ use sandbox::SandboxState;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Config, Driver, Error, Network, NetworkSpec, Result,
+    Config, Drift, Driver, Error, Mended, Network, NetworkSpec, Part, Result,
     firewall::{Noticed, Stale, foreign, host, nft::Transaction},
     netlink::Socket,
     proxy::Proxies,
@@ -75,6 +77,12 @@ pub struct Core {
     mesh: Option<Mesh>,
     /// Connections to be forgotten, with the namespace (`None`: this one). Left to the removing thread.
     stale: Vec<(Option<OwnedFd>, Stale)>,
+    /// Near ends of endpoints that are on their way out: the second thread removes them, and nobody is to make them again.
+    withdrawn: BTreeSet<String>,
+    /// The ruleset's generation at which the host's tables were found to be right.
+    verified: Option<u32>,
+    /// What was mended because the kernel told of it, until the next check tells.
+    mended: Vec<Drift>,
 }
 
 /// Ids of networks that are always there; chosen once.
@@ -118,7 +126,14 @@ impl Core {
         }
         let restored = if noticed.own {
             tracing::warn!("another program removed parts of our firewall: it is made anew");
-            self.rebuild_firewall()
+            let restored = self.rebuild_firewall();
+            if restored.is_ok() {
+                self.mended.push(Drift {
+                    mended: Mended::Yes,
+                    ..Drift::of("", Part::Table, "our tables", "parts of them removed")
+                });
+            }
+            restored
         } else {
             self.accept_elsewhere()
         };
@@ -173,7 +188,7 @@ impl Core {
         }
     }
 
-    fn write_firewall(&mut self, replace: bool) -> Result<()> {
+    fn compose_firewall(&self, replace: bool) -> Transaction {
         let families = self.families();
         let mut tx = Transaction::default();
         if replace {
@@ -193,7 +208,11 @@ impl Core {
         if let Some(mesh) = &self.mesh {
             mesh.write(&mut tx);
         }
-        tx.commit(&mut self.nft)?;
+        tx
+    }
+
+    fn write_firewall(&mut self, replace: bool) -> Result<()> {
+        self.compose_firewall(replace).commit(&mut self.nft)?;
         self.table = true;
         if !self.config.accept_in_other_chains {
             // A daemon that was asked to has opened them, and this one is not.

@@ -21,9 +21,11 @@ use crate::{
 
 /// Index of the bridge in each hidden namespace.
 pub const BRIDGE_INDEX: u32 = 1000;
-const VXLAN_INDEX: u32 = 1001;
+/// Index of the VXLAN device there.
+pub const VXLAN_INDEX: u32 = 1001;
 const FIRST_PORT_INDEX: u32 = 1002;
-const VXLAN: &str = "vxlan0";
+/// Its name.
+pub const VXLAN: &str = "vxlan0";
 /// Outer IPv4, UDP, VXLAN and inner Ethernet headers.
 const OVERHEAD: u32 = 50;
 
@@ -63,6 +65,41 @@ impl Overlay {
     pub fn take_index(&mut self) -> u32 {
         self.next_index += 1;
         self.next_index
+    }
+
+    /// Whether what the kernel was told is known, and it is the committed state.
+    pub fn synced(&self) -> bool {
+        self.synced
+    }
+
+    /// Asks for the bridge.
+    pub fn make_bridge(&self, batch: &mut Batch) {
+        batch.add_bridge(&BridgeLink {
+            name: "br0",
+            index: BRIDGE_INDEX,
+            mtu: self.mtu,
+            mac: [0x02, 0x42, 0xff, 0, 0, 1],
+        });
+    }
+}
+
+/// How the bridge treats the tunnel: nothing is learned or flooded, and who is known is not asked for.
+pub fn tunnel_flags() -> PortFlags {
+    PortFlags {
+        learning: Some(false),
+        flood: Some(false),
+        neigh_suppress: Some(true),
+        ..PortFlags::default()
+    }
+}
+
+/// How the bridge treats an endpoint's port: no learning (an endpoint can't take another's address), and the bridge answers ARP.
+pub fn endpoint_flags() -> PortFlags {
+    PortFlags {
+        learning: Some(false),
+        flood: Some(false),
+        proxy_arp: Some(true),
+        ..PortFlags::default()
     }
 }
 
@@ -206,21 +243,12 @@ impl Core {
     fn make_hidden(&mut self, record: &OverlayRecord, vni: u32, mtu: u32) -> Result<Overlay> {
         let path = self.hidden_path(&record.spec.id);
         netns::remove(&path)?;
-        let (netns, mut route) = netns::create(&self.home, &path, || {
+        let (netns, route) = netns::create(&self.home, &path, || {
             netns::set_sysctl_if_present("net.bridge.bridge-nf-call-iptables", "0")?;
             netns::set_sysctl_if_present("net.ipv6.conf.default.disable_ipv6", "1")?;
             netns::set_sysctl("net.ipv4.ip_forward", "0")?;
             Socket::open(Protocol::Route)
         })?;
-        let mut batch = Batch::default();
-        let bridge_mac = [0x02, 0x42, 0xff, 0, 0, 1];
-        batch.add_bridge(&BridgeLink {
-            name: "br0",
-            index: BRIDGE_INDEX,
-            mtu,
-            mac: bridge_mac,
-        });
-        route.transact(batch)?;
         let mut overlay = Overlay {
             spec: record.spec.clone(),
             local_vtep: record.local_vtep,
@@ -232,12 +260,15 @@ impl Core {
             next_index: FIRST_PORT_INDEX,
             synced: true,
         };
+        let mut batch = Batch::default();
+        overlay.make_bridge(&mut batch);
+        overlay.route.transact(batch)?;
         self.add_tunnel(&mut overlay, vni)?;
         Ok(overlay)
     }
 
     /// The VXLAN device: asked for in the daemon's namespace, where its UDP socket stays, living in the hidden one.
-    fn add_tunnel(&mut self, overlay: &mut Overlay, vni: u32) -> Result<()> {
+    pub fn add_tunnel(&mut self, overlay: &mut Overlay, vni: u32) -> Result<()> {
         let mut batch = Batch::default();
         batch.add_vxlan(&VxlanLink {
             name: VXLAN,
@@ -251,13 +282,9 @@ impl Core {
         });
         self.route.transact(batch)?;
         let mut batch = Batch::default();
-        let flags = PortFlags {
-            learning: Some(false),
-            flood: Some(false),
-            neigh_suppress: Some(true),
-            ..PortFlags::default()
-        };
-        batch.enslave(VXLAN_INDEX, BRIDGE_INDEX).set_port(VXLAN, flags);
+        batch
+            .enslave(VXLAN_INDEX, BRIDGE_INDEX)
+            .set_port(VXLAN, tunnel_flags());
         overlay.route.transact(batch)
     }
 

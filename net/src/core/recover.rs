@@ -1,6 +1,6 @@
 //! Start, reconciliation and the removal of everything.
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     fs,
     io::Read as _,
     os::fd::OwnedFd,
@@ -63,6 +63,9 @@ impl Core {
             ports: Ports::default(),
             mesh: None,
             stale: Vec::new(),
+            withdrawn: BTreeSet::new(),
+            verified: None,
+            mended: Vec::new(),
             has_ipv6: has_ipv6(),
             proxies,
             config,

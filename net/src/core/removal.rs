@@ -123,6 +123,7 @@ impl Core {
             return (bereaved, errors);
         };
         for endpoint in &sandbox.record.endpoints {
+            self.withdrawn.remove(&endpoint.link);
             self.release_address(endpoint);
             let network = &endpoint.endpoint.network_id;
             bereaved.sandboxes.extend(self.linked_to(id, network));
@@ -139,6 +140,7 @@ impl Core {
 
     /// Takes an endpoint out of its network and names the link to be removed.
     pub fn withdraw(&mut self, endpoint: &EndpointRecord, removal: &mut Removal, errors: &mut Vec<Error>) {
+        self.withdrawn.insert(endpoint.link.clone());
         match endpoint.attachment {
             Attachment::Bridge | Attachment::Egress => {
                 removal.links.push(endpoint.link.clone());

@@ -46,6 +46,8 @@ pub struct SandboxState {
     pub dns: Option<DnsPorts>,
     /// Whether netd was told about it, and not yet to forget it.
     pub is_served: bool,
+    /// The ruleset's generation at which its table was found to be right.
+    pub verified: Option<u32>,
 }
 
 impl SandboxState {
@@ -58,6 +60,7 @@ impl SandboxState {
             table: false,
             dns: None,
             is_served: false,
+            verified: None,
         }
     }
 
@@ -232,15 +235,21 @@ impl Core {
             tx.remove_table();
         }
         table::create(&mut tx);
+        self.fill_table(id, &mut tx);
+        tx.commit(socket)
+    }
+
+    /// Writes what belongs into a sandbox's table that has no elements.
+    pub fn fill_table(&self, id: &str, tx: &mut Transaction) {
+        let Ok(sandbox) = self.sandbox(id) else { return };
         if let Some(ports) = sandbox.dns {
-            table::set_dns(&mut tx, ports.udp, ports.tcp);
+            table::set_dns(tx, ports.udp, ports.tcp);
         }
         for endpoint in &sandbox.record.endpoints {
             if let Some(overlay) = self.overlays.get(&endpoint.endpoint.network_id) {
-                overlay.write_services(&mut tx);
+                overlay.write_services(tx);
             }
         }
-        tx.commit(socket)
     }
 
     /// Redirects a sandbox's DNS queries to netd.

@@ -1,8 +1,10 @@
 //! nftables transactions over netlink: all requests between a begin and an end marker take place together or not at
 //! all. Through the `nft` program a change costs 16 to 36 ms, this way 0.04 to 3 ms.
+mod model;
 mod read;
 mod schema;
 
+pub use model::{Difference, Model, generation};
 pub use read::{ForeignChain, chains, read_set, ruled};
 pub use schema::{Chain, Element, Family, Hook, Set, kind};
 

@@ -96,6 +96,13 @@ pub fn set_dns(tx: &mut Transaction, udp: u16, tcp: u16) {
     );
 }
 
+/// Removes all elements; chains and rules stay.
+pub fn empty(tx: &mut Transaction) {
+    for name in [DNS.name, VIPS.name].into_iter().chain(SERVICES) {
+        tx.flush_set(name);
+    }
+}
+
 /// DNS queries go where they were sent.
 pub fn clear_dns(tx: &mut Transaction) {
     tx.flush_set(DNS.name);

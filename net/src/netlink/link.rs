@@ -120,7 +120,7 @@ pub struct SubLink<'a> {
 }
 
 /// Flags of a bridge port; `None` leaves the kernel's default.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PortFlags {
     /// Frames may leave by the port by which they came.
     pub hairpin: Option<bool>,
@@ -341,6 +341,18 @@ impl Batch {
         self.request(RTM_NEWLINK, 0, format!("set link {index} up"), |m| {
             m.raw(&info_header(index, UP, UP));
         })
+    }
+
+    /// Gives a link another MTU.
+    pub fn set_mtu(&mut self, index: u32, mtu: u32) -> &mut Self {
+        self.request(
+            RTM_NEWLINK,
+            0,
+            format!("set the MTU of link {index} to {mtu}"),
+            |m| {
+                m.raw(&info_header(index, 0, 0)).u32(IFLA_MTU, mtu);
+            },
+        )
     }
 
     /// Removes a link by name; one that is gone is fine.

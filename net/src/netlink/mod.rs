@@ -6,6 +6,7 @@
 //! the network thread ([`crate::worker`]), never on a tokio worker. A socket stays bound to the namespace in which
 //! it was opened.
 mod address;
+mod inspect;
 mod link;
 mod message;
 mod neighbour;
@@ -13,6 +14,7 @@ mod query;
 mod socket;
 
 pub use address::DefaultRoute;
+pub use inspect::{LinkState, Tunnel};
 pub use link::{Below, BridgeLink, PortFlags, SubLink, Veth, VxlanLink};
 pub use message::{Attributes, Batch, Message, NESTED};
 pub use neighbour::Neighbour;

@@ -16,7 +16,7 @@ const NDA_DST: u16 = 1;
 const NDA_LLADDR: u16 = 2;
 
 /// One entry of a neighbour table or forwarding database.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Neighbour {
     /// VXLAN device `index`: frames to `mac` go to the node at `vtep`.
     Tunnel {
@@ -69,6 +69,16 @@ impl Neighbour {
             Self::Tunnel { mac, vtep, .. } => format!("{verb} tunnel entry {} to {vtep}", MacText(mac)),
             Self::Port { index, mac } => format!("{verb} forwarding entry {} on port {index}", MacText(mac)),
             Self::Address { ip, mac, .. } => format!("{verb} neighbour {ip} at {}", MacText(mac)),
+        }
+    }
+}
+
+impl std::fmt::Display for Neighbour {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Tunnel { mac, vtep, .. } => write!(f, "{} to {vtep}", MacText(*mac)),
+            Self::Port { index, mac } => write!(f, "{} on port {index}", MacText(*mac)),
+            Self::Address { ip, mac, .. } => write!(f, "{ip} at {}", MacText(*mac)),
         }
     }
 }

@@ -57,7 +57,13 @@ impl Core {
         self.settle(sandbox_id, record, made)
     }
 
-    fn program_overlay(&mut self, sandbox_id: &str, record: &EndpointRecord, index: u32) -> Result<()> {
+    /// Makes an endpoint's link, in both namespaces.
+    pub(in crate::core) fn program_overlay(
+        &mut self,
+        sandbox_id: &str,
+        record: &EndpointRecord,
+        index: u32,
+    ) -> Result<()> {
         let sandbox = self.sandboxes.get(sandbox_id);
         let netns = sandbox
             .and_then(|s| s.netns.as_ref())

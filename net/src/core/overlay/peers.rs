@@ -4,24 +4,17 @@ use std::{
     net::{IpAddr, Ipv4Addr},
 };
 
-use super::{BRIDGE_INDEX, Overlay, VXLAN_INDEX};
+use super::{BRIDGE_INDEX, Overlay, VXLAN_INDEX, endpoint_flags};
 use crate::{
     Result,
     core::mac,
-    netlink::{Batch, Neighbour, PortFlags},
+    netlink::{Batch, Neighbour},
 };
 
 impl Overlay {
-    /// Asks for a link of the hidden namespace to become an endpoint's port: static entries, no learning (an
-    /// endpoint can't take another's address), and the bridge answers ARP.
+    /// Asks for a link of the hidden namespace to become an endpoint's port, with static entries.
     pub fn connect(&mut self, batch: &mut Batch, link: &str, index: u32, address: Ipv4Addr) {
-        let flags = PortFlags {
-            learning: Some(false),
-            flood: Some(false),
-            proxy_arp: Some(true),
-            ..PortFlags::default()
-        };
-        batch.set_port(link, flags);
+        batch.set_port(link, endpoint_flags());
         if let Some(vtep) = self.peers.remove(&address) {
             batch.remove_neighbour(Neighbour::Tunnel {
                 index: VXLAN_INDEX,

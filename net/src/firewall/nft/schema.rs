@@ -39,7 +39,7 @@ pub struct Set {
 }
 
 /// An element of a set or map.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Element {
     /// Key bytes.
     pub key: Vec<u8>,
