@@ -29,5 +29,5 @@ pub use manager::NetworkManager;
 pub use spec::{
     BridgeConfig, Config, Drift, Driver, Endpoint, EndpointSpec, IngressConflict, IngressPort, IngressState,
     IpamConfig, Mended, Network, NetworkEndpoint, NetworkSpec, OverlayPeer, OverlayState, Part, PortMapping,
-    Protocol, Resolver, Sandbox, SandboxMode, SandboxSpec, ServiceRecord,
+    Probe, Protocol, Resolver, Sandbox, SandboxMode, SandboxSpec, ServiceRecord,
 };

@@ -3,6 +3,7 @@
 mod check;
 mod cluster;
 mod names;
+mod probe;
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -30,6 +31,7 @@ pub struct NetworkManager {
     remover: Worker<Remover>,
     names: Names,
     watcher: std::sync::Mutex<Option<JoinHandle<()>>>,
+    responders: probe::Responders,
 }
 
 impl Drop for NetworkManager {
@@ -65,6 +67,7 @@ impl NetworkManager {
             remover,
             names,
             watcher: std::sync::Mutex::new(None),
+            responders: probe::Responders::default(),
         }))
     }
 

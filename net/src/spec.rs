@@ -4,11 +4,13 @@
 mod cluster;
 mod drift;
 mod network;
+mod probe;
 mod sandbox;
 
 pub use cluster::{IngressConflict, IngressPort, IngressState, OverlayPeer, OverlayState, ServiceRecord};
 pub use drift::{Drift, Mended, Part};
 pub use network::{Driver, IpamConfig, Network, NetworkEndpoint, NetworkSpec};
+pub use probe::Probe;
 pub use sandbox::{
     Endpoint, EndpointSpec, PortMapping, Protocol, Resolver, Sandbox, SandboxMode, SandboxSpec,
 };

@@ -239,3 +239,37 @@ async fn nothing_is_wrong_about_what_comes_goes_or_is_not_known_yet() {
     a.net().reconcile(&HashSet::new()).await;
     assert_eq!(check(a, true).await, []);
 }
+
+/// What a look costs at 100 networks of 1,000 endpoints elsewhere. Printed, not judged: `--nocapture`.
+#[tokio::test(flavor = "multi_thread")]
+async fn figures() {
+    let networks = if std::env::var_os("FIGURES").is_some() {
+        100
+    } else {
+        2
+    };
+    let fleet = Fleet::new(1);
+    let a = &fleet.hosts[0];
+    let addresses: Vec<(String, IpAddr)> = (0..1000u32)
+        .map(|n| {
+            let node = u8::try_from(n % 50).expect("few nodes") + 100;
+            (
+                format!("10.1.{}.{}", 1 + n / 250, 1 + n % 250),
+                IpAddr::from([10, 99, 0, node]),
+            )
+        })
+        .collect();
+    let peers: Vec<_> = addresses.iter().map(|(ip, vtep)| (ip.as_str(), *vtep)).collect();
+    for number in 0..networks {
+        let id = format!("{number:012}figuresaaaaaa");
+        let state = overlay(&id, 5000 + number, "10.1.0.0/16", a.address, &peers);
+        a.net().set_overlay(state).await.expect("a network");
+    }
+    let begun = std::time::Instant::now();
+    assert_eq!(check(a, true).await, []);
+    let took = begun.elapsed();
+    println!(
+        "a look at {networks} networks of 1,000 endpoints each: {took:?}, {:?} a network",
+        took / networks
+    );
+}

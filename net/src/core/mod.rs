@@ -7,7 +7,7 @@
 //! - [`routes`]: default routes; [`publish`]: published ports; [`ports`]: which are taken
 //! - [`overlay`]: hidden namespaces, VXLAN, peers; [`services`]: VIPs; [`mesh`]: the routing mesh
 //! - [`recover`]: start, reconciliation, removal of everything; [`names`]: what netd is told
-//! - [`verify`]: whether the kernel has what it should have
+//! - [`verify`]: whether the kernel has what it should have; [`probe`]: addresses by which nodes try an overlay
 //!
 //! Every change is written down before the kernel is told and forgotten after it was undone there, so that whatever
 //! a killed daemon leaves can be found.
@@ -24,6 +24,7 @@ mod options;
 mod overlay;
 mod parent;
 mod ports;
+mod probe;
 mod publish;
 mod recover;
 mod removal;
@@ -44,6 +45,7 @@ use local::LocalNetwork;
 use mesh::Mesh;
 use overlay::Overlay;
 use ports::Ports;
+pub use probe::Probing;
 pub use removal::{Removal, Remover};
 use sandbox::SandboxState;
 use serde::{Deserialize, Serialize};

@@ -12,7 +12,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{Core, check_id, mac, services::Services, short, v4};
+use super::{Core, check_id, mac, probe::probed, services::Services, short, v4};
 use crate::{
     Driver, Error, NetworkSpec, OverlayState, Result,
     netlink::{Batch, BridgeLink, Neighbour, PortFlags, Protocol, Socket, VxlanLink},
@@ -72,14 +72,15 @@ impl Overlay {
         self.synced
     }
 
-    /// Asks for the bridge.
+    /// Asks for the bridge, with the address by which other nodes try the network.
     pub fn make_bridge(&self, batch: &mut Batch) {
         batch.add_bridge(&BridgeLink {
             name: "br0",
             index: BRIDGE_INDEX,
             mtu: self.mtu,
-            mac: [0x02, 0x42, 0xff, 0, 0, 1],
+            mac: self.bridge_mac(),
         });
+        batch.add_address(BRIDGE_INDEX, self.bridge_address());
     }
 }
 
@@ -114,6 +115,7 @@ impl Core {
     /// [`Error::NoUnderlay`], [`Error::Invalid`], or what the kernel refuses; the next call tries the rest again.
     pub fn set_overlay(&mut self, state: OverlayState) -> Result<()> {
         let id = state.network.id.clone();
+        let before = self.overlays.get(&id).map(|overlay| overlay.local_vtep);
         self.ensure_overlay(&state)?;
         let mut wanted = BTreeMap::new();
         for peer in state.peers.iter().filter(|p| p.vtep != state.local_vtep) {
@@ -133,6 +135,7 @@ impl Core {
         {
             wanted.remove(&address);
         }
+        wanted.extend(probed(&wanted));
         let overlay = self
             .overlays
             .get_mut(&id)
@@ -142,6 +145,10 @@ impl Core {
         self.set_services(&id, &state, synced)?;
         if let Some(overlay) = self.overlays.get_mut(&id) {
             overlay.synced = true;
+        }
+        if before.is_some_and(|before| before != state.local_vtep) {
+            // With its MAC the bridge has lost its neighbours, those of this node's endpoints too.
+            self.restore_entries(&id)?;
         }
         if self.mesh.as_ref().is_some_and(|m| m.network_id() == id) {
             if !synced {
@@ -186,7 +193,8 @@ impl Core {
             local_vtep: state.local_vtep,
         };
         if let Some(overlay) = self.overlays.get_mut(&spec.id) {
-            let moved = overlay.local_vtep != state.local_vtep || overlay.spec.driver != spec.driver;
+            let before = overlay.local_vtep;
+            let moved = before != state.local_vtep || overlay.spec.driver != spec.driver;
             if overlay.spec == *spec && !moved {
                 return Ok(());
             }
@@ -194,7 +202,7 @@ impl Core {
             overlay.spec = spec.clone();
             overlay.local_vtep = state.local_vtep;
             return if moved {
-                self.move_tunnel(&spec.id, vni)
+                self.move_tunnel(&spec.id, vni, before)
             } else {
                 Ok(())
             };
@@ -289,7 +297,7 @@ impl Core {
     }
 
     /// This node's underlay address changed: a new device, and all peers again.
-    fn move_tunnel(&mut self, id: &str, vni: u32) -> Result<()> {
+    fn move_tunnel(&mut self, id: &str, vni: u32, before: IpAddr) -> Result<()> {
         let Some(mut overlay) = self.overlays.remove(id) else {
             return Ok(());
         };
@@ -307,6 +315,7 @@ impl Core {
         let moved = overlay
             .route
             .transact(batch)
+            .and_then(|()| overlay.move_bridge(before))
             .and_then(|()| self.add_tunnel(&mut overlay, vni));
         self.overlays.insert(id.into(), overlay);
         moved

@@ -11,6 +11,7 @@ impl NetworkManager {
     pub async fn set_overlay(&self, state: OverlayState) -> Result<()> {
         let id = state.network.id.clone();
         self.change(move |core| core.set_overlay(state)).await?;
+        self.answer_probes(&id).await;
         self.refresh_zone(&id).await
     }
 
@@ -21,6 +22,7 @@ impl NetworkManager {
     /// removal.
     pub async fn remove_overlay(&self, network_id: &str) -> Result<(), Errors> {
         let id = network_id.to_owned();
+        self.responders.stop(&id);
         let mut errors = self
             .core
             .run(move |core| core.remove_overlay(&id))

@@ -355,6 +355,13 @@ impl Batch {
         )
     }
 
+    /// Gives a link another MAC.
+    pub fn set_mac(&mut self, index: u32, mac: [u8; 6]) -> &mut Self {
+        self.request(RTM_NEWLINK, 0, format!("set the MAC of link {index}"), |m| {
+            m.raw(&info_header(index, 0, 0)).attr(IFLA_ADDRESS, &mac);
+        })
+    }
+
     /// Removes a link by name; one that is gone is fine.
     pub fn remove_link(&mut self, name: &str) -> &mut Self {
         self.request(RTM_DELLINK, 0, format!("remove link {name}"), |m| {

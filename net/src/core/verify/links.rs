@@ -94,6 +94,8 @@ impl Core {
         let Some(overlay) = self.overlays.get_mut(id) else {
             return Ok(Vec::new());
         };
+        let addresses = overlay.route.addresses_of(BRIDGE_INDEX)?;
+        let has_address = addresses.contains(&overlay.bridge_address().addr());
         let states = overlay.route.link_states()?;
         let links = Links(states.into_iter().map(|link| (link.name.clone(), link)).collect());
         let bridge = links.0.values().find(|link| link.index == BRIDGE_INDEX);
@@ -102,7 +104,7 @@ impl Core {
             return Ok(vec![(drift, Remedy::MakeBridge)]);
         };
         let mut found = Vec::new();
-        if let Some(how) = overlay.bridge_differences(bridge) {
+        if let Some(how) = overlay.bridge_differences(bridge, has_address) {
             let drift = Drift::of(id, Part::Bridge, overlay.bridge_text(), how);
             found.push((drift, Remedy::SetBridge));
         }
@@ -241,10 +243,14 @@ impl Core {
 
 impl Overlay {
     fn bridge_text(&self) -> String {
-        format!("a bridge, up, with MTU {}", self.mtu)
+        format!(
+            "a bridge, up, with MTU {} and {}",
+            self.mtu,
+            self.bridge_address()
+        )
     }
 
-    fn bridge_differences(&self, bridge: &LinkState) -> Option<String> {
+    fn bridge_differences(&self, bridge: &LinkState, has_address: bool) -> Option<String> {
         let mut all = Vec::new();
         if !bridge.up {
             all.push("down".to_owned());
@@ -252,11 +258,21 @@ impl Overlay {
         if bridge.mtu != self.mtu {
             all.push(format!("with MTU {}", bridge.mtu));
         }
+        if bridge.mac != Some(self.bridge_mac()) {
+            all.push("with another MAC".to_owned());
+        }
+        if !has_address {
+            all.push("without its address".to_owned());
+        }
         (!all.is_empty()).then(|| format!("a bridge, {}", all.join(", ")))
     }
 
     fn set_bridge(&self, batch: &mut Batch) {
-        batch.set_mtu(BRIDGE_INDEX, self.mtu).set_up(BRIDGE_INDEX);
+        batch
+            .set_mac(BRIDGE_INDEX, self.bridge_mac())
+            .set_mtu(BRIDGE_INDEX, self.mtu)
+            .set_up(BRIDGE_INDEX)
+            .add_address(BRIDGE_INDEX, self.bridge_address());
     }
 
     fn tunnel_drift(&self, id: &str, links: &Links, port: u16) -> Option<(Drift, Remedy)> {

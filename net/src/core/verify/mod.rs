@@ -105,6 +105,17 @@ impl Core {
         self.overlays.get(id).is_some_and(|overlay| overlay.synced())
     }
 
+    /// Puts back whatever entries of an overlay are missing.
+    ///
+    /// # Errors
+    /// [`Error::Netlink`].
+    pub fn restore_entries(&mut self, id: &str) -> Result<()> {
+        for (_, entries) in self.entry_drifts(id)? {
+            self.mend_entries(id, &entries)?;
+        }
+        Ok(())
+    }
+
     fn check_overlay(&mut self, id: &str, mend: bool) -> Result<Vec<Drift>> {
         let mut drifts = Vec::new();
         // What hangs on a link goes with it, and is not told by itself.
