@@ -7,12 +7,13 @@
 //! - `task`: the walk of one task through its states; `reporter`: statuses on their way to the managers;
 //! - [`exec`]: what the walk is carried out with: the [`exec::Executor`] trait, and the engine behind it;
 //! - [`Images`] (`images`): brings tasks' images, from other nodes first, and gives other nodes theirs;
-//! - `logs`: log subscriptions.
+//! - `logs`: log subscriptions; `checks`: checks of networks that managers ask for.
 //!
 //! The main path: a session receives assignments → the worker writes them down, programs networks, starts a task →
 //! the task walks by its controller → each state goes to the reporter → the session sends it.
 
 mod agent;
+mod checks;
 mod config;
 mod error;
 pub mod exec;

@@ -13,7 +13,8 @@ use pontoon_agent::exec::{Controller, Executor, Exit, Progress, StepError};
 use pontoon_proto::v1::manager_message::Message as ToAgent;
 use pontoon_proto::v1::{
     Assignments, ContainerStatus, IngressConfig, LogEntry, LogSelector, LogSubscription, ManagerList,
-    NetworkAttachment, Node, NodeDescription, OverlayNetwork, TaskAssignment, TaskState,
+    NetworkAttachment, NetworkCheck, NetworkDrift, NetworkFindings, Node, NodeDescription, OverlayNetwork,
+    TaskAssignment, TaskState,
 };
 use tokio::sync::{mpsc, watch};
 
@@ -179,6 +180,21 @@ impl Executor for Fake {
     async fn set_ingress(&self, ingress: Option<&IngressConfig>) -> Result<(), String> {
         self.note(format!("ingress {}", ingress.is_some()));
         Ok(())
+    }
+
+    async fn check_networks(&self, ids: &[String], repair: bool) -> Result<NetworkFindings, String> {
+        if ids.is_empty() {
+            return Err("nothing can be read".into());
+        }
+        let drift = |id: &String| NetworkDrift {
+            network_id: id.clone(),
+            repaired: repair,
+            ..NetworkDrift::default()
+        };
+        Ok(NetworkFindings {
+            drifts: ids.iter().map(drift).collect(),
+            probes: Vec::new(),
+        })
     }
 
     fn set_images(&self, images: BTreeSet<String>) {
@@ -478,6 +494,35 @@ async fn beats_at_the_pace_that_it_was_told_last() {
     for _ in 0..3 {
         session.beat().await;
     }
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn checks_networks_and_says_what_it_found() {
+    let dir = tempfile::tempdir().unwrap();
+    let (fake, mut manager) = (Fake::new(), Manager::start().await);
+    let running = Running::start(dir.path(), Arc::new(fake), vec![manager.peer()]).await;
+    let session = manager.session().await;
+    let check = |id: &str, networks: &[&str]| NetworkCheck {
+        id: id.to_owned(),
+        network_ids: networks.iter().map(|id| (*id).to_owned()).collect(),
+        repair: true,
+    };
+    session.send(ToAgent::NetworkCheck(check("c1", &["n1", "n2"])));
+    let report = soon("findings", manager.checks.recv()).await.unwrap();
+    let drifts = report.findings.unwrap().drifts;
+    assert_eq!((report.check_id.as_str(), report.error.as_str()), ("c1", ""));
+    assert_eq!(
+        drifts.iter().map(|d| d.network_id.as_str()).collect::<Vec<_>>(),
+        ["n1", "n2"]
+    );
+    assert!(drifts.iter().all(|drift| drift.repaired));
+    session.send(ToAgent::NetworkCheck(check("c2", &[])));
+    let report = soon("an error", manager.checks.recv()).await.unwrap();
+    assert_eq!(
+        (report.findings, report.error.as_str()),
+        (None, "nothing can be read")
+    );
     running.stop().await;
 }
 

@@ -43,6 +43,7 @@ fn needs_leader(path: &str) -> bool {
         "/pontoon.v1.Control/CreateNetwork",
         "/pontoon.v1.Control/RemoveNetwork",
         "/pontoon.v1.Control/ServiceLogs",
+        "/pontoon.v1.Control/CheckNetworks",
         "/pontoon.v1.Ca/IssueCertificate",
     ];
     CALLS.contains(&path)
@@ -222,6 +223,7 @@ mod tests {
     #[test]
     fn reads_stay_here() {
         assert!(needs_leader("/pontoon.v1.Control/CreateService"));
+        assert!(needs_leader("/pontoon.v1.Control/CheckNetworks"));
         assert!(!needs_leader("/pontoon.v1.Control/ListServices"));
         assert!(!needs_leader("/pontoon.v1.Control/Watch"));
         assert!(!needs_leader("/pontoon.v1.Ca/GetRoot"));

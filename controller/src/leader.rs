@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::ca::rotation::{self, Orders};
+use crate::checks::Checks;
 use crate::core::Core;
 use crate::dispatcher::{Assigner, Beats, Pace, Sessions, run_beats, run_fanout};
 use crate::images::Sources;
@@ -27,6 +28,8 @@ pub(crate) struct Leading {
     pub(crate) pace: Arc<Pace>,
     pub(crate) broker: Arc<Broker>,
     pub(crate) sources: Sources,
+    /// Checks of networks that wait for nodes' answers.
+    pub(crate) checks: Checks,
     /// Which nodes are to renew their certificates.
     pub(crate) orders: Orders,
     /// Fires when leadership is lost.
@@ -81,6 +84,7 @@ impl Reign {
             pace: pace.clone(),
             broker,
             sources: Sources::new(tokio::time::Instant::now()),
+            checks: Checks::default(),
             orders: Orders::default(),
             stop: stop.clone(),
         });

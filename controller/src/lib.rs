@@ -9,7 +9,7 @@
 //! - `images`: who has which image and who fetches it; services' images are pinned to digests.
 //! - [`keys`]: what this manager's disk is sealed with, and the unlock key.
 //! - `backup`: the state in an encrypted file; `recovery`: a cluster that begins anew from a survivor's log or from such a file.
-//! - `events`: what `events` shows of the cluster.
+//! - `events`: what `events` shows of the cluster; `checks`: overlay networks as the nodes find them (`network doctor`).
 //! - `access`: who may call what on the cluster port; `forward`: followers pass writes on to the leader.
 //!
 //! # Main path
@@ -33,6 +33,7 @@ mod access;
 mod api;
 mod backup;
 mod ca;
+mod checks;
 mod config;
 mod connector;
 mod core;

@@ -146,6 +146,7 @@ fn without_a_cluster() {
                 (&["stack", "ls"], 1, hint),
                 (&["swarm", "join-token", "worker"], 1, hint),
                 (&["network", "create", "--driver", "overlay", "app"], 1, hint),
+                (&["network", "doctor"], 1, hint),
                 (&["swarm", "leave"], 1, &["not part of a swarm"]),
                 (
                     &["swarm", "join", "--token", "SWMTKN-1-x-y", "192.168.77.99:2377"],
@@ -192,6 +193,7 @@ fn on_worker(fleet: &Fleet) -> Result<()> {
             (&["service", "rm", "web"], 1, hint),
             (&["swarm", "join-token", "worker"], 1, hint),
             (&["network", "create", "--driver", "overlay", "x"], 1, hint),
+            (&["network", "doctor"], 1, hint),
             (&["stack", "ls"], 1, hint),
         ],
     )
@@ -213,6 +215,8 @@ const SERVICES: &[Case<'_>] = &[
     (&["node", "update", "--availability", "drain", "ghost"], 1, &["ghost"]),
     (&["node", "ps", "ghost"], 1, &["ghost"]),
     (&["stack", "ps", "ghost"], 1, &["ghost"]),
+    (&["network", "doctor", "app", "ghost"], 1, &["ghost"]),
+    (&["network", "doctor", "bridge"], 1, &["bridge"]),
     (&["service", "create", "--name", "x", "--network", "ghost", "web:1"], 1, &["ghost"]),
     // Names and ports that are taken.
     (&["service", "create", "--name", "web", "web:1"], 1, &["web"]),
@@ -235,6 +239,7 @@ const SERVICES: &[Case<'_>] = &[
     (&["node", "update", "--availability", "asleep", "host1"], 125, &["asleep"]),
     (&["network", "create", "--driver", "overlay", "--subnet", "10.77.0.0/25", "y"], 1, &["10.77.0.0"]),
     (&["network", "create", "--driver", "magic", "y"], 1, &["magic"]),
+    (&["network", "doctor", "--format", "yaml"], 125, &["yaml"]),
     // What is in use or can't be.
     (&["network", "rm", "app"], 1, &["app", "in use"]),
     (&["network", "rm", "ingress"], 1, &["ingress"]),

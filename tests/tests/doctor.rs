@@ -1,5 +1,5 @@
 //! Overlay networks heal by themselves: what somebody takes away from the kernel by hand comes back within seconds, connections work
-//! again, and an event tells of it.
+//! again, and an event tells of it. `network doctor` shows what is not as it should be, and who reaches whom.
 
 use std::path::PathBuf;
 
@@ -199,5 +199,120 @@ fn the_hosts_table_and_the_routing_mesh_come_back() {
             }
             Ok(())
         })
+    });
+}
+
+/// What `network doctor` says; its exit status must be this.
+fn doctor(host: &Host, args: &[&str], code: i32) -> Result<String> {
+    let output = host.pontoon(&[&["network", "doctor"], args].concat())?;
+    ensure!(
+        output.code == code,
+        "exit status {} instead of {code}: {output}",
+        output.code
+    );
+    Ok(output.stdout)
+}
+
+/// Waits until `network doctor` ends with this status and says all of this.
+fn doctor_says(host: &Host, code: i32, texts: &[&str]) -> Result<()> {
+    let what = format!("the doctor says {texts:?}");
+    wait_until(&what, LONG, || {
+        let said = doctor(host, &["app"], code)?;
+        let missing: Vec<_> = texts.iter().filter(|text| !said.contains(**text)).collect();
+        ensure!(missing.is_empty(), "{missing:?} is not in\n{said}");
+        Ok(())
+    })
+}
+
+#[test]
+fn the_doctor_shows_who_reaches_whom() {
+    with_fleet(2, |fleet| {
+        let scene = Scene::set(fleet)?;
+        let (first, second) = (scene.first, fleet.host(2));
+        doctor_says(
+            first,
+            0,
+            &[
+                "NETWORK app",
+                "host1",
+                "host2",
+                "MTU 1450",
+                "All is well: 2 nodes, 1 overlay network",
+            ],
+        )?;
+        let value: serde_json::Value = serde_json::from_str(&doctor(first, &["--format", "json"], 0)?)?;
+        ensure!(value["Well"] == true, "{value}");
+        let nodes = value["Nodes"].as_array().context("nodes")?;
+        ensure!(
+            nodes.len() == 2 && nodes.iter().all(|node| node["Answered"] == true),
+            "{value}"
+        );
+        ensure!(
+            nodes.iter().all(|node| node["Probes"][0]["MTU"] == 1450),
+            "{value}"
+        );
+        // A switch on the way takes smaller packets only: as its MTU says and four bytes for a VLAN tag, less 50 for the tunnel.
+        let port = wire::port(2);
+        fleet
+            .wire()
+            .in_switch("ip", &["link", "set", &port, "mtu", "1400"])?;
+        doctor_says(first, 1, &["MTU 1354 of 1450", "Not all is well"])?;
+        fleet
+            .wire()
+            .in_switch("ip", &["link", "set", &port, "mtu", "1500"])?;
+        // A firewall between the hosts.
+        let home = second.netns();
+        run_in(&home, "nft add table ip wall")?;
+        run_in(
+            &home,
+            "nft add chain ip wall input { type filter hook input priority 0 ; }",
+        )?;
+        run_in(&home, "nft add rule ip wall input udp dport 4789 drop")?;
+        doctor_says(first, 1, &["unreachable"])?;
+        run_in(&home, "nft delete table ip wall")?;
+        doctor_says(first, 0, &["All is well"])?;
+        // A node without a daemon answers nobody.
+        second.kill()?;
+        doctor_says(first, 1, &["host2 did not answer: ", "unreachable"])?;
+        second.start()?;
+        doctor_says(first, 0, &["All is well"])
+    });
+}
+
+#[test]
+fn the_doctor_names_what_can_not_be_mended() {
+    with_fleet(2, |fleet| {
+        let scene = Scene::set(fleet)?;
+        let first = scene.first;
+        let hidden = scene.hidden();
+        // Something else has the place of the device: it can be seen, but is not ours to remove.
+        let batch = fleet.folder().join("batch");
+        std::fs::write(
+            &batch,
+            "link del vxlan0\nlink add intruder index 1001 type bridge\n",
+        )?;
+        // Between the two the device may come back by itself.
+        wait_until("the device's place is taken", SHORT, || {
+            run_in(&hidden, &format!("ip -batch {}", batch.display()))
+        })?;
+        doctor_says(
+            first,
+            1,
+            &["host1", "app", "tunnel", "not repaired", "unreachable"],
+        )?;
+        doctor(first, &["--repair", "app"], 1)?;
+        let told = first.line("events --since 1h --until 0s --filter event=repair --filter type=network")?;
+        ensure!(
+            told.contains("error="),
+            "what could not be mended is told: {told}"
+        );
+        run_in(&hidden, "ip link del intruder")?;
+        doctor_says(first, 0, &["All is well"])?;
+        scene.reaches()?;
+        // Other networks have nothing to do with it; a worker can't tell.
+        first.line("network create --driver overlay lonely")?;
+        ensure!(doctor(first, &["lonely"], 0)?.contains("1 overlay network"));
+        let worker = fleet.host(2).pontoon(&["network", "doctor"])?;
+        worker.fails(1, &["not a swarm manager"]).map(drop)
     });
 }

@@ -7,14 +7,15 @@ use std::sync::{Arc, PoisonError, RwLock};
 use pontoon_engine::{Engine, system};
 use pontoon_proto::v1::{
     ContainerState, EngineDescription, FilterValues, IngressConfig, ListContainersRequest, LogEntry,
-    LogSelector, LogsRequest, NodeDescription, OverlayNetwork, Platform, Resources, TaskAssignment,
+    LogSelector, LogsRequest, NetworkFindings, NodeDescription, OverlayNetwork, Platform, Resources,
+    TaskAssignment,
 };
 use tokio::sync::{mpsc, watch};
 
 use super::container::ContainerController;
 use super::placeholder::Place;
 use super::request::{NODE_ID, TASK_ID};
-use super::{Controller, Executor, network};
+use super::{Controller, Executor, findings, network};
 use crate::Images;
 use crate::error::chain;
 
@@ -180,6 +181,10 @@ impl Executor for EngineExecutor {
             );
         }
         Ok(())
+    }
+
+    async fn check_networks(&self, ids: &[String], repair: bool) -> Result<NetworkFindings, String> {
+        findings::check(&self.engine, ids, repair).await
     }
 
     fn set_images(&self, images: BTreeSet<String>) {

@@ -4,6 +4,7 @@
 mod container;
 mod credentials;
 mod engine;
+mod findings;
 mod leave;
 mod network;
 mod placeholder;
@@ -12,7 +13,8 @@ mod request;
 use std::collections::BTreeSet;
 
 use pontoon_proto::v1::{
-    ContainerStatus, IngressConfig, LogEntry, LogSelector, NodeDescription, OverlayNetwork, TaskAssignment,
+    ContainerStatus, IngressConfig, LogEntry, LogSelector, NetworkFindings, NodeDescription, OverlayNetwork,
+    TaskAssignment,
 };
 use tokio::sync::{mpsc, watch};
 
@@ -105,6 +107,12 @@ pub trait Executor: Send + Sync + 'static {
     async fn remove_network(&self, id: &str) -> Result<(), String>;
     /// Programs the routing mesh, or leaves it.
     async fn set_ingress(&self, ingress: Option<&IngressConfig>) -> Result<(), String>;
+    /// Compares these networks, or all, with what they should be, tries how other nodes are reached in them, and with `repair` puts right what
+    /// is found.
+    async fn check_networks(&self, ids: &[String], repair: bool) -> Result<NetworkFindings, String> {
+        let _ = (ids, repair);
+        Err("this node can't check networks".to_owned())
+    }
     /// Images of all tasks that are held, as their specs name them: they are not to be removed to make room.
     fn set_images(&self, images: BTreeSet<String>) {
         let _ = images;

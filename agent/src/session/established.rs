@@ -13,6 +13,7 @@ use tonic::transport::Channel;
 
 use super::backoff::Backoff;
 use super::{Managers, Parts, message, refusal};
+use crate::checks::Checks;
 use crate::logs::Subscriptions;
 use crate::worker::Command;
 use crate::{Error, Result};
@@ -38,11 +39,12 @@ fn beats(period: Duration) -> Interval {
     beat
 }
 
-/// One session after its registration. Dropping it ends its log subscriptions.
+/// One session after its registration. Dropping it ends its log subscriptions and checks of networks.
 pub(super) struct Session {
     parts: Arc<Parts>,
     outbox: mpsc::Sender<AgentMessage>,
     logs: Subscriptions,
+    checks: Checks,
     addr: String,
     /// Wakes when the certificate, or the root that it is good under, has been replaced.
     certificate: Option<watch::Receiver<u64>>,
@@ -57,11 +59,13 @@ impl Session {
         outbox: mpsc::Sender<AgentMessage>,
         addr: &str,
     ) -> Self {
+        let checks = Checks::new(channel.clone(), parts.executor.clone());
         let logs = Subscriptions::new(channel, parts.executor.clone(), parts.tasks.clone());
         Self {
             parts: parts.clone(),
             outbox,
             logs,
+            checks,
             addr: addr.to_owned(),
             certificate: None,
             described: None,
@@ -174,6 +178,7 @@ impl Session {
                 }
             }
             Some(FromManager::LogSubscription(subscription)) => self.logs.handle(subscription),
+            Some(FromManager::NetworkCheck(check)) => self.checks.handle(check),
             Some(FromManager::Trust(trust)) => self.trust(&trust),
             // Taken before; an unknown message is from a newer manager.
             Some(FromManager::Registered(_)) | None => {}

@@ -14,9 +14,9 @@ use pontoon_proto::v1::dispatcher_server::{Dispatcher, DispatcherServer};
 use pontoon_proto::v1::manager_message::Message as ToAgent;
 use pontoon_proto::v1::{
     AgentMessage, Assignments, CheckImageRequest, CheckImageResponse, ContainerSpec, FindImageRequest,
-    FindImageResponse, ManagerMessage, ManagerPeer, PublishLogsMessage, PublishLogsResponse, Register,
-    Registered, ReportFetchRequest, ReportFetchResponse, ReportImagesRequest, ReportImagesResponse,
-    StatusAck, TaskAssignment, TaskSpec, TaskState, TaskStatus,
+    FindImageResponse, ManagerMessage, ManagerPeer, NetworkCheckReport, NetworkCheckReportResponse,
+    PublishLogsMessage, PublishLogsResponse, Register, Registered, ReportFetchRequest, ReportFetchResponse,
+    ReportImagesRequest, ReportImagesResponse, StatusAck, TaskAssignment, TaskSpec, TaskState, TaskStatus,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
@@ -41,6 +41,7 @@ pub async fn soon<T>(what: &str, wait: impl Future<Output = T>) -> T {
 struct Service {
     sessions: mpsc::UnboundedSender<Session>,
     logs: mpsc::UnboundedSender<PublishLogsMessage>,
+    checks: mpsc::UnboundedSender<NetworkCheckReport>,
     leader: Arc<Mutex<Option<String>>>,
     period: Arc<AtomicI64>,
 }
@@ -194,6 +195,14 @@ impl Dispatcher for Service {
         Ok(Response::new(CheckImageResponse { allowed: false }))
     }
 
+    async fn report_network_check(
+        &self,
+        request: Request<NetworkCheckReport>,
+    ) -> Result<Response<NetworkCheckReportResponse>, Status> {
+        self.checks.send(request.into_inner()).ok();
+        Ok(Response::new(NetworkCheckReportResponse {}))
+    }
+
     async fn publish_logs(
         &self,
         request: Request<Streaming<PublishLogsMessage>>,
@@ -211,6 +220,7 @@ pub struct Manager {
     pub addr: String,
     sessions: mpsc::UnboundedReceiver<Session>,
     pub logs: mpsc::UnboundedReceiver<PublishLogsMessage>,
+    pub checks: mpsc::UnboundedReceiver<NetworkCheckReport>,
     leader: Arc<Mutex<Option<String>>>,
     period: Arc<AtomicI64>,
     down: CancellationToken,
@@ -222,12 +232,14 @@ impl Manager {
         let addr: SocketAddr = listener.local_addr().unwrap();
         let (sessions, opened) = mpsc::unbounded_channel();
         let (logs, published) = mpsc::unbounded_channel();
+        let (checks, checked) = mpsc::unbounded_channel();
         let leader = Arc::new(Mutex::new(None));
         let period = Arc::new(AtomicI64::new(PERIOD));
         let down = CancellationToken::new();
         let service = DispatcherServer::new(Service {
             sessions,
             logs,
+            checks,
             leader: leader.clone(),
             period: period.clone(),
         });
@@ -241,6 +253,7 @@ impl Manager {
             addr: addr.to_string(),
             sessions: opened,
             logs: published,
+            checks: checked,
             leader,
             period,
             down,

@@ -1,10 +1,11 @@
 //! `pontoon network …`: this host's networks and the cluster's.
 //!
 //! `create` goes to the cluster for the overlay driver and to the local engine for the rest; the other commands look at both.
-//! [`create`] and [`connect`] (with `disconnect`) have files of their own.
+//! [`create`], [`connect`] (with `disconnect`) and [`doctor`] have files of their own.
 
 mod connect;
 mod create;
+mod doctor;
 
 use std::collections::HashMap;
 
@@ -32,6 +33,8 @@ pub enum Command {
     Create(Box<create::Arguments>),
     /// Disconnect a container from a network
     Disconnect(connect::DisconnectArguments),
+    /// Compare overlay networks on all nodes with what they should be
+    Doctor(doctor::Arguments),
     /// List networks
     #[command(visible_alias = "list")]
     Ls(ListArguments),
@@ -106,6 +109,7 @@ pub async fn dispatch(host: Option<&str>, command: Command) -> Outcome {
         Command::Connect(arguments) => connect::connect(host, arguments).await,
         Command::Create(arguments) => create::run(host, *arguments).await,
         Command::Disconnect(arguments) => connect::disconnect(host, arguments).await,
+        Command::Doctor(arguments) => doctor::run(host, arguments).await,
         Command::Ls(arguments) => list(host, arguments).await,
         Command::Inspect(arguments) => {
             let InspectArguments {

@@ -19,20 +19,20 @@ use std::sync::Arc;
 
 use pontoon_proto::v1::control_server::Control;
 use pontoon_proto::v1::{
-    Cluster, CreateClusterNetworkRequest, CreateServiceRequest, ExplainRequest, ExplainResponse,
-    GetClusterRequest, GetJoinTokensRequest, GetRequest, GetUnlockKeyRequest, JoinTokens,
-    ListClusterNetworksResponse, ListNodesResponse, ListRequest, ListServicesResponse, ListTasksRequest,
-    ListTasksResponse, Network, Node, RemoveNodeRequest, RemoveResponse, RotateJoinTokenRequest,
-    RotateRootRequest, RotateUnlockKeyRequest, Service, ServiceLogEntry, ServiceLogsRequest, Task,
-    UnlockKeyResponse, UpdateClusterRequest, UpdateNodeRequest, UpdateServiceRequest, WatchRequest,
-    WatchResponse,
+    CheckNetworksRequest, CheckNetworksResponse, Cluster, CreateClusterNetworkRequest, CreateServiceRequest,
+    ExplainRequest, ExplainResponse, GetClusterRequest, GetJoinTokensRequest, GetRequest,
+    GetUnlockKeyRequest, JoinTokens, ListClusterNetworksResponse, ListNodesResponse, ListRequest,
+    ListServicesResponse, ListTasksRequest, ListTasksResponse, Network, Node, RemoveNodeRequest,
+    RemoveResponse, RotateJoinTokenRequest, RotateRootRequest, RotateUnlockKeyRequest, Service,
+    ServiceLogEntry, ServiceLogsRequest, Task, UnlockKeyResponse, UpdateClusterRequest, UpdateNodeRequest,
+    UpdateServiceRequest, WatchRequest, WatchResponse,
 };
 use pontoon_reconcile::{edit, spec};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status};
 
 use crate::core::Core;
-use crate::status;
+use crate::{checks, status};
 
 /// The service.
 #[derive(Clone)]
@@ -229,6 +229,15 @@ impl Control for ControlService {
 
     async fn remove_network(&self, request: Request<GetRequest>) -> Result<Response<RemoveResponse>, Status> {
         network::remove(&self.core, request.into_inner())
+            .await
+            .map(Response::new)
+    }
+
+    async fn check_networks(
+        &self,
+        request: Request<CheckNetworksRequest>,
+    ) -> Result<Response<CheckNetworksResponse>, Status> {
+        checks::run(&self.core, request.into_inner())
             .await
             .map(Response::new)
     }

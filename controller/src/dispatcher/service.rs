@@ -1,4 +1,5 @@
-//! The gRPC service Dispatcher: sends to the leader what is not for this manager, starts sessions, takes in log lines, answers about images.
+//! The gRPC service Dispatcher: sends to the leader what is not for this manager, starts sessions, takes in log lines and what checks of networks
+//! have found, answers about images.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,8 +8,8 @@ use pontoon_identity::{ConnectionInfo, PeerIdentity};
 use pontoon_proto::v1::dispatcher_server::Dispatcher;
 use pontoon_proto::v1::{
     AgentMessage, CheckImageRequest, CheckImageResponse, FindImageRequest, FindImageResponse, ManagerMessage,
-    PublishLogsMessage, PublishLogsResponse, ReportFetchRequest, ReportFetchResponse, ReportImagesRequest,
-    ReportImagesResponse,
+    NetworkCheckReport, NetworkCheckReportResponse, PublishLogsMessage, PublishLogsResponse,
+    ReportFetchRequest, ReportFetchResponse, ReportImagesRequest, ReportImagesResponse,
 };
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -124,6 +125,16 @@ impl Dispatcher for DispatcherService {
                 .publish(&self.core.snapshot(), &peer.node_id, message)
                 .await?;
         }
+    }
+
+    async fn report_network_check(
+        &self,
+        request: Request<NetworkCheckReport>,
+    ) -> Result<Response<NetworkCheckReportResponse>, Status> {
+        let leading = self.leading()?;
+        let (peer, _) = caller(&request)?;
+        leading.checks.report(&peer.node_id, request.into_inner())?;
+        Ok(Response::new(NetworkCheckReportResponse {}))
     }
 
     async fn report_images(

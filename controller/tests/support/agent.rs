@@ -8,10 +8,10 @@ use std::time::Duration;
 use pontoon_identity::{Endpoint, Identity, JoinRequest, connect, renew_forever, request_certificate};
 use pontoon_proto::v1::dispatcher_client::DispatcherClient;
 use pontoon_proto::v1::{
-    AgentMessage, Assignments, Availability, Heartbeat, LogSubscription, ManagerMessage, Node,
-    NodeDescription, Platform, PublishLogsMessage, Register, Resources, StatusReport, TaskAssignment,
-    TaskLogEntry, TaskState, TaskStatus, TaskStatusUpdate, agent_message::Message as Outgoing,
-    manager_message::Message as Incoming,
+    AgentMessage, Assignments, Availability, Heartbeat, LogSubscription, ManagerMessage, NetworkCheck,
+    NetworkCheckReport, NetworkDrift, NetworkFindings, Node, NodeDescription, Platform, PublishLogsMessage,
+    Register, Resources, StatusReport, TaskAssignment, TaskLogEntry, TaskState, TaskStatus, TaskStatusUpdate,
+    agent_message::Message as Outgoing, manager_message::Message as Incoming,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -254,6 +254,9 @@ impl Worker {
                 self.identity.trust(&root).unwrap();
                 self.identity.order(&trust.issuer_public_key);
             }
+            Incoming::NetworkCheck(check) => {
+                tokio::spawn(look(check, channel.clone(), self.name.clone()));
+            }
             Incoming::LogSubscription(subscription) => {
                 tokio::spawn(publish(subscription, channel.clone(), self.name.clone()));
             }
@@ -306,6 +309,29 @@ async fn send(out: &mpsc::Sender<AgentMessage>, message: Outgoing) {
             message: Some(message),
         })
         .await;
+}
+
+/// One drift, which says what was asked. An agent called `mute` is silent, one called `sick` can't look.
+async fn look(check: NetworkCheck, channel: Channel, name: String) {
+    if name == "mute" {
+        return;
+    }
+    let drift = NetworkDrift {
+        what: name.clone(),
+        expected: check.network_ids.join(","),
+        repaired: check.repair,
+        ..NetworkDrift::default()
+    };
+    let report = NetworkCheckReport {
+        check_id: check.id,
+        findings: (name != "sick").then(|| NetworkFindings {
+            drifts: vec![drift],
+            probes: Vec::new(),
+        }),
+        error: if name == "sick" { "can't look" } else { "" }.to_owned(),
+    };
+    // The manager may be gone.
+    let _ = DispatcherClient::new(channel).report_network_check(report).await;
 }
 
 /// One line for each task, then the end (unless the client follows).

@@ -3,15 +3,15 @@
 //!
 //! A look takes as long as reading what there is; so that it never takes more than a fiftieth of a processor, pauses grow with it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use pontoon_net::{Drift, Mended, Part};
 use tokio::time::Instant;
 
-use crate::Engine;
 use crate::event::EventObject;
+use crate::{Engine, Error, Result};
 
 /// Between two looks.
 const PAUSE: Duration = Duration::from_secs(2);
@@ -22,6 +22,25 @@ const SHARE: u32 = 50;
 type Failures = BTreeMap<(String, String, Part), String>;
 
 impl Engine {
+    /// Compares these networks, or all there is, with what they should be; with `repair` puts right what is found, and tells of it.
+    ///
+    /// # Errors
+    /// They can't be looked at.
+    pub async fn check_networks(
+        &self,
+        networks: Option<BTreeSet<String>>,
+        repair: bool,
+    ) -> Result<Vec<Drift>> {
+        let checked = self.network.check(networks, repair).await;
+        let found = checked.map_err(|error| Error::network("check networks", error))?;
+        if repair {
+            for drift in &found {
+                self.tell_drift(drift).await;
+            }
+        }
+        Ok(found)
+    }
+
     /// Compares and mends until the engine ends.
     pub(crate) fn heal_networks(self: &Arc<Self>) {
         let engine = self.clone();
@@ -68,7 +87,7 @@ impl Engine {
     }
 
     /// Tells what was found to be other than it should be, and what became of it.
-    pub(crate) async fn tell_drift(&self, drift: &Drift) {
+    async fn tell_drift(&self, drift: &Drift) {
         let network = self.network.inspect_network(&drift.network).await;
         let name = network.map(|network| network.spec.name).unwrap_or_default();
         tracing::warn!(network = name, sandbox = drift.sandbox, %drift, "the network was not as it should be");
