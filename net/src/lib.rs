@@ -27,7 +27,8 @@ mod worker;
 pub use error::{BoxedError, Error, Errors, Result};
 pub use manager::NetworkManager;
 pub use spec::{
-    BridgeConfig, Config, Drift, Driver, Endpoint, EndpointSpec, IngressConflict, IngressPort, IngressState,
-    IpamConfig, Mended, Network, NetworkEndpoint, NetworkSpec, OverlayPeer, OverlayState, Part, PortMapping,
-    Probe, Protocol, Resolver, Sandbox, SandboxMode, SandboxSpec, ServiceRecord,
+    BridgeConfig, Config, DATA_PATH_PORT, Drift, Driver, Endpoint, EndpointSpec, IngressConflict,
+    IngressPort, IngressState, IpamConfig, Mended, Network, NetworkEndpoint, NetworkSpec, OverlayPeer,
+    OverlayState, Part, PortMapping, Probe, Protocol, Resolver, Sandbox, SandboxMode, SandboxSpec,
+    ServiceRecord,
 };

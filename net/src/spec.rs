@@ -7,7 +7,9 @@ mod network;
 mod probe;
 mod sandbox;
 
-pub use cluster::{IngressConflict, IngressPort, IngressState, OverlayPeer, OverlayState, ServiceRecord};
+pub use cluster::{
+    DATA_PATH_PORT, IngressConflict, IngressPort, IngressState, OverlayPeer, OverlayState, ServiceRecord,
+};
 pub use drift::{Drift, Mended, Part};
 pub use network::{Driver, IpamConfig, Network, NetworkEndpoint, NetworkSpec};
 pub use probe::Probe;
@@ -35,8 +37,6 @@ pub struct Config {
     pub default_bridge: BridgeConfig,
     /// The bridge through which containers on overlays reach the outside.
     pub gateway_bridge: BridgeConfig,
-    /// UDP port of VXLAN.
-    pub data_path_port: u16,
     /// The program that is run as `<program> netd <run dir>`; `None` means no names are served (tests of the
     /// kernel side).
     pub netd: Option<PathBuf>,
@@ -62,7 +62,6 @@ impl Config {
             data_dir: data_dir.into(),
             default_bridge: BridgeConfig::new("pontoon0"),
             gateway_bridge: BridgeConfig::new("pontoon_gw"),
-            data_path_port: 4789,
             netd: Some(PathBuf::from("/proc/self/exe")),
             resolv_conf: PathBuf::from("/etc/resolv.conf"),
             address_pools: Vec::new(),

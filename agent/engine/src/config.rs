@@ -45,8 +45,6 @@ pub struct EngineConfig {
     pub bridge: String,
     /// Name of the interface through which overlay containers reach the outside.
     pub gateway_bridge: String,
-    /// UDP port of VXLAN.
-    pub data_path_port: u16,
     /// Serve names at 127.0.0.11 in user-defined networks (starts `netd`).
     pub dns: bool,
     /// The host's resolver configuration, from which containers' are made.
@@ -86,7 +84,6 @@ impl EngineConfig {
             build: BuildInfo::default(),
             bridge: "pontoon0".to_owned(),
             gateway_bridge: "pontoon_gw".to_owned(),
-            data_path_port: 4789,
             dns: true,
             resolv_conf: PathBuf::from("/etc/resolv.conf"),
             containers: ContainerDefaults::default(),

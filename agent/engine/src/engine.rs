@@ -310,7 +310,6 @@ fn network_config(config: &EngineConfig) -> pontoon_net::Config {
     network.host_binding = defaults.host_binding;
     network.host_gateway.clone_from(&defaults.host_gateway);
     network.accept_in_other_chains = defaults.firewall_accept;
-    network.data_path_port = config.data_path_port;
     network.netd = config.dns.then(|| config.exe.clone());
     network.resolv_conf.clone_from(&config.resolv_conf);
     network

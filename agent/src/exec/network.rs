@@ -75,6 +75,10 @@ pub(super) fn overlay(network: &OverlayNetwork, local_vtep: IpAddr) -> Result<ne
     Ok(net::OverlayState {
         network: local,
         local_vtep,
+        data_path_port: match network.data_path_port {
+            0 => net::DATA_PATH_PORT,
+            port => u16::try_from(port).map_err(|_| format!("data path port {port} is not valid"))?,
+        },
         peers,
         services,
         tasks,
@@ -134,7 +138,12 @@ mod tests {
         let vtep = "192.0.2.9".parse().unwrap();
         let state = overlay(&network, vtep).unwrap();
         assert_eq!(state.peers.len(), 1);
-        assert_eq!(state.services[0].vip, None);
+        assert_eq!((state.services[0].vip, state.data_path_port), (None, 4789));
+        network.data_path_port = 7789;
+        assert_eq!(overlay(&network, vtep).unwrap().data_path_port, 7789);
+        network.data_path_port = 70_000;
+        assert!(overlay(&network, vtep).unwrap_err().contains("70000"));
+        network.data_path_port = 0;
         network.peers[0].addr = "10.0.0.2/24".into();
         assert!(overlay(&network, vtep).unwrap_err().contains("10.0.0.2/24"));
     }

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Core, check_id, mac, probe::probed, services::Services, short, v4};
 use crate::{
-    Driver, Error, NetworkSpec, OverlayState, Result,
+    DATA_PATH_PORT, Driver, Error, NetworkSpec, OverlayState, Result,
     netlink::{Batch, BridgeLink, Neighbour, PortFlags, Protocol, Socket, VxlanLink},
     netns, record,
 };
@@ -36,6 +36,14 @@ pub struct OverlayRecord {
     pub spec: NetworkSpec,
     /// This node's underlay address.
     pub local_vtep: IpAddr,
+    /// UDP port of VXLAN.
+    #[serde(default = "default_port")]
+    pub data_path_port: u16,
+}
+
+/// That of records which do not have it.
+fn default_port() -> u16 {
+    DATA_PATH_PORT
 }
 
 /// An overlay network.
@@ -45,6 +53,8 @@ pub struct Overlay {
     pub spec: NetworkSpec,
     /// This node's underlay address.
     pub local_vtep: IpAddr,
+    /// UDP port of VXLAN.
+    pub data_path_port: u16,
     /// The hidden namespace.
     pub netns: OwnedFd,
     /// A socket there.
@@ -191,6 +201,7 @@ impl Core {
         let record = OverlayRecord {
             spec: spec.clone(),
             local_vtep: state.local_vtep,
+            data_path_port: state.data_path_port,
         };
         if let Some(overlay) = self.overlays.get_mut(&spec.id) {
             let before = overlay.local_vtep;
@@ -260,6 +271,7 @@ impl Core {
         let mut overlay = Overlay {
             spec: record.spec.clone(),
             local_vtep: record.local_vtep,
+            data_path_port: record.data_path_port,
             netns,
             route,
             mtu,
@@ -284,7 +296,7 @@ impl Core {
             namespace: overlay.netns.as_fd(),
             vni,
             local: overlay.local_vtep,
-            port: self.config.data_path_port,
+            port: overlay.data_path_port,
             mtu: overlay.mtu,
             mac: [0x02, 0x42, 0xff, 0, 0, 2],
         });
@@ -375,6 +387,7 @@ impl Core {
             next_index: links.iter().map(|l| l.index).max().unwrap_or(FIRST_PORT_INDEX),
             spec: record.spec,
             local_vtep: record.local_vtep,
+            data_path_port: record.data_path_port,
             netns,
             route,
             peers: BTreeMap::new(),

@@ -6,6 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{NetworkSpec, Protocol};
 
+/// UDP port of VXLAN where a cluster names none (RFC 7348 section 5).
+pub const DATA_PATH_PORT: u16 = 4789;
+
 /// Everything this node has to know about one overlay network: committed cluster state, replaced as a whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OverlayState {
@@ -13,6 +16,8 @@ pub struct OverlayState {
     pub network: NetworkSpec,
     /// Address of this node on the underlay.
     pub local_vtep: IpAddr,
+    /// UDP port of VXLAN on all nodes. It stays as it is for as long as this node knows the network.
+    pub data_path_port: u16,
     /// Endpoints of all nodes, ingress legs included; those of this node may be there and are skipped.
     pub peers: Vec<OverlayPeer>,
     /// Services on the network.

@@ -20,8 +20,8 @@ use std::{
 };
 
 use pontoon_net::{
-    Config, Driver, EndpointSpec, IpamConfig, NetworkManager, NetworkSpec, OverlayPeer, OverlayState,
-    SandboxMode, SandboxSpec,
+    Config, DATA_PATH_PORT, Driver, EndpointSpec, IpamConfig, NetworkManager, NetworkSpec, OverlayPeer,
+    OverlayState, SandboxMode, SandboxSpec,
 };
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
@@ -360,6 +360,7 @@ pub fn overlay(id: &str, vni: u32, subnet: &str, local: IpAddr, peers: &[(&str, 
     OverlayState {
         network,
         local_vtep: local,
+        data_path_port: DATA_PATH_PORT,
         peers: peers.collect(),
         services: Vec::new(),
         tasks: Vec::new(),

@@ -58,9 +58,6 @@ impl From<AvailabilityFlag> for Availability {
     }
 }
 
-/// Where nodes send VXLAN packets to.
-const DATA_PATH_PORT: u32 = 4789;
-
 /// `swarm init [OPTIONS]`
 #[derive(Args, Debug)]
 pub struct InitArguments {
@@ -79,7 +76,7 @@ pub struct InitArguments {
     /// Address or interface to use for data path traffic (format: "<ip|interface>")
     #[arg(long, value_name = "string", default_value = "", hide_default_value = true)]
     data_path_addr: String,
-    /// Port number to use for data path traffic: 4789 in this version
+    /// Port number to use for data path traffic (1024 - 49151). If no value is set or is set to 0, the default port (4789) is used.
     #[arg(long, value_name = "uint32", default_value_t = 0, hide_default_value = true)]
     data_path_port: u32,
     /// Default address pool in CIDR format
@@ -197,12 +194,6 @@ async fn init(client: &Client, arguments: InitArguments) -> Outcome {
     if !arguments.external_ca.is_empty() {
         return Err(Failure::new(ca::NO_EXTERNAL_CA));
     }
-    if !matches!(arguments.data_path_port, 0 | DATA_PATH_PORT) {
-        return Err(Failure::new(format!(
-            "--data-path-port {} is not supported by this version: data path traffic is on {DATA_PATH_PORT}/udp",
-            arguments.data_path_port
-        )));
-    }
     let request = SwarmInitRequest {
         advertise_addr: arguments.advertise_addr,
         listen_addr: arguments.listen_addr,
@@ -210,7 +201,7 @@ async fn init(client: &Client, arguments: InitArguments) -> Outcome {
         availability: Availability::from(arguments.availability).into(),
         default_addr_pool: arguments.default_addr_pool,
         default_addr_pool_mask_length: arguments.default_addr_pool_mask_length,
-        data_path_port: 0,
+        data_path_port: arguments.data_path_port,
         task_history_limit: Some(arguments.task_history_limit),
         autolock: arguments.autolock,
         node_cert_expiry: arguments.cert_expiry.unwrap_or_default(),

@@ -138,6 +138,9 @@ fn cluster_json(cluster: &Cluster) -> Value {
         },
         "TLSInfo": tls_json(cluster.tls_info.as_ref()),
         "RootRotationInProgress": in_rotation(cluster),
+        "DataPathPort": data_path_port(cluster),
+        "DefaultAddrPool": address_pools(cluster),
+        "SubnetSize": subnet_size(cluster),
     })
 }
 
@@ -152,6 +155,28 @@ fn in_rotation(cluster: &Cluster) -> bool {
 fn task_history(cluster: &Cluster) -> u32 {
     let spec = cluster.spec.as_ref();
     spec.and_then(|spec| spec.task_history_limit).unwrap_or(5)
+}
+
+/// UDP port of VXLAN.
+fn data_path_port(cluster: &Cluster) -> u32 {
+    let wish = cluster.spec.as_ref().map_or(0, |spec| spec.data_path_port);
+    if wish > 0 { wish } else { 4789 }
+}
+
+/// Where overlays' subnets are cut from.
+fn address_pools(cluster: &Cluster) -> Vec<String> {
+    let wish = cluster
+        .spec
+        .as_ref()
+        .map(|spec| spec.default_address_pool.clone());
+    wish.filter(|pools| !pools.is_empty())
+        .unwrap_or_else(|| vec!["10.0.0.0/8".to_owned()])
+}
+
+/// Prefix length of such a subnet.
+fn subnet_size(cluster: &Cluster) -> u32 {
+    let wish = cluster.spec.as_ref().map_or(0, |spec| spec.subnet_size);
+    if wish > 0 { wish } else { 24 }
 }
 
 /// Entries of the log after which a manager takes a snapshot.
@@ -253,6 +278,9 @@ fn swarm_lines(page: &mut Page, swarm: &SwarmStatus, cluster: Option<&Cluster>) 
     }
     if let Some(cluster) = cluster {
         let spec = cluster.spec.clone().unwrap_or_default();
+        page.line(2, "Default Address Pool", address_pools(cluster).join("  "));
+        page.line(2, "SubnetSize", subnet_size(cluster));
+        page.line(2, "Data Path Port", data_path_port(cluster));
         page.heading(2, "Orchestration:");
         page.line(3, "Task History Retention Limit", task_history(cluster));
         page.heading(2, "Raft:");

@@ -258,6 +258,7 @@ fn build(snapshot: &Snapshot, network: &Network, entry: &Entry) -> OverlayNetwor
             services.push(service_record(service, &network.id, backends));
         }
     }
+    let settings = snapshot.cluster().and_then(|cluster| cluster.spec.as_ref());
     OverlayNetwork {
         id: network.id.clone(),
         spec: Some(spec),
@@ -266,6 +267,8 @@ fn build(snapshot: &Snapshot, network: &Network, entry: &Entry) -> OverlayNetwor
         peers,
         services,
         tasks,
+        // Fixed when the cluster is made, so that no record has an older one.
+        data_path_port: settings.map_or(0, |spec| spec.data_path_port),
     }
 }
 

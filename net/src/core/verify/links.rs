@@ -90,7 +90,6 @@ fn has_flags(found: PortFlags, wanted: PortFlags) -> bool {
 impl Core {
     /// What is wrong about an overlay's links. None if there is no such overlay.
     pub(super) fn link_drifts(&mut self, id: &str) -> Result<Found<Remedy>> {
-        let port = self.config.data_path_port;
         let Some(overlay) = self.overlays.get_mut(id) else {
             return Ok(Vec::new());
         };
@@ -109,7 +108,7 @@ impl Core {
             found.push((drift, Remedy::SetBridge));
         }
         if overlay.has_vxlan() {
-            found.extend(overlay.tunnel_drift(id, &links, port));
+            found.extend(overlay.tunnel_drift(id, &links));
         }
         let mtu = overlay.mtu;
         found.extend(self.endpoint_drifts(id, &links, mtu));
@@ -275,10 +274,11 @@ impl Overlay {
             .add_address(BRIDGE_INDEX, self.bridge_address());
     }
 
-    fn tunnel_drift(&self, id: &str, links: &Links, port: u16) -> Option<(Drift, Remedy)> {
+    fn tunnel_drift(&self, id: &str, links: &Links) -> Option<(Drift, Remedy)> {
         let Driver::Overlay { vni } = self.spec.driver else {
             return None;
         };
+        let port = self.data_path_port;
         let wanted = Tunnel {
             vni,
             local: Some(self.local_vtep),
