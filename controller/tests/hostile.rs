@@ -16,10 +16,10 @@ use http_body_util::{BodyExt, Full, Limited};
 use pontoon_fuzz::{Random, mutate, resident};
 use pontoon_identity::{CertificateRequest, Credentials, Endpoint, Identity, RootCa, connect};
 use pontoon_proto::v1::{
-    AgentMessage, CreateServiceRequest, FindImageRequest, IssueCertificateRequest, ListRequest,
-    NodeDescription, NodeRole, PublishLogsMessage, RaftBatch, RaftJoinRequest, Register, RotateRootRequest,
-    SnapshotChunk, StatusReport, TaskStatus, TaskStatusUpdate, UpdateNodeRequest, WatchRequest,
-    agent_message::Message as FromAgent,
+    AgentMessage, AttachNetworkRequest, ContainerAttachment, CreateServiceRequest, FindImageRequest,
+    IssueCertificateRequest, ListRequest, NodeDescription, NodeRole, PublishLogsMessage, RaftBatch,
+    RaftJoinRequest, Register, RotateRootRequest, SnapshotChunk, StatusReport, TaskStatus, TaskStatusUpdate,
+    UpdateNodeRequest, WatchRequest, agent_message::Message as FromAgent,
 };
 use prost::Message;
 use support::{FakeAgent, Host, create, spec, wait_ready};
@@ -55,6 +55,17 @@ fn calls() -> Vec<String> {
     }
     assert!(calls.len() > 25, "{calls:?}");
     calls
+}
+
+fn attach_request() -> AttachNetworkRequest {
+    let wish = ContainerAttachment {
+        network_id: "n".into(),
+        container_id: "c".into(),
+        wished_addr: "10.0.1.7".into(),
+        names: vec!["c".into()],
+        ..ContainerAttachment::default()
+    };
+    AttachNetworkRequest { wish: Some(wish) }
 }
 
 /// Messages that are good for one call or another.
@@ -128,6 +139,7 @@ fn good() -> Vec<Vec<u8>> {
             ..FindImageRequest::default()
         }
         .encode_to_vec(),
+        attach_request().encode_to_vec(),
         PublishLogsMessage {
             subscription_id: "s".into(),
             ..PublishLogsMessage::default()

@@ -62,6 +62,8 @@ pub struct EngineConfig {
     /// Run containers in user namespaces: "default", or `USER[:GROUP]` whose subordinate ids (subuid(5), subgid(5)) are used. Empty:
     /// containers have the host's users.
     pub userns_remap: String,
+    /// This host is in a cluster, whose part is started later: containers in its networks wait for that.
+    pub in_cluster: bool,
 }
 
 impl EngineConfig {
@@ -92,6 +94,7 @@ impl EngineConfig {
             storage: StorageOptions::default(),
             image_gc: None,
             userns_remap: String::new(),
+            in_cluster: false,
         }
     }
 }

@@ -22,6 +22,7 @@ use crate::config::NATIVE_RUNTIME;
 use crate::error::IoContext;
 use crate::event::log::EventLog;
 use crate::event::{ContainerEvent, EventObject};
+use crate::networks::cluster::Cluster;
 use crate::registry::Registry;
 use crate::spec::remap::IdMap;
 use crate::volumes::Volumes;
@@ -54,6 +55,8 @@ pub struct Engine {
     pub(crate) image_changes: watch::Sender<u64>,
     /// Mappings of containers' user namespaces, if they have any.
     pub(crate) remap: Option<IdMap>,
+    /// The cluster that this host is in.
+    pub(crate) cluster: Cluster,
 }
 
 impl std::fmt::Debug for Engine {
@@ -104,6 +107,7 @@ impl Engine {
         let build_cache = blocking(move || BuildCache::open(&data_dir, &store)).await?;
         let (labels, generic_resources) = (config.labels.clone(), config.generic_resources.clone());
         let registries = pontoon_image::registry::Registry::new(config.registries.clone());
+        let cluster = Cluster::new(config.in_cluster);
         let image_changes = watch::Sender::new(0);
         let changed = image_changes.clone();
         images.watch(move || changed.send_modify(|count| *count += 1));
@@ -126,6 +130,7 @@ impl Engine {
             events: broadcast::Sender::new(EVENTS),
             image_changes,
             remap,
+            cluster,
         });
         container::restore::run(&engine).await?;
         crate::build::sweep(&engine)?;

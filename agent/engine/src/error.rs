@@ -50,6 +50,9 @@ pub enum Error {
     /// No network has this name or id.
     #[error("network {0} not found")]
     NoSuchNetwork(String),
+    /// Who must be asked for this can't be asked now; the text says who.
+    #[error("{0}")]
+    Unreachable(String),
     /// No volume has this name.
     #[error("get {0}: no such volume")]
     NoSuchVolume(String),

@@ -47,6 +47,7 @@ pub use error::{Error, Result};
 pub use event::{ContainerEvent, ContainerEventKind, EventObject};
 pub use images::{ArchiveSender, Collected, ImageGc, LoadUpdate};
 pub use logs::validate as validate_log_driver;
+pub use networks::cluster::{ClusterError, ClusterNetworks};
 pub use pontoon_image::registry::RegistrySettings;
 pub use signal::killed_by;
 pub use stdio::{AttachOptions, StdStream, StdioEvent, StdioInput, StdioSession};

@@ -1,8 +1,9 @@
 //! Networks of this host through the network manager, in the form that clients see. Overlays are the cluster's: they are
 //! shown (scope swarm), made and removed elsewhere.
 //!
-//! - [`create`]: what a new network may be; [`connect`]: containers that join and leave while they run; [`prune`]
-//! - [`heal`]: what somebody took away comes back
+//! - [`create`]: what a new network may be; [`connect`]: containers that join and leave while they run; [`prune`];
+//! - [`cluster`]: containers that are no tasks in the cluster's networks; [`heal`]: what somebody took away comes back
+pub(crate) mod cluster;
 mod connect;
 mod create;
 mod heal;
@@ -195,6 +196,7 @@ impl Engine {
             options: spec.options.into_iter().collect(),
             labels,
             containers,
+            peers: network.peers.iter().map(ToString::to_string).collect(),
         }
     }
 }

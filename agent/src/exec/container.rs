@@ -186,7 +186,7 @@ impl Controller for ContainerController {
             placeholder::expand(config, &self.task, &self.place).map_err(StepError::Reject)?;
             config.env.extend(request::resource_environment(&self.task));
         }
-        match self.engine.create(request).await {
+        match self.engine.create_task(request).await {
             Ok(_) => Ok(Progress::Prepared),
             Err(error @ Error::ShuttingDown(_)) => Err(fail(error)),
             Err(error) => Err(StepError::Reject(error.chain())),

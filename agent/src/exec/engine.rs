@@ -16,8 +16,8 @@ use super::container::ContainerController;
 use super::placeholder::Place;
 use super::request::{NODE_ID, TASK_ID};
 use super::{Controller, Executor, findings, network};
-use crate::Images;
 use crate::error::chain;
+use crate::{Attachments, Images};
 
 /// What the executor can't find out by itself.
 #[derive(Clone, Debug)]
@@ -42,6 +42,7 @@ pub struct EngineExecutor {
     options: ExecutorOptions,
     ranks: Ranks,
     images: Option<Arc<Images>>,
+    attachments: Option<Arc<Attachments>>,
 }
 
 impl EngineExecutor {
@@ -52,7 +53,15 @@ impl EngineExecutor {
             options,
             ranks: Ranks::default(),
             images: None,
+            attachments: None,
         }
+    }
+
+    /// With what joins other containers to the cluster's networks.
+    #[must_use]
+    pub fn with_attachments(mut self, attachments: Arc<Attachments>) -> Self {
+        self.attachments = Some(attachments);
+        self
     }
 
     /// With what brings images from other nodes; without it an image must be here.
@@ -77,6 +86,24 @@ impl EngineExecutor {
         pairs
             .map(|(key, value)| (key.to_owned(), value.to_owned()))
             .collect()
+    }
+
+    async fn program(&self, network: &OverlayNetwork) -> Result<(), String> {
+        let state = network::overlay(network, self.options.data_path_addr)?;
+        let rank = match &network.spec {
+            Some(spec) if spec.internal => 2,
+            Some(spec) if spec.ingress => 1,
+            _ => 0,
+        };
+        self.ranks
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(network.id.clone(), rank);
+        self.engine
+            .network()
+            .set_overlay(state)
+            .await
+            .map_err(|error| chain(&error))
     }
 
     /// Names of containers with a label.
@@ -131,24 +158,21 @@ impl Executor for EngineExecutor {
     }
 
     async fn set_network(&self, network: &OverlayNetwork) -> Result<(), String> {
-        let state = network::overlay(network, self.options.data_path_addr)?;
-        let rank = match &network.spec {
-            Some(spec) if spec.internal => 2,
-            Some(spec) if spec.ingress => 1,
-            _ => 0,
-        };
-        self.ranks
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(network.id.clone(), rank);
-        self.engine
-            .network()
-            .set_overlay(state)
-            .await
-            .map_err(|error| chain(&error))
+        let outcome = self.program(network).await;
+        if let Some(attachments) = &self.attachments {
+            attachments.programmed_now(network, &outcome);
+        }
+        outcome
+    }
+
+    fn attachments(&self) -> Option<Arc<Attachments>> {
+        self.attachments.clone()
     }
 
     async fn remove_network(&self, id: &str) -> Result<(), String> {
+        if let Some(attachments) = &self.attachments {
+            attachments.forgotten(id);
+        }
         self.ranks
             .write()
             .unwrap_or_else(PoisonError::into_inner)

@@ -1,4 +1,5 @@
-//! What a node does when it leaves its cluster: no task, no overlay, no routing mesh stays. Called by the daemon.
+//! What a node does when it leaves its cluster: no task, no overlay, no routing mesh stays, and no other container in an overlay. Called by
+//! the daemon.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -42,6 +43,8 @@ pub async fn remove_all(engine: &Arc<Engine>) -> Vec<String> {
         }
         Err(error) => failures.push(error.chain()),
     }
+    engine.leave_cluster();
+    failures.extend(engine.disconnect_from_cluster().await);
     let network = engine.network();
     if let Err(errors) = network.remove_ingress().await {
         failures.push(errors.to_string());

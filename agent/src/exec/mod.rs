@@ -11,6 +11,7 @@ mod placeholder;
 mod request;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use pontoon_proto::v1::{
     ContainerStatus, IngressConfig, LogEntry, LogSelector, NetworkFindings, NodeDescription, OverlayNetwork,
@@ -18,10 +19,13 @@ use pontoon_proto::v1::{
 };
 use tokio::sync::{mpsc, watch};
 
+use crate::Attachments;
+
 pub use credentials::Credentials;
 pub(crate) use credentials::tidy;
 pub use engine::{EngineExecutor, ExecutorOptions};
 pub use leave::remove_all;
+pub(crate) use network::spec_of;
 
 /// Why a step of a task failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -116,6 +120,10 @@ pub trait Executor: Send + Sync + 'static {
     /// Images of all tasks that are held, as their specs name them: they are not to be removed to make room.
     fn set_images(&self, images: BTreeSet<String>) {
         let _ = images;
+    }
+    /// What containers that are no tasks have in the cluster's networks; none in tests that have no engine.
+    fn attachments(&self) -> Option<Arc<Attachments>> {
+        None
     }
     /// Ids of all tasks that have a container here.
     async fn tasks(&self) -> Vec<String>;

@@ -1,11 +1,11 @@
 //! Overlay networks and the routing mesh from the wire's form to the network manager's.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr;
 
 use pontoon_net as net;
-use pontoon_proto::v1::{IngressConfig, OverlayNetwork, PortProtocol};
+use pontoon_proto::v1::{IngressConfig, Network, OverlayNetwork, PortProtocol};
 
 fn parse<T: FromStr>(what: &str, text: &str) -> Result<T, String> {
     text.parse().map_err(|_| format!("{what} {text:?} is not valid"))
@@ -36,7 +36,11 @@ pub(super) fn overlay(network: &OverlayNetwork, local_vtep: IpAddr) -> Result<ne
                 subnet: optional("subnet", &ipam.subnet)?,
                 gateway: optional("gateway", &ipam.gateway)?,
                 range: optional("range", &ipam.range)?,
-                ..net::IpamConfig::default()
+                auxiliary: ipam
+                    .auxiliary_addresses
+                    .iter()
+                    .map(|(name, text)| Ok((name.clone(), parse("auxiliary address", text)?)))
+                    .collect::<Result<_, String>>()?,
             })
         })
         .collect::<Result<_, String>>()?;
@@ -83,6 +87,18 @@ pub(super) fn overlay(network: &OverlayNetwork, local_vtep: IpAddr) -> Result<ne
         services,
         tasks,
     })
+}
+
+/// A network of the cluster as it would be programmed.
+pub(crate) fn spec_of(network: &Network) -> Result<net::NetworkSpec, String> {
+    let state = OverlayNetwork {
+        id: network.id.clone(),
+        spec: network.spec.clone(),
+        vni: network.vni,
+        ipam: network.ipam.clone(),
+        ..OverlayNetwork::default()
+    };
+    Ok(overlay(&state, Ipv4Addr::UNSPECIFIED.into())?.network)
 }
 
 /// The routing mesh's state.

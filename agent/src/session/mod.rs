@@ -202,6 +202,11 @@ impl Runner {
             .images
             .as_ref()
             .map(|images| images.link(channel.clone()));
+        let _attachments = self
+            .parts
+            .executor
+            .attachments()
+            .map(|attachments| attachments.link(channel.clone()));
         let session = established::Session::new(&self.parts, channel, outbox, addr)
             .renewed_by(certificate)
             .described_by(described);
@@ -227,6 +232,11 @@ async fn register(parts: &Parts, channel: Channel, addr: &str) -> Result<Opened>
         description: Some(parts.describe().await),
         tasks: parts.tasks.statuses(),
         assigned_version: parts.tasks.version(),
+        attachments: parts
+            .executor
+            .attachments()
+            .map(|attachments| attachments.all())
+            .unwrap_or_default(),
     };
     // The channel is new: it has room.
     outbox.try_send(message(ToManager::Register(register))).ok();

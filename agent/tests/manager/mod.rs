@@ -13,10 +13,12 @@ use pontoon_proto::v1::agent_message::Message as FromAgent;
 use pontoon_proto::v1::dispatcher_server::{Dispatcher, DispatcherServer};
 use pontoon_proto::v1::manager_message::Message as ToAgent;
 use pontoon_proto::v1::{
-    AgentMessage, Assignments, CheckImageRequest, CheckImageResponse, ContainerSpec, FindImageRequest,
-    FindImageResponse, ManagerMessage, ManagerPeer, NetworkCheckReport, NetworkCheckReportResponse,
-    PublishLogsMessage, PublishLogsResponse, Register, Registered, ReportFetchRequest, ReportFetchResponse,
-    ReportImagesRequest, ReportImagesResponse, StatusAck, TaskAssignment, TaskSpec, TaskState, TaskStatus,
+    AgentMessage, Assignments, AttachNetworkRequest, AttachNetworkResponse, CheckImageRequest,
+    CheckImageResponse, ContainerSpec, DetachNetworkRequest, DetachNetworkResponse, FindImageRequest,
+    FindImageResponse, FindNetworkRequest, FindNetworkResponse, ManagerMessage, ManagerPeer,
+    NetworkCheckReport, NetworkCheckReportResponse, PublishLogsMessage, PublishLogsResponse, Register,
+    Registered, ReportFetchRequest, ReportFetchResponse, ReportImagesRequest, ReportImagesResponse,
+    StatusAck, TaskAssignment, TaskSpec, TaskState, TaskStatus,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
@@ -201,6 +203,27 @@ impl Dispatcher for Service {
     ) -> Result<Response<NetworkCheckReportResponse>, Status> {
         self.checks.send(request.into_inner()).ok();
         Ok(Response::new(NetworkCheckReportResponse {}))
+    }
+
+    async fn find_network(
+        &self,
+        _: Request<FindNetworkRequest>,
+    ) -> Result<Response<FindNetworkResponse>, Status> {
+        Err(Status::not_found("no networks here"))
+    }
+
+    async fn attach_network(
+        &self,
+        _: Request<AttachNetworkRequest>,
+    ) -> Result<Response<AttachNetworkResponse>, Status> {
+        Err(Status::not_found("no networks here"))
+    }
+
+    async fn detach_network(
+        &self,
+        _: Request<DetachNetworkRequest>,
+    ) -> Result<Response<DetachNetworkResponse>, Status> {
+        Ok(Response::new(DetachNetworkResponse {}))
     }
 
     async fn publish_logs(

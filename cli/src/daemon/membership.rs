@@ -36,6 +36,11 @@ use super::{SharedEngine, describe, unlock};
 
 const STATE_FILE: &str = "membership.json";
 
+/// Whether the node was in a cluster when its daemon ended.
+pub fn has_cluster(data_dir: &Path) -> bool {
+    data_dir.join("cluster").join(STATE_FILE).exists()
+}
+
 /// What is kept of the membership on disk, beside the certificate.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Settings {
@@ -122,6 +127,7 @@ impl Membership {
             }
             Err(reason) => {
                 tracing::error!(%reason, "this node's part in its cluster can't start");
+                self.engine.leave_cluster();
                 self.set_state(LocalNodeState::Error, &reason);
                 Err(reason)
             }

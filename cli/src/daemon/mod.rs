@@ -127,6 +127,7 @@ fn engine_config(config: &Config) -> EngineConfig {
     engine.userns_remap.clone_from(&config.containers.userns_remap);
     engine.storage.clone_from(&config.storage);
     engine.image_gc.clone_from(&config.image_gc);
+    engine.in_cluster = membership::has_cluster(&config.data_dir);
     engine.build = BuildInfo {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         ..BuildInfo::default()

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use pontoon_agent::exec::{self, EngineExecutor, ExecutorOptions};
-use pontoon_agent::{Agent, AgentConfig, IdentityConnector, Images};
+use pontoon_agent::{Agent, AgentConfig, Attachments, IdentityConnector, Images};
 use pontoon_controller::{
     Backup, ExternalStore, InitOptions, Manager, ManagerConfig, Role, StopReason, keys,
 };
@@ -326,7 +326,11 @@ fn agent_config(config: &NodeConfig, images: &Arc<Images>) -> AgentConfig {
             })
             .collect(),
         connector: Arc::new(IdentityConnector::new(config.identity.clone())),
-        executor: Arc::new(EngineExecutor::new(config.engine.clone(), executor).with_images(images.clone())),
+        executor: Arc::new(
+            EngineExecutor::new(config.engine.clone(), executor)
+                .with_images(images.clone())
+                .with_attachments(Attachments::begin(&config.engine)),
+        ),
         images: Some(images.clone()),
     }
 }

@@ -276,7 +276,7 @@ pub fn create_network(tx: &mut Tx, id: String, spec: NetworkSpec) -> Result<(), 
     })?)
 }
 
-/// Removes a network that neither a service nor a task uses.
+/// Removes a network that neither a service nor a task nor a container uses.
 ///
 /// # Errors
 /// [`Error::InUse`] names the user, [`Error::Store`] if the network does not exist.
@@ -319,6 +319,9 @@ pub fn remove_network(tx: &mut Tx, id: &str) -> Result<(), Error> {
             "network {name} is in use by task {}",
             task.id
         )));
+    }
+    if let Some(user) = crate::attachment::user_of(tx, id) {
+        return Err(Error::InUse(format!("network {name} is in use by {user}")));
     }
     tx.delete(Kind::Network, id);
     Ok(())

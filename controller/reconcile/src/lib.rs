@@ -10,6 +10,7 @@
 //! - [`edit`]: users' writes (create, update, roll back, remove); [`observe`]: what agents and sessions report;
 //! - [`spec`], [`constraint`], [`defaults`]: what users may ask for, and what holds when they don't say;
 //! - `reasons`: why things happen to tasks; [`explain`]: the whole chain of them;
+//! - [`attachment`]: containers that are no tasks in attachable networks;
 //! - [`assignments`]: what a node is told.
 //!
 //! Called by the controller's writer (and its API for validation, its dispatcher for assignments). Pure: time and ids come
@@ -17,6 +18,7 @@
 
 mod allocator;
 pub mod assignments;
+pub mod attachment;
 pub mod constraint;
 pub mod defaults;
 mod demand;

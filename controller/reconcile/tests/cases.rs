@@ -1,10 +1,12 @@
 //! Runs `cases/*.txt`: what happens to a cluster, and what is expected of the reconciler. One command a line:
 //!
 //! ```text
-//! node NAME WORD…              service NAME WORD…        network NAME [SUBNET] [ingress]
+//! node NAME WORD…              service NAME WORD…        network NAME [SUBNET] [aux=ADDR] [ingress] [attachable]
 //! set-node NAME WORD…          update NAME WORD…         rollback NAME        rm service|network|node NAME
 //! down NODE   up NODE          run (agents walk)         wait DURATION        history N            silent NODE (its agent hangs)
 //! fail TASK   complete TASK    unhealthy TASK (still runs) broken IMAGE       mended IMAGE         forget (a new leader)
+//! attach NODE CONTAINER NETWORK [ADDR] (a container that is no task; its name is an alias)   detach NODE CONTAINER NETWORK
+//! registers NODE CONTAINER=NETWORK:ADDR… (a new session says what it holds)
 //! refused "MESSAGE" COMMAND…
 //! expect SERVICE running N | live N | tasks N        expect SERVICE on NODE=N …       expect SERVICE slots N …
 //! expect SERVICE image IMAGE=N … (running)           expect SERVICE update STATE ["MESSAGE"]
@@ -15,6 +17,8 @@
 //! expect explain task|service|node NAME "LINE" … (all of these are among what is said)
 //! expect TASK because "REASON" … (its steps)         expect TASK units KIND=NAME KIND=N …
 //! expect TASK STATE DESIRED [on NODE]                expect node NAME leg ADDR | tasks N
+//! expect node NAME containers CONTAINER=ADDR …       expect node NAME finds NETWORK NAME=ADDR … (all names but services')
+//! expect node NAME networks NETWORK … (those it is told)
 //! expect wake DURATION | never
 //! ```
 //! A task is `service.slot`, or `service.node` of a global service: the newest there.
@@ -27,9 +31,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use pontoon_proto::v1::*;
-use pontoon_reconcile::{assignments, edit, explain, spec};
+use pontoon_reconcile::{assignments, attachment, edit, explain, spec};
 use pontoon_store::Snapshot;
-use sim::{Sim, words};
+use sim::{Sim, containers, words};
 
 /// Words of a line; `"…"` is one word.
 fn split(line: &str) -> Vec<String> {
@@ -118,6 +122,12 @@ fn user(sim: &mut Sim, command: &[&str]) -> Result<(), String> {
             for word in rest {
                 if *word == "ingress" {
                     spec.ingress = true;
+                } else if *word == "attachable" {
+                    spec.attachable = true;
+                } else if let Some(address) = word.strip_prefix("aux=") {
+                    let ipam = spec.ipam.last_mut().expect("a subnet first");
+                    ipam.auxiliary_addresses
+                        .insert("other".to_owned(), address.to_owned());
                 } else {
                     spec.ipam.push(IpamConfig {
                         subnet: (*word).to_owned(),
@@ -125,8 +135,15 @@ fn user(sim: &mut Sim, command: &[&str]) -> Result<(), String> {
                     });
                 }
             }
+            spec::validate_network(&spec).map_err(|problems| problems[0].to_string())?;
             let id = sim.id("n");
             text(sim.commit(|tx, _| edit::create_network(tx, id, spec)))
+        }
+        ["attach", node, rest @ ..] => containers::attach(sim, node, rest, &network),
+        ["detach", node, container, name] => {
+            let id = network(name);
+            sim.commit(|tx, _| attachment::detach(tx, node, container, &id));
+            Ok(())
         }
         ["rm", "service", name] => {
             let id = service_id(&view, name);
@@ -164,6 +181,7 @@ fn run_line(sim: &mut Sim, line: &[&str]) {
             cluster.spec.get_or_insert_default().task_history_limit = Some(limit.parse().unwrap());
             sim.commit(|tx, _| tx.put_cluster(cluster).unwrap());
         }
+        ["registers", node, rest @ ..] => containers::register(sim, node, rest),
         ["refused", message, rest @ ..] => assert_eq!(user(sim, rest).unwrap_err(), *message),
         ["expect", rest @ ..] => expect(sim, rest),
         command => user(sim, command).unwrap_or_else(|error| panic!("{error}")),
@@ -208,6 +226,18 @@ fn expect(sim: &mut Sim, line: &[&str]) {
             let node = view.node(name).expect("a node");
             let legs = node.attachments.iter().map(|attachment| attachment.addr.as_str());
             assert_eq!(legs.collect::<Vec<_>>().join(" "), *addr);
+        }
+        ["node", name, "containers", rest @ ..] => {
+            assert_eq!(containers::of(&view, name), rest.join(" "));
+        }
+        ["node", name, "finds", network, rest @ ..] => {
+            let told = assignments::for_node(&view, &mut sim.records, name);
+            assert_eq!(containers::names(&told, network), rest.join(" "));
+        }
+        ["node", name, "networks", rest @ ..] => {
+            let told = assignments::for_node(&view, &mut sim.records, name);
+            let names: Vec<_> = told.networks.iter().map(containers::name_of).collect();
+            assert_eq!(names.join(" "), rest.join(" "));
         }
         ["node", name, "tasks", number] => {
             let assignments = assignments::for_node(&view, &mut sim.records, name);
@@ -365,5 +395,5 @@ macro_rules! files {
 
 files!(
     replicated, global, jobs, tasks, restart, update, leaving, reasons, depends, nodes, allocation,
-    scheduling, generic
+    scheduling, generic, attachable
 );

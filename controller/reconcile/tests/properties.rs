@@ -9,25 +9,35 @@ use std::sync::Arc;
 
 use pontoon_proto::v1::*;
 use pontoon_reconcile::assignments::{self, Changes, Records, Told, matters_to_node};
-use pontoon_reconcile::{Budget, ReconcileState, edit};
+use pontoon_reconcile::{Budget, ReconcileState, attachment, edit};
 use pontoon_store::{Object, Snapshot};
 use proptest::prelude::*;
 use sim::rules::{is_open, reserved, spec, state, suits, units_free, used};
-use sim::{SECOND, Sim, words};
+use sim::{SECOND, Sim, containers, words};
 
 #[derive(Debug, Clone)]
 enum Op {
-    AddNode { zone: u8, cpus: u8 },
+    AddNode {
+        zone: u8,
+        cpus: u8,
+    },
     Down(usize),
     Up(usize),
     SetNode(usize, &'static str),
     RemoveNode(usize),
-    Create { words: Vec<String> },
+    Create {
+        words: Vec<String>,
+    },
     Update(usize, String),
     RemoveService(usize),
     Rollback(usize),
     AddNetwork,
     RemoveNetwork(usize),
+    /// A node's container in a network, with an address that it wants or any (0).
+    Attach(usize, usize, u8, u8),
+    Detach(usize, usize, u8),
+    /// A node has lost all of its containers.
+    Register(usize),
     Step,
     StepNode(usize),
     Fail(usize),
@@ -96,6 +106,10 @@ fn op() -> impl Strategy<Value = Op> {
         1 => any::<usize>().prop_map(Op::Rollback),
         1 => Just(Op::AddNetwork),
         1 => any::<usize>().prop_map(Op::RemoveNetwork),
+        3 => (any::<usize>(), any::<usize>(), 0..4u8, prop_oneof![2 => Just(0), 1 => 1..6u8])
+            .prop_map(|(node, network, container, wish)| Op::Attach(node, network, container, wish)),
+        1 => (any::<usize>(), any::<usize>(), 0..4u8).prop_map(|(node, network, container)| Op::Detach(node, network, container)),
+        1 => any::<usize>().prop_map(Op::Register),
         6 => Just(Op::Step),
         6 => any::<usize>().prop_map(Op::StepNode),
         2 => any::<usize>().prop_map(Op::Fail),
@@ -123,6 +137,10 @@ fn service(sim: &Sim, at: usize) -> Option<Arc<Service>> {
     pick(sim.view().services().cloned().collect(), at)
 }
 
+fn network_at(sim: &Sim, at: usize) -> Option<Arc<Network>> {
+    pick(sim.view().networks().cloned().collect(), at)
+}
+
 fn running(sim: &Sim, at: usize) -> Option<Arc<Task>> {
     pick(
         sim.view()
@@ -143,6 +161,18 @@ fn with_words(sim: &Sim, mut spec: ServiceSpec, list: &[String]) -> ServiceSpec 
     list.iter()
         .for_each(|word| words::spec(&mut spec, word, &network));
     spec
+}
+
+/// A container of one of the nodes joins one of the networks.
+fn attach(sim: &mut Sim, (at, network): (usize, usize), container: u8, wish: u8) -> Option<()> {
+    let (node, network) = (node(sim, at)?, network_at(sim, network)?);
+    let container = format!("{node}-c{container}");
+    let wished = network.ipam.first()?.subnet.replace(".0/24", &format!(".{wish}"));
+    let mut words = vec![container.as_str(), network.id.as_str()];
+    words.extend((wish != 0).then_some(wished.as_str()));
+    // Refused when somebody has it.
+    drop(containers::attach(sim, &node, &words, &str::to_owned));
+    Some(())
 }
 
 fn apply(sim: &mut Sim, op: Op) -> Option<()> {
@@ -191,6 +221,7 @@ fn apply(sim: &mut Sim, op: Op) -> Option<()> {
             let spec = NetworkSpec {
                 annotations,
                 driver: "overlay".to_owned(),
+                attachable: true,
                 ..Default::default()
             };
             drop(sim.commit(|tx, _| edit::create_network(tx, id, spec)));
@@ -199,6 +230,13 @@ fn apply(sim: &mut Sim, op: Op) -> Option<()> {
             let id = pick(sim.view().networks().map(|n| n.id.clone()).collect(), at)?;
             drop(sim.commit(|tx, _| edit::remove_network(tx, &id)));
         }
+        Op::Attach(at, network, container, wish) => attach(sim, (at, network), container, wish)?,
+        Op::Detach(at, network, container) => {
+            let (node, network) = (node(sim, at)?, network_at(sim, network)?);
+            let container = format!("{node}-c{container}");
+            sim.commit(|tx, _| attachment::detach(tx, &node, &container, &network.id));
+        }
+        Op::Register(at) => containers::register(sim, &node(sim, at)?, &[]),
         Op::Step => drop(sim.step()),
         Op::StepNode(at) => drop(sim.step_node(&node(sim, at)?)),
         Op::Fail(at) => sim.report(&*running(sim, at)?, TaskState::Failed),

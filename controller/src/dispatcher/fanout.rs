@@ -139,13 +139,21 @@ impl Concern {
         self.nodes.entry(node.id.clone()).or_default();
         let before = last.node(&node.id);
         let address = |node: &Node| node.description.as_ref().map(|d| d.data_path_addr.clone());
-        let legs = |node: &Node| node.attachments.clone();
-        let same =
-            before.is_some_and(|before| address(before) == address(node) && legs(before) == legs(node));
+        let same = before.is_some_and(|before| {
+            address(before) == address(node)
+                && before.attachments == node.attachments
+                && before.containers == node.containers
+        });
         if same && now.node(&node.id).is_some() {
             return;
         }
         self.legs.insert(node.id.clone());
+        let containers = before.into_iter().map(Arc::as_ref).chain([node]);
+        self.networks.extend(
+            containers
+                .flat_map(|node| &node.containers)
+                .map(|container| container.network_id.clone()),
+        );
         let legs = before
             .into_iter()
             .flat_map(|before| &before.attachments)

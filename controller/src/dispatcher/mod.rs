@@ -1,9 +1,10 @@
 //! The managers' side of the agents: sessions, heartbeats, assignments, statuses. Works at the leader.
 //!
 //! `service`: the gRPC service; `session`: one agent's session; `sessions`: all of them; `beats`: who is late;
-//! `fanout`: which sessions a change of the state concerns; `reports`: what agents report, on its way into the log; `pace`: how fast all that is
+//! `attachments`: containers that are no tasks in attachable networks; `fanout`: which sessions a change of the state concerns; `reports`: what agents report, on its way into the log; `pace`: how fast all that is
 //! sent out.
 
+mod attachments;
 mod beats;
 mod bounds;
 mod fanout;

@@ -7,9 +7,10 @@ use std::time::Duration;
 use pontoon_identity::{ConnectionInfo, PeerIdentity};
 use pontoon_proto::v1::dispatcher_server::Dispatcher;
 use pontoon_proto::v1::{
-    AgentMessage, CheckImageRequest, CheckImageResponse, FindImageRequest, FindImageResponse, ManagerMessage,
-    NetworkCheckReport, NetworkCheckReportResponse, PublishLogsMessage, PublishLogsResponse,
-    ReportFetchRequest, ReportFetchResponse, ReportImagesRequest, ReportImagesResponse,
+    AgentMessage, AttachNetworkRequest, AttachNetworkResponse, CheckImageRequest, CheckImageResponse,
+    DetachNetworkRequest, DetachNetworkResponse, FindImageRequest, FindImageResponse, FindNetworkRequest,
+    FindNetworkResponse, ManagerMessage, NetworkCheckReport, NetworkCheckReportResponse, PublishLogsMessage,
+    PublishLogsResponse, ReportFetchRequest, ReportFetchResponse, ReportImagesRequest, ReportImagesResponse,
 };
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -17,7 +18,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::info;
 
-use super::session;
+use super::{attachments, session};
 use crate::core::Core;
 use crate::images::service as images;
 use crate::leader::Leading;
@@ -206,5 +207,34 @@ impl Dispatcher for DispatcherService {
             );
         }
         Ok(Response::new(CheckImageResponse { allowed }))
+    }
+
+    async fn find_network(
+        &self,
+        request: Request<FindNetworkRequest>,
+    ) -> Result<Response<FindNetworkResponse>, Status> {
+        self.leading()?;
+        attachments::find(&self.core.snapshot(), request.get_ref()).map(Response::new)
+    }
+
+    async fn attach_network(
+        &self,
+        request: Request<AttachNetworkRequest>,
+    ) -> Result<Response<AttachNetworkResponse>, Status> {
+        let leading = self.leading()?;
+        let (peer, _) = caller(&request)?;
+        attachments::attach(&self.core, &leading, &peer.node_id, request.into_inner())
+            .await
+            .map(Response::new)
+    }
+
+    async fn detach_network(
+        &self,
+        request: Request<DetachNetworkRequest>,
+    ) -> Result<Response<DetachNetworkResponse>, Status> {
+        let leading = self.leading()?;
+        let (peer, _) = caller(&request)?;
+        attachments::detach(&leading, &peer.node_id, request.into_inner()).await?;
+        Ok(Response::new(DetachNetworkResponse {}))
     }
 }

@@ -17,7 +17,7 @@ use pontoon_proto::v1::{
 };
 use pontoon_raft::{Member, watch};
 use pontoon_reconcile::assignments::{self, Changes, Told};
-use pontoon_reconcile::observe;
+use pontoon_reconcile::{attachment, observe};
 use pontoon_store::{Snapshot, Tx};
 use tokio::time::Instant;
 use tonic::{Status, Streaming};
@@ -117,6 +117,7 @@ impl Start {
         let Register {
             description,
             mut tasks,
+            attachments,
             ..
         } = register;
         let mut description = description.unwrap_or_default();
@@ -138,6 +139,7 @@ impl Start {
             }
             observe::node_ready(tx, &node_id, Some(description), &addr, scope.now);
             observe::task_status(tx, &node_id, &tasks, scope.now);
+            attachment::report(tx, &node_id, &attachments);
             Ok(())
         });
         write.await?;

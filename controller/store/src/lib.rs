@@ -15,7 +15,8 @@
 /// release whose new fields an older one must not lose; see `proto/README.md`.
 pub const FORMAT: u32 = 2;
 
-/// Since this format services can be jobs, back off, drain and depend on others, and nodes and tasks have generic resources.
+/// Since this format services can be jobs, back off, drain and depend on others, nodes and tasks have generic resources, and
+/// nodes have containers in attachable networks.
 pub(crate) const FORMAT_OF_JOBS: u32 = 2;
 
 pub mod codec;

@@ -122,7 +122,8 @@ impl Object {
             Object::Task(o) => o.job_iteration.is_some() || !o.generic_resources.is_empty(),
             Object::Node(o) => {
                 let description = o.description.as_ref();
-                description.is_some_and(|node| !node.generic_resources.is_empty())
+                let has_generic = description.is_some_and(|node| !node.generic_resources.is_empty());
+                has_generic || !o.containers.is_empty()
             }
             _ => false,
         };

@@ -215,6 +215,7 @@ impl Worker {
             description: Some(description),
             tasks,
             assigned_version: 0,
+            attachments: Vec::new(),
         }
     }
 
@@ -271,6 +272,9 @@ impl Worker {
         }
         for id in &assignments.removed_tasks {
             known.assigned.remove(id);
+        }
+        for id in &assignments.removed_networks {
+            known.networks.remove(id);
         }
         for network in assignments.networks {
             known.networks.insert(network.id.clone(), network);

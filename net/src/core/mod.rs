@@ -252,7 +252,9 @@ impl Core {
             .values()
             .flat_map(|s| s.endpoints_on(&spec.id))
             .collect();
+        let overlay = self.overlays.get(&spec.id);
         Network {
+            peers: overlay.map(overlay::Overlay::nodes).unwrap_or_default(),
             spec,
             interface,
             endpoints,

@@ -71,6 +71,12 @@ pub struct Overlay {
 }
 
 impl Overlay {
+    /// Underlay addresses of the nodes with endpoints here, this one first.
+    pub fn nodes(&self) -> Vec<IpAddr> {
+        let others: BTreeSet<IpAddr> = self.peers.values().copied().collect();
+        std::iter::once(self.local_vtep).chain(others).collect()
+    }
+
     /// The next interface index in the hidden namespace.
     pub fn take_index(&mut self) -> u32 {
         self.next_index += 1;

@@ -141,6 +141,8 @@ pub struct Network {
     pub interface: Option<String>,
     /// Endpoints on this node.
     pub endpoints: Vec<NetworkEndpoint>,
+    /// Of an overlay: underlay addresses of the nodes with endpoints in it, this one first.
+    pub peers: Vec<IpAddr>,
 }
 
 /// An endpoint as seen from its network.

@@ -277,6 +277,7 @@ impl Agent {
             description: Some(description),
             tasks: known.tasks.iter().map(|(id, task)| update(id, task)).collect(),
             assigned_version: 0,
+            attachments: Vec::new(),
         }
     }
 

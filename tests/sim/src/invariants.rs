@@ -96,6 +96,9 @@ fn nothing_twice(view: &Snapshot) -> Result<(), String> {
         for attachment in &node.attachments {
             hold(&attachment.network_id, &attachment.addr, &node.id)?;
         }
+        for container in &node.containers {
+            hold(&container.network_id, &container.addr, &container.container_id)?;
+        }
     }
     for service in view.services() {
         let name = service.spec.as_ref().and_then(|spec| spec.annotations.as_ref());

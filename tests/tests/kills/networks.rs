@@ -155,3 +155,43 @@ fn disconnect() {
         .clean(&[RM, UNNET])
         .walk();
 }
+
+const OVERLAY: &str = "run --detach --name box --network ov --ip 10.99.0.9 --network-alias boxes web:1";
+
+/// The host is a cluster of its own, with an overlay for containers; what stays of the first one is there.
+fn cluster(host: &Host) -> Result<()> {
+    host.ok(&["swarm", "init", "--advertise-addr", &host.address()])?;
+    host.line("network create --driver overlay --attachable --subnet 10.99.0.0/24 ov")?;
+    host.line("run --rm --network ov busybox true")?;
+    wait_until("the network is no longer on the host", SHORT, || {
+        let here = host.footprint()?;
+        ensure!(
+            !here.of_kind("netns").iter().any(|path| path.contains("/ov-")),
+            "{here}"
+        );
+        Ok(())
+    })
+}
+
+/// The container has the address that it asked for and its names, or can have them again: nobody else holds them.
+fn has_its_place(host: &Host) -> Result<()> {
+    match state(host)?.as_str() {
+        "running" => {}
+        "gone" => drop(host.line(OVERLAY)?),
+        _ => drop(host.line("start box")?),
+    }
+    wait_until("its alias leads to it", SHORT, || {
+        let found = host.line("exec box /web resolve boxes")?;
+        ensure!(found == "10.99.0.9", "{found}");
+        Ok(())
+    })
+}
+
+#[test]
+fn run_on_an_attachable_overlay() {
+    operation(OVERLAY)
+        .setup(cluster)
+        .leaves(&["created", "exited", "running", "gone"])
+        .check(has_its_place)
+        .walk();
+}

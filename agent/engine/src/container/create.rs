@@ -34,11 +34,30 @@ impl Engine {
         request: CreateContainerRequest,
     ) -> BoxFuture<'static, Result<CreateContainerResponse>> {
         // Boxed: a request is some kilobytes, which every caller's future would hold several times.
+        self.create_as(request, false)
+    }
+
+    /// As [`Engine::create`], for a task of the cluster: its addresses are the cluster's, and come with the request.
+    ///
+    /// # Errors
+    /// As [`Engine::create`].
+    pub fn create_task(
+        self: &Arc<Self>,
+        request: CreateContainerRequest,
+    ) -> BoxFuture<'static, Result<CreateContainerResponse>> {
+        self.create_as(request, true)
+    }
+
+    fn create_as(
+        self: &Arc<Self>,
+        request: CreateContainerRequest,
+        is_task: bool,
+    ) -> BoxFuture<'static, Result<CreateContainerResponse>> {
         let engine = self.clone();
         Box::pin(async move {
             let creation = engine.clone();
             engine
-                .whole(async move { Box::pin(creation.create_now(request)).await })
+                .whole(async move { Box::pin(creation.create_now(request, is_task)).await })
                 .await
         })
     }
@@ -46,6 +65,7 @@ impl Engine {
     async fn create_now(
         self: &Arc<Self>,
         request: CreateContainerRequest,
+        is_task: bool,
     ) -> Result<CreateContainerResponse> {
         let mut config = request.config.clone().unwrap_or_default();
         let mut host = request.host.clone().unwrap_or_default();
@@ -62,7 +82,8 @@ impl Engine {
         self.resolve_network_mode(&mut host)?;
         self.fill_defaults(&mut host)?;
         super::etc_files::check_hosts(&config.hosts)?;
-        let mut wanted_networks = self.wanted_networks(&host, &config, &request.networks).await?;
+        let listed = (request.networks.as_slice(), is_task);
+        let mut wanted_networks = self.wanted_networks(&host, &config, listed).await?;
         self.resolve_wishes(&mut host, &mut wanted_networks)?;
         let exposed_ports = exposed(&request, &image);
         let id = id::generate();
@@ -112,12 +133,7 @@ impl Engine {
         record.view_mut().networks = record.wanted_networks.clone();
         record.view_mut().mounts = planned.points;
         record.view_mut().volumes = planned.volumes;
-        let view = record.view_mut();
-        view.domainname = request.domainname;
-        view.stdin_once = request.stdin_once;
-        view.attach_stdin = request.attach_stdin;
-        view.attach_stdout = request.attach_stdout;
-        view.attach_stderr = request.attach_stderr;
+        show_request(record.view_mut(), request);
         match self.make(record, image, &mut undo).await {
             Ok(()) => Ok(CreateContainerResponse { id, warnings }),
             Err(error) => {
@@ -228,6 +244,15 @@ impl Engine {
             ..v1::Container::default()
         }
     }
+}
+
+/// What `inspect` shows of a request as it came.
+fn show_request(view: &mut v1::Container, request: CreateContainerRequest) {
+    view.domainname = request.domainname;
+    view.stdin_once = request.stdin_once;
+    view.attach_stdin = request.attach_stdin;
+    view.attach_stdout = request.attach_stdout;
+    view.attach_stderr = request.attach_stderr;
 }
 
 /// Says the missing image's whole name, as Docker does at creation: `box` is box:latest.

@@ -301,6 +301,11 @@ impl Engine {
             }
             engine.containers.release(&old, &container.id);
             engine.emit(&container.id, ContainerEventKind::Renamed { old, name: new });
+            let (told, renamed) = (engine.clone(), container.clone());
+            // In the background: the managers may be away.
+            engine
+                .tasks
+                .spawn(async move { told.rename_in_cluster(&renamed).await });
             Ok(())
         })
         .await

@@ -72,6 +72,14 @@ impl Engine {
             NetworkMode::Own => SandboxMode::Managed,
         };
         let id = container.id.clone();
+        if record.wanted_networks.iter().any(|n| n.from_cluster) {
+            let (engine, id) = (self.clone(), id.clone());
+            // Last of all: an address is others' only when nothing here has it any more.
+            undo.push("give addresses back to the cluster", async move {
+                engine.detach_cluster(&*engine.containers.find(&id)?, None).await;
+                Ok::<(), Error>(())
+            });
+        }
         let spec = self.sandbox_spec(&id, record, mode).await?;
         let network = self.network.clone();
         let (manager, gone) = (network.clone(), id.clone());
@@ -180,6 +188,9 @@ impl Engine {
             links,
             is_default_route,
         };
+        if wanted.from_cluster {
+            return self.attach_cluster(id, record, wanted, spec).await;
+        }
         self.network
             .attach(id, spec)
             .await

@@ -4,6 +4,7 @@
 use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use pontoon_proto::v1::ContainerState;
 use pontoon_runtime::{ExitRecord, ShimClient, read_exit_record};
@@ -255,16 +256,35 @@ fn carry_out(engine: &Arc<Engine>, container: Arc<Container>, next: Next) {
                     .update(|record| record.view_mut().set_state(ContainerState::Exited))
                     .ok();
             } else if wanted {
-                tasks.spawn(async move {
-                    if let Err(error) = engine.start(&container.id).await {
-                        tracing::warn!(
-                            container = container.id,
-                            error = error.chain(),
-                            "could not start a container again"
-                        );
-                    }
-                });
+                tasks.spawn(start_again(engine, container));
             }
+        }
+    }
+}
+
+/// Pause before a start is tried again for which managers of the cluster are needed.
+const AGAIN: Duration = Duration::from_secs(2);
+
+/// Starts a container whose policy asks for it. One in a network of the cluster waits for the managers, as long as nobody does anything to it.
+async fn start_again(engine: Arc<Engine>, container: Arc<Container>) {
+    loop {
+        let Err(error) = engine.start(&container.id).await else {
+            return;
+        };
+        tracing::warn!(
+            container = container.id,
+            error = error.chain(),
+            "could not start a container again"
+        );
+        if !matches!(error, Error::Unreachable(_)) {
+            return;
+        }
+        let mut phase = container.watch();
+        phase.borrow_and_update();
+        tokio::select! {
+            () = tokio::time::sleep(AGAIN) => {}
+            _ = phase.changed() => return,
+            () = engine.stop.cancelled() => return,
         }
     }
 }

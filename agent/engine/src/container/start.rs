@@ -286,6 +286,8 @@ impl Engine {
         if let Err(errors) = self.network.remove_sandbox(&container.id).await {
             tracing::warn!(container = container.id, %errors, "could not remove the sandbox");
         }
+        // Only now: an address is others' when nothing here has it any more.
+        self.detach_cluster(container, None).await;
         self.give_volumes_back(&container.id).await;
         let removed = remove_folder(container.run_dir.clone(), self.stop.clone());
         if let Err(error) = removed.await {

@@ -142,7 +142,13 @@ impl Engine {
         }
         let log = host.log.get_or_insert_default();
         "none".clone_into(&mut log.name);
-        let wanted_networks = self.wanted_networks(&host, &config, &[]).await?;
+        let wanted_networks = self.wanted_networks(&host, &config, (&[], false)).await?;
+        if let Some(overlay) = wanted_networks.iter().find(|n| n.from_cluster) {
+            return Err(Error::Invalid(format!(
+                "network {} is an overlay: a build's steps can't join it",
+                overlay.network
+            )));
+        }
         Ok(Record {
             view: Some(v1::Container {
                 id: id.to_owned(),

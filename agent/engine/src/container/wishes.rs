@@ -9,6 +9,7 @@ use pontoon_proto::v1::{ContainerNetwork, ContainerSpec, HostConfig};
 
 use super::Container;
 use super::network::{DEFAULT, NetworkMode, addresses, mac};
+use crate::networks::cluster::check_overlay;
 use crate::{Engine, Error, Result};
 
 fn invalid(text: &str) -> Error {
@@ -32,12 +33,12 @@ impl Engine {
         }
     }
 
-    /// Which networks it will be in: the mode's, and those listed. Names become ids.
+    /// Which networks it will be in: the mode's, and those listed (for a task or not). Names become ids.
     pub(super) async fn wanted_networks(
         &self,
         host: &HostConfig,
         config: &ContainerSpec,
-        listed: &[ContainerNetwork],
+        (listed, is_task): (&[ContainerNetwork], bool),
     ) -> Result<Vec<ContainerNetwork>> {
         let mode = host.network_mode.as_str();
         if !matches!(NetworkMode::parse(mode), NetworkMode::Own) {
@@ -68,7 +69,7 @@ impl Engine {
             if network.network == "default" {
                 DEFAULT.clone_into(&mut network.network);
             }
-            self.resolve_network(network).await?;
+            self.resolve_network(network, is_task).await?;
         }
         let mut ids = std::collections::HashSet::new();
         if let Some(twice) = wanted.iter().find(|n| !ids.insert(n.network_id.clone())) {
@@ -99,11 +100,18 @@ impl Engine {
     }
 
     /// Checks a wish and fills in the network's name and id.
-    pub(crate) async fn resolve_network(&self, wish: &mut ContainerNetwork) -> Result<()> {
-        let found = self.find_network(&wish.network).await?;
-        check(wish, &found.spec)?;
-        wish.network = found.spec.name;
-        wish.network_id = found.spec.id;
+    pub(crate) async fn resolve_network(&self, wish: &mut ContainerNetwork, is_task: bool) -> Result<()> {
+        let (found, from_cluster) = match is_task {
+            true => (self.find_network(&wish.network).await?.spec, false),
+            false => self.find_joinable(&wish.network).await?,
+        };
+        check(wish, &found)?;
+        if from_cluster {
+            check_overlay(wish, &found.name)?;
+        }
+        wish.network = found.name;
+        wish.network_id = found.id;
+        wish.from_cluster = from_cluster;
         Ok(())
     }
 }

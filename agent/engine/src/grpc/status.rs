@@ -34,7 +34,7 @@ pub fn status(error: &Error) -> Status {
             source: pontoon_net::Error::Predefined { .. },
             ..
         } => Code::InvalidArgument,
-        Error::ShuttingDown(_) => Code::Unavailable,
+        Error::ShuttingDown(_) | Error::Unreachable(_) => Code::Unavailable,
         Error::Network { .. }
         | Error::Runtime { .. }
         | Error::Io { .. }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use pontoon_net::{Driver, Network};
+use pontoon_net::{Driver, Network, NetworkSpec};
 use pontoon_proto::v1::{ConnectNetworkRequest, ContainerNetwork, DisconnectNetworkRequest};
 
 use crate::container::Container;
@@ -19,17 +19,17 @@ impl Engine {
     pub async fn connect_network(self: &Arc<Self>, request: ConnectNetworkRequest) -> Result<()> {
         let engine = self.clone();
         self.whole(async move {
-            let network = engine.find_network(&request.network).await?;
+            let (network, _) = engine.find_joinable(&request.network).await?;
             let container = engine.containers.find(&request.container)?;
             let _operation = container.operation.lock().await;
             let record = container.record();
             check_join(&record, &network)?;
             let mut wish = request.endpoint.unwrap_or_default();
-            wish.network.clone_from(&network.spec.name);
-            engine.resolve_network(&mut wish).await?;
-            engine.resolve_links(&mut wish.links, &network.spec.name)?;
+            wish.network.clone_from(&network.name);
+            engine.resolve_network(&mut wish, false).await?;
+            engine.resolve_links(&mut wish.links, &network.name)?;
             engine.join(&container, wish).await?;
-            engine.emit_network("connect", &network.spec, Some(&container.id));
+            engine.emit_network("connect", &network, Some(&container.id));
             Ok(())
         })
         .await
@@ -64,6 +64,7 @@ impl Engine {
         if let Err(errors) = self.network.detach(&container.id, &id).await {
             tracing::warn!(container = container.id, %errors, "could not undo a connection to a network");
         }
+        self.detach_cluster(container, Some(&id)).await;
         forget(container, &id)?;
         Err(error)
     }
@@ -75,7 +76,7 @@ impl Engine {
     pub async fn disconnect_network(self: &Arc<Self>, request: DisconnectNetworkRequest) -> Result<()> {
         let engine = self.clone();
         self.whole(async move {
-            let network = engine.find_network(&request.network).await?;
+            let network = engine.find_left(&request).await?;
             let container = match engine.containers.find(&request.container) {
                 Ok(container) => container,
                 Err(_) if request.force => return engine.drop_endpoint(&network, &request.container).await,
@@ -102,6 +103,57 @@ impl Engine {
         .await
     }
 
+    /// The network that is to be left. One of the cluster is known here only while a container that runs is in it; what it is called is then
+    /// known by the container's wish.
+    async fn find_left(&self, request: &DisconnectNetworkRequest) -> Result<Network> {
+        let target = &request.network;
+        let missing = match self.find_network(target).await {
+            Err(error @ Error::NoSuchNetwork(_)) => error,
+            found => return found,
+        };
+        let Ok(container) = self.containers.find(&request.container) else {
+            return Err(missing);
+        };
+        let record = container.record();
+        let mut wanted = record.wanted_networks.iter().filter(|n| n.from_cluster);
+        let wanted = wanted.find(|n| n.network == *target || n.network_id == *target);
+        let wanted = wanted.ok_or(missing)?;
+        let driver = Driver::Overlay { vni: 0 };
+        Ok(Network {
+            spec: NetworkSpec::new(&wanted.network_id, &wanted.network, driver),
+            interface: None,
+            endpoints: Vec::new(),
+            peers: Vec::new(),
+        })
+    }
+
+    /// Takes all running containers out of the cluster's networks: this host leaves it. Returns what could not be done.
+    pub async fn disconnect_from_cluster(self: &Arc<Self>) -> Vec<String> {
+        let mut failures = Vec::new();
+        for container in self.containers.all() {
+            let _operation = container.operation.lock().await;
+            let record = container.record();
+            if !has_process(record.view().state()) {
+                continue;
+            }
+            for network in record.wanted_networks.iter().filter(|n| n.from_cluster) {
+                let left = match forget(&container, &network.network_id) {
+                    Ok(()) => self.leave(&container, &network.network_id).await,
+                    Err(error) => Err(error),
+                };
+                let name = &record.view().name;
+                failures.extend(left.err().map(|error| {
+                    format!(
+                        "disconnect container {name} from {}: {}",
+                        network.network,
+                        error.chain()
+                    )
+                }));
+            }
+        }
+        failures
+    }
+
     async fn leave(self: &Arc<Self>, container: &Container, network: &str) -> Result<()> {
         match self.network.detach(&container.id, network).await {
             Ok(()) => {}
@@ -110,6 +162,7 @@ impl Engine {
                 return Err(Error::Conflict(format!("disconnect from network: {errors}")));
             }
         }
+        self.detach_cluster(container, Some(network)).await;
         self.write_names(container, &container.record()).await?;
         self.refresh_view(container).await
     }
@@ -194,29 +247,19 @@ const SHARED: &str = "container sharing network namespace with another container
 const NONE: &str =
     "container cannot be connected to multiple networks with one of the networks in private (none) mode";
 
-fn check_join(record: &Record, network: &Network) -> Result<()> {
+fn check_join(record: &Record, network: &NetworkSpec) -> Result<()> {
     let host = record.host();
-    match (&network.spec.driver, NetworkMode::parse(&host.network_mode)) {
+    match (&network.driver, NetworkMode::parse(&host.network_mode)) {
         (Driver::Host, _) => return Err(conflict(HOST)),
         (Driver::None, _) | (_, NetworkMode::None) => return Err(conflict(NONE)),
         (_, NetworkMode::Host | NetworkMode::Container(_)) => return Err(conflict(SHARED)),
         (_, NetworkMode::Own) => {}
     }
-    if record
-        .wanted_networks
-        .iter()
-        .any(|n| n.network_id == network.spec.id)
-    {
+    if record.wanted_networks.iter().any(|n| n.network_id == network.id) {
         return Err(Error::Conflict(format!(
             "endpoint with name {} already exists in network {}",
             record.view().name,
-            network.spec.name
-        )));
-    }
-    if matches!(network.spec.driver, Driver::Overlay { .. }) {
-        return Err(Error::Conflict(format!(
-            "Could not attach to network {}: overlay networks take the cluster's tasks only",
-            network.spec.name
+            network.name
         )));
     }
     Ok(())

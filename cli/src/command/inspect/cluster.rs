@@ -361,6 +361,9 @@ fn ipam_json(ipam: &[IpamConfig]) -> Value {
             if !config.gateway.is_empty() {
                 value["Gateway"] = config.gateway.clone().into();
             }
+            if !config.auxiliary_addresses.is_empty() {
+                value["AuxiliaryAddresses"] = json!(config.auxiliary_addresses);
+            }
             value
         })
         .collect();

@@ -67,11 +67,22 @@ pub fn local_network_json(network: &LocalNetwork) -> Value {
             (container.id.clone(), value)
         })
         .collect();
-    json!({
+    let peers = (!network.peers.is_empty()).then(|| network.peers.iter().map(peer).collect::<Vec<_>>());
+    let mut shown = json!({
         "Name": network.name, "Id": network.id, "Created": human::rfc3339(network.created_at), "Scope": network.scope,
         "Driver": network.driver, "EnableIPv4": network.enable_ipv4, "EnableIPv6": network.enable_ipv6,
         "IPAM": ipam_json(network), "Internal": network.internal, "Attachable": network.attachable,
         "Ingress": network.ingress, "ConfigFrom": { "Network": "" }, "ConfigOnly": false, "Containers": containers,
         "Options": network.options, "Labels": network.labels,
-    })
+    });
+    // Docker shows them of overlays only.
+    if let (Some(peers), Some(fields)) = (peers, shown.as_object_mut()) {
+        fields.insert("Peers".to_owned(), json!(peers));
+    }
+    shown
+}
+
+/// A node that has containers in an overlay: Docker names it by an id of its own making, here it is the address.
+fn peer(address: &String) -> Value {
+    json!({ "Name": address, "IP": address })
 }

@@ -142,10 +142,15 @@ fn matching<'a>(
 }
 
 fn refuse(arguments: &Arguments) -> Result<(), Failure> {
+    let own_scope = match arguments.driver.as_str() {
+        "overlay" => "swarm",
+        _ => "local",
+    };
     for (name, given) in [
         ("config-from", !arguments.config_from.is_empty()),
         ("config-only", arguments.config_only),
-        ("scope", !arguments.scope.is_empty()),
+        // Each driver has one scope.
+        ("scope", !["", own_scope].contains(&arguments.scope.as_str())),
     ] {
         if given {
             return Err(Failure::new(format!(
@@ -199,7 +204,6 @@ pub async fn run(host: Option<&str>, arguments: Arguments) -> Outcome {
         return Ok(0);
     }
     for (name, given) in [
-        ("attachable", arguments.attachable),
         ("ipv6", arguments.ipv6),
         ("ipv4=false", !arguments.ipv4),
         ("ipam-driver", arguments.ipam_driver != "default"),
@@ -220,7 +224,7 @@ pub async fn run(host: Option<&str>, arguments: Arguments) -> Outcome {
         driver_opts: options,
         ipam,
         internal: arguments.internal,
-        attachable: false,
+        attachable: arguments.attachable,
         ingress: arguments.ingress,
         enable_ipv6: false,
     };

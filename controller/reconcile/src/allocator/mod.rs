@@ -1,10 +1,11 @@
 //! Gives networks their VNI and subnet, services their virtual IPs and published ports, tasks and nodes their addresses.
 //! What can't be given is tried again when something was released; the reason stays in the object meanwhile.
 //!
-//! - `pools`: who holds what, followed from the objects; `network`, `service`, `task`: giving.
+//! - `pools`: who holds what, followed from the objects; `network`, `service`, `task`, `container`: giving.
 //!
 //! An address is free again only when the task that has it has ended for certain.
 
+mod container;
 mod network;
 mod pools;
 mod service;
@@ -27,6 +28,7 @@ pub(crate) fn run(pass: &mut Pass<'_, '_>) {
     }
     pass.state.alloc.retry = false;
     network::run(pass);
+    container::run(pass);
     let services: Vec<Id> = pass.state.alloc.services.iter().cloned().collect();
     for id in services {
         // Beyond the budget if need be: their tasks, which were made within it, wait for this.

@@ -40,6 +40,8 @@ pub(crate) struct Allocations {
     pub(super) networks: BTreeSet<Id>,
     pub(super) services: BTreeSet<Id>,
     pub(super) nodes: BTreeSet<Id>,
+    /// Nodes with containers that wait for an address.
+    pub(super) containers: BTreeSet<Id>,
     /// New tasks by service.
     pub(super) tasks: BTreeMap<Id, BTreeSet<Id>>,
     /// Something is to be done, or something was released that others may have waited for.
@@ -59,6 +61,7 @@ impl Default for Allocations {
             networks: BTreeSet::new(),
             services: BTreeSet::new(),
             nodes: BTreeSet::new(),
+            containers: BTreeSet::new(),
             tasks: BTreeMap::new(),
             retry: false,
         };
@@ -112,7 +115,13 @@ pub(super) fn address_pools(ipam: &[IpamConfig]) -> Result<Vec<AddressPool>, Str
             "" => default_gateway(&subnet),
             gateway => gateway.parse().map_err(|_| invalid("gateway", gateway))?,
         };
-        AddressPool::new(subnet, range, Some(gateway)).map_err(|error| error.to_string())
+        let mut pool = AddressPool::new(subnet, range, Some(gateway)).map_err(|error| error.to_string())?;
+        // Somebody else's: they are never given. What makes no sense was refused when the network was made.
+        let auxiliary = config.auxiliary_addresses.values();
+        for address in auxiliary.filter_map(|text| text.parse().ok()) {
+            drop(pool.reserve(address));
+        }
+        Ok(pool)
     };
     ipam.iter().map(pool).collect()
 }
@@ -157,7 +166,12 @@ fn holdings(object: Option<&Object>) -> Vec<Holding> {
             vips.chain(ports).collect()
         }
         Some(Object::Task(task)) if !state_of(task).is_terminal() => attached(&task.networks),
-        Some(Object::Node(node)) => attached(&node.attachments),
+        Some(Object::Node(node)) => {
+            let containers = node.containers.iter();
+            let held = containers
+                .filter_map(|c| Some(Holding::Address(c.network_id.as_str().into(), address(&c.addr)?)));
+            attached(&node.attachments).into_iter().chain(held).collect()
+        }
         _ => Vec::new(),
     }
 }
@@ -240,10 +254,14 @@ impl Allocations {
             }
             (_, Some(Object::Node(node))) => {
                 self.nodes.insert(node.id.as_str().into());
+                if node.containers.iter().any(super::container::waits) {
+                    self.containers.insert(node.id.as_str().into());
+                }
                 self.retry = true;
             }
             (Some(Object::Node(node)), None) => {
                 self.nodes.remove(node.id.as_bytes());
+                self.containers.remove(node.id.as_bytes());
             }
             _ => {}
         }

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use pontoon_proto::v1::{
-    Assignments, IngressConfig, NetworkAttachment, OverlayNetwork, PublishMode, Service, Task,
+    Assignments, IngressConfig, NetworkAttachment, Node, OverlayNetwork, PublishMode, Service, Task,
     TaskAssignment, TaskState,
 };
 use pontoon_store::Snapshot;
@@ -69,6 +69,14 @@ fn assignment(service: Option<&Service>, task: &Task) -> TaskAssignment {
     }
 }
 
+/// The networks in which containers of a node have addresses that belong to no task.
+fn container_networks(node: Option<&Node>) -> impl Iterator<Item = &str> {
+    let containers = node.map_or(&[][..], |node| node.containers.as_slice()).iter();
+    containers
+        .filter(|container| !container.addr.is_empty())
+        .map(|container| container.network_id.as_str())
+}
+
 /// A node's leg in the routing mesh: the network, and the address in it.
 fn mesh<'a>(snapshot: &Snapshot, legs: &'a [NetworkAttachment]) -> Option<(&'a str, &'a str)> {
     legs.iter().find_map(|leg| {
@@ -92,7 +100,11 @@ pub fn for_node(snapshot: &Snapshot, records: &mut Records, node_id: &str) -> As
         .iter()
         .filter(|task| !state_of(task).is_terminal())
         .flat_map(|task| &task.networks);
-    let networks: BTreeSet<&str> = attached.chain(legs).map(|a| a.network_id.as_str()).collect();
+    let networks: BTreeSet<&str> = attached
+        .chain(legs)
+        .map(|a| a.network_id.as_str())
+        .chain(container_networks(node.map(Arc::as_ref)))
+        .collect();
     let ingress = mesh(snapshot, legs).map(|(network_id, node_addr)| IngressConfig {
         network_id: network_id.to_owned(),
         node_addr: node_addr.to_owned(),

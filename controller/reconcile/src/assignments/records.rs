@@ -18,6 +18,8 @@ use crate::versions;
 struct Entry {
     tasks: BTreeSet<Id>,
     services: BTreeSet<Id>,
+    /// Those with containers of no task in it.
+    nodes: BTreeSet<Id>,
     record: Option<Arc<OverlayNetwork>>,
 }
 
@@ -186,6 +188,27 @@ impl Records {
                     .record = None;
             }
         }
+        self.containers(old, new);
+    }
+
+    /// Follows which nodes have containers of no task in which network.
+    fn containers(&mut self, old: Option<&Node>, new: Option<&Node>) {
+        let Some(node) = new.or(old) else { return };
+        let of = |node: Option<&Node>| node.map(|node| node.containers.clone()).unwrap_or_default();
+        let (before, now) = (of(old), of(new));
+        if before == now {
+            return;
+        }
+        for container in before.iter().chain(&now) {
+            let network = container.network_id.as_str();
+            let entry = self.networks.entry(network.into()).or_default();
+            entry.record = None;
+            if now.iter().any(|other| other.network_id == network) {
+                entry.nodes.insert(node.id.as_str().into());
+            } else {
+                entry.nodes.remove(node.id.as_bytes());
+            }
+        }
     }
 
     /// The record of a network; none if it does not exist, or has no subnet yet.
@@ -238,6 +261,20 @@ fn build(snapshot: &Snapshot, network: &Network, entry: &Entry) -> OverlayNetwor
                 .entry(&task.service_id)
                 .or_default()
                 .push(addr.to_owned());
+        }
+    }
+    for node in entry.nodes.iter().filter_map(|id| snapshot.node(id)) {
+        let here = node.containers.iter().filter(|c| c.network_id == network.id);
+        for container in here.filter(|c| !c.addr.is_empty()) {
+            let addr = bare(&container.addr).to_owned();
+            tasks.extend(container.names.iter().map(|name| TaskRecord {
+                name: name.clone(),
+                addr: addr.clone(),
+            }));
+            peers.push(OverlayPeer {
+                addr,
+                vtep: vtep(&node.id),
+            });
         }
     }
     let mut services = Vec::new();

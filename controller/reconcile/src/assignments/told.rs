@@ -219,12 +219,15 @@ impl Told {
         node_id: &str,
         message: &mut Assignments,
     ) {
-        let legs = snapshot
-            .node(node_id)
-            .map_or(&[][..], |node| node.attachments.as_slice());
+        let node = snapshot.node(node_id).map(Arc::as_ref);
+        let legs = node.map_or(&[][..], |node| node.attachments.as_slice());
         let tasks = self.tasks.values().filter(|source| !source.ended);
         let attached = tasks.flat_map(|source| &source.networks);
-        let wanted: BTreeSet<&str> = attached.chain(legs).map(|a| a.network_id.as_str()).collect();
+        let wanted: BTreeSet<&str> = attached
+            .chain(legs)
+            .map(|a| a.network_id.as_str())
+            .chain(super::container_networks(node))
+            .collect();
         let mut networks = BTreeMap::new();
         for id in wanted {
             let Some(record) = records.network(snapshot, id) else {

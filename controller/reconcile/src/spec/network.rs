@@ -7,6 +7,9 @@ use pontoon_proto::v1::{Annotations, Availability, IpamConfig, NetworkSpec, Node
 
 use super::{Problem, Problems, check_name};
 
+/// Largest packet in the network; on a node whose underlay takes less it is less.
+const MTU: &str = "com.docker.network.driver.mtu";
+
 /// Checks a network's spec.
 ///
 /// # Errors
@@ -34,13 +37,21 @@ pub fn validate_network(spec: &NetworkSpec) -> Result<(), Vec<Problem>> {
         "IPv6 in overlay networks is not supported: leave enable_ipv6 out",
     );
     problems.add_if(
-        spec.attachable,
-        "attachable networks are not supported: only services join an overlay network; leave attachable out",
+        spec.attachable && spec.ingress,
+        "ingress network cannot be attachable",
     );
     problems.add_if(
         spec.ingress && spec.internal,
         "ingress network cannot be internal",
     );
+    if let Some(mtu) = spec.driver_opts.get(MTU) {
+        let fits = mtu.parse::<u32>().is_ok_and(|mtu| (68..=65_535).contains(&mtu));
+        if !fits {
+            problems.add(format!(
+                "invalid {MTU} {mtu:?}: use a number of bytes from 68 to 65535"
+            ));
+        }
+    }
     for config in &spec.ipam {
         check_ipam(config, &mut problems);
     }
@@ -89,6 +100,16 @@ fn check_ipam(config: &IpamConfig, problems: &mut Problems) {
             Ok(range) if subnet.contains(&range) => {}
             Ok(range) => problems.add(format!("ip range {range} is not inside subnet {subnet}")),
             Err(_) => problems.add(format!("invalid ip range {}", config.range)),
+        }
+    }
+    let mut auxiliary: Vec<_> = config.auxiliary_addresses.iter().collect();
+    auxiliary.sort();
+    for (name, text) in auxiliary {
+        match text.parse::<IpAddr>() {
+            Ok(address) if subnet.contains(&address) => {}
+            _ => problems.add(format!(
+                "invalid auxiliary address {name}: parent subnet {subnet} doesn't contain {text}"
+            )),
         }
     }
     if !config.gateway.is_empty() {

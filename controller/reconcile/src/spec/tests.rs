@@ -192,4 +192,23 @@ fn checks_networks() {
             "{subnet} {gateway}"
         );
     }
+    let mut detailed = network("10.1.0.0/24", "");
+    detailed.ipam[0]
+        .auxiliary_addresses
+        .insert("printer".into(), "10.1.0.9".into());
+    let mtu = "com.docker.network.driver.mtu";
+    detailed.driver_opts.insert(mtu.into(), "1400".into());
+    assert_eq!(validate_network(&detailed), Ok(()));
+    detailed.ipam[0]
+        .auxiliary_addresses
+        .insert("printer".into(), "10.2.0.9".into());
+    detailed.driver_opts.insert(mtu.into(), "wide".into());
+    let problems = validate_network(&detailed).unwrap_err();
+    assert_eq!(
+        problems.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        [
+            "invalid com.docker.network.driver.mtu \"wide\": use a number of bytes from 68 to 65535",
+            "invalid auxiliary address printer: parent subnet 10.1.0.0/24 doesn't contain 10.2.0.9",
+        ]
+    );
 }

@@ -95,6 +95,9 @@ fn nothing_twice(view: &Snapshot) {
         for attachment in &node.attachments {
             hold(&attachment.network_id, &attachment.addr, &node.id);
         }
+        for container in &node.containers {
+            hold(&container.network_id, &container.addr, &container.container_id);
+        }
     }
     let mut ports = BTreeSet::new();
     for service in view.services() {

@@ -2,6 +2,7 @@
 //! commit is checked against what must always hold (`invariants`). Used by all tests of this folder.
 #![allow(dead_code)] // Each test binary uses its part.
 
+pub mod containers;
 pub mod invariants;
 pub mod rules;
 pub mod words;
