@@ -29,6 +29,14 @@ pub enum Error {
         /// What is wrong with it and what to do.
         reason: String,
     },
+    /// An overlay of the cluster that this node could not make.
+    #[error("overlay network {name} can't be made on this node: {reason}")]
+    NotProgrammed {
+        /// Name.
+        name: String,
+        /// Why.
+        reason: String,
+    },
     /// Second network of that name or id.
     #[error("network with name {name} already exists")]
     NetworkExists {

@@ -130,6 +130,38 @@ async fn frames_cross_hosts_without_flooding() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn packets_are_as_large_as_the_way_lets_them_be() {
+    let fleet = Fleet::new(1);
+    let a = &fleet.hosts[0];
+    let with_mtu = |mtu: &str| {
+        let mut state = overlay(ID, 4096, "10.0.1.0/24", a.address, &[]);
+        let option = "com.docker.network.driver.mtu".to_owned();
+        state.network.options.insert(option, mtu.to_owned());
+        state
+    };
+    let error = a.net().set_overlay(with_mtu("1451")).await.unwrap_err();
+    assert!(error.to_string().contains("ask for 1450 or less"), "{error}");
+    // Who needs it is told why it is not there.
+    let missing = a.net().inspect_network(ID).await.unwrap_err();
+    assert!(matches!(missing, Error::NotProgrammed { .. }), "{missing}");
+    assert!(missing.to_string().contains("ask for 1450 or less"), "{missing}");
+    a.net().set_overlay(with_mtu("1400")).await.expect("it fits");
+    assert!(a.net().inspect_network(ID).await.is_ok());
+    a.sandbox("aaa", ID, Some("10.0.1.3")).await;
+    let link = run_inside(&a.netns("aaa"), "ip link show eth0");
+    assert!(link.contains("mtu 1400"), "{link}");
+    a.net().remove_sandbox("aaa").await.expect("it goes");
+    a.net().remove_overlay(ID).await.expect("it goes");
+    let error = a.net().set_overlay(with_mtu("9000")).await.unwrap_err();
+    a.net()
+        .remove_overlay(ID)
+        .await
+        .expect("there is nothing to remove");
+    let missing = a.net().inspect_network(ID).await.unwrap_err();
+    assert!(missing.is_not_found(), "{missing} after {error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn overlays_with_one_subnet_are_apart() {
     let fleet = Fleet::new(2);
     let [a, b] = [0, 1].map(|n| &fleet.hosts[n]);

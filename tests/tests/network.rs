@@ -77,6 +77,42 @@ fn packets_between_hosts_are_vxlan_with_the_payload_inside() {
 }
 
 #[test]
+fn a_network_that_a_node_cant_make_is_its_tasks_reason() {
+    with_fleet(1, |fleet| {
+        fleet.ready(1)?;
+        let host = fleet.host(1);
+        let create = |options: &str| format!("network create --driver overlay {options}");
+        let refused = |options: &str, why: &str| {
+            let line = create(options);
+            let words: Vec<&str> = line.split_whitespace().collect();
+            host.pontoon(&words)?.fails(1, &[why])
+        };
+        refused(
+            "--opt com.docker.network.driver.mtu=wide x",
+            "use a number of bytes",
+        )?;
+        refused("--subnet 10.8.0.0/33 x", "10.8.0.0/33")?;
+        host.line(&create("--subnet 10.8.0.0/24 small"))?;
+        refused("--subnet 10.8.0.128/25 x", "overlap")?;
+        refused("small", "already exists")?;
+        host.line(&create("--opt com.docker.network.driver.mtu=9000 wide"))?;
+        for service in ["first", "second"] {
+            host.line(&format!(
+                "service create --detach --name {service} --network wide --restart-condition none web:1"
+            ))?;
+            wait_until("its task says why", SHORT, || {
+                let tasks = host.ok(&["service", "ps", "--no-trunc", service])?;
+                let why = "overlay network wide can't be made on this node";
+                ensure!(tasks.contains("Rejected") && tasks.contains(why), "{tasks}");
+                ensure!(tasks.contains("ask for 1450 or less"), "{tasks}");
+                Ok(())
+            })?;
+        }
+        Ok(())
+    });
+}
+
+#[test]
 fn networks_are_isolated_from_each_other() {
     with_fleet(2, |fleet| {
         fleet.ready(1)?;

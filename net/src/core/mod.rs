@@ -74,6 +74,8 @@ pub struct Core {
     predefined: Predefined,
     networks: BTreeMap<String, LocalNetwork>,
     overlays: BTreeMap<String, Overlay>,
+    /// Overlays that could not be made, by id: their names, and why.
+    unmade: BTreeMap<String, (String, String)>,
     sandboxes: BTreeMap<String, SandboxState>,
     ports: Ports,
     mesh: Option<Mesh>,
@@ -264,17 +266,26 @@ impl Core {
     /// One network by id or name.
     ///
     /// # Errors
-    /// [`Error::NetworkNotFound`].
+    /// [`Error::NetworkNotFound`], [`Error::NotProgrammed`].
     pub fn inspect_network(&self, id_or_name: &str) -> Result<Network> {
         let mut networks = self.list_networks();
         let at = networks
             .iter()
             .position(|n| n.spec.id == id_or_name)
             .or_else(|| networks.iter().position(|n| n.spec.name == id_or_name))
-            .ok_or_else(|| Error::NetworkNotFound {
-                id: id_or_name.into(),
-            })?;
+            .ok_or_else(|| self.not_here(id_or_name))?;
         Ok(networks.swap_remove(at))
+    }
+
+    /// Why a network is not here.
+    fn not_here(&self, id: &str) -> Error {
+        match self.unmade.get(id) {
+            Some((name, reason)) => Error::NotProgrammed {
+                name: name.clone(),
+                reason: reason.clone(),
+            },
+            None => Error::NetworkNotFound { id: id.into() },
+        }
     }
 }
 

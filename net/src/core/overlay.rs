@@ -28,6 +28,8 @@ const FIRST_PORT_INDEX: u32 = 1002;
 pub const VXLAN: &str = "vxlan0";
 /// Outer IPv4, UDP, VXLAN and inner Ethernet headers.
 const OVERHEAD: u32 = 50;
+/// The same where nodes send to each other by IPv6.
+const OVERHEAD_V6: u32 = 70;
 
 /// What is stored of an overlay network.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -132,7 +134,15 @@ impl Core {
     pub fn set_overlay(&mut self, state: OverlayState) -> Result<()> {
         let id = state.network.id.clone();
         let before = self.overlays.get(&id).map(|overlay| overlay.local_vtep);
-        self.ensure_overlay(&state)?;
+        let ensured = self.ensure_overlay(&state);
+        match &ensured {
+            Err(error) if !self.overlays.contains_key(&id) => {
+                let reason = (state.network.name.clone(), error.to_string());
+                self.unmade.insert(id.clone(), reason);
+            }
+            _ => drop(self.unmade.remove(&id)),
+        }
+        ensured?;
         let mut wanted = BTreeMap::new();
         for peer in state.peers.iter().filter(|p| p.vtep != state.local_vtep) {
             wanted.insert(v4(peer.ip)?, peer.vtep);
@@ -257,12 +267,24 @@ impl Core {
         let index = index.ok_or(Error::NoUnderlay { address: vtep })?;
         let links = self.route.links()?;
         let underlay = links.iter().find(|l| l.index == index).map_or(1500, |l| l.mtu);
-        let most = underlay.saturating_sub(OVERHEAD).max(68);
+        let overhead = if vtep.is_ipv6() { OVERHEAD_V6 } else { OVERHEAD };
+        let most = underlay.saturating_sub(overhead).max(68);
         let wished = spec
             .options
             .get("com.docker.network.driver.mtu")
             .and_then(|text| text.parse().ok());
-        Ok(wished.map_or(most, |mtu: u32| mtu.clamp(68, most)))
+        match wished {
+            Some(mtu) if mtu > most => Err(Error::Invalid {
+                what: "option",
+                reason: format!(
+                    "overlay {} asks for an MTU of {mtu}, but packets of the interface with {vtep} have {underlay} bytes at most, of which the \
+                     tunnel needs {overhead}: ask for {most} or less",
+                    spec.name
+                ),
+            }),
+            Some(mtu) => Ok(u32::max(mtu, 68)),
+            None => Ok(most),
+        }
     }
 
     fn make_hidden(&mut self, record: &OverlayRecord, vni: u32, mtu: u32) -> Result<Overlay> {
@@ -341,6 +363,7 @@ impl Core {
 
     /// Forgets an overlay network: its namespace with all that is in it, and its names. Idempotent.
     pub fn remove_overlay(&mut self, id: &str) -> Vec<Error> {
+        self.unmade.remove(id);
         let endpoints = self.sandboxes_on(id);
         if let (false, Some(overlay)) = (endpoints.is_empty(), self.overlays.get(id)) {
             return vec![Error::NetworkInUse {

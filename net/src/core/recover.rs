@@ -61,6 +61,7 @@ impl Core {
             overlays: BTreeMap::new(),
             sandboxes: BTreeMap::new(),
             ports: Ports::default(),
+            unmade: BTreeMap::new(),
             mesh: None,
             stale: Vec::new(),
             withdrawn: BTreeSet::new(),
