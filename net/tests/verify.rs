@@ -76,7 +76,7 @@ async fn what_is_taken_away_is_found_and_put_back() {
         .find(|word| word.starts_with("pt"))
         .expect("the near end");
     let near = near.split('@').next().expect("its name").to_owned();
-    let damages: [(Place, String, &[Part]); 21] = [
+    let damages: [(Place, String, &[Part]); 23] = [
         (Hidden, "ip link del vxlan0".into(), &[Tunnel]),
         (Hidden, "ip link set vxlan0 nomaster".into(), &[Tunnel, PortEntry]),
         (Hidden, "ip link set vxlan0 down".into(), &[Tunnel]),
@@ -106,6 +106,12 @@ async fn what_is_taken_away_is_found_and_put_back() {
         (Hidden, "ip neigh flush all nud permanent".into(), &[Neighbour]),
         (Hidden, "ip link del br0".into(), &[Bridge]),
         (Hidden, "ip link set br0 down".into(), &[Bridge, Neighbour]),
+        (
+            Hidden,
+            "ip link set br0 address 02:42:00:00:00:01".into(),
+            &[Bridge, Neighbour],
+        ),
+        (Hidden, "ip addr flush dev br0".into(), &[Bridge]),
         (Hidden, format!("ip link del {near}"), &[Endpoint]),
         (
             Hidden,

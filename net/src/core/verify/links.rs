@@ -19,7 +19,10 @@ pub(super) enum Remedy {
     /// The bridge is made.
     MakeBridge,
     /// The bridge gets its settings.
-    SetBridge,
+    SetBridge {
+        /// Its MAC too: with it the kernel forgets all neighbours, even if it is the same as before.
+        mac: bool,
+    },
     /// The tunnel's device is made, instead of one that leads elsewhere.
     MakeTunnel,
     /// A container's link is made.
@@ -105,7 +108,8 @@ impl Core {
         let mut found = Vec::new();
         if let Some(how) = overlay.bridge_differences(bridge, has_address) {
             let drift = Drift::of(id, Part::Bridge, overlay.bridge_text(), how);
-            found.push((drift, Remedy::SetBridge));
+            let mac = bridge.mac != Some(overlay.bridge_mac());
+            found.push((drift, Remedy::SetBridge { mac }));
         }
         if overlay.has_vxlan() {
             found.extend(overlay.tunnel_drift(id, &links));
@@ -209,7 +213,7 @@ impl Core {
         let mut batch = Batch::default();
         match remedy {
             Remedy::MakeBridge => overlay.make_bridge(&mut batch),
-            Remedy::SetBridge => overlay.set_bridge(&mut batch),
+            Remedy::SetBridge { mac } => overlay.set_bridge(&mut batch, mac),
             Remedy::Join { link, index, flags } => {
                 let mtu = overlay.mtu;
                 batch
@@ -266,9 +270,11 @@ impl Overlay {
         (!all.is_empty()).then(|| format!("a bridge, {}", all.join(", ")))
     }
 
-    fn set_bridge(&self, batch: &mut Batch) {
+    fn set_bridge(&self, batch: &mut Batch, mac: bool) {
+        if mac {
+            batch.set_mac(BRIDGE_INDEX, self.bridge_mac());
+        }
         batch
-            .set_mac(BRIDGE_INDEX, self.bridge_mac())
             .set_mtu(BRIDGE_INDEX, self.mtu)
             .set_up(BRIDGE_INDEX)
             .add_address(BRIDGE_INDEX, self.bridge_address());
