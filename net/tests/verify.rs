@@ -111,7 +111,8 @@ async fn what_is_taken_away_is_found_and_put_back() {
             "ip link set br0 address 02:42:00:00:00:01".into(),
             &[Bridge, Neighbour],
         ),
-        (Hidden, "ip addr flush dev br0".into(), &[Bridge]),
+        // Without an address the kernel forgets the neighbours, too.
+        (Hidden, "ip addr flush dev br0".into(), &[Bridge, Neighbour]),
         (Hidden, format!("ip link del {near}"), &[Endpoint]),
         (
             Hidden,
