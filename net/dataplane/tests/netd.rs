@@ -136,10 +136,47 @@ async fn a_dead_server_is_passed_over() {
     // A closed port, an address that nobody has, an unreachable network, then one that answers.
     let servers = ["10.77.0.2:54", "203.0.113.9:53", "10.77.0.99:53", "10.77.0.2:53"];
     let ports = client.put_sandbox(forwarding(&ns, &servers)).await.unwrap();
-    for _ in 0..3 {
-        assert_eq!(ns.resolve(ports, "www.example."), Ok(ips(&["192.0.2.1"])));
+    for name in ["www.example.", "two.example.", "three.example."] {
+        assert_eq!(ns.resolve(ports, name), Ok(ips(&["192.0.2.1"])));
     }
     assert_eq!(upstream.count(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_server_has_answered_is_not_asked_again() {
+    let (host, ns) = (Host::new(), Namespace::new());
+    let upstream = Upstream::joined_to(&ns);
+    let client = host.client().await;
+    let ports = client
+        .put_sandbox(forwarding(&ns, &["10.77.0.2:53"]))
+        .await
+        .unwrap();
+    for name in ["www.example.", "WWW.example.", "www.example."] {
+        assert_eq!(ns.resolve(ports, name), Ok(ips(&["192.0.2.1"])));
+    }
+    assert_eq!(upstream.count(), 1);
+    // By TCP it is the same question.
+    assert_eq!(ns.ask_tcp(ports, &["www.example."])[0].answers.len(), 1);
+    assert_eq!(upstream.count(), 1);
+    // Nobody has said for how long this name is none.
+    for _ in 0..2 {
+        assert_eq!(ns.resolve(ports, "missing.example."), Err(ResponseCode::NXDomain));
+    }
+    assert_eq!(upstream.count(), 3);
+    // A name of its networks comes first, from the moment that it is there.
+    client
+        .put_zone("net", zone(&[("www.example", &["10.0.0.2"])]))
+        .await
+        .unwrap();
+    assert_eq!(ns.resolve(ports, "www.example."), Ok(ips(&["10.0.0.2"])));
+    client.put_zone("net", zone(&[])).await.unwrap();
+    assert_eq!(ns.resolve(ports, "www.example."), Ok(ips(&["192.0.2.1"])));
+    assert_eq!(upstream.count(), 3);
+    // Other servers may know better.
+    let servers = ["10.77.0.2:54", "10.77.0.2:53"];
+    client.put_sandbox(forwarding(&ns, &servers)).await.unwrap();
+    assert_eq!(ns.resolve(ports, "www.example."), Ok(ips(&["192.0.2.1"])));
+    assert_eq!(upstream.count(), 4);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

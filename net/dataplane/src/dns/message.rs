@@ -3,11 +3,12 @@
 //! Hand-written because this is the hot path and needs little: one question in; addresses and pointers that all
 //! belong to the question's name out. The tests read and write the same messages with `hickory-proto`.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, ops::Range};
 
 use super::name::Name;
 
-const HEADER: usize = 12;
+/// Bytes before the question.
+pub(crate) const HEADER: usize = 12;
 /// Largest UDP answer to a client that does not say what it can take (RFC 1035 section 4.2.1).
 const PLAIN_UDP: u16 = 512;
 /// Largest UDP answer at all, and what we advertise: the path is the loopback interface.
@@ -17,9 +18,10 @@ const OPT_LEN: usize = 11;
 /// a second; 0 is taken for an error by some resolvers.
 const TTL: u32 = 1;
 
-/// Record types that are answered from tables.
+/// Record types that something is done with.
 pub(crate) mod kind {
     pub(crate) const A: u16 = 1;
+    pub(crate) const SOA: u16 = 6;
     pub(crate) const PTR: u16 = 12;
     pub(crate) const AAAA: u16 = 28;
     pub(crate) const OPT: u16 = 41;
@@ -273,6 +275,62 @@ pub(crate) fn write_code(out: &mut Vec<u8>, packet: &[u8], code: u16) {
     if code > 15 {
         push_opt(out, code);
     }
+}
+
+/// A record in a message, and where it is.
+#[derive(Debug)]
+pub(crate) struct Place {
+    /// It is in the answer section.
+    pub(crate) is_answer: bool,
+    /// Its type.
+    pub(crate) kind: u16,
+    /// Where its time to live is.
+    pub(crate) ttl_at: usize,
+    /// Seconds.
+    pub(crate) ttl: u32,
+    /// Where its data is.
+    pub(crate) data: Range<usize>,
+}
+
+/// The end of a message's question. `None` if it does not have exactly one.
+pub(crate) fn question_end(packet: &[u8]) -> Option<usize> {
+    if u16_at(packet, 4)? != 1 {
+        return None;
+    }
+    let end = skip_name(packet, HEADER)? + 4;
+    (end <= packet.len()).then_some(end)
+}
+
+/// The records of a message with one question; `None` if it is malformed.
+pub(crate) fn places(packet: &[u8]) -> Option<Vec<Place>> {
+    let mut at = question_end(packet)?;
+    let mut places = Vec::new();
+    for section in [6, 8, 10] {
+        for _ in 0..u16_at(packet, section)? {
+            let fixed = skip_name(packet, at)?;
+            let ttl = packet.get(fixed + 4..)?.first_chunk()?;
+            let start = fixed + 10;
+            at = start + usize::from(u16_at(packet, fixed + 8)?);
+            packet.get(start..at)?;
+            places.push(Place {
+                is_answer: section == 6,
+                kind: u16_at(packet, fixed)?,
+                ttl_at: fixed + 4,
+                ttl: u32::from_be_bytes(*ttl),
+                data: start..at,
+            });
+        }
+    }
+    Some(places)
+}
+
+/// The empty answer to `packet` that says that the whole one does not fit; false if the packet is no query.
+pub(crate) fn write_cut(out: &mut Vec<u8>, packet: &[u8]) -> bool {
+    let query = Query::read(packet, Transport::Udp);
+    query.is_ok_and(|query| {
+        Answer::new(out, &query, code::NO_ERROR).cut();
+        true
+    })
 }
 
 /// Whether `reply` answers the query `sent` to another server: its id, one question, the same question.

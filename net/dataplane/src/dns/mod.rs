@@ -5,10 +5,11 @@
 //! - `table`: the prepared names of one network;
 //! - `view`: what one sandbox sees, and the verdict on one query;
 //! - `server`: the receive loops of one sandbox;
-//! - `forward`: asking other servers.
+//! - `forward`: asking other servers; `cache`: what they have answered.
 //!
 //! Used by the netd process only. Everything runs on its one thread.
 
+pub(crate) mod cache;
 pub(crate) mod forward;
 pub(crate) mod message;
 pub(crate) mod name;

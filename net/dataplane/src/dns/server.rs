@@ -15,10 +15,11 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream, UdpSocket},
     task::JoinSet,
-    time::timeout,
+    time::{Instant, timeout},
 };
 
 use super::{
+    cache::Cache,
     forward::Forwarder,
     message::{self, Transport, code},
     view::{Verdict, View},
@@ -43,6 +44,7 @@ pub(crate) struct Resolver {
     netns: Netns,
     view: RefCell<Rc<View>>,
     forwarder: Forwarder,
+    cache: RefCell<Cache>,
     forwards: Cell<usize>,
 }
 
@@ -79,6 +81,7 @@ impl Resolver {
             netns,
             view,
             forwarder: Forwarder::default(),
+            cache: RefCell::default(),
             forwards: Cell::new(0),
         }
     }
@@ -90,7 +93,10 @@ impl Resolver {
 
     /// Changes what the sandbox sees, from the next query on.
     pub(crate) fn set_view(&self, view: View) {
-        self.view.replace(Rc::new(view));
+        let upstreams = view.upstreams.clone();
+        if self.view.replace(Rc::new(view)).upstreams != upstreams {
+            self.cache.borrow_mut().clear();
+        }
     }
 
     /// Judges a packet; `Done` leaves what to send in `out`, which is empty if nothing is to be sent.
@@ -99,6 +105,9 @@ impl Resolver {
             Verdict::Reply => Step::Done,
             Verdict::Ignore => {
                 out.clear();
+                Step::Done
+            }
+            Verdict::Forward { limit } if self.cache.borrow().get(packet, limit, Instant::now(), out) => {
                 Step::Done
             }
             Verdict::Forward { .. } if self.forwards.get() >= MAX_FORWARDS => {
@@ -118,11 +127,18 @@ impl Resolver {
 
 impl Slot {
     async fn forward(self, packet: Vec<u8>, transport: Transport, limit: usize) -> Vec<u8> {
-        let view = Rc::clone(&self.0.view.borrow());
-        self.0
+        let resolver = &self.0;
+        let view = Rc::clone(&resolver.view.borrow());
+        let client = (transport, limit);
+        let asked = resolver
             .forwarder
-            .ask(&self.0.netns, &view.upstreams, &packet, (transport, limit))
-            .await
+            .ask(&resolver.netns, &view.upstreams, &packet, client);
+        let reply = asked.await;
+        // Not of servers that are no longer asked.
+        if resolver.view.borrow().upstreams == view.upstreams {
+            resolver.cache.borrow_mut().put(&packet, &reply, Instant::now());
+        }
+        reply
     }
 }
 
