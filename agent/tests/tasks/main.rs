@@ -170,7 +170,8 @@ async fn endings(session: &mut manager::Session) {
 async fn sickness(session: &mut manager::Session) {
     let mut sick = shell("s", "touch /well; sleep 1; rm /well; sleep 1000");
     let spec = sick.spec.as_mut().unwrap();
-    spec.drain_period = Some(500_000_000);
+    // Long enough that a report of it goes out before the end is one with it, however busy the machine is.
+    spec.drain_period = Some(4_000_000_000);
     spec.container.as_mut().unwrap().healthcheck = Some(HealthConfig {
         test: vec!["CMD".into(), "test".into(), "-e".into(), "/well".into()],
         interval: 50_000_000,
