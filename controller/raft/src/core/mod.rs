@@ -95,6 +95,8 @@ pub(crate) struct Core {
     /// Term and vote that were last given to the disk, and the job that did so.
     vote: (u64, u64),
     vote_job: u64,
+    /// The commit index that was last given to the disk.
+    commit: u64,
     /// Highest job that is durable.
     durable_job: u64,
     /// A snapshot from the leader is on its way to the disk: with the job's number.
@@ -153,6 +155,7 @@ impl Core {
             next_job: 1,
             vote: (image.hard_state.term, image.hard_state.vote),
             vote_job: 0,
+            commit: image.hard_state.commit,
             durable_job: 0,
             installing: None,
             out: Vec::new(),

@@ -2,7 +2,7 @@
 
 use prost_raft::Message as _;
 use raft::eraftpb::{
-    ConfChange, ConfChangeSingle, ConfChangeV2, ConfState, Entry, EntryType, Message, MessageType,
+    ConfChange, ConfChangeSingle, ConfChangeV2, ConfState, Entry, EntryType, HardState, Message, MessageType,
 };
 
 use super::{Committed, Core, Output, Pending};
@@ -24,9 +24,17 @@ impl Core {
         let mut messages = ready.take_persisted_messages();
         let vote = ready.hs().map_or(self.vote, |state| (state.term, state.vote));
         let (number, sync) = (ready.number(), ready.must_sync());
-        // Term and vote first: entries of a term that the vote does not know must not be found after a torn write.
-        let mut records: Vec<Record> = ready.hs().cloned().map(Record::HardState).into_iter().collect();
+        let state = ready.hs().cloned();
         let snapshot = Some(ready.snapshot().clone()).filter(|snapshot| !snapshot.is_empty());
+        // Term and vote first: entries of a term that the vote does not know must not be found after a torn write. The commit index last:
+        // where the entries that it speaks of are torn off, there may be others in their place that nobody has agreed on.
+        let mut records = Vec::new();
+        if let Some(state) = state.as_ref().filter(|_| vote != self.vote) {
+            records.push(Record::HardState(HardState {
+                commit: self.commit,
+                ..state.clone()
+            }));
+        }
         if let Some(snapshot) = &snapshot {
             let metadata = snapshot.get_metadata();
             records.push(Record::Snapshot(Marker {
@@ -42,6 +50,10 @@ impl Core {
         // raft must find the entries here before it is told that they are on their way.
         self.node.mut_store().append(&entries);
         records.extend(entries.into_iter().map(Record::Entry));
+        if let Some(state) = state.filter(|state| state.commit != self.commit) {
+            self.commit = state.commit;
+            records.push(Record::HardState(state));
+        }
         self.node.advance_append_async(ready);
 
         let job = if records.is_empty() {

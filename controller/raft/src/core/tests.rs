@@ -307,3 +307,57 @@ fn a_better_log_wins_over_a_rank() {
     let stale = Core::new(&config(3), &image, Some(10)).expect("it starts");
     assert_eq!(crossing(&mut [core_of(2), stale]), [2]);
 }
+
+/// A follower is sent other entries than those at its log's end, with a commit index among them. Whatever part of that a torn write leaves, the
+/// commit index never speaks of the entries that were there before.
+#[test]
+fn a_torn_write_leaves_no_commit_of_entries_that_it_was_to_replace() {
+    let mut core = core();
+    settle(&mut core);
+    let entry = |index| Entry {
+        index,
+        term: 4,
+        data: vec![4],
+        ..Entry::default()
+    };
+    core.step(Message {
+        msg_type: MessageType::MsgAppend.into(),
+        from: 2,
+        to: 1,
+        term: 4,
+        log_term: 2,
+        index: 5,
+        commit: 7,
+        entries: (6..9).map(entry).collect(),
+        ..Message::default()
+    });
+    let mut records = Vec::new();
+    for output in core.poll() {
+        if let Output::Persist(job) = output {
+            records.extend(job.records);
+        }
+    }
+    assert!(records.len() >= 5, "{records:?}");
+    for kept in 0..=records.len() {
+        let mut found = image();
+        for record in &records[..kept] {
+            found.replay(record.clone()).unwrap();
+        }
+        found.finish().unwrap();
+        let state = &found.hard_state;
+        let wrong = |entry: &&Entry| entry.index > 5 && entry.index <= state.commit && entry.term < 4;
+        assert_eq!(
+            found.entries.iter().find(wrong),
+            None,
+            "{kept} records: {state:?}"
+        );
+        let last = found.entries.last().map_or(0, |entry| entry.term);
+        assert!(
+            last <= state.term,
+            "{kept} records: a term that the vote does not know"
+        );
+        if kept == records.len() {
+            assert_eq!((state.term, state.commit, found.entries.len()), (4, 7, 6));
+        }
+    }
+}
